@@ -1,0 +1,73 @@
+"""Every test has a folder of segments to itself, and must leave it empty.
+
+Two runs of the suite on one machine do not meet, and neither meets the segments of whoever is at work there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_PATIENCE = 5.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
+
+
+def _end_clean(left: Callable[[], list[Path]]) -> None:
+    """End the session of this process, if it has one, and see that its watchdog removes everything."""
+    if sessions := sys.modules.get("shmkernel.sessions"):
+        sessions.end()
+    deadline = time.monotonic() + _PATIENCE
+    while (paths := left()) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert not paths, "left behind"
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="shmkernel-test-", dir="/dev/shm"))
+
+    def left() -> list[Path]:
+        inside = (path for part in ("records", "sessions") for path in folder.glob(f".shmk-*/{part}/*"))
+        return [*(path for path in folder.iterdir() if not path.name.startswith(".shmk-")), *inside]
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHMKERNEL_DIR", str(folder))
+            yield folder
+            _end_clean(left)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop() -> Iterator[None]:
+    """Give the notebooks a folder: their cells are tests that take no fixtures."""
+    with _private_folder():
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def shm_dir() -> Iterator[Path]:
+    """The folder of segments for this test and the processes that it starts."""
+    with _private_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def posix_name(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: ARG001  left before it ends
+    """A name that nobody else has, in /dev/shm itself: the one folder that shm_open knows."""
+    monkeypatch.delenv("SHMKERNEL_DIR")
+    name = f"test_{os.getpid()}_{secrets.token_hex(4)}"
+    yield name
+    _end_clean(lambda: list(Path("/dev/shm").glob(f"*{name}*")))
