@@ -69,5 +69,13 @@ def posix_name(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A name that nobody else has, in /dev/shm itself: the one folder that shm_open knows."""
     monkeypatch.delenv("SHMKERNEL_DIR")
     name = f"test_{os.getpid()}_{secrets.token_hex(4)}"
+
+    def left() -> list[Path]:
+        return list(Path("/dev/shm").glob(f"*{name}*"))
+
     yield name
-    _end_clean(lambda: list(Path("/dev/shm").glob(f"*{name}*")))
+    try:
+        _end_clean(left)
+    finally:
+        for path in left():
+            path.unlink()
