@@ -1,0 +1,59 @@
+"""One memory for all your notebooks: share arrays between Jupyter kernels without copies."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+if sys.platform != "linux":
+    raise ImportError(
+        f"shmkernel needs Linux (O_TMPFILE, /dev/shm, flock and inotify), and this is {sys.platform}. "
+        "On macOS and Windows run Jupyter in a container or in WSL"
+    )
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from shmkernel.errors import *  # noqa: F403
+    from shmkernel.verbs import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+_ERRORS = (
+    "ArgumentError", "DamagedError", "FolderError", "FullError", "NotFoundError", "RefusedError", "ShmError",
+    "TakenError", "UnsupportedError", "WatchdogError",
+)  # fmt: skip
+_VERBS = (
+    "Finding", "Holder", "Info", "Session", "attach", "close", "create", "doctor", "gc", "info", "keep", "list", "load",
+    "save", "session", "unlink",
+)  # fmt: skip
+_HOME = dict.fromkeys(_ERRORS, "shmkernel.errors") | dict.fromkeys(_VERBS, "shmkernel.verbs")
+
+__all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not hide the builtin
+
+
+def __getattr__(name: str) -> object:
+    """Load the API at first use (PEP 562): the watchdog and the command line do without numpy."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'shmkernel' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "list"]
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Add the magics: ``%load_ext shmkernel``."""
+    from shmkernel import magics  # noqa: PLC0415
+
+    magics.load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Remove the magics; variables, segments and the watchdog stay."""
+    from shmkernel import magics  # noqa: PLC0415
+
+    magics.unload(shell)

@@ -1,0 +1,112 @@
+"""Every error that shmkernel raises on purpose.
+
+Each one is also the builtin that a user of files or dicts would catch, carries its facts as attributes
+so that code need not parse text, and survives pickling on its way out of a worker process.
+"""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = [
+    "ArgumentError",
+    "DamagedError",
+    "FolderError",
+    "FullError",
+    "NotFoundError",
+    "RefusedError",
+    "ShmError",
+    "TakenError",
+    "UnsupportedError",
+    "WatchdogError",
+]
+
+
+class ShmError(Exception):
+    """What all errors of shmkernel have in common: a sentence, the name it is about, the facts.
+
+    Parameters
+    ----------
+    message : str
+        What happened, to which name, and what to run next, in one line.
+    name : str, optional
+        The segment concerned.
+    **facts
+        Whatever a program needs to decide what to do; each becomes an attribute.
+
+    Examples
+    --------
+    >>> import pickle
+    >>> error = NotFoundError("no segment named 'x'", name="x")
+    >>> error.name, isinstance(error, FileNotFoundError), isinstance(error, KeyError)
+    ('x', True, True)
+    >>> str(pickle.loads(pickle.dumps(error)))
+    "no segment named 'x'"
+    """
+
+    code: int | None = None
+
+    def __init__(self, message: str, *, name: str | None = None, **facts: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.name = name
+        self.facts = facts
+        if isinstance(self, OSError) and self.code is not None:
+            self.errno = self.code
+        vars(self).update(facts)
+
+    def __str__(self) -> str:
+        return self.message  # KeyError would show its repr, OSError its errno
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.name, self.facts)
+
+
+def _rebuild(cls: type[ShmError], message: str, name: str | None, facts: dict[str, object]) -> ShmError:
+    return cls(message, name=name, **facts)
+
+
+class NotFoundError(ShmError, FileNotFoundError, KeyError):
+    """No segment has this name."""
+
+    code = errno.ENOENT
+
+
+class TakenError(ShmError, FileExistsError):
+    """The name belongs to a segment that may not be replaced. ``owner`` says whose it is."""
+
+    code = errno.EEXIST
+
+
+class FullError(ShmError, OSError):
+    """The folder has not enough room. ``needed`` and ``free`` are in bytes."""
+
+    code = errno.ENOSPC
+
+
+class ArgumentError(ShmError, ValueError):
+    """An argument makes no sense: a bad name, mode, lifetime, shape."""
+
+
+class UnsupportedError(ShmError, TypeError):
+    """A value that no kind can share without changing it."""
+
+
+class DamagedError(ShmError, ValueError):
+    """What lies under the name is not a segment that can be trusted."""
+
+
+class RefusedError(ShmError, PermissionError):
+    """The file, or the runtime folder, belongs to somebody else."""
+
+    code = errno.EACCES
+
+
+class FolderError(ShmError, OSError):
+    """The folder cannot hold segments: it is missing, or its file system lacks O_TMPFILE."""
+
+    code = errno.ENOTSUP
+
+
+class WatchdogError(ShmError, RuntimeError):
+    """The process that cleans up after this session did not start, so nothing was created."""

@@ -1,0 +1,124 @@
+"""The kinds of values that a segment can hold: what each of them must be able to do, and which takes what.
+
+A kind turns a value into the bytes of a format that the world reads already, and such bytes into a view.
+The rest of the package knows no more of it than `Kind`. Kinds of other packages join through the entry point
+group ``shmkernel.kinds``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from shmkernel.errors import ArgumentError, UnsupportedError
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable, Iterator, Mapping
+
+
+class Plan(NamedTuple):
+    """A value that is ready to be written: ``size`` bytes in all, made of ``pieces`` from ``offset`` on.
+
+    What comes before the pieces is ``head``; what no piece covers stays zero.
+    """
+
+    size: int
+    head: bytes
+    pieces: Callable[[], Iterator[memoryview]]
+
+
+class Description(NamedTuple):
+    """What a listing shows of a segment. ``text`` is the short form: ``int16 (344, 403)``."""
+
+    text: str
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    order: str | None = None
+
+
+class Kind(Protocol):
+    """What the package asks of a kind of value."""
+
+    name: str
+
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:
+        """Say whether a value, with these options of ``create``, is of this kind."""
+
+    def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
+        """Lay the value out; the pieces are made when they are written.
+
+        Raises
+        ------
+        UnsupportedError
+            If the value would not come back as it is.
+        ArgumentError
+            If the options make no sense together.
+        """
+
+    def load(self, name: str, path: str) -> Plan:
+        """Lay out the content of a file that `save` wrote, or another program; read it when it is written."""
+
+    def matches(self, head: bytes) -> bool:
+        """Say whether a file without a record, which begins like this, is of this kind."""
+
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
+        """Return a view of a mapped segment; raise ValueError if its bytes cannot be trusted.
+
+        The mapping lives as long as the view does, and no longer.
+        """
+
+    def describe(self, head: bytes, size: int) -> Description:
+        """Say what a segment of `size` bytes that begins with `head` holds; ValueError if it is damaged."""
+
+
+HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
+
+
+@functools.cache
+def known() -> dict[str, Kind]:
+    """Return the kinds by name: our own, then those of other packages."""
+    from shmkernel.kinds import array  # noqa: PLC0415  numpy comes with it, which faces do without until here
+
+    found: dict[str, Kind] = {array.KIND.name: array.KIND}
+    for entry in importlib.metadata.entry_points(group="shmkernel.kinds"):
+        found.setdefault(entry.name, entry.load())
+    return found
+
+
+def named(kind: str) -> Kind:
+    """Return the kind of this name."""
+    try:
+        return known()[kind]
+    except KeyError:
+        message = f"kind {kind!r} is unknown. There are: {', '.join(known())}"
+        raise ArgumentError(message, kind=kind) from None
+
+
+def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
+    """Return the kind that takes the value; it is never guessed."""
+    for kind in known().values():
+        if kind.recognises(value, options):
+            return kind
+    message = f"{name!r}: a {type(value).__name__} cannot be shared. {_cure(value)}"
+    raise UnsupportedError(message, name=name, type=type(value).__name__)
+
+
+def for_bytes(head: bytes) -> Kind | None:
+    """Return the kind that a file without a record seems to be of."""
+    return next((kind for kind in known().values() if kind.matches(head)), None)
+
+
+def _cure(value: object) -> str:
+    if hasattr(value, "to_numpy"):
+        return "The numbers of a table: give its to_numpy(), or one column's"
+    if isinstance(value, (list, tuple)):
+        return "Numbers: make them an array, numpy.asarray(...), or give dtype="
+    if hasattr(value, "__array__"):
+        return "Give numpy.asarray(...) of it"
+    if isinstance(value, str):
+        return "A text as an array of one: numpy.array(...)"
+    if hasattr(value, "__iter__"):
+        return "Make it an array first: numpy.array(list(...))"
+    return "Shared are numpy arrays and numbers"

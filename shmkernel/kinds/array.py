@@ -1,0 +1,283 @@
+"""Arrays: a segment is a ``.npy`` file, its data aligned to 64 bytes.
+
+The format is numpy's own (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html), so `numpy.load`
+opens a segment as it is. What numpy.load would refuse, or give back as something else, is refused here when the
+array is shared.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import math
+import os
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.lib import format as npy
+
+from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
+from shmkernel.kinds import HEAD, Description, Plan
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+_PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
+_LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
+_KINDS = "?biufcmMSUV"
+_PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
+
+
+class Layout(NamedTuple):
+    """What a header says, checked: where the data begins and what it is."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: str
+    offset: int
+    nbytes: int
+
+
+class Array:
+    """The array kind; see `shmkernel.kinds.Kind`."""
+
+    name = "array"
+
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:
+        """Take arrays and numbers, and all that comes with a shape, dtype, fill or order."""
+        return isinstance(value, (np.ndarray, np.generic, int, float, complex)) or any(
+            options.get(key) is not None for key in ("shape", "dtype", "fill", "order")
+        )
+
+    def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
+        """Lay out `value`, or an array of the given shape and dtype that holds `fill`."""
+        shape, fill, order = options.get("shape"), options.get("fill"), options.get("order")
+        if order not in (None, "C", "F"):
+            raise ArgumentError(f"{name!r}: order {order!r} is unknown: C (rows first) or F (columns first)", name=name)
+        if value is not None and (shape is not None or fill is not None):
+            raise ArgumentError(f"{name!r}: give a value, or a shape with a fill, not both", name=name)
+        if value is None and shape is None:
+            raise ArgumentError(f"{name!r}: nothing to share: give a value, or a shape", name=name)
+        dtype = _dtype(name, options.get("dtype"))
+        if value is None:
+            source = _filled(name, shape, dtype or np.dtype(float), fill)
+            blank = fill is None or not source.tobytes()[: source.itemsize].strip(b"\0")
+            return self._lay_out(name, source, source.dtype, str(order or "C"), blank=blank)
+        source = _sharable(name, value, dtype)
+        fortran = order == "F" or (order is None and source.flags.f_contiguous and not source.flags.c_contiguous)
+        return self._lay_out(name, source, dtype or source.dtype, "F" if fortran else "C")
+
+    def _lay_out(
+        self, name: str, source: NDArray[Any], dtype: np.dtype[Any], order: str, *, blank: bool = False
+    ) -> Plan:
+        _check_dtype(name, dtype)
+        head = encode(source.shape, dtype, order)
+        if len(head) > _LONGEST:
+            message = f"{name!r}: its dtype takes {len(head)} bytes to describe, and numpy.load reads {_LONGEST}"
+            raise UnsupportedError(message, name=name)
+        rows = source.T if order == "F" else source
+        size = len(head) + math.prod(source.shape) * dtype.itemsize
+        return Plan(size, head, lambda: iter(()) if blank else _pieces(rows, dtype))
+
+    def load(self, name: str, path: str) -> Plan:
+        """Lay out a ``.npy`` file: its bytes go from file to segment, 16 MiB at a time."""
+        with open(path, "rb") as file:
+            start = file.read(HEAD)
+            size = os.fstat(file.fileno()).st_size
+        try:
+            found = decode(start[: _length(start)], size)
+        except ValueError as error:
+            message = f"{path} cannot be loaded: {error}. A .npy file is what numpy.save and %shm_save write"
+            raise DamagedError(message, name=name, path=path) from None
+        head = encode(found.shape, found.dtype, found.order)
+        return Plan(len(head) + found.nbytes, head, lambda: _read(path, found.offset, found.nbytes))
+
+    def matches(self, head: bytes) -> bool:
+        """Say whether these are the first bytes of a ``.npy`` file."""
+        return head.startswith(npy.MAGIC_PREFIX)
+
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:
+        """Return a plain array over the mapping.
+
+        A numpy.memmap stands between the two: joblib finds it in the base chain, and sends path and offset in
+        place of the values. Private changes (mode c) are in no file, so there it must not.
+        """
+        shape, dtype, order, offset, _ = decode(_head(mapping), len(mapping))
+        if mode == "c":
+            return np.ndarray(shape, dtype, mapping, offset, order=_letter(order))
+        hidden = np.ndarray.__new__(np.memmap, shape, dtype, mapping, offset, None, _letter(order))
+        hidden.__dict__.update(_mmap=mapping, offset=offset, mode=mode, filename=path)
+        return hidden.view(np.ndarray)
+
+    def describe(self, head: bytes, size: int) -> Description:
+        """Say dtype and shape."""
+        layout = decode(head[: _length(head)], size)
+        dtype = str(layout.dtype) if layout.dtype.names is None else f"struct[{len(layout.dtype.names)}]"
+        return Description(f"{dtype} {layout.shape}", str(layout.dtype), layout.shape, layout.order)
+
+
+KIND = Array()
+
+
+def encode(shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> bytes:
+    """Write the header of a ``.npy`` file.
+
+    Examples
+    --------
+    >>> head = encode((2, 3), np.dtype("<i2"), "C")
+    >>> len(head), decode(head, len(head) + 12).shape
+    (128, (2, 3))
+    """
+    fields = {"descr": npy.dtype_to_descr(dtype), "fortran_order": order == "F", "shape": shape}
+    text = io.BytesIO()
+    try:
+        npy.write_array_header_1_0(text, fields)
+    except ValueError:  # longer than 64 KiB, or field names beyond latin-1, which only version 3 has
+        line = repr(fields).encode()
+        line += b" " * (-(len(line) + 13) % 64) + b"\n"
+        return npy.magic(3, 0) + struct.pack("<I", len(line)) + line
+    return text.getvalue()
+
+
+@functools.lru_cache(maxsize=1024)
+def _parse(head: bytes) -> Layout:
+    if not head.startswith(npy.MAGIC_PREFIX) or len(head) < _length(head):
+        raise ValueError("its first bytes are not those of a .npy file, or stop short")
+    if len(head) > _LONGEST:
+        raise ValueError(f"its header takes {len(head)} bytes")
+    text = head[10 if head[6] == 1 else 12 :].decode("utf-8" if head[6] == 3 else "latin-1")  # noqa: PLR2004  versions
+    try:
+        fields = ast.literal_eval(text.strip())
+        descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
+        dtype = npy.descr_to_dtype(descr)
+    except (ValueError, TypeError, KeyError, SyntaxError, IndexError, MemoryError, RecursionError) as error:
+        raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
+    sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
+    if not sound or len(fields) != 3 or not isinstance(dtype, np.dtype) or unfit(dtype):  # noqa: PLR2004  the three
+        raise ValueError("its header makes no sense")
+    return Layout(shape, dtype, "F" if fortran else "C", len(head), math.prod(shape) * dtype.itemsize)
+
+
+def decode(head: bytes, size: int) -> Layout:
+    """Read the header of a ``.npy`` file of `size` bytes; ValueError says what is wrong with it."""
+    layout = _parse(head)
+    if layout.offset + layout.nbytes > size:
+        raise ValueError(f"its header promises {layout.offset + layout.nbytes} bytes, the file holds {size}")
+    return layout
+
+
+def unfit(dtype: np.dtype[Any]) -> str | None:
+    """Say why values of this dtype cannot lie in shared memory, or None if they can."""
+    if dtype.hasobject or dtype.kind == "T":
+        return "it holds addresses, which mean nothing in another process"
+    if dtype.subdtype is not None:
+        return unfit(dtype.base)
+    if dtype.names is not None:
+        return next((why for field in dtype.names if (why := unfit(dtype[field]))), None)
+    return None if dtype.kind in _KINDS else "no file format says what its bytes mean"
+
+
+def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    why = unfit(dtype)
+    if why is None:
+        try:
+            back = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
+        except (ValueError, TypeError):
+            why = "numpy.load refuses fields that overlap or are out of order"
+        else:
+            if back != dtype or back.itemsize != dtype.itemsize:
+                why = f"a .npy file gives it back as {back}, so that its values would change"
+    if why is None:
+        return
+    cure = " A list of text: numpy.array(list, dtype=str). Numbers of a DataFrame: df.to_numpy()" if dtype.hasobject else ""
+    raise UnsupportedError(f"{name!r} has dtype {dtype}: {why}.{cure}", name=name, dtype=str(dtype))
+
+
+def _dtype(name: str, wanted: object) -> np.dtype[Any] | None:
+    if wanted is None:
+        return None
+    try:
+        return np.dtype(cast("Any", wanted))
+    except (TypeError, ValueError, SyntaxError):
+        message = f"{name!r}: {wanted!r} is no dtype. Examples: float64, int16, uint8, bool, <U20, datetime64[ns]"
+        raise ArgumentError(message, name=name, dtype=wanted) from None
+
+
+def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDArray[Any]:
+    """Return an array of the shape that takes the room of one element."""
+    try:
+        lengths = tuple(int(n) for n in np.atleast_1d(cast("Any", shape)).tolist())
+        if any(n < 0 for n in lengths):
+            raise ValueError  # noqa: TRY301
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name!r}: {shape!r} is no shape. Examples: 10, (3, 4)", name=name) from None
+    try:
+        one = np.zeros((), dtype) if fill is None else np.asarray(fill).astype(dtype, casting="unsafe")
+        return np.broadcast_to(one, lengths)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"{name!r}: cannot fill {lengths} of {dtype} with {fill!r}: {error}", name=name) from None
+
+
+def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[Any]:
+    """Return the value as an array, without a copy where it is one."""
+    if isinstance(value, np.ndarray):
+        if type(value) not in _PLAIN:
+            what = "its mask would be lost" if isinstance(value, np.ma.MaskedArray) else "only its values would be shared"
+            cure = f"{name}.filled(...)" if isinstance(value, np.ma.MaskedArray) else "numpy.asarray(...)"
+            message = f"{name!r} is a {type(value).__name__}: {what}. Give {cure}"
+            raise UnsupportedError(message, name=name, type=type(value).__name__)
+        return value.view(np.ndarray)
+    try:
+        found = np.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else np.asarray(value, dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"{name!r}: no array of {dtype} can be made of it: {error}", name=name) from None
+    return found
+
+
+def _pieces(rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
+    """Cut an array into the consecutive parts of its C order, each converted and contiguous."""
+    if rows.size == 0 or dtype.itemsize == 0:
+        return
+    row = rows[:1].size * dtype.itemsize if rows.ndim else 0
+    if row > _PIECE:
+        for part in rows:
+            yield from _pieces(part, dtype)
+        return
+    step = max(_PIECE // row, 1) if row else 1
+    for start in range(0, len(rows) if rows.ndim else 1, step):
+        part = rows[start : start + step] if rows.ndim else rows
+        flat = np.ascontiguousarray(part, dtype=dtype).reshape(-1)
+        yield memoryview(flat.view(np.uint8))
+
+
+def _read(path: str, offset: int, size: int) -> Iterator[memoryview]:
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        room = memoryview(bytearray(min(size, _PIECE)))
+        while size:
+            count = file.readinto(room[:size])
+            if not count:
+                raise OSError(f"{path} became shorter while it was read")
+            yield room[:count]
+            size -= count
+
+
+def _head(mapping: mmap.mmap) -> bytes:
+    return mapping[: _length(mapping[:12])]
+
+
+def _length(head: bytes) -> int:
+    """Return how many bytes the header takes, its magic included; beyond the limit it is not read."""
+    if len(head) < 12 or head[6] not in (1, 2, 3):  # noqa: PLR2004
+        raise ValueError("its first bytes are not those of a .npy file")
+    size = 10 + int.from_bytes(head[8:10], "little") if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
+    return min(size, _LONGEST + 1)
+
+
+def _letter(order: str) -> Any:  # noqa: ANN401  numpy wants a literal
+    return order

@@ -1,0 +1,164 @@
+"""Blocks of bytes in memory: made without a name, filled, then linked; opened and checked before use.
+
+    create   O_TMPFILE -> flock(SH) -> posix_fallocate -> pwrite -> mmap -> link
+    attach   open -> flock(SH) -> fstat -> mmap
+
+A block has no name until it is whole, so nobody attaches half of one, and a process that dies on the way
+leaves nothing. Pages are reserved before anybody can store to them: an overcommitted tmpfs would answer the
+store with SIGBUS. The shared flock says "attached": it belongs to the open file description, of which the
+mapping keeps a duplicate, so it lasts exactly as long as the mapping. An opened file with no link left was
+unlinked between open and flock; the name may lead elsewhere by now, so the attach starts again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from shmkernel import limits, names
+from shmkernel.errors import ArgumentError, DamagedError, FolderError, FullError, NotFoundError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
+_CHECKED = 16 << 20  # smaller blocks are not worth a look at the machine's memory first
+_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # no symlink, no leak into children, no hang on a FIFO
+_FLAGS = {"r": os.O_RDONLY | _SAFE, "r+": os.O_RDWR | _SAFE, "c": os.O_RDONLY | _SAFE}
+_ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
+
+
+def check_mode(mode: str) -> None:
+    """Raise ArgumentError unless `mode` is one of numpy.memmap's letters for an existing file."""
+    if mode not in _ACCESS:
+        message = f"mode {mode!r} is unknown: r (read only), r+ (read and write) or c (changes stay private)"
+        raise ArgumentError(message, mode=mode)
+
+
+def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
+    """Return the descriptor of a new nameless file, locked already: nobody ever sees it free."""
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = (
+            f"{folder} cannot hold segments: {error.strerror} (it asked for a nameless file, O_TMPFILE). "
+            "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
+        )
+        raise FolderError(message, path=folder) from None
+    fcntl.flock(fd, lock)
+    return fd
+
+
+def reserve(fd: int, size: int, name: str) -> None:
+    """Give the file `size` bytes that no later store can fail to find.
+
+    Raises
+    ------
+    FullError
+        With ``needed`` and ``free`` in bytes, if there is no room for them.
+    """
+    if size > _CHECKED and size > (free := limits.room().free):
+        raise full(name, size, free)
+    try:
+        for start in range(0, size, _RESERVE):
+            os.posix_fallocate(fd, start, min(_RESERVE, size - start))
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EINVAL):
+            raise
+        os.ftruncate(fd, 0)  # so that the figures speak of before
+        raise full(name, size, limits.room().free) from None
+
+
+def full(name: str, needed: int, free: int) -> FullError:
+    """Make the error for a block that does not fit."""
+    message = f"{name!r} needs {limits.human(needed)}, and {names.folder()} has {limits.human(free)} free"
+    return FullError(message, name=name, needed=needed, free=free)
+
+
+def write(fd: int, pieces: Iterable[memoryview], offset: int, progress: Callable[[int], None]) -> None:
+    """Write `pieces` one after the other from `offset` on, and report the bytes of each.
+
+    Writing is twice as fast as storing through a fresh mapping, since the OS need not zero the pages first.
+    """
+    for piece in pieces:
+        view = piece
+        while view:
+            done = os.pwrite(fd, view, offset)
+            offset, view = offset + done, view[done:]
+            progress(done)
+
+
+def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
+    """Open the block at `path`, and lock it as attached.
+
+    Returns
+    -------
+    fd, stat
+        The caller closes the descriptor; a mapping made before that keeps the attachment.
+
+    Raises
+    ------
+    NotFoundError, RefusedError, DamagedError
+        If there is none, or what is there is somebody else's or no regular file.
+    """
+    while True:
+        try:
+            fd = os.open(path, _FLAGS[mode])
+        except OSError as error:
+            raise _explained(error, path, name) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            found = os.fstat(fd)
+            if found.st_nlink:
+                _check(found, path, name)
+                return fd, found
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def map_(fd: int, size: int, mode: str) -> mmap.mmap:
+    """Map the whole block; `mode` r is enforced by the processor, c keeps stores private."""
+    return mmap.mmap(fd, size, access=_ACCESS[mode])
+
+
+def link(fd: int, path: str) -> None:
+    """Give a nameless block its name; FileExistsError if that is taken."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # CPython calls linkat, which alone follows /proc's link, only for a dir_fd
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _check(found: os.stat_result, path: str, name: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise _damaged(path, name, "not a regular file")
+    if found.st_uid != os.geteuid():
+        message = f"{name!r} belongs to another user (uid {found.st_uid}), so it is not trusted: {path}"
+        raise RefusedError(message, name=name, owner=found.st_uid)
+
+
+def _explained(error: OSError, path: str, name: str) -> Exception:
+    if error.errno == errno.ENOENT:
+        return missing(name)
+    if error.errno == errno.EACCES:
+        return RefusedError(f"{name!r} may not be opened by you: {path} ({error.strerror})", name=name)
+    what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.ENXIO: "a socket or device"}
+    return _damaged(path, name, what.get(error.errno or 0)) if error.errno in what else error
+
+
+def _damaged(path: str, name: str, what: str | None) -> DamagedError:
+    return DamagedError(f"{name!r} is no segment: {path} is {what}. Remove it: %shm_unlink {name}", name=name)
+
+
+def missing(name: str) -> NotFoundError:
+    """Make the error for a name that leads nowhere, with the names that come near."""
+    similar = names.near(name, names.names())
+    hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+    return NotFoundError(f"no segment named {name!r}.{hint} Live names: %shm_list", name=name, similar=similar)

@@ -1,0 +1,131 @@
+"""What a user calls a segment, and where that lies.
+
+``elevation`` is the file ``<folder>/shmk-<uid>-elevation``: the uid keeps the users of one host apart,
+and the flat name keeps it a POSIX shared memory object. ``/psm_1a2b`` is that object as it is, for blocks
+that the standard library made. What the file itself cannot say stands in ``<folder>/.shmk-<uid>/``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from shmkernel.errors import ArgumentError, FolderError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
+_POSIX = re.compile(r"/[^/\0]+")
+_NAME_MAX = 255  # bytes in a file's name, on every Linux file system that matters
+_prepared: set[str] = set()
+
+
+def folder() -> str:
+    """Return the directory that holds the segments.
+
+    Examples
+    --------
+    >>> os.path.isdir(folder())
+    True
+    """
+    chosen = os.environ.get("SHMKERNEL_DIR")
+    return os.path.abspath(chosen) if chosen else "/dev/shm"  # noqa: S108  the place POSIX shared memory has on Linux
+
+
+def prefix() -> str:
+    """Return what the file names of this user's segments begin with."""
+    return f"shmk-{os.geteuid()}-"
+
+
+def path_of(name: str) -> str:
+    """Return the path of the segment that a user calls `name`.
+
+    Raises
+    ------
+    ArgumentError
+        If `name` is neither an identifier, with dots allowed, nor a ``/posix`` name.
+
+    Examples
+    --------
+    >>> os.path.basename(path_of("ds.var")) == f"shmk-{os.geteuid()}-ds.var"
+    True
+    >>> path_of("two words")
+    Traceback (most recent call last):
+    shmkernel.errors.ArgumentError: 'two words' is no name for a segment: use letters, digits and _, parts joined by a dot
+    """
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        base = prefix() + name
+    elif isinstance(name, str) and _POSIX.fullmatch(name) and name not in ("/.", "/.."):
+        base = name[1:]
+    else:
+        message = f"{name!r} is no name for a segment: use letters, digits and _, parts joined by a dot"
+        raise ArgumentError(message, name=str(name))
+    if len(os.fsencode(base)) > _NAME_MAX:
+        message = f"the name {name[:20]}... is too long: {_NAME_MAX - len(prefix())} characters at most"
+        raise ArgumentError(message, name=name)
+    return f"{folder()}/{base}"
+
+
+def names() -> list[str]:
+    """Return the names in use by this user, sorted; ``/posix`` names are not among them."""
+    start = prefix()
+    try:
+        entries = os.listdir(folder())
+    except OSError as error:
+        raise _no_folder(error) from None
+    found = (entry[len(start) :] for entry in entries if entry.startswith(start))
+    return sorted(name for name in found if _NAME.fullmatch(name))
+
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that `name` may be a slip of the pen for, best first."""
+    import difflib  # noqa: PLC0415  only for a message, and the watchdog shares this module
+
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+
+
+def runtime(*parts: str) -> str:
+    """Return a path inside the runtime folder; `prepare` makes that."""
+    return "/".join((folder(), f".shmk-{os.geteuid()}", *parts))
+
+
+def prepare() -> str:
+    """Make the runtime folder where there is none, make sure that it is ours alone, and return it.
+
+    Raises
+    ------
+    RefusedError
+        If something else stands there, or another user could reach in.
+    FolderError
+        If the folder of segments cannot hold it.
+    """
+    root = runtime()
+    if root in _prepared and os.path.isdir(root):
+        return root
+    try:
+        os.mkdir(root, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise _no_folder(error) from None
+    found = os.lstat(root)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        message = (
+            f"{root} is not a folder that only you can enter, so it is not trusted. "
+            "Have its owner remove it, or choose another folder with SHMKERNEL_DIR"
+        )
+        raise RefusedError(message, path=root, owner=found.st_uid)
+    for part in ("sessions", "records", "pending"):
+        os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
+    _prepared.add(root)
+    return root
+
+
+def _no_folder(error: OSError) -> FolderError:
+    message = (
+        f"{folder()} cannot hold segments: {error.strerror}. Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
+    )
+    return FolderError(message, path=folder())

@@ -1,0 +1,53 @@
+"""A bar for copies that take long, in a notebook and on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tqdm import tqdm
+
+_PATIENCE = 1.0  # seconds; importing tqdm takes a tenth of one
+
+
+class Progress:
+    """Counts bytes, and shows a bar once the copy has taken a second.
+
+    Examples
+    --------
+    >>> with Progress("x", total=10) as progress:
+    ...     progress(10)
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._start = time.monotonic()
+        self._bar: tqdm[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, count: int) -> None:
+        """Say that `count` more bytes are done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._start > _PATIENCE:
+            self._bar = self._show()
+
+    def _show(self) -> tqdm[None]:
+        from tqdm.auto import tqdm  # noqa: PLC0415
+
+        notebook = "ipykernel" in sys.modules  # its streams are no terminals, which would turn the bar off
+        return tqdm(
+            desc=self._label, total=self._total, initial=self._done, unit="B", unit_scale=True, unit_divisor=1024,
+            disable=False if notebook else None, leave=False,
+        )  # fmt: skip

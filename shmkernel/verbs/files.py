@@ -1,0 +1,85 @@
+"""Between segments and files on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from shmkernel import kinds, memory, names
+from shmkernel.errors import ArgumentError
+from shmkernel.progress import Progress
+from shmkernel.verbs import life
+
+_PIECE = 16 << 20
+
+
+def save(name: str, path: str | os.PathLike[str]) -> None:
+    """Write a segment to a file; for an array a ``.npy`` file, under exactly that path.
+
+    The file appears, or replaces an older one, when it is whole.
+
+    Examples
+    --------
+    >>> import shmkernel as shm, numpy as np, tempfile
+    >>> x = shm.create("x", np.arange(3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     shm.save("x", f"{folder}/x.npy")
+    ...     np.load(f"{folder}/x.npy")
+    array([0, 1, 2])
+    >>> shm.unlink("x")
+    """
+    target = _path(name, path)
+    fd, found = memory.attach(names.path_of(name), "r", name)
+    part = f"{target}.{os.getpid()}.part"
+    try:
+        with open(part, "xb", buffering=0) as file, Progress(name, found.st_size) as progress:
+            done = 0
+            while done < found.st_size and (sent := os.sendfile(file.fileno(), fd, done, _PIECE)):
+                done += sent
+                progress(sent)
+        os.replace(part, target)
+    except OSError as error:
+        raise _failed(name, target, error) from None
+    finally:
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+
+
+def load(
+    name: str, path: str | os.PathLike[str], *, mode: str = "r+", lifetime: str = "session", replace: bool = False
+) -> Any:  # noqa: ANN401
+    """Share the content of a file, a ``.npy`` file for an array, without a second copy in memory.
+
+    Parameters are those of `create`.
+
+    Examples
+    --------
+    >>> import shmkernel as shm, numpy as np, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/x.npy", np.arange(3))
+    ...     shm.load("x", f"{folder}/x.npy")
+    array([0, 1, 2])
+    >>> shm.unlink("x")
+    """
+    source = _path(name, path)
+    try:
+        with open(source, "rb") as file:
+            kind = kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
+        plan = kind.load(name, source)
+        (shared,) = life.publish([life.make(name, kind, plan, mode, lifetime, replace)], replace)
+    except OSError as error:
+        raise _failed(name, source, error) from None
+    return shared
+
+
+def _path(name: str, path: str | os.PathLike[str]) -> str:
+    names.path_of(name)
+    return os.path.abspath(os.path.expanduser(os.fspath(path)))
+
+
+def _failed(name: str, path: str, error: OSError) -> OSError:
+    if hasattr(error, "message"):  # one of ours already
+        return error
+    return ArgumentError(f"{name!r}: {path}: {error.strerror or error}", name=name, path=path)  # type: ignore[return-value]

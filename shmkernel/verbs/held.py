@@ -1,0 +1,75 @@
+"""What this process has attached, known by weak references."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from shmkernel import registry
+
+if TYPE_CHECKING:
+    import mmap
+    import os
+
+Key = tuple[int, int, str]
+guard = threading.RLock()  # re-entrant: garbage collection may strike inside
+_open: dict[Key, Held] = {}
+_closed: dict[int, Held] = {}  # by id(), since a dead reference has no hash: no longer given out, but their last view has not gone
+
+
+class Held(weakref.ref["mmap.mmap"]):
+    """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
+
+    __slots__ = ("__weakref__", "key", "kind", "name", "size", "value")
+
+    key: Key
+    kind: str
+    name: str
+    size: int
+    value: weakref.ref[Any]
+
+
+def get(found: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
+    """Return the object that is given out for this file in this mode already, or None."""
+    held = _open.get((found.st_dev, found.st_ino, mode))
+    return held.value() if held else None
+
+
+def put(mapping: mmap.mmap, value: object, found: os.stat_result, mode: str, name: str, kind: str) -> Any:  # noqa: ANN401
+    """Remember a new mapping; return the value to give out, which another thread may have made before."""
+    held = Held(mapping, _let_go)
+    held.key = key = (found.st_dev, found.st_ino, mode)
+    held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
+    with guard:
+        first = _open.get(key)
+        if first and (given := first.value()) is not None:
+            return given
+        if first:
+            _closed[id(first)] = first
+        _open[key] = held
+    return value
+
+
+def everything() -> list[Held]:
+    """Return all mappings of this process that are alive, those closed under living views too."""
+    with guard:
+        return [held for held in (*_open.values(), *_closed.values()) if held() is not None]
+
+
+def forget(name: str) -> list[Held]:
+    """Give out the named segment's objects no more; return those whose mapping views keep alive."""
+    with guard:
+        for key in [key for key, held in _open.items() if held.name == name]:
+            held = _open.pop(key)
+            _closed[id(held)] = held
+        return [held for held in _closed.values() if held.name == name and held() is not None]
+
+
+def _let_go(held: Held) -> None:
+    """The mapping has gone, and with it the attachment: the last one out unlinks, where that is the lifetime."""
+    with guard:
+        if _open.get(held.key) is held:
+            del _open[held.key]
+        _closed.pop(id(held), None)
+    registry.unlink_unused(held.key[1])

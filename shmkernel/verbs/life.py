@@ -1,0 +1,386 @@
+"""From create to unlink."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from shmkernel import kinds, limits, memory, names, registry
+from shmkernel.errors import ArgumentError, DamagedError, FullError, NotFoundError
+from shmkernel.progress import Progress
+from shmkernel.verbs import held, listing
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Sequence
+
+
+Replace = bool | Literal["own"]  # whether a segment of the name gives way: any, none, or this session's
+
+
+class Draft(NamedTuple):
+    """A segment that is whole but for its name. ``value`` is the object over it."""
+
+    fd: int
+    record: registry.Record
+    value: Any
+    mode: str
+    stat: os.stat_result
+
+
+def create(
+    name: str,
+    value: object = None,
+    *,
+    kind: str | None = None,
+    shape: int | Sequence[int] | None = None,
+    dtype: object = None,
+    order: str | None = None,
+    fill: object = None,
+    mode: str = "r+",
+    lifetime: str = "session",
+    replace: bool = False,
+) -> Any:
+    """Share a value under a name, and return it as it lies in shared memory.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits and ``_``; parts may be joined by dots.
+    value : array_like, optional
+        The array or number to copy in. Without one, give `shape`.
+    kind : str, optional
+        ``array``; by default the kind that takes the value.
+    shape : int or sequence of int, optional
+        Shape of a new array, to be filled in place: no second copy is ever needed.
+    dtype : data-type, optional
+        By default the value's, or float64.
+    order : {'C', 'F'}, optional
+        By default the value's.
+    fill : scalar, optional
+        What a new array is filled with, by default zeros.
+    mode : {'r+', 'r', 'c'}
+        How the result may be used here: written to, only read, or changed privately.
+    lifetime : {'session', 'attached', 'keep'}
+        Until this process ends, until the last process lets go, or until unlinked by hand.
+    replace : bool
+        Whether a segment of this name gives way; those who have it attached keep the old values.
+
+    Returns
+    -------
+    numpy.ndarray
+        Over the shared memory, which lives at least as long as the array or a view of it.
+
+    Raises
+    ------
+    TakenError
+        A FileExistsError, if the name is taken and `replace` is false.
+    FullError
+        An OSError with errno ENOSPC, if the memory does not suffice; ``needed`` and ``free`` are in bytes.
+    UnsupportedError
+        A TypeError, if the value would not come back as it is.
+    ArgumentError
+        A ValueError, for a bad name, mode, lifetime, shape.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", [1, 2, 3], dtype="int16")
+    >>> shm.attach("x") is x
+    True
+    >>> shm.unlink("x")
+    """
+    options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill}
+    (shared,) = publish([draft(name, value, options, kind, mode, lifetime, replace)], replace)
+    return shared
+
+
+def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
+    """Return the value that is shared under a name. Nothing is copied.
+
+    Parameters
+    ----------
+    name : str
+        What `create` was given, in whatever process; ``/name`` for a POSIX shared memory object.
+    mode : {'r+', 'r', 'c'}
+        Read and write; only read, which the processor enforces; or changes that stay private.
+    kind : str, optional
+        How to read a file that has no record, made by another program. By default its first bytes tell.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same object each time, for as long as it lives.
+
+    Raises
+    ------
+    NotFoundError
+        A FileNotFoundError and KeyError; ``similar`` holds names that come near.
+    DamagedError
+        A ValueError, if what lies there cannot be trusted.
+    RefusedError
+        A PermissionError, if it belongs to another user.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", shape=3)
+    >>> y = shm.attach("x", mode="c")
+    >>> y += 1
+    >>> x.sum(), y.sum()
+    (np.float64(0.0), np.float64(3.0))
+    >>> shm.unlink("x")
+    """
+    memory.check_mode(mode)
+    path = names.path_of(name)
+    fd, found = memory.attach(path, mode, name)
+    try:
+        given = held.get(found, mode)
+        if given is not None:
+            return given
+        record = registry.record(found.st_ino)
+        reader = _reader(name, fd, kind or (record.kind if record else None))
+        try:
+            mapping = memory.map_(fd, found.st_size, mode)
+            value = reader.open(mapping, path, mode)
+        except ValueError as error:  # an empty file cannot even be mapped
+            raise damaged(name, error if found.st_size else "the file is empty") from None
+    finally:
+        os.close(fd)
+    registry.begin()
+    return held.put(mapping, value, found, mode, name, reader.name)
+
+
+def close(name: str) -> bool:
+    """Let go of a segment here: it is no longer given out, and its memory goes with the last view of it.
+
+    Returns
+    -------
+    bool
+        False if arrays or views that are still referenced keep the memory attached.
+
+    Raises
+    ------
+    NotFoundError
+        If this process has no such segment attached.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", shape=3)
+    >>> shm.close("x")   # x itself is a view that lives on
+    False
+    >>> del x
+    >>> shm.close("x")
+    Traceback (most recent call last):
+    shmkernel.errors.NotFoundError: 'x' is not attached here. What is: %shm_list
+    >>> shm.unlink("x")
+    """
+    if not any(one.name == name for one in held.everything()):
+        names.path_of(name)
+        raise NotFoundError(f"{name!r} is not attached here. What is: %shm_list", name=name)
+    return not held.forget(name)
+
+
+def unlink(name: str) -> None:
+    """Remove a segment's name, whoever made it; those who have it attached keep its memory until they let go.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such segment.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", shape=3)
+    >>> shm.unlink("x")
+    >>> x[0]   # safe
+    np.float64(0.0)
+    """
+    registry.unlink(name)
+
+
+def keep(name: str, lifetime: str = "keep") -> listing.Info:
+    """Change how long a segment lives.
+
+    One that was unlinked while attached here cannot be named again: a new segment is made of it, a copy.
+
+    Parameters
+    ----------
+    name : str
+        Any segment of this user.
+    lifetime : {'keep', 'session', 'attached'}
+        As for `create`. A segment whose owner has ended becomes this session's.
+
+    Returns
+    -------
+    Info
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", shape=3)
+    >>> shm.keep("x").lifetime
+    'keep'
+    >>> shm.unlink("x")
+    """
+    _check_lifetime(lifetime)
+    session = registry.begin()
+    with registry.locked():
+        inode = registry.inode_at(name)
+        if inode is not None:
+            record = registry.record(inode) or _adopted(name, inode)
+            if lifetime != "keep" and not registry.sessions.alive(record.owner):
+                record = record._replace(owner=session.id, label=session.label)
+            registry.put(record._replace(lifetime=lifetime))
+    if inode is None:
+        left = next((one for one in held.everything() if one.name == name), None)
+        value = left.value() if left else None
+        if value is None:
+            raise memory.missing(name)
+        create(name, value, lifetime=lifetime)
+    return listing.info(name)
+
+
+def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
+    """Unlink what sessions have left that have ended and whose watchdog was killed too.
+
+    Returns
+    -------
+    list of (name, size in bytes)
+        What was unlinked, or with `dry_run` would be.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> shm.gc()
+    []
+    """
+    names.prepare()
+    return [(record.name, size) for record, size in registry.sweep(dry_run=dry_run)]
+
+
+def draft(
+    name: str,
+    value: object,
+    options: dict[str, object],
+    kind: str | None,
+    mode: str,
+    lifetime: str,
+    replace: Replace,
+) -> Draft:
+    """Make a segment that only lacks its name; `publish` or `discard` it."""
+    _check(name, mode, lifetime, replace)
+    maker = kinds.named(kind) if kind else kinds.for_value(name, value, options)
+    return make(name, maker, maker.plan(name, value, options), mode, lifetime, replace)
+
+
+def make(
+    name: str,
+    kind: kinds.Kind,
+    plan: kinds.Plan,
+    mode: str,
+    lifetime: str,
+    replace: Replace,
+) -> Draft:
+    """Carry out a kind's plan."""
+    _check(name, mode, lifetime, replace)
+    session = registry.begin()
+    fd = memory.blank(names.folder())
+    try:
+        memory.reserve(fd, plan.size, name)
+        with Progress(name, plan.size) as progress:
+            memory.write(fd, (memoryview(plan.head),), 0, progress)
+            memory.write(fd, plan.pieces(), len(plan.head), progress)
+        found = os.fstat(fd)
+        mapping = memory.map_(fd, plan.size, mode)
+        shared = kind.open(mapping, names.path_of(name), mode)
+        record = registry.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
+        return Draft(fd, record, held.put(mapping, shared, found, mode, name, kind.name), mode, found)
+    except FullError as error:
+        os.close(fd)
+        raise _full(error) from None
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def publish(
+    drafts: Sequence[Draft], replace: Replace
+) -> builtins.list[Any]:
+    """Name the drafts, all or none, and return their values."""
+    try:
+        registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
+    except OSError as error:
+        if error.errno == errno.ENOSPC and not isinstance(error, FullError):
+            raise _full(memory.full(drafts[0].record.name, 4096, limits.room().free)) from None
+        raise
+    finally:
+        for one in drafts:
+            os.close(one.fd)
+    return [one.value for one in drafts]
+
+
+def damaged(name: str, why: object) -> DamagedError:
+    """Make the error for bytes that cannot be trusted."""
+    message = f"{name!r} is damaged: {why}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
+    return DamagedError(message, name=name, why=str(why))
+
+
+def _may_replace(replace: Replace) -> Callable[[registry.Record | None], bool]:
+    mine = registry.sessions.mine()
+    if replace == "own":
+        return lambda record: bool(record and mine and record.owner == mine.id)
+    return lambda _: replace
+
+
+def _check(name: str, mode: str, lifetime: str, replace: Replace) -> None:
+    names.path_of(name)
+    memory.check_mode(mode)
+    _check_lifetime(lifetime)
+    with registry.locked():
+        registry.check_free(name, _may_replace(replace))
+
+
+def _check_lifetime(lifetime: str) -> None:
+    if lifetime not in registry.LIFETIMES:
+        message = (
+            f"lifetime {lifetime!r} is unknown: session (until the owner's process ends), "
+            "attached (until the last process lets go) or keep (until unlinked)"
+        )
+        raise ArgumentError(message, lifetime=lifetime)
+
+
+def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
+    if kind is not None:
+        return kinds.named(kind)
+    found = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0))
+    if found is None:
+        raise damaged(name, "its first bytes are of no kind that can be opened here")
+    return found
+
+
+def _adopted(name: str, inode: int) -> registry.Record:
+    session = registry.begin()
+    with open(names.path_of(name), "rb") as file:
+        kind = kinds.for_bytes(file.read(kinds.HEAD))
+    return registry.Record(
+        inode, name, kind.name if kind else "raw", session.id, session.label, "session", time.time()
+    )
+
+
+def _full(error: FullError) -> FullError:
+    """Add what a person can do about it."""
+    largest = max(listing.list(), key=lambda one: one.size, default=None)
+    what = f" of {limits.human(limits.room().total)}"
+    if largest:
+        what += f". The largest here: {largest.name} {limits.human(largest.size)} ({largest.owner})"
+    gib = -(-int(vars(error)["needed"]) // (1 << 30))
+    cure = (
+        ". Free some with %shm_unlink, choose another folder with SHMKERNEL_DIR, "
+        f"or give the container more: docker run --shm-size={gib + 1}g"
+    )
+    return FullError(error.message + what + cure, name=error.name, **error.facts)

@@ -1,0 +1,179 @@
+"""What is shared, by whom, and who has it."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from shmkernel import kinds, memory, names, registry, sessions
+from shmkernel.verbs import held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Holder(NamedTuple):
+    """A process that has a segment attached."""
+
+    pid: int
+    label: str
+
+
+class Info(NamedTuple):
+    """One segment.
+
+    ``type`` is the short form of what it holds; ``size`` is in bytes, ``created`` in seconds since 1970.
+    ``owner`` names the notebook or program, ``owner_alive`` says whether it still runs. ``attached`` lists the
+    holders that the OS names; ``elsewhere`` says that there are others, in another container.
+    ``state`` is empty, or ``replaced`` or ``unlinked`` for memory that only this process still has under that
+    name, or ``damaged`` with the reason in ``type``.
+    """
+
+    name: str
+    kind: str
+    type: str
+    size: int
+    owner: str
+    owner_alive: bool
+    owner_pid: int | None
+    mine: bool
+    attached: tuple[Holder, ...]
+    elsewhere: bool
+    lifetime: str
+    created: float | None
+    path: str
+    state: str = ""
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    order: str | None = None
+
+
+def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
+    """Return what is shared by this user, and what only this process still has.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", shape=(2, 3))
+    >>> [(one.name, one.type, one.size) for one in shm.list()]
+    [('x', 'float64 (2, 3)', 176)]
+    >>> shm.unlink("x")
+    >>> [(one.name, one.state) for one in shm.list()]
+    [('x', 'unlinked')]
+    >>> del x
+    """
+    posix = [record.name for record in registry.records() if record.name.startswith("/")]
+    return _look([*names.names(), *sorted(posix)])
+
+
+def info(name: str) -> Info:
+    """Return what is known of one segment.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such segment, and this process does not hold one that was.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", shape=(2, 3))
+    >>> shm.info("x").dtype
+    'float64'
+    >>> shm.unlink("x")
+    """
+    names.path_of(name)
+    found = [one for one in _look([name]) if one.name == name]
+    if not found:
+        raise memory.missing(name)
+    return found[0]
+
+
+def _look(wanted: Iterable[str]) -> builtins.list[Info]:
+    by_pid = {(one.pid, one.pid_ns): one for one in sessions.everyone()}
+    attached = registry.holders()
+    rows: builtins.list[Info] = []
+    here: set[int] = set()
+    for name in wanted:
+        try:
+            row, inode = _row(name, attached, by_pid)
+        except FileNotFoundError:
+            continue
+        here.add(inode)
+        rows.append(row)
+    live = {row.name for row in rows}
+    for one in held.everything():
+        if one.key[1] not in here and (one.name in live or registry.inode_at(one.name) is None):
+            here.add(one.key[1])
+            rows.append(_ghost(one, "replaced" if one.name in live else "unlinked"))
+    return rows
+
+
+def _row(
+    name: str,
+    attached: dict[tuple[int, int], builtins.list[int]],
+    by_pid: dict[tuple[int, int], sessions.Session],
+) -> tuple[Info, int]:
+    path = names.path_of(name)
+    found = os.lstat(path)
+    record = registry.record(found.st_ino)
+    state, what = "", kinds.Description("unknown")
+    kind = record.kind if record else "file"
+    try:
+        head = _head(path)
+        reader = kinds.named(kind) if record else kinds.for_bytes(head)
+        if reader:
+            kind, what = reader.name, reader.describe(head, found.st_size)
+    except (OSError, ValueError) as error:
+        state, what = "damaged", kinds.Description(str(error))
+    owner = sessions.read(record.owner) if record else None
+    mine = sessions.mine()
+    holders = tuple(Holder(pid, _label(pid, by_pid)) for pid in sorted(set(attached.get((found.st_dev, found.st_ino), ()))))
+    elsewhere = False
+    if not holders:
+        with registry.locked():
+            elsewhere = registry.in_use(name)
+    return Info(
+        name=name, kind=kind, type=what.text, size=found.st_size,
+        owner=record.label if record else "another program",
+        owner_alive=bool(record and sessions.alive(record.owner)),
+        owner_pid=owner.pid if owner else None, mine=bool(record and mine and record.owner == mine.id),
+        attached=holders, elsewhere=elsewhere,
+        lifetime=record.lifetime if record else "keep", created=record.created if record else found.st_mtime,
+        path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order,
+    ), found.st_ino  # fmt: skip
+
+
+def _ghost(one: held.Held, state: str) -> Info:
+    mapping = one()
+    head = mapping[: kinds.HEAD] if mapping is not None else b""
+    what = kinds.named(one.kind).describe(head, one.size)
+    me = Holder(os.getpid(), "here")
+    return Info(
+        name=one.name, kind=one.kind, type=what.text, size=one.size, owner="nobody", owner_alive=False,
+        owner_pid=None, mine=False, attached=(me,), elsewhere=False, lifetime="attached", created=None,
+        path=names.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
+    )  # fmt: skip
+
+
+def _head(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return os.pread(fd, kinds.HEAD, 0)
+    finally:
+        os.close(fd)
+
+
+def _label(pid: int, by_pid: dict[tuple[int, int], sessions.Session]) -> str:
+    """Name a process by its session, or the session it is a descendant of."""
+    space, at = sessions.pid_namespace(), pid
+    while at > 1:
+        if session := by_pid.get((at, space)):
+            return session.label if at == pid else f"child of {session.label}"
+        try:
+            with open(f"/proc/{at}/stat") as file:
+                at = int(file.read().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+    return f"process {pid}"

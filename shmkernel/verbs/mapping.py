@@ -1,0 +1,47 @@
+"""The session as a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+from shmkernel import names
+from shmkernel.verbs import life
+
+
+class Session(MutableMapping[str, Any]):
+    """What is shared, as a mapping from names to values.
+
+    Setting creates, and replaces what this session owns; getting attaches; deleting unlinks.
+
+    Examples
+    --------
+    >>> import shmkernel as shm, numpy as np
+    >>> shm.session["x"] = np.arange(3)
+    >>> shm.session["x"]
+    array([0, 1, 2])
+    >>> "x" in shm.session, list(shm.session)
+    (True, ['x'])
+    >>> del shm.session["x"]
+    """
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        return life.attach(name)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        life.publish([life.draft(name, value, {}, None, "r+", "session", "own")], "own")
+
+    def __delitem__(self, name: str) -> None:
+        life.unlink(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(names.names())
+
+    def __len__(self) -> int:
+        return len(names.names())
+
+    def __repr__(self) -> str:
+        return f"<shmkernel session: {', '.join(self) or 'nothing shared'}>"
+
+
+session = Session()
