@@ -13,12 +13,12 @@ if sys.platform != "linux":
     )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from IPython.core.interactiveshell import InteractiveShell
 
     from shmkernel.errors import *  # noqa: F403
     from shmkernel.verbs import *  # noqa: F403
-
-__version__ = "0.1.0"
 
 _ERRORS = (
     "ArgumentError", "DamagedError", "FolderError", "FullError", "NotFoundError", "RefusedError", "ShmError",
@@ -35,13 +35,17 @@ __all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not h
 
 def __getattr__(name: str) -> object:
     """Load the API at first use (PEP 562): the watchdog and the command line do without numpy."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415  slow, and seldom asked
+
+        return version(__name__)
     if name not in _HOME:
         raise AttributeError(f"module 'shmkernel' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__() -> Sequence[str]:
     return [*__all__, "list"]
 
 

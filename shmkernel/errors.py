@@ -44,15 +44,11 @@ class ShmError(Exception):
     "no segment named 'x'"
     """
 
-    code: int | None = None
-
     def __init__(self, message: str, *, name: str | None = None, **facts: object) -> None:
         super().__init__(message)
         self.message = message
         self.name = name
         self.facts = facts
-        if isinstance(self, OSError) and self.code is not None:
-            self.errno = self.code
         vars(self).update(facts)
 
     def __str__(self) -> str:
@@ -66,19 +62,29 @@ def _rebuild(cls: type[ShmError], message: str, name: str | None, facts: dict[st
     return cls(message, name=name, **facts)
 
 
-class NotFoundError(ShmError, FileNotFoundError, KeyError):
+class _FileError(ShmError, OSError):
+    """One that the operating system has a number for."""
+
+    code: int
+
+    def __init__(self, message: str, *, name: str | None = None, **facts: object) -> None:
+        super().__init__(message, name=name, **facts)
+        self.errno = self.code
+
+
+class NotFoundError(_FileError, FileNotFoundError, KeyError):
     """No segment has this name."""
 
     code = errno.ENOENT
 
 
-class TakenError(ShmError, FileExistsError):
+class TakenError(_FileError, FileExistsError):
     """The name belongs to a segment that may not be replaced. ``owner`` says whose it is."""
 
     code = errno.EEXIST
 
 
-class FullError(ShmError, OSError):
+class FullError(_FileError):
     """The folder has not enough room. ``needed`` and ``free`` are in bytes."""
 
     code = errno.ENOSPC
@@ -96,13 +102,13 @@ class DamagedError(ShmError, ValueError):
     """What lies under the name is not a segment that can be trusted."""
 
 
-class RefusedError(ShmError, PermissionError):
+class RefusedError(_FileError, PermissionError):
     """The file, or the runtime folder, belongs to somebody else."""
 
     code = errno.EACCES
 
 
-class FolderError(ShmError, OSError):
+class FolderError(_FileError):
     """The folder cannot hold segments: it is missing, or its file system lacks O_TMPFILE."""
 
     code = errno.ENOTSUP

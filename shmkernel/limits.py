@@ -8,6 +8,7 @@ from typing import NamedTuple
 from shmkernel import names
 
 _CGROUP = "/sys/fs/cgroup"
+_KIB = 1024
 
 
 class Room(NamedTuple):
@@ -80,7 +81,7 @@ def _group(path: str) -> tuple[int, int] | None:
 
 def _meminfo() -> dict[str, int]:
     lines = (line.split() for line in _read("/proc/meminfo").splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+    return {words[0].rstrip(":"): int(words[1]) * _KIB for words in lines}
 
 
 def _read(path: str) -> str:
@@ -99,10 +100,10 @@ def human(size: float) -> str:
     >>> human(12), human(277264), human(8 << 30)
     ('12 B', '270.8 KiB', '8.0 GiB')
     """
-    if size < 1024:
+    if size < _KIB:
         return f"{size:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
-        size /= 1024
-        if size < 1024 or unit == "TiB":
+        size /= _KIB
+        if size < _KIB or unit == "TiB":
             break
     return f"{size:.1f} {unit}"

@@ -106,10 +106,7 @@ def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
         If there is none, or what is there is somebody else's or no regular file.
     """
     while True:
-        try:
-            fd = os.open(path, _FLAGS[mode])
-        except OSError as error:
-            raise _explained(error, path, name) from None
+        fd = _open(path, _FLAGS[mode], name)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
             found = os.fstat(fd)
@@ -119,6 +116,16 @@ def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
         except BaseException:
             os.close(fd)
             raise
+        os.close(fd)
+
+
+def peek(path: str, size: int, name: str) -> bytes:
+    """Return the first `size` bytes without attaching; errors as for `attach`."""
+    fd = _open(path, _FLAGS["r"], name)
+    try:
+        _check(os.fstat(fd), path, name)
+        return os.pread(fd, size, 0)
+    finally:
         os.close(fd)
 
 
@@ -144,17 +151,23 @@ def _check(found: os.stat_result, path: str, name: str) -> None:
         raise RefusedError(message, name=name, owner=found.st_uid)
 
 
-def _explained(error: OSError, path: str, name: str) -> Exception:
-    if error.errno == errno.ENOENT:
-        return missing(name)
-    if error.errno == errno.EACCES:
-        return RefusedError(f"{name!r} may not be opened by you: {path} ({error.strerror})", name=name)
-    what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.ENXIO: "a socket or device"}
-    return _damaged(path, name, what.get(error.errno or 0)) if error.errno in what else error
+def _open(path: str, flags: int, name: str) -> int:
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        raise missing(name) from None
+    except PermissionError as error:
+        raise RefusedError(f"{name!r} may not be opened by you: {path} ({error.strerror})", name=name) from None
+    except OSError as error:
+        what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.ENXIO: "a socket or device"}
+        if error.errno not in what:
+            raise
+        raise _damaged(path, name, what[error.errno]) from None
 
 
-def _damaged(path: str, name: str, what: str | None) -> DamagedError:
-    return DamagedError(f"{name!r} is no segment: {path} is {what}. Remove it: %shm_unlink {name}", name=name)
+def _damaged(path: str, name: str, what: str) -> DamagedError:
+    cure = f"rmdir {path}" if what == "a directory" else f"%shm_unlink {name}"
+    return DamagedError(f"{name!r} is no segment: {path} is {what}. Remove it: {cure}", name=name)
 
 
 def missing(name: str) -> NotFoundError:

@@ -7,6 +7,7 @@ that the standard library made. What the file itself cannot say stands in ``<fol
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -32,7 +33,7 @@ def folder() -> str:
     True
     """
     chosen = os.environ.get("SHMKERNEL_DIR")
-    return os.path.abspath(chosen) if chosen else "/dev/shm"  # noqa: S108  the place POSIX shared memory has on Linux
+    return _absolute(chosen) if chosen else "/dev/shm"  # noqa: S108  the place POSIX shared memory has on Linux
 
 
 def prefix() -> str:
@@ -54,19 +55,32 @@ def path_of(name: str) -> str:
     True
     >>> path_of("two words")
     Traceback (most recent call last):
-    shmkernel.errors.ArgumentError: 'two words' is no name for a segment: use letters, digits and _, parts joined by a dot
+    shmkernel.errors.ArgumentError: 'two words' is no name for a segment: use letters, digits and _, ...
     """
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        base = prefix() + name
-    elif isinstance(name, str) and _POSIX.fullmatch(name) and name not in ("/.", "/.."):
+    try:
+        return _path(name, folder(), os.geteuid())
+    except TypeError:
+        raise ArgumentError(f"a name for a segment is a text, not a {type(name).__name__}") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _path(name: str, within: str, uid: int) -> str:
+    if _NAME.fullmatch(name):
+        base = f"shmk-{uid}-{name}"
+    elif _POSIX.fullmatch(name) and name not in ("/.", "/.."):
         base = name[1:]
     else:
         message = f"{name!r} is no name for a segment: use letters, digits and _, parts joined by a dot"
-        raise ArgumentError(message, name=str(name))
-    if len(os.fsencode(base)) > _NAME_MAX:
-        message = f"the name {name[:20]}... is too long: {_NAME_MAX - len(prefix())} characters at most"
         raise ArgumentError(message, name=name)
-    return f"{folder()}/{base}"
+    if len(os.fsencode(base)) > _NAME_MAX:
+        message = f"the name {name[:20]}... is too long: its file name may have {_NAME_MAX} bytes"
+        raise ArgumentError(message, name=name)
+    return f"{within}/{base}"
+
+
+@functools.lru_cache
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)
 
 
 def names() -> list[str]:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 LIFETIMES = ("session", "attached", "keep")
-_cache: dict[str, tuple[tuple[int, int], Record]] = {}
-_CACHED = 4096
+_known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: when the segment changed, its record
+_KNOWN = 4096
 _thread = threading.local()
+_locks: set[int] = set()
 
 
 class Record(NamedTuple):
@@ -74,25 +75,27 @@ def begin() -> sessions.Session:
     return session
 
 
+def of(segment: os.stat_result) -> Record | None:
+    """Return the record of an open segment, read once: whoever changes it moves the segment's ctime."""
+    known = _known.get((segment.st_dev, segment.st_ino))
+    if known and known[0] == segment.st_ctime_ns:
+        return known[1]
+    found = record(segment.st_ino)
+    if found:
+        if len(_known) >= _KNOWN:
+            _known.clear()
+        _known[segment.st_dev, segment.st_ino] = segment.st_ctime_ns, found
+    return found
+
+
 def record(inode: int) -> Record | None:
     """Return the record of the segment with this inode; a file without one came from another program."""
-    path = names.runtime("records", str(inode))
     try:
-        found = os.stat(path)
-        version = (found.st_ino, found.st_mtime_ns)
-        cached = _cache.get(path)
-        if cached and cached[0] == version:
-            return cached[1]
-        with open(path, "rb") as file:
-            read = parse(file.read())
+        with open(names.runtime("records", str(inode)), "rb") as file:
+            found = parse(file.read())
     except FileNotFoundError:
         return None
-    if read is None or read.inode != inode:
-        return None
-    if len(_cache) >= _CACHED:
-        _cache.clear()
-    _cache[path] = version, read
-    return read
+    return found if found and found.inode == inode else None
 
 
 def records() -> Iterator[Record]:
@@ -100,6 +103,12 @@ def records() -> Iterator[Record]:
     for entry in os.listdir(names.runtime("records")):
         if found := record(int(entry)):
             yield found
+
+
+def change(new: Record) -> None:
+    """Replace the record of a segment that has its name. Call it with names locked."""
+    put(new)
+    os.chmod(names.path_of(new.name), 0o600)  # nothing but its ctime, for those who have read the old record
 
 
 def inode_at(name: str) -> int | None:
@@ -270,26 +279,41 @@ def locked() -> Iterator[None]:
     """Exclude every other change of names, by whatever process or thread of this user. Not re-entrant."""
     path = f"{names.prepare()}/names.lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    _locks.add(fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         _thread.locked = True
         yield
     finally:
         _thread.locked = False
+        _locks.discard(fd)
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile may hold a duplicate
         os.close(fd)
     while late := vars(_thread).get("late"):
         unlink_unused(late.pop())
+
+
+def _after_fork() -> None:
+    for fd in _locks:  # of other threads of the parent, which may die before it unlocks
+        os.close(fd)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _link(fd: int, new: Record, replaced: int | None) -> None:
     path = names.path_of(new.name)
     if replaced is None:
         memory.link(fd, path)
-    else:
-        pending = names.runtime("pending", str(new.inode))
-        memory.link(fd, pending)
+        return
+    pending = names.runtime("pending", str(new.inode))
+    memory.link(fd, pending)
+    try:
         os.rename(pending, path)
-        _drop(replaced)
+    except OSError as error:
+        raise RefusedError(f"{new.name!r} cannot be replaced: {path}: {error.strerror}", name=new.name) from None
+    _drop(replaced)
 
 
 def _remove(held: Record) -> None:

@@ -33,7 +33,7 @@ _START = 30.0  # seconds; a start takes 20 ms, more means that it will not come
 
 
 class Session(NamedTuple):
-    """One process that shares memory. ``parent`` is the session that it is a child of, ``pid_ns`` where its pid counts."""
+    """One process that shares memory: ``pid_ns`` is where its pid counts, ``parent`` whose child it is."""
 
     id: str
     label: str
@@ -55,14 +55,14 @@ class _Own(NamedTuple):
             os.close(self.watchdog)
 
 
-_mine: dict[str, _Own] = {}  # by runtime folder: another SHMKERNEL_DIR is another world
-_inherited: dict[str, str] = {}  # after a fork: the session of the parent
+_mine: dict[str, _Own] = {}  # by folder of segments: another SHMKERNEL_DIR is another world
+_inherited: dict[str, str] = {}  # likewise, after a fork: the session of the parent
 _guard = threading.Lock()
 
 
 def mine() -> Session | None:
     """Return this process's session, if it has begun one."""
-    own = _mine.get(names.runtime())
+    own = _mine.get(names.folder())
     return own.session if own else None
 
 
@@ -75,25 +75,25 @@ def begin() -> tuple[Session, bool]:
         If the process that would clean up cannot be started.
     """
     with _guard:
-        root = names.prepare()
-        own = _mine.get(root)
+        root, folder = names.prepare(), names.folder()
+        own = _mine.get(folder)
         if own is None:
-            parent = _parent(root)
+            parent = _parent(root, folder)
             session = _describe(os.getpid(), identity.label(), parent)
             lock, watchdog = _open(root, session, watched=not parent)
-            _mine[root] = _Own(session, lock, watchdog)
+            _mine[folder] = _Own(session, lock, watchdog)
             return session, True
         if own.watchdog >= 0 and select.select([own.watchdog], [], [], 0)[0]:  # killed: the next takes its place
             watchdog = _watch(root, own.session)
             os.close(own.watchdog)
-            _mine[root] = own._replace(watchdog=watchdog)
+            _mine[folder] = own._replace(watchdog=watchdog)
         return own.session, False
 
 
 def end() -> None:
     """End this process's session, as its death would: the watchdog unlinks what it owns."""
     with _guard:
-        own = _mine.pop(names.runtime(), None)
+        own = _mine.pop(names.folder(), None)
     if own:
         own.close()
 
@@ -192,10 +192,10 @@ def _locked(id_: str) -> bool:
         os.close(fd)
 
 
-def _parent(root: str) -> str | None:
+def _parent(root: str, folder: str) -> str | None:
     """Find the session that this process is a child of, as multiprocessing and loky tell, or make it."""
-    if root in _inherited:
-        return _inherited[root]
+    if folder in _inherited:
+        return _inherited[folder]
     module = sys.modules.get("multiprocessing.process")
     parent = module.parent_process() if module else None
     if parent is None or parent.pid is None:
@@ -247,8 +247,8 @@ def _after_fork() -> None:
     """Let go of the parent's session: the child must not keep it alive."""
     global _guard  # noqa: PLW0603  another thread of the parent may have held it at the fork
     _guard = threading.Lock()
-    for root, own in _mine.items():
-        _inherited[root] = own.session.parent or own.session.id
+    for folder, own in _mine.items():
+        _inherited[folder] = own.session.parent or own.session.id
         own.close()
     _mine.clear()
 

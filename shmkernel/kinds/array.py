@@ -107,7 +107,7 @@ class Array:
         A numpy.memmap stands between the two: joblib finds it in the base chain, and sends path and offset in
         place of the values. Private changes (mode c) are in no file, so there it must not.
         """
-        shape, dtype, order, offset, _ = decode(_head(mapping), len(mapping))
+        shape, dtype, order, offset, _ = decode(mapping[: _length(mapping[:12])], len(mapping))
         if mode == "c":
             return np.ndarray(shape, dtype, mapping, offset, order=_letter(order))
         hidden = np.ndarray.__new__(np.memmap, shape, dtype, mapping, offset, None, _letter(order))
@@ -158,7 +158,7 @@ def _parse(head: bytes) -> Layout:
     except (ValueError, TypeError, KeyError, SyntaxError, IndexError, MemoryError, RecursionError) as error:
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
-    if not sound or len(fields) != 3 or not isinstance(dtype, np.dtype) or unfit(dtype):  # noqa: PLR2004  the three
+    if not sound or len(fields) != 3 or unfit(dtype):  # noqa: PLR2004  the three read above
         raise ValueError("its header makes no sense")
     return Layout(shape, dtype, "F" if fortran else "C", len(head), math.prod(shape) * dtype.itemsize)
 
@@ -194,7 +194,11 @@ def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
                 why = f"a .npy file gives it back as {back}, so that its values would change"
     if why is None:
         return
-    cure = " A list of text: numpy.array(list, dtype=str). Numbers of a DataFrame: df.to_numpy()" if dtype.hasobject else ""
+    cure = (
+        " A list of text: numpy.array(list, dtype=str). Numbers of a DataFrame: df.to_numpy()"
+        if dtype.hasobject
+        else ""
+    )
     raise UnsupportedError(f"{name!r} has dtype {dtype}: {why}.{cure}", name=name, dtype=str(dtype))
 
 
@@ -202,10 +206,11 @@ def _dtype(name: str, wanted: object) -> np.dtype[Any] | None:
     if wanted is None:
         return None
     try:
-        return np.dtype(cast("Any", wanted))
+        found: np.dtype[Any] = np.dtype(cast("Any", wanted))
     except (TypeError, ValueError, SyntaxError):
         message = f"{name!r}: {wanted!r} is no dtype. Examples: float64, int16, uint8, bool, <U20, datetime64[ns]"
         raise ArgumentError(message, name=name, dtype=wanted) from None
+    return found
 
 
 def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDArray[Any]:
@@ -227,7 +232,9 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
     """Return the value as an array, without a copy where it is one."""
     if isinstance(value, np.ndarray):
         if type(value) not in _PLAIN:
-            what = "its mask would be lost" if isinstance(value, np.ma.MaskedArray) else "only its values would be shared"
+            what = (
+                "its mask would be lost" if isinstance(value, np.ma.MaskedArray) else "only its values would be shared"
+            )
             cure = f"{name}.filled(...)" if isinstance(value, np.ma.MaskedArray) else "numpy.asarray(...)"
             message = f"{name!r} is a {type(value).__name__}: {what}. Give {cure}"
             raise UnsupportedError(message, name=name, type=type(value).__name__)
@@ -252,7 +259,7 @@ def _pieces(rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
     for start in range(0, len(rows) if rows.ndim else 1, step):
         part = rows[start : start + step] if rows.ndim else rows
         flat = np.ascontiguousarray(part, dtype=dtype).reshape(-1)
-        yield memoryview(flat.view(np.uint8))
+        yield flat.view(np.uint8).data
 
 
 def _read(path: str, offset: int, size: int) -> Iterator[memoryview]:
@@ -265,10 +272,6 @@ def _read(path: str, offset: int, size: int) -> Iterator[memoryview]:
                 raise OSError(f"{path} became shorter while it was read")
             yield room[:count]
             size -= count
-
-
-def _head(mapping: mmap.mmap) -> bytes:
-    return mapping[: _length(mapping[:12])]
 
 
 def _length(head: bytes) -> int:

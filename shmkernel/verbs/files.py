@@ -6,8 +6,8 @@ import contextlib
 import os
 from typing import Any
 
-from shmkernel import kinds, memory, names
-from shmkernel.errors import ArgumentError
+from shmkernel import kinds, memory, names, registry
+from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.progress import Progress
 from shmkernel.verbs import life
 
@@ -43,6 +43,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
         raise _failed(name, target, error) from None
     finally:
         os.close(fd)
+        registry.unlink_unused(found.st_ino)  # while it was read here, the last other user may have gone
         with contextlib.suppress(OSError):
             os.unlink(part)
 
@@ -79,7 +80,7 @@ def _path(name: str, path: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
-def _failed(name: str, path: str, error: OSError) -> OSError:
-    if hasattr(error, "message"):  # one of ours already
+def _failed(name: str, path: str, error: OSError) -> Exception:
+    if isinstance(error, ShmError):
         return error
-    return ArgumentError(f"{name!r}: {path}: {error.strerror or error}", name=name, path=path)  # type: ignore[return-value]
+    return ArgumentError(f"{name!r}: {path}: {error.strerror or error}", name=name, path=path)

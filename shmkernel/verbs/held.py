@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -10,21 +11,23 @@ from shmkernel import registry
 
 if TYPE_CHECKING:
     import mmap
-    import os
 
 Key = tuple[int, int, str]
 guard = threading.RLock()  # re-entrant: garbage collection may strike inside
 _open: dict[Key, Held] = {}
-_closed: dict[int, Held] = {}  # by id(), since a dead reference has no hash: no longer given out, but their last view has not gone
+_closed: dict[
+    int, Held
+] = {}  # by id(), since a dead reference has no hash: no longer given out, but their last view has not gone
 
 
 class Held(weakref.ref["mmap.mmap"]):
     """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
 
-    __slots__ = ("__weakref__", "key", "kind", "name", "size", "value")
+    __slots__ = ("key", "kind", "last_unlinks", "name", "size", "value")
 
     key: Key
     kind: str
+    last_unlinks: bool
     name: str
     size: int
     value: weakref.ref[Any]
@@ -36,19 +39,35 @@ def get(found: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or 
     return held.value() if held else None
 
 
-def put(mapping: mmap.mmap, value: object, found: os.stat_result, mode: str, name: str, kind: str) -> Any:  # noqa: ANN401
+def put(
+    mapping: mmap.mmap,
+    value: object,
+    found: os.stat_result,
+    mode: str,
+    record: registry.Record | None,
+    name: str,
+    kind: str,
+) -> Any:  # noqa: ANN401
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
     held = Held(mapping, _let_go)
     held.key = key = (found.st_dev, found.st_ino, mode)
     held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
+    held.last_unlinks = record is not None and record.lifetime == "attached"
     with guard:
         first = _open.get(key)
-        if first and (given := first.value()) is not None:
-            return given
-        if first:
+        if first is not None:
+            if (given := first.value()) is not None:
+                return given
             _closed[id(first)] = first
         _open[key] = held
     return value
+
+
+def relive(inode: int, lifetime: str) -> None:
+    """Heed a new lifetime in what is mapped already; other processes leave it to their watchdogs."""
+    for held in everything():
+        if held.key[1] == inode:
+            held.last_unlinks = lifetime == "attached"
 
 
 def everything() -> list[Held]:
@@ -67,9 +86,19 @@ def forget(name: str) -> list[Held]:
 
 
 def _let_go(held: Held) -> None:
-    """The mapping has gone, and with it the attachment: the last one out unlinks, where that is the lifetime."""
+    """Forget a mapping that has gone, and with it the attachment; the last one out may have to unlink."""
     with guard:
         if _open.get(held.key) is held:
             del _open[held.key]
-        _closed.pop(id(held), None)
-    registry.unlink_unused(held.key[1])
+        else:
+            _closed.pop(id(held), None)
+    if held.last_unlinks:
+        registry.unlink_unused(held.key[1])
+
+
+def _after_fork() -> None:
+    global guard  # noqa: PLW0603  another thread of the parent may have held it
+    guard = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from shmkernel import kinds, limits, memory, names, registry
+from shmkernel import kinds, limits, memory, names, registry, sessions
 from shmkernel.errors import ArgumentError, DamagedError, FullError, NotFoundError
 from shmkernel.progress import Progress
 from shmkernel.verbs import held, listing
@@ -42,7 +42,7 @@ def create(
     mode: str = "r+",
     lifetime: str = "session",
     replace: bool = False,
-) -> Any:
+) -> Any:  # noqa: ANN401  what the kind gives out
     """Share a value under a name, and return it as it lies in shared memory.
 
     Parameters
@@ -97,7 +97,7 @@ def create(
     return shared
 
 
-def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
+def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa: ANN401
     """Return the value that is shared under a name. Nothing is copied.
 
     Parameters
@@ -140,7 +140,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
         given = held.get(found, mode)
         if given is not None:
             return given
-        record = registry.record(found.st_ino)
+        record = registry.of(found)
         reader = _reader(name, fd, kind or (record.kind if record else None))
         try:
             mapping = memory.map_(fd, found.st_size, mode)
@@ -149,8 +149,9 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
             raise damaged(name, error if found.st_size else "the file is empty") from None
     finally:
         os.close(fd)
-    registry.begin()
-    return held.put(mapping, value, found, mode, name, reader.name)
+    if sessions.mine() is None:
+        registry.begin()
+    return held.put(mapping, value, found, mode, record, name, reader.name)
 
 
 def close(name: str) -> bool:
@@ -233,9 +234,10 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
         inode = registry.inode_at(name)
         if inode is not None:
             record = registry.record(inode) or _adopted(name, inode)
-            if lifetime != "keep" and not registry.sessions.alive(record.owner):
+            if lifetime != "keep" and not sessions.alive(record.owner):
                 record = record._replace(owner=session.id, label=session.label)
-            registry.put(record._replace(lifetime=lifetime))
+            registry.change(record._replace(lifetime=lifetime))
+            held.relive(inode, lifetime)
     if inode is None:
         left = next((one for one in held.everything() if one.name == name), None)
         value = left.value() if left else None
@@ -273,7 +275,7 @@ def draft(
     replace: Replace,
 ) -> Draft:
     """Make a segment that only lacks its name; `publish` or `discard` it."""
-    _check(name, mode, lifetime, replace)
+    names.path_of(name)
     maker = kinds.named(kind) if kind else kinds.for_value(name, value, options)
     return make(name, maker, maker.plan(name, value, options), mode, lifetime, replace)
 
@@ -299,7 +301,7 @@ def make(
         mapping = memory.map_(fd, plan.size, mode)
         shared = kind.open(mapping, names.path_of(name), mode)
         record = registry.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-        return Draft(fd, record, held.put(mapping, shared, found, mode, name, kind.name), mode, found)
+        return Draft(fd, record, held.put(mapping, shared, found, mode, record, name, kind.name), mode, found)
     except FullError as error:
         os.close(fd)
         raise _full(error) from None
@@ -308,9 +310,7 @@ def make(
         raise
 
 
-def publish(
-    drafts: Sequence[Draft], replace: Replace
-) -> builtins.list[Any]:
+def publish(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
     """Name the drafts, all or none, and return their values."""
     try:
         registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
@@ -319,9 +319,14 @@ def publish(
             raise _full(memory.full(drafts[0].record.name, 4096, limits.room().free)) from None
         raise
     finally:
-        for one in drafts:
-            os.close(one.fd)
+        discard(drafts)
     return [one.value for one in drafts]
+
+
+def discard(drafts: Sequence[Draft]) -> None:
+    """Give up drafts that will not be published."""
+    for one in drafts:
+        os.close(one.fd)
 
 
 def damaged(name: str, why: object) -> DamagedError:
@@ -331,7 +336,7 @@ def damaged(name: str, why: object) -> DamagedError:
 
 
 def _may_replace(replace: Replace) -> Callable[[registry.Record | None], bool]:
-    mine = registry.sessions.mine()
+    mine = sessions.mine()
     if replace == "own":
         return lambda record: bool(record and mine and record.owner == mine.id)
     return lambda _: replace
@@ -365,11 +370,8 @@ def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
 
 def _adopted(name: str, inode: int) -> registry.Record:
     session = registry.begin()
-    with open(names.path_of(name), "rb") as file:
-        kind = kinds.for_bytes(file.read(kinds.HEAD))
-    return registry.Record(
-        inode, name, kind.name if kind else "raw", session.id, session.label, "session", time.time()
-    )
+    kind = kinds.for_bytes(memory.peek(names.path_of(name), kinds.HEAD, name))
+    return registry.Record(inode, name, kind.name if kind else "raw", session.id, session.label, "session", time.time())
 
 
 def _full(error: FullError) -> FullError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ from shmkernel import kinds, memory, names, registry, sessions
 from shmkernel.verbs import held
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Iterable
 
 
@@ -121,7 +121,7 @@ def _row(
     state, what = "", kinds.Description("unknown")
     kind = record.kind if record else "file"
     try:
-        head = _head(path)
+        head = memory.peek(path, kinds.HEAD, name)
         reader = kinds.named(kind) if record else kinds.for_bytes(head)
         if reader:
             kind, what = reader.name, reader.describe(head, found.st_size)
@@ -129,7 +129,9 @@ def _row(
         state, what = "damaged", kinds.Description(str(error))
     owner = sessions.read(record.owner) if record else None
     mine = sessions.mine()
-    holders = tuple(Holder(pid, _label(pid, by_pid)) for pid in sorted(set(attached.get((found.st_dev, found.st_ino), ()))))
+    holders = tuple(
+        Holder(pid, _label(pid, by_pid)) for pid in sorted(set(attached.get((found.st_dev, found.st_ino), ())))
+    )
     elsewhere = False
     if not holders:
         with registry.locked():
@@ -155,14 +157,6 @@ def _ghost(one: held.Held, state: str) -> Info:
         owner_pid=None, mine=False, attached=(me,), elsewhere=False, lifetime="attached", created=None,
         path=names.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
     )  # fmt: skip
-
-
-def _head(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        return os.pread(fd, kinds.HEAD, 0)
-    finally:
-        os.close(fd)
 
 
 def _label(pid: int, by_pid: dict[tuple[int, int], sessions.Session]) -> str:

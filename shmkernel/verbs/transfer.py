@@ -1,0 +1,75 @@
+"""Shared arrays on their way to another process: a reference travels, not the values.
+
+Only what sends to a process that lives now does so: multiprocessing's pickler, and loky's where that is loaded.
+`pickle.dumps` and `copy.deepcopy` take the values, since a pickle on disk must not hold a name that dies with a
+kernel. joblib finds the numpy.memmap in the base chain by itself.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shmkernel import registry
+from shmkernel.errors import NotFoundError
+from shmkernel.verbs import held, life
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LOKY = ("loky.backend.reduction", "joblib.externals.loky.backend.reduction")
+
+
+def register() -> None:
+    """Teach the picklers that are loaded to send references."""
+    ForkingPickler.register(np.ndarray, reduce)
+    for name in _LOKY:
+        if module := sys.modules.get(name):
+            module.register(np.ndarray, reduce)
+
+
+def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
+    """Reduce a view of a segment to where it lies, anything else to its values."""
+    mapping: Any = array
+    while isinstance(mapping, np.ndarray):
+        mapping = mapping.base
+    one = next((one for one in held.everything() if mapping is not None and one() is mapping), None)
+    if one is None or one.key[2] == "c" or registry.inode_at(one.name) != one.key[1]:
+        return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)  # private changes, or a name that leads elsewhere
+    offset = _address(array) - _address(np.frombuffer(mapping, np.uint8))
+    writable = bool(array.flags.writeable)
+    return rebuild, (one.name, one.key[1], one.key[2], offset, array.shape, array.strides, array.dtype, writable)
+
+
+def rebuild(
+    name: str,
+    inode: int,
+    mode: str,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: np.dtype[Any],
+    writable: bool,
+) -> NDArray[Any]:
+    """Attach in the receiving process, and cut out the same view."""
+    whole: NDArray[Any] = life.attach(name, mode)
+    one = next((one for one in held.everything() if one.value() is whole), None)
+    mapping = one() if one else None
+    if one is None or mapping is None or one.key[1] != inode:
+        message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
+        raise NotFoundError(message, name=name)
+    if (whole.shape, whole.strides, whole.dtype, whole.flags.writeable) == (shape, strides, dtype, writable) and (
+        _address(whole) - _address(np.frombuffer(mapping, np.uint8)) == offset
+    ):
+        return whole
+    view: NDArray[Any] = np.ndarray(shape, dtype, mapping, offset, strides)
+    view.flags.writeable = writable
+    return view
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
