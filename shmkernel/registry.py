@@ -100,7 +100,7 @@ def record(inode: int) -> Record | None:
 
 def records() -> Iterator[Record]:
     """Yield all records, also of segments that are about to appear or to go."""
-    for entry in os.listdir(names.runtime("records")):
+    for entry in os.listdir(f"{names.prepare()}/records"):
         if found := record(int(entry)):
             yield found
 

@@ -100,7 +100,7 @@ def end() -> None:
 
 def everyone() -> list[Session]:
     """Return every session that has a file, the living and the dead."""
-    return [found for id_ in os.listdir(names.runtime("sessions")) if (found := read(id_))]
+    return [found for id_ in os.listdir(f"{names.prepare()}/sessions") if (found := read(id_))]
 
 
 def read(id_: str) -> Session | None:
