@@ -23,12 +23,13 @@ _closed: dict[
 class Held(weakref.ref["mmap.mmap"]):
     """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
 
-    __slots__ = ("key", "kind", "last_unlinks", "name", "size", "value")
+    __slots__ = ("key", "kind", "last_unlinks", "name", "record", "size", "value")
 
     key: Key
     kind: str
     last_unlinks: bool
     name: str
+    record: registry.Record | None
     size: int
     value: weakref.ref[Any]
 
@@ -52,6 +53,7 @@ def put(
     held = Held(mapping, _let_go)
     held.key = key = (found.st_dev, found.st_ino, mode)
     held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
+    held.record = record
     held.last_unlinks = record is not None and record.lifetime == "attached"
     with guard:
         first = _open.get(key)

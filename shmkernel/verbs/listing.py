@@ -151,10 +151,12 @@ def _ghost(one: held.Held, state: str) -> Info:
     mapping = one()
     head = mapping[: kinds.HEAD] if mapping is not None else b""
     what = kinds.named(one.kind).describe(head, one.size)
-    me = Holder(os.getpid(), "here")
+    me, mine, record = Holder(os.getpid(), "here"), sessions.mine(), one.record
     return Info(
-        name=one.name, kind=one.kind, type=what.text, size=one.size, owner="nobody", owner_alive=False,
-        owner_pid=None, mine=False, attached=(me,), elsewhere=False, lifetime="attached", created=None,
+        name=one.name, kind=one.kind, type=what.text, size=one.size, owner=record.label if record else "another program",
+        owner_alive=bool(record and sessions.alive(record.owner)), owner_pid=None,
+        mine=bool(record and mine and record.owner == mine.id), attached=(me,), elsewhere=False, lifetime="attached",
+        created=record.created if record else None,
         path=names.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
     )  # fmt: skip
 
