@@ -1,6 +1,6 @@
 """Blocks of bytes in memory: made without a name, filled, then linked; opened and checked before use.
 
-    create   O_TMPFILE -> flock(SH) -> posix_fallocate -> pwrite -> mmap -> link
+    create   O_TMPFILE -> flock(SH) -> pwrite, posix_fallocate of the rest -> mmap -> link
     attach   open -> flock(SH) -> fstat -> mmap
 
 A block has no name until it is whole, so nobody attaches half of one, and a process that dies on the way
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
 _CHECKED = 16 << 20  # smaller blocks are not worth a look at the machine's memory first
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EINVAL)  # the last for a size beyond the file system's
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # no symlink, no leak into children, no hang on a FIFO
 _FLAGS = {"r": os.O_RDONLY | _SAFE, "r+": os.O_RDWR | _SAFE, "c": os.O_RDONLY | _SAFE}
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
@@ -53,8 +54,10 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
     return fd
 
 
-def reserve(fd: int, size: int, name: str) -> None:
-    """Give the file `size` bytes that no later store can fail to find.
+def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: Callable[[int], None]) -> None:
+    """Write `pieces` one after the other, and reserve what they leave of `size` bytes: no later store can fail.
+
+    Writing is twice as fast as storing through a fresh mapping, since the OS need not zero the pages first.
 
     Raises
     ------
@@ -63,11 +66,18 @@ def reserve(fd: int, size: int, name: str) -> None:
     """
     if size > _CHECKED and size > (free := limits.room().free):
         raise full(name, size, free)
+    done = 0
     try:
-        for start in range(0, size, _RESERVE):
+        for piece in pieces:
+            view = piece
+            while view:
+                count = os.pwrite(fd, view, done)
+                done, view = done + count, view[count:]
+                progress(count)
+        for start in range(done, size, _RESERVE):
             os.posix_fallocate(fd, start, min(_RESERVE, size - start))
     except (OSError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EINVAL):
+        if isinstance(error, OSError) and error.errno not in _NO_ROOM:
             raise
         os.ftruncate(fd, 0)  # so that the figures speak of before
         raise full(name, size, limits.room().free) from None
@@ -77,19 +87,6 @@ def full(name: str, needed: int, free: int) -> FullError:
     """Make the error for a block that does not fit."""
     message = f"{name!r} needs {limits.human(needed)}, and {names.folder()} has {limits.human(free)} free"
     return FullError(message, name=name, needed=needed, free=free)
-
-
-def write(fd: int, pieces: Iterable[memoryview], offset: int, progress: Callable[[int], None]) -> None:
-    """Write `pieces` one after the other from `offset` on, and report the bytes of each.
-
-    Writing is twice as fast as storing through a fresh mapping, since the OS need not zero the pages first.
-    """
-    for piece in pieces:
-        view = piece
-        while view:
-            done = os.pwrite(fd, view, offset)
-            offset, view = offset + done, view[done:]
-            progress(done)
 
 
 def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:

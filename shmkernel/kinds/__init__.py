@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
 
 class Plan(NamedTuple):
-    """A value that is ready to be written: ``size`` bytes in all, made of ``pieces`` from ``offset`` on.
+    """A value that is ready to be written: ``size`` bytes in all, of which ``pieces`` are the first.
 
-    What comes before the pieces is ``head``; what no piece covers stays zero.
+    What the pieces leave is reserved, and zero.
     """
 
     size: int
-    head: bytes
     pieces: Callable[[], Iterator[memoryview]]
 
 

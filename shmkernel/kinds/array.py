@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import io
+import itertools
 import math
 import os
 import struct
@@ -82,7 +83,7 @@ class Array:
             raise UnsupportedError(message, name=name)
         rows = source.T if order == "F" else source
         size = len(head) + math.prod(source.shape) * dtype.itemsize
-        return Plan(size, head, lambda: iter(()) if blank else _pieces(rows, dtype))
+        return Plan(size, lambda: itertools.chain((memoryview(head),), () if blank else _pieces(rows, dtype)))
 
     def load(self, name: str, path: str) -> Plan:
         """Lay out a ``.npy`` file: its bytes go from file to segment, 16 MiB at a time."""
@@ -95,7 +96,8 @@ class Array:
             message = f"{path} cannot be loaded: {error}. A .npy file is what numpy.save and %shm_save write"
             raise DamagedError(message, name=name, path=path) from None
         head = encode(found.shape, found.dtype, found.order)
-        return Plan(len(head) + found.nbytes, head, lambda: _read(path, found.offset, found.nbytes))
+        size = len(head) + found.nbytes
+        return Plan(size, lambda: itertools.chain((memoryview(head),), _read(path, found.offset, found.nbytes)))
 
     def matches(self, head: bytes) -> bool:
         """Say whether these are the first bytes of a ``.npy`` file."""

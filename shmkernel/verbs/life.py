@@ -293,10 +293,8 @@ def make(
     session = registry.begin()
     fd = memory.blank(names.folder())
     try:
-        memory.reserve(fd, plan.size, name)
         with Progress(name, plan.size) as progress:
-            memory.write(fd, (memoryview(plan.head),), 0, progress)
-            memory.write(fd, plan.pieces(), len(plan.head), progress)
+            memory.fill(fd, plan.size, plan.pieces(), name, progress)
         found = os.fstat(fd)
         mapping = memory.map_(fd, plan.size, mode)
         shared = kind.open(mapping, names.path_of(name), mode)
