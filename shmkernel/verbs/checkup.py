@@ -1,11 +1,210 @@
 """What this machine allows, and what is wrong with it."""
+
 from __future__ import annotations
-from typing import NamedTuple
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import glob
+import mmap
+import os
+import pwd
+import re
+import stat
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from shmkernel import limits, memory, names, registry
+from shmkernel.errors import ShmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROOT = ""  # where the machine's own files begin
+_LITTLE = 64 << 20  # bytes: what Docker and Kubernetes give /dev/shm
+_PEOPLE = 1000  # systemd leaves system users alone, whose uids are lower
+_STDLIB_TRACKS = sys.version_info < (3, 13)
+
+
 class Finding(NamedTuple):
-    """stub"""
+    """One thing that was checked: ``level`` is ok, warn or fail, ``cure`` what to do unless it is ok."""
+
     level: str
     text: str
     cure: str = ""
+
+
 def doctor() -> list[Finding]:
-    """stub"""
-    return []
+    """Check what this machine allows: the folder of segments, memory limits, what else may delete or refuse.
+
+    Returns
+    -------
+    list of Finding
+        In the order of importance. After a failure that leaves nothing to try, the rest is not checked.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> [one for one in shm.doctor() if one.level == "fail"]
+    []
+    """
+    try:
+        names.prepare()
+        return [*_room(), *_trust(), *_mechanisms(), *_leftovers(), *_logind(*_user()), *_inotify(), *_stdlib()]
+    except ShmError as error:
+        return [_failure(error)]
+
+
+def _room() -> Iterator[Finding]:
+    folder, now = names.folder(), limits.room()
+    sizes = f"{limits.human(now.total)}, {limits.human(now.free)} free"
+    if now.total <= _LITTLE:
+        yield Finding(
+            "warn",
+            f"{folder} has only {sizes}: the default of a container",
+            "docker run --shm-size=8g; in compose shm_size: 8g; in Kubernetes an emptyDir with medium: Memory",
+        )
+    elif now.free <= _LITTLE:
+        yield Finding("warn", f"{folder} is nearly full: {sizes}", "see %shm_list, free some with %shm_unlink")
+    elif limits.is_tmpfs(folder):
+        yield Finding("ok", f"{folder} is a tmpfs, {sizes}")
+    if not limits.is_tmpfs(folder):
+        yield Finding(
+            "warn",
+            f"{folder} is not in memory (no tmpfs): what is shared is written to disk",
+            "choose a folder in memory with SHMKERNEL_DIR, or leave that unset for /dev/shm",
+        )
+    if now.container is not None:
+        yield Finding("ok", f"this container may use {limits.human(now.container)} of memory, what is shared included")
+
+
+def _trust() -> Iterator[Finding]:
+    found = os.stat(names.folder())
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+        yield Finding("warn", f"others may delete your segments in {names.folder()}", f"chmod +t {names.folder()}")
+    else:
+        yield Finding("ok", f"{names.runtime()} is yours alone, and nobody else may delete your segments")
+
+
+def _mechanisms() -> Iterator[Finding]:
+    """Do what every segment needs, once, beside the segments."""
+    folder, path = names.folder(), names.runtime("pending", f"doctor-{os.getpid()}")
+    cure = "choose a tmpfs with SHMKERNEL_DIR, or leave that unset for /dev/shm"
+    with registry.locked():  # a sweep clears away what is pending
+        fd = memory.blank(folder)
+        try:
+            memory.reserve(fd, mmap.PAGESIZE, "doctor's trial")
+            memory.link(fd, path)
+            found = os.fstat(fd)
+            excluded = _is_locked(path)
+            listed = os.getpid() in registry.holders().get((found.st_dev, found.st_ino), ())
+        except ShmError:
+            raise
+        except OSError as error:
+            yield Finding("fail", f"segments cannot be made in {folder}: {error.strerror}", cure)
+            return
+        finally:
+            os.close(fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    if not excluded:
+        yield Finding("fail", f"locks (flock) have no effect in {folder}, so the living look dead", cure)
+        return
+    yield Finding("ok", "O_TMPFILE, linkat, fallocate and flock work there")
+    if not listed:
+        yield Finding("warn", "/proc/locks does not say who has a segment attached, so listings cannot", cure)
+
+
+def _is_locked(path: str) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _leftovers() -> Iterator[Finding]:
+    left = registry.sweep(dry_run=True)
+    if left:  # no trial then: the watchdog would clear them away before anybody has read of them
+        count = f"{len(left)} segments of ended kernels" if len(left) > 1 else "a segment of an ended kernel"
+        what = f"{count}, {limits.human(sum(size for _, size in left))}: {left[0][0].name}{', ...' * (len(left) > 1)}"
+        yield Finding("warn", what, "%shm_gc")
+        return
+    try:
+        registry.begin()
+    except ShmError as error:
+        yield _failure(error)
+    else:
+        yield Finding("ok", "the watchdog starts, and ended kernels have left nothing")
+
+
+def _user() -> tuple[int, str]:
+    uid = os.geteuid()
+    try:
+        return uid, pwd.getpwuid(uid).pw_name
+    except KeyError:  # containers run under uids that have no name
+        return uid, str(uid)
+
+
+def _logind(uid: int, user: str) -> Iterator[Finding]:
+    """See whether logind deletes what this user has in /dev/shm when the last login ends."""
+    runs = all(os.path.isdir(f"{_ROOT}/run/systemd/{part}") for part in ("system", "seats"))
+    hit = uid >= _PEOPLE and os.path.realpath(names.folder()).startswith("/dev/shm")  # noqa: S108  a comparison
+    if runs and hit and _removes_ipc() and not os.path.exists(f"{_ROOT}/var/lib/systemd/linger/{user}"):
+        what = "systemd deletes your shared memory when your last login ends (RemoveIPC=yes)"
+        yield Finding("warn", what, f"sudo loginctl enable-linger {user}")
+
+
+def _removes_ipc() -> bool:
+    """Read logind's settings as logind does: one main file, then the drop-ins of all folders by name."""
+    folders = [f"{_ROOT}{top}/systemd" for top in ("/etc", "/run", "/usr/local/lib", "/usr/lib")]
+    main = next((path for folder in folders if os.path.isfile(path := f"{folder}/logind.conf")), "")
+    drop_ins = {
+        os.path.basename(path): path
+        for folder in reversed(folders)  # the same name in an earlier folder hides the later one
+        for path in glob.glob(f"{folder}/logind.conf.d/*.conf")
+    }
+    texts = [_read(path) for path in (main, *(drop_ins[name] for name in sorted(drop_ins)))]
+    built_in = re.findall(r"^#[ \t]*RemoveIPC=(\w+)", texts[0], re.MULTILINE)  # what the distribution compiled in
+    said = re.findall(r"^[ \t]*RemoveIPC[ \t]*=[ \t]*(\w+)", "\n".join(texts), re.MULTILINE)
+    return [*(built_in or ["yes"]), *said][-1].lower() in ("1", "yes", "y", "true", "t", "on")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _inotify() -> Iterator[Finding]:
+    fd = ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_CLOEXEC)
+    if fd >= 0:
+        os.close(fd)
+        yield Finding("ok", "inotify works")
+        return
+    limit = _read(f"{_ROOT}/proc/sys/fs/inotify/max_user_instances").strip()
+    why = os.strerror(ctypes.get_errno())
+    if ctypes.get_errno() == errno.EMFILE:
+        why = f"all {limit} instances that a user may have are taken" if limit else why
+    yield Finding(
+        "warn", f"inotify is not to be had ({why}): waiting will poll", "sudo sysctl fs.inotify.max_user_instances=1024"
+    )
+
+
+def _stdlib() -> Iterator[Finding]:
+    version, name = f"Python {sys.version_info[0]}.{sys.version_info[1]}", "multiprocessing.SharedMemory"
+    if _STDLIB_TRACKS:
+        yield Finding("ok", f"{version}. Its {name} deletes what it attached: attach with shmkernel instead")
+    else:
+        yield Finding("ok", f"{version}. Give its {name} track=False for what shmkernel made")
+
+
+def _failure(error: ShmError) -> Finding:
+    text, _, cure = error.message.partition(". ")
+    return Finding("fail", text, cure[:1].lower() + cure[1:])
