@@ -11,7 +11,6 @@ the mapping, so memory is never unmapped under a living view.
 
 from __future__ import annotations
 
-from shmkernel.verbs import transfer
 from shmkernel.verbs.checkup import Finding, doctor
 from shmkernel.verbs.files import load, save
 from shmkernel.verbs.life import attach, close, create, gc, keep, unlink
@@ -22,5 +21,3 @@ __all__ = [
     "Finding", "Holder", "Info", "Session", "attach", "close", "create", "doctor", "gc", "info", "keep", "list",
     "load", "save", "session", "unlink",
 ]  # fmt: skip
-
-transfer.register()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -50,6 +51,7 @@ def put(
     kind: str,
 ) -> Any:  # noqa: ANN401
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
+    _send_by_reference()
     held = Held(mapping, _let_go)
     held.key = key = (found.st_dev, found.st_ino, mode)
     held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
@@ -85,6 +87,13 @@ def forget(name: str) -> list[Held]:
             held = _open.pop(key)
             _closed[id(held)] = held
         return [held for held in _closed.values() if held.name == name and held() is not None]
+
+
+@functools.cache
+def _send_by_reference() -> None:
+    from shmkernel.verbs import transfer  # noqa: PLC0415  it brings numpy, without which much of the command line works
+
+    transfer.register()
 
 
 def _let_go(held: Held) -> None:
