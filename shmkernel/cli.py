@@ -160,7 +160,7 @@ def _doctor(_: Namespace) -> int:
     """
     found = shm.doctor()
     for level, text, cure in found:
-        print(_as_typed_here(f"{level:4}  {f'{text}: {cure}' if cure else text}"))
+        print(_as_typed_here(f"{level:4}  {text}" + (f"\n      {cure}" if cure else "")))
     return _ERROR if any(one.level == "fail" for one in found) else 0
 
 
@@ -171,9 +171,9 @@ def _demo(_: Namespace) -> int:
     It takes some seconds, needs matplotlib for its data (pip install "shmkernel[demo]"), and leaves nothing behind.
     The exit status is 0 only if everything happened as promised.
     """
-    from shmkernel import demo  # noqa: PLC0415  jupyter_client comes with it
+    from shmkernel.demo import main  # noqa: PLC0415  jupyter_client comes with it
 
-    return demo.main()
+    return main()
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -94,7 +94,7 @@ def _mechanisms() -> Iterator[Finding]:
     with registry.locked():  # a sweep clears away what is pending
         fd = memory.blank(folder)
         try:
-            memory.reserve(fd, mmap.PAGESIZE, "doctor's trial")
+            memory.fill(fd, mmap.PAGESIZE, (), "doctor's trial", lambda _: None)
             memory.link(fd, path)
             found = os.fstat(fd)
             excluded = _is_locked(path)
