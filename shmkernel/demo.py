@@ -1,0 +1,228 @@
+"""Two real kernels share an array, and one of them is killed.
+
+Sockets, connection files, logs and IPython's own files lie in one temporary folder. Whatever happens, both kernels are
+ended and their segments awaited to go before the demo returns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import datetime
+from subprocess import DEVNULL
+from typing import TYPE_CHECKING, Any
+
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+from shmkernel import limits, names, sessions
+from shmkernel.errors import ShmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ANSWER = 60.0  # seconds for a kernel to start or to run a cell, on a busy machine
+_GONE = 10.0  # seconds for a name to go; the promise is 0.1
+_HEIGHT = 4321  # meters: higher than anything in the data
+
+_LOAD = """
+from matplotlib import cbook
+elevation = cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"]
+"""
+_HILLSHADE = """
+import numpy as np
+
+def hillshade(height, azimuth=np.radians(315), altitude=np.radians(45), cell=85):
+    north, east = np.gradient(height.astype(float), -cell, cell)
+    slope, aspect = np.arctan(np.hypot(north, east)), np.arctan2(-east, -north)
+    return np.sin(altitude) * np.cos(slope) + np.cos(altitude) * np.sin(slope) * np.cos(azimuth - aspect)
+
+shade = hillshade({name})
+"""
+_NEXT = """
+Next, in a notebook                   and in another
+    %load_ext shmkernel                   %load_ext shmkernel
+    %shm_create x                         %shm_attach x
+All there is, one line each: %shm_help"""
+
+
+class Unmet(Exception):  # noqa: N818  no error of the API: an expectation
+    """What was expected, and did not happen."""
+
+
+class Kernel:
+    """A kernel as Jupyter starts it. ``start``, ``ready``, then cells and values; ``end`` at any time."""
+
+    def __init__(self, notebook: str, folder: str) -> None:
+        self.notebook, self.pid = notebook, 0
+        self._folder = folder
+        self._manager = KernelManager(
+            transport="ipc", connection_file=f"{folder}/kernel-{notebook.removesuffix('.ipynb')}.json",
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever is installed as python3
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start the kernel, and do not wait."""
+        own = {"JPY_SESSION_NAME": self.notebook, "IPYTHONDIR": self._folder, "MPLCONFIGDIR": self._folder}
+        with open(f"{self._folder}/{self.notebook}.log", "wb") as log:
+            self._manager.start_kernel(env=os.environ | own, cwd=self._folder, stdin=DEVNULL, stdout=log, stderr=log)
+        self._client = self._manager.blocking_client()
+        self._client.start_channels()
+
+    def ready(self) -> None:
+        """Wait until the kernel answers."""
+        try:
+            self._client.wait_for_ready(timeout=_ANSWER)
+        except RuntimeError as error:
+            with open(f"{self._folder}/{self.notebook}.log", errors="replace") as log:
+                last = (log.read().strip().splitlines() or [str(error)])[-1]
+            raise Unmet(f"the kernel of {self.notebook} to start, and it said: {last}") from None
+        self.pid = int(self.value("__import__('os').getpid()"))
+
+    def run(self, code: str) -> tuple[float, str]:
+        """Run a cell; return the seconds that the kernel took, and what it printed."""
+        printed: list[str] = []
+
+        def output(message: dict[str, Any]) -> None:
+            printed.append(message["content"].get("text", ""))
+
+        reply = self._execute(code, output_hook=output)
+        began = datetime.fromisoformat(reply["metadata"]["started"])
+        return (reply["header"]["date"] - began).total_seconds(), "".join(printed).strip()
+
+    def value(self, expression: str) -> str:
+        """Return the repr of an expression."""
+        found = self._execute("", user_expressions={"it": expression}, silent=True)["content"]["user_expressions"]["it"]
+        if found["status"] != "ok":
+            raise Unmet(f"{expression} in {self.notebook} to have a value, and it said: {found['evalue']}")
+        return str(found["data"]["text/plain"])
+
+    def kill(self) -> None:
+        """Send SIGKILL to the kernel's process group, as Jupyter does to a kernel that hangs."""
+        group = os.getpgid(self.pid)
+        if group == os.getpgrp():
+            raise Unmet(f"the kernel of {self.notebook} to be in a process group of its own")
+        os.killpg(group, signal.SIGKILL)
+
+    def end(self) -> None:
+        """End the kernel, started or not, alive or not."""
+        if self._manager.has_kernel:
+            self._client.stop_channels()
+            self._manager.shutdown_kernel(now=True)
+
+    def _execute(self, code: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401  jupyter_client's
+        try:
+            reply = self._client.execute_interactive(code, store_history=False, timeout=_ANSWER, **options)
+        except TimeoutError:
+            raise Unmet(f"{self.notebook} to answer within {_ANSWER:.0f} s") from None
+        content = reply["content"]
+        if content["status"] != "ok":
+            line = code.strip().splitlines()[-1]
+            raise Unmet(f"{line} to succeed in {self.notebook}, and it said: {content['ename']}: {content['evalue']}")
+        return reply
+
+
+def main() -> int:
+    """Run the demo; return 0 if all happened as promised."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ShmError('the demo shows data that comes with matplotlib: pip install "shmkernel[demo]"')
+    try:
+        with ExitStack() as stack:
+            stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-demo-"))
+            first, second = (Kernel(f"{which}.ipynb", folder) for which in ("first", "second"))
+            stack.callback(_until, lambda: not _sessions_of(first, second))
+            for kernel in (first, second):
+                stack.callback(kernel.end)
+            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the way out is not interrupted
+            _play(first, second)
+    except Unmet as unmet:
+        print(f"shmkernel demo: expected {unmet}", file=sys.stderr)
+        return 1
+    print(_NEXT)
+    return 0
+
+
+def _play(first: Kernel, second: Kernel) -> None:
+    name = next(
+        name for number in range(1, 1000) if (name := f"dem{number if number > 1 else ''}") not in names.names()
+    )
+    path = os.path.realpath(names.path_of(name))
+    print(f"Two kernels, one array in {names.folder()}\n")
+    for kernel in (first, second):
+        kernel.start()
+    for kernel in (first, second):
+        kernel.ready()
+
+    print(f"{first.notebook} (kernel {first.pid})")
+    _cell(first, "%load_ext shmkernel")
+    _cell(first, _LOAD, f"{limits.human(int(first.value('elevation.nbytes')))}")
+    _cell(first, f"%shm_create {name} --from elevation", f"{limits.human(os.stat(path).st_size)} copied")
+
+    print(f"\n{second.notebook} (kernel {second.pid})")
+    _cell(second, "%load_ext shmkernel")
+    _cell(second, f"%shm_attach {name}", "0 B copied")
+    _expect(second.value(f"{name}.sum()"), first.value("elevation.sum()"), "the sum of all heights, in both kernels")
+    _cell(second, _HILLSHADE.format(name=name), f"{limits.human(int(second.value('shade.nbytes')))}, private")
+    _cell(second, f"{name}[0, 0] = {_HEIGHT}")
+
+    print("\nThe same pages")
+    _expect(
+        first.value(f"int({name}[0, 0])"), str(_HEIGHT), f"{name}[0, 0] in {first.notebook}, as written in the other"
+    )
+    print(f"    {first.notebook} reads {_HEIGHT} at {name}[0, 0]")
+    mapped = [_mapped(kernel.pid, path) for kernel in (first, second)]
+    _expect(mapped[0], mapped[1], f"device and inode of {path}, in /proc/PID/maps of both kernels")
+    _expect(mapped[0][1:], (str(os.stat(path).st_ino),), f"the inode of {path}")
+    print(f"    device {mapped[0][0]}, inode {mapped[0][1]} in /proc/PID/maps of both")
+    total = second.value(f"int({name}.sum())")
+
+    print(f"\nkill -9 the process group of {first.notebook}")
+    began = time.perf_counter()
+    first.kill()
+    if not _until(lambda: not os.path.lexists(path)):
+        raise Unmet(f"{path} to be gone {_GONE:.0f} s after the kill")
+    print(f"    {path} is gone after {_ms(time.perf_counter() - began)}")
+    _expect(second.value(f"int({name}.sum())"), total, f"the sum of {name} in {second.notebook}, as before the kill")
+    _expect(second.value(f"int({name}[0, 0])"), str(_HEIGHT), f"{name}[0, 0] in {second.notebook}")
+    print(f"    {second.notebook} still reads all values, {_HEIGHT} at {name}[0, 0] among them")
+
+
+def _cell(kernel: Kernel, code: str, size: str = "") -> None:
+    seconds, printed = kernel.run(code)
+    print(f"    {code.strip().splitlines()[-1]:<75} {_ms(seconds):>9}  {size}".rstrip())
+    for line in printed.splitlines():
+        print(f"        {line}")
+
+
+def _expect(found: object, wanted: object, what: str) -> None:
+    if found != wanted:
+        raise Unmet(f"{what}, to be {wanted}, not {found}")
+
+
+def _mapped(pid: int, path: str) -> tuple[str, ...]:
+    """Return device and inode of what a process has mapped of a file."""
+    with open(f"/proc/{pid}/maps") as file:
+        lines = (line.rstrip("\n").split(maxsplit=5) for line in file)
+        return next(((line[3], line[4]) for line in lines if line[5:] == [path]), ())
+
+
+def _sessions_of(*kernels: Kernel) -> list[sessions.Session]:
+    pids = {kernel.pid for kernel in kernels}
+    return [session for session in sessions.everyone() if session.pid in pids]
+
+
+def _until(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _GONE
+    while not (now := true()) and time.monotonic() < deadline:
+        time.sleep(0.0001)
+    return now
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
