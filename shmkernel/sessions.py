@@ -23,7 +23,6 @@ import select
 import sys
 import threading
 import time
-import uuid
 from typing import NamedTuple
 
 from shmkernel import identity, memory, names
@@ -160,7 +159,7 @@ def pid_namespace() -> int:
 
 def _describe(pid: int, label: str, parent: str | None) -> Session:
     kernel = identity.kernel_id() if pid == os.getpid() else None
-    return Session(uuid.uuid4().hex, label, pid, pid_namespace(), time.time(), kernel, parent)
+    return Session(os.urandom(16).hex(), label, pid, pid_namespace(), time.time(), kernel, parent)
 
 
 def _open(root: str, session: Session, *, watched: bool, behalf: int | None = None) -> tuple[int, int]:

@@ -8,7 +8,6 @@ group ``shmkernel.kinds``.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shmkernel.errors import ArgumentError, UnsupportedError
@@ -76,37 +75,46 @@ HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 
 @functools.cache
-def known() -> dict[str, Kind]:
-    """Return the kinds by name: our own, then those of other packages."""
+def _ours() -> dict[str, Kind]:
     from shmkernel.kinds import array  # noqa: PLC0415  numpy comes with it, which faces do without until here
 
-    found: dict[str, Kind] = {array.KIND.name: array.KIND}
-    for entry in importlib.metadata.entry_points(group="shmkernel.kinds"):
+    return {kind.name: kind for kind in (array.KIND,)}
+
+
+@functools.cache
+def known() -> dict[str, Kind]:
+    """Return all kinds by name: our own, then those of other packages."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  20 ms, and our own kinds come first anyway
+
+    found = dict(_ours())
+    for entry in entry_points(group="shmkernel.kinds"):
         found.setdefault(entry.name, entry.load())
     return found
 
 
 def named(kind: str) -> Kind:
     """Return the kind of this name."""
-    try:
-        return known()[kind]
-    except KeyError:
-        message = f"kind {kind!r} is unknown. There are: {', '.join(known())}"
-        raise ArgumentError(message, kind=kind) from None
+    if found := _ours().get(kind) or known().get(kind):
+        return found
+    raise ArgumentError(f"kind {kind!r} is unknown. There are: {', '.join(known())}", kind=kind)
 
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind that takes the value; it is never guessed."""
-    for kind in known().values():
-        if kind.recognises(value, options):
-            return kind
+    if found := _first(lambda kind: kind.recognises(value, options)):
+        return found
     message = f"{name!r}: a {type(value).__name__} cannot be shared. {_cure(value)}"
     raise UnsupportedError(message, name=name, type=type(value).__name__)
 
 
 def for_bytes(head: bytes) -> Kind | None:
     """Return the kind that a file without a record seems to be of."""
-    return next((kind for kind in known().values() if kind.matches(head)), None)
+    return _first(lambda kind: kind.matches(head))
+
+
+def _first(suits: Callable[[Kind], bool]) -> Kind | None:
+    """Return the first kind that suits; those of other packages are only looked for where none of ours does."""
+    return next(filter(suits, _ours().values()), None) or next(filter(suits, known().values()), None)
 
 
 def _cure(value: object) -> str:
