@@ -289,7 +289,7 @@ def make(
     replace: Replace,
 ) -> Draft:
     """Carry out a kind's plan."""
-    _check(name, mode, lifetime, replace)
+    check(name, mode, lifetime, replace)
     session = registry.begin()
     fd = memory.blank(names.folder())
     try:
@@ -327,6 +327,15 @@ def discard(drafts: Sequence[Draft]) -> None:
         os.close(one.fd)
 
 
+def check(name: str, mode: str, lifetime: str, replace: Replace) -> None:
+    """Raise what `make` would raise before it allocates anything."""
+    names.path_of(name)
+    memory.check_mode(mode)
+    _check_lifetime(lifetime)
+    with registry.locked():
+        registry.check_free(name, _may_replace(replace))
+
+
 def damaged(name: str, why: object) -> DamagedError:
     """Make the error for bytes that cannot be trusted."""
     message = f"{name!r} is damaged: {why}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
@@ -338,14 +347,6 @@ def _may_replace(replace: Replace) -> Callable[[registry.Record | None], bool]:
     if replace == "own":
         return lambda record: bool(record and mine and record.owner == mine.id)
     return lambda _: replace
-
-
-def _check(name: str, mode: str, lifetime: str, replace: Replace) -> None:
-    names.path_of(name)
-    memory.check_mode(mode)
-    _check_lifetime(lifetime)
-    with registry.locked():
-        registry.check_free(name, _may_replace(replace))
 
 
 def _check_lifetime(lifetime: str) -> None:

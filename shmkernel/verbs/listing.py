@@ -153,7 +153,8 @@ def _ghost(one: held.Held, state: str) -> Info:
     what = kinds.named(one.kind).describe(head, one.size)
     me, mine, record = Holder(os.getpid(), "here"), sessions.mine(), one.record
     return Info(
-        name=one.name, kind=one.kind, type=what.text, size=one.size, owner=record.label if record else "another program",
+        name=one.name, kind=one.kind, type=what.text, size=one.size,
+        owner=record.label if record else "another program",
         owner_alive=bool(record and sessions.alive(record.owner)), owner_pid=None,
         mine=bool(record and mine and record.owner == mine.id), attached=(me,), elsewhere=False, lifetime="attached",
         created=record.created if record else None,
