@@ -49,7 +49,12 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
 
 
 def load(
-    name: str, path: str | os.PathLike[str], *, mode: str = "r+", lifetime: str = "session", replace: life.Replace = False
+    name: str,
+    path: str | os.PathLike[str],
+    *,
+    mode: str = "r+",
+    lifetime: str = "session",
+    replace: life.Replace = False,
 ) -> Any:  # noqa: ANN401
     """Share the content of a file, a ``.npy`` file for an array, without a second copy in memory.
 
