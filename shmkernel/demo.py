@@ -161,25 +161,28 @@ def _play(first: Kernel, second: Kernel) -> None:
 
     print(f"{first.notebook} (kernel {first.pid})")
     _cell(first, "%load_ext shmkernel")
-    _cell(first, _LOAD, f"{limits.human(int(first.value('elevation.nbytes')))}")
-    _cell(first, f"%shm_create {name} --from elevation", f"{limits.human(os.stat(path).st_size)} copied")
+    _cell(first, _LOAD, "elevation.nbytes", "read")
+    _cell(first, f"%shm_create {name} --from elevation", f"{name}.nbytes", "copied")
 
     print(f"\n{second.notebook} (kernel {second.pid})")
     _cell(second, "%load_ext shmkernel")
-    _cell(second, f"%shm_attach {name}", "0 B copied")
+    _cell(second, f"%shm_attach {name}", "0", "copied")
     _expect(second.value(f"{name}.sum()"), first.value("elevation.sum()"), "the sum of all heights, in both kernels")
-    _cell(second, _HILLSHADE.format(name=name), f"{limits.human(int(second.value('shade.nbytes')))}, private")
-    _cell(second, f"{name}[0, 0] = {_HEIGHT}")
+    _cell(second, _HILLSHADE.format(name=name), "shade.nbytes", "computed")
+    _cell(second, f"{name}[0, 0] = {_HEIGHT}", f"{name}.itemsize", "written")
 
     print("\nThe same pages")
     _expect(
         first.value(f"int({name}[0, 0])"), str(_HEIGHT), f"{name}[0, 0] in {first.notebook}, as written in the other"
     )
     print(f"    {first.notebook} reads {_HEIGHT} at {name}[0, 0]")
-    mapped = [_mapped(kernel.pid, path) for kernel in (first, second)]
-    _expect(mapped[0], mapped[1], f"device and inode of {path}, in /proc/PID/maps of both kernels")
-    _expect(mapped[0][1:], (str(os.stat(path).st_ino),), f"the inode of {path}")
-    print(f"    device {mapped[0][0]}, inode {mapped[0][1]} in /proc/PID/maps of both")
+    found = os.stat(path)
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    for kernel in (first, second):
+        what = f"device {device}, inode {found.st_ino} in /proc/{kernel.pid}/maps"
+        if not _maps(kernel.pid, device, found.st_ino):
+            raise Unmet(f"{kernel.notebook} to have mapped {path}: {what}")
+        print(f"    {kernel.notebook} has mapped {what}")
     total = second.value(f"int({name}.sum())")
 
     print(f"\nkill -9 the process group of {first.notebook}")
@@ -193,9 +196,10 @@ def _play(first: Kernel, second: Kernel) -> None:
     print(f"    {second.notebook} still reads all values, {_HEIGHT} at {name}[0, 0] among them")
 
 
-def _cell(kernel: Kernel, code: str, size: str = "") -> None:
+def _cell(kernel: Kernel, code: str, size: str = "", what: str = "") -> None:
     seconds, printed = kernel.run(code)
-    print(f"    {code.strip().splitlines()[-1]:<75} {_ms(seconds):>9}  {size}".rstrip())
+    done = f"{limits.human(int(kernel.value(size)))} {what}" if size else ""
+    print(f"    {code.strip().splitlines()[-1]:<75} {_ms(seconds):>9}  {done}".rstrip())
     for line in printed.splitlines():
         print(f"        {line}")
 
@@ -205,11 +209,10 @@ def _expect(found: object, wanted: object, what: str) -> None:
         raise Unmet(f"{what}, to be {wanted}, not {found}")
 
 
-def _mapped(pid: int, path: str) -> tuple[str, ...]:
-    """Return device and inode of what a process has mapped of a file."""
+def _maps(pid: int, device: str, inode: int) -> bool:
+    """Say whether a process has mapped a file; its path there is that of before it had a name."""
     with open(f"/proc/{pid}/maps") as file:
-        lines = (line.rstrip("\n").split(maxsplit=5) for line in file)
-        return next(((line[3], line[4]) for line in lines if line[5:] == [path]), ())
+        return any(line.split()[3:5] == [device, str(inode)] for line in file)
 
 
 def _sessions_of(*kernels: Kernel) -> list[sessions.Session]:

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import cli, sessions
+from tests.unit import orphans
+
+COMMANDS = ["list", "info", "keep", "unlink", "gc", "save", "load", "doctor", "demo"]
+SHMKERNEL = [sys.executable, "-m", "shmkernel"]
+
+
+@pytest.fixture
+def said(capsys):
+    """Run a command in this process; return its exit status and what it printed on both streams."""
+
+    def run(*argv):
+        try:
+            status = cli.main(argv)
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_s_help_is_its_docstring(said, command):
+    run = cli.argument_parser().parse_args(
+        [command, *["x"] * {"save": 2, "load": 2}.get(command, command in "info keep unlink")]
+    )
+    status, out, err = said(command, "--help")
+    assert (status, err) == (0, "")
+    assert inspect.getdoc(run.run) in out
+
+
+def test_the_help_lists_every_command_in_one_line_each(said):
+    lines = said("--help")[1].splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("    ")] == COMMANDS
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["lis"], ["list", "--js"], ["gc", "--dry"], ["keep", "x", "--lifetime", "long"], ["info"]]
+)
+def test_a_misuse_is_status_2_and_nothing_is_abbreviated(said, argv):
+    status, out, err = said(*argv)
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: shmkernel")
+
+
+@pytest.mark.parametrize(
+    "argv", [["info", "elevatoin"], ["keep", "elevatoin"], ["unlink", "elevatoin"], ["save", "elevatoin", "f"]]
+)
+def test_a_missing_name_is_one_line_in_the_words_of_the_command_line(said, argv):
+    shm.create("elevation", shape=3)
+    line = "shmkernel: no segment named 'elevatoin'. Did you mean elevation? Live names: shmkernel list\n"
+    assert said(*argv) == (1, "", line)
+
+
+def test_list_says_what_is_shared_and_where_there_is_nothing_what_to_do(said):
+    status, out, _ = said("list")
+    assert (status, out) == (0, "Nothing is shared yet. Share a variable: %shm_create NAME. More: shmkernel --help\n")
+    shm.create("elevation", np.zeros((344, 403), "int16"))
+    _, out, _ = said("list")
+    assert "elevation" in out
+    assert "int16 (344, 403)" in out
+
+
+def test_json_holds_what_the_help_documents(said, shm_dir):
+    x = shm.create("x", np.zeros((2, 3), "int16", order="F"))
+    y = shm.create("y", 1.5, lifetime="keep")
+    both = json.loads(said("list", "--json")[1])
+    assert [one["name"] for one in both] == ["x", "y"]
+    assert json.loads(said("info", "y", "x", "--json")[1]) == both[::-1]
+    documented = inspect.getdoc(cli.argument_parser().parse_args(["list"]).run)
+    keys = {
+        word
+        for line in documented.splitlines()
+        if line.startswith("  ")
+        for word in line[:18].replace(",", " ").split()
+    }
+    assert set(both[0]) == keys
+    expected = {
+        "kind": "array", "type": "int16 (2, 3)", "dtype": "int16", "shape": [2, 3], "order": "F", "owner_alive": True,
+        "owner_pid": os.getpid(), "attached": [os.getpid()], "elsewhere": False, "lifetime": "session", "state": "",
+        "path": f"{shm_dir}/shmk-{os.geteuid()}-x", "size": os.stat(f"{shm_dir}/shmk-{os.geteuid()}-x").st_size,
+    }  # fmt: skip
+    assert both[0] | expected == both[0]
+    del x, y
+    shm.unlink("y")
+
+
+def test_info_shows_a_block_for_each_name(said):
+    shm.create("x", shape=3)
+    shm.create("y", shape=(4, 5))
+    _, out, _ = said("info", "x", "y")
+    first, second = out.split("\n\n")
+    assert "float64 (3,)" in first
+    assert "float64 (4, 5)" in second
+
+
+def test_keep_lets_a_segment_outlive_its_owner_and_takes_that_back(said):
+    shm.create("x", shape=3)
+    assert said("keep", "x") == (0, "x: lifetime keep\n", "")
+    assert shm.info("x").lifetime == "keep"
+    assert said("keep", "x", "--lifetime", "session") == (0, "x: lifetime session\n", "")
+    assert shm.info("x").lifetime == "session"
+
+
+def test_unlink_removes_all_names_or_none_and_says_who_holds_them(said):
+    x = shm.create("x", shape=3)
+    y = shm.create("y", shape=3)
+    assert said("unlink", "x", "z", "y")[0] == 1
+    assert list(shm.session) == ["x", "y"]
+    del y
+    status, out, _ = said("unlink", "x", "y")
+    owner = sessions.mine().label
+    assert (status, out) == (0, f"x: unlinked; still attached by {owner} ({os.getpid()})\ny: unlinked\n")
+    assert not list(shm.session)
+    del x
+
+
+def test_gc_sweeps_what_ended_kernels_left_and_a_dry_run_only_tells(said, shm_dir):
+    assert said("gc") == (0, "Ended kernels have left nothing\n", "")
+    size = orphans.leave("big", shm_dir)
+    assert said("gc", "--dry-run") == (0, f"big: would be unlinked, {size} B\n", "")
+    assert list(shm.session) == ["big"]
+    assert said("gc") == (0, f"big: unlinked, {size} B\n", "")
+    assert not list(shm.session)
+
+
+def test_a_loaded_file_stays_shared_after_the_command_and_is_saved_again(said, tmp_path):
+    values = np.arange(12.0).reshape(3, 4)
+    np.save(tmp_path / "values.npy", values)
+    done = subprocess.run(
+        [*SHMKERNEL, "load", "x", tmp_path / "values.npy"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("x: array float64 (3, 4), ")
+    assert done.stdout.endswith("kept until shmkernel unlink x. In a notebook: %shm_attach x\n")
+    assert done.stderr == ""
+    np.testing.assert_array_equal(shm.attach("x"), values)
+    assert (shm.info("x").lifetime, shm.info("x").owner.split()[0]) == ("keep", "shmkernel")
+    assert said("save", "x", str(tmp_path / "again.npy"))[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), values)
+    shm.unlink("x")
+
+
+def test_load_takes_a_name_that_is_in_use_only_with_replace(said, tmp_path):
+    np.save(tmp_path / "new.npy", np.ones(3))
+    shm.create("x", shape=3)
+    status, _, err = said("load", "x", str(tmp_path / "new.npy"))
+    assert status == 1
+    assert err.startswith("shmkernel: 'x' is taken")
+    assert "--replace" in err
+    assert said("load", "x", str(tmp_path / "new.npy"), "--replace")[0] == 0
+    assert shm.attach("x").sum() == 3
+    shm.unlink("x")
+
+
+def test_doctor_succeeds_on_a_good_machine_and_fails_with_the_cure_on_another(said, monkeypatch, shm_dir):
+    status, out, _ = said("doctor")
+    assert status == 0
+    assert {line.split()[0] for line in out.splitlines()} == {"ok"}
+    orphans.leave("big", shm_dir)
+    status, out, _ = said("doctor")
+    assert (status, "\n      shmkernel gc\n" in out) == (0, True)
+    shm.gc()
+    monkeypatch.setenv("SHMKERNEL_DIR", f"{shm_dir}/missing")
+    status, out, _ = said("doctor")
+    assert (status, out.startswith("fail  ")) == (1, True)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["list", "--help"], ["list"], ["gc"], ["unlink", "x"], ["doctor"]])
+def test_what_can_do_without_starts_neither_numpy_nor_ipython(argv):
+    shm.create("x", shape=3) if "x" in argv else None
+    script = (
+        "import sys\nfrom shmkernel.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('loaded:', *sorted({'numpy', 'IPython', 'ipykernel', 'tqdm', 'jupyter_client'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"
+    assert done.stderr == ""
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*SHMKERNEL, "list"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_ctrl_c_ends_a_command_without_a_word(tmp_path):
+    os.mkfifo(tmp_path / "x.npy")
+    command = subprocess.Popen([*SHMKERNEL, "load", "x", tmp_path / "x.npy"], stderr=subprocess.PIPE)
+    with command, open(tmp_path / "x.npy", "wb"):  # opens as soon as the command reads
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate()
+    assert (command.returncode, err) == (128 + signal.SIGINT, b"")
+
+
+def test_the_installed_command_is_the_module():
+    (entry,) = __import__("importlib.metadata").metadata.entry_points(group="console_scripts", name="shmkernel")
+    assert entry.load() is cli.main
+    done = subprocess.run([*SHMKERNEL, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"shmkernel {shm.__version__}\n"
