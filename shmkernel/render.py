@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shmkernel import limits, names
 
@@ -157,8 +157,11 @@ class Rows(list["Info"]):
         super().__init__(rows)
         self._text, self._rich = text, rich
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
-        return {"text/plain": self._text(self), "text/html": self._rich(self)}
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG002  IPython's protocol
+        printer.text(self._text(self))
+
+    def _repr_html_(self) -> str:
+        return self._rich(self)
 
 
 def _cells(rows: Sequence[Info], notes: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:

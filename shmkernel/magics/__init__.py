@@ -1,0 +1,54 @@
+"""The magics: what ``%load_ext shmkernel`` adds to a notebook.
+
+    commands    the magics, their flags and help
+    parsing     a line -> names, flags and the text of an expression
+    actions     what the verbs do to segments and to the notebook's variables
+    variables   who holds what in the notebook's namespace
+    bare        a magic whose value nobody takes makes no Out
+    completion  names and flags for <TAB>
+
+Loading costs little: numpy comes with the first verb that needs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shmkernel.magics.bare import Bare
+from shmkernel.magics.commands import ShmMagics
+from shmkernel.magics.completion import matcher_for
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_KEY = ShmMagics.__name__
+
+
+def load(shell: InteractiveShell) -> None:
+    """Add the magics, their completion and their display; once is enough."""
+    if _KEY in shell.magics_manager.registry:
+        return
+    magics = ShmMagics(shell)
+    magics.bare, magics.matcher = Bare(), matcher_for(shell)
+    shell.register_magics(magics)
+    shell.ast_transformers.append(magics.bare)
+    if shell.Completer is not None:
+        shell.Completer.custom_matchers.append(magics.matcher)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Take them away again; variables, segments and the watchdog stay."""
+    magics = shell.magics_manager.registry.pop(_KEY, None)
+    if magics is None:
+        return
+    for name in magics.magics["line"]:
+        shell.magics_manager.magics["line"].pop(name, None)
+    _remove(shell.ast_transformers, magics.bare)
+    _remove(shell.configurables, magics)
+    if shell.Completer is not None:
+        _remove(shell.Completer.custom_matchers, magics.matcher)
+
+
+def _remove(items: list[Any], item: object) -> None:
+    if item in items:  # IPython unregisters a transformer that fails, a user may have removed the others
+        items.remove(item)

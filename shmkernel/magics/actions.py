@@ -1,0 +1,197 @@
+"""What the magics do: the verbs, and what becomes of the notebook's variables. One line each says how it went."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import shmkernel as shm
+from shmkernel import limits, memory, names, registry, render
+from shmkernel.errors import ArgumentError
+from shmkernel.magics import sharing, variables
+from shmkernel.verbs import held
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from shmkernel.magics.commands import ShmMagics
+    from shmkernel.verbs.listing import Info
+
+_MODES = {"r+": "writable", "r": "read only", "c": "changes stay private"}
+
+shm_create = sharing.create
+shm_load = sharing.load
+
+
+def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Make variables of what is shared; all of them or none."""
+    if args.variable and len(args.names) > 1:
+        raise ArgumentError("--as names one variable, so give one NAME")
+    mode = args.mode or magics.mode
+    targets = {name: args.variable or name for name in args.names}
+    for name, variable in targets.items():
+        names.path_of(name)
+        if not variables.is_variable(variable):
+            raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
+        if not args.overwrite:
+            cure = "Use --as NAME, or --overwrite to replace it"
+            variables.check_free(magics.space, variable, name, cure)
+    values = [shm.attach(name, mode) for name in targets]
+    for (name, variable), value in zip(targets.items(), values, strict=True):
+        again = " (already attached)" if magics.space.get(variable) is value else ""
+        magics.bind(variable, value, name)
+        one = shm.info(name)
+        owner = "this notebook" if one.mine else one.owner + ("" if one.owner_alive else " (ended)")
+        title = name if variable == name else f"{variable} = {name}"
+        print(f"{title}: {render.what(one)}, from {render.clean(owner)}, {_MODES[mode]}{again}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
+    """Delete the variables that are the segment's array, and say what still holds the memory."""
+    for name in args.names:
+        if not any(one.name == name for one in held.everything()):
+            shm.close(name)  # raises
+    for name in args.names:
+        shm.close(name)
+        for one in _held(name):
+            variables.release(magics.shell, one.value())
+        magics.bound.pop(name, None)
+        if _held(name):
+            variables.forget_errors(magics.shell)
+        print(f"{name}: closed here. {_whereabouts(magics, name)}")
+
+
+def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+    """Remove names, and say who still holds the memory."""
+    for name in args.names:
+        _check_exists(name)
+    for name in args.names:
+        one = shm.info(name)
+        shm.unlink(name)
+        others = render.people(holder for holder in one.attached if holder.pid != os.getpid())
+        keepers = [f"{others} let go"] if others else ["processes in another container let go"] if one.elsewhere else []
+        if _held(name):
+            keepers.append(f"%shm_close {name} here")
+        size = limits.human(one.size)
+        fate = f"stay until {' and '.join(keepers)}" if keepers else "freed"
+        print(f"{name}: unlinked, {size} {fate}")
+
+
+def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
+    """Change lifetimes; what only this process has gets its name back, and the variable follows."""
+    ghosts = {name: _held(name) for name in args.names if registry.inode_at(name) is None}
+    for name, found in ghosts.items():
+        if not found:
+            raise memory.missing(name)
+    for name in args.names:
+        one = shm.keep(name, args.lifetime or "keep")
+        copied = ""
+        if name in ghosts:
+            new, old = shm.attach(name), [ghost.value() for ghost in ghosts[name]]
+            rebound = [key for key, value in magics.space.items() if any(value is each for each in old)]
+            for key in rebound:
+                magics.bind(key, new, name)
+            old.clear()
+            copied = " and ".join(["named again, a copy", *(f"now your {key}" for key in rebound)]) + "; "
+        print(f"{name}: {copied}{render.what(one)}, shared {sharing.until(one)}")
+
+
+def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:  # noqa: ARG001
+    """Return what is shared, to be shown as a table."""
+    rows = shm.list()
+    remarks = {one.name: text for one in rows if not one.state and (text := _remark(magics, one))}
+    return render.Rows(rows, lambda some: render.table(some, remarks), lambda some: render.table_html(some, remarks))
+
+
+def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
+    """Return all that is known of segments, to be shown as cards."""
+    rows = [shm.info(name) for name in args.names]
+    remarks = {one.name: _remark(magics, one) for one in rows}
+
+    def cards(show: Callable[[Info, str], str], between: str) -> Callable[[Any], str]:
+        return lambda some: between.join(show(one, remarks.get(one.name, "")) for one in some)
+
+    return render.Rows(rows, cards(render.card, "\n\n"), cards(render.card_html, ""))
+
+
+def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+    """Write a segment to a file."""
+    (name,) = args.names
+    shm.save(name, args.path)
+    print(f"{name}: {limits.human(os.stat(os.path.expanduser(args.path)).st_size)} written to {args.path}")
+
+
+def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+    """Clean up after the dead."""
+    over = shm.gc(dry_run=args.dry_run)
+    if not over:
+        print("Nothing is left of kernels that ended")
+        return
+    size = limits.human(sum(size for _, size in over))
+    done = "would be unlinked: %shm_gc" if args.dry_run else "unlinked"
+    print(f"{', '.join(name for name, _ in over)}: left by kernels that ended, {size}, {done}")
+
+
+def shm_doctor(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+    """Print what was found, each with its cure."""
+    for level, text, cure in shm.doctor():
+        print(f"{level:4}  {text}{f': {cure}' if cure else ''}")
+
+
+def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+    """Print one screen."""
+    print(_HELP)
+
+
+def _held(name: str) -> list[held.Held]:
+    return [one for one in held.everything() if one.name == name]
+
+
+def _check_exists(name: str) -> None:
+    if registry.inode_at(name) is None:
+        raise memory.missing(name)
+
+
+def _whereabouts(magics: ShmMagics, name: str) -> str:
+    """Say where the memory of a closed segment is now."""
+    keepers = [text for one in _held(name) if (text := variables.left(magics.space, one))]
+    if keepers:
+        clear = " %reset -f out clears Out" if "Out[" in "".join(keepers) else ""
+        return f"But its memory stays attached, by a view: {', '.join(keepers)}.{clear}"
+    if registry.inode_at(name) is None:
+        return "It is gone, and its memory free"
+    return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"
+
+
+def _remark(magics: ShmMagics, one: Info) -> str:
+    """Say that a variable has parted from its segment, as it does in ``x = x + 1``."""
+    variable = magics.bound.get(one.name, one.name if one.mine else "")
+    if variable not in magics.space:
+        return ""
+    now = variables.origin(magics.space[variable])
+    if now is not None and now.name == one.name:
+        return ""
+    back = f"%shm_create {variable}" if one.mine and variable == one.name else f"%shm_attach {one.name} --overwrite"
+    return f"your {variable} is another object: {variable}[:] = ... would have kept it, {back}"
+
+
+_HELP = """\
+Share          %shm_create x                        the variable x becomes the shared array
+               %shm_create x --from a[:, 0]         a copy of any expression; a stays as it is
+without two    %shm_create x --shape 1000,1000 --dtype float32
+copies         x[:] = ...                           made empty in shared memory, then filled there
+Use elsewhere  %shm_attach x                        x is the array of the other notebook, not a copy
+               %shm_attach x --as y --mode r        under another name, protected from writing
+Look           %shm_list                            what is shared, by whom, who has it
+               %shm_info x                          all that is known of one
+Let go         %shm_close x                         here; the others keep it
+               %shm_unlink x                        the name goes, the memory with its last user
+Lifetime       %shm_keep x                          survives this kernel, until unlinked
+               %shm_keep x --lifetime session       ends with its owner again
+Files          %shm_save x x.npy                    write it
+               %shm_load x x.npy                    share what a file holds
+Care           %shm_gc --dry-run                    what kernels left that died by force
+               %shm_doctor                          what this machine allows, with cures
+Flags of each  %shm_create -h                       Defaults: %config ShmMagics"""

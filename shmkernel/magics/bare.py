@@ -1,0 +1,42 @@
+"""A magic whose value nobody takes makes no Out: that would hold the array for as long as the notebook lives."""
+
+from __future__ import annotations
+
+import ast
+
+_SHOWN = ("shm_list", "shm_info")  # these return what there is to see
+
+
+class Bare(ast.NodeTransformer):
+    """Turns ``%shm_attach x`` into ``(%shm_attach x, None)[1]``, and ``%shm_list`` into ``display(%shm_list)``.
+
+    IPython has made ``get_ipython().run_line_magic(...)`` of the magics by then.
+    """
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        """Wrap the call, if it is one of ours."""
+        name = _magic(node.value)
+        if name.startswith("shm_"):
+            node.value = _displayed(node.value) if name in _SHOWN else _dropped(node.value)
+        return node
+
+
+def _magic(value: ast.expr) -> str:
+    """Return the name of the magic that the expression calls, or an empty text."""
+    match value:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr="run_line_magic"),
+            args=[ast.Constant(value=str(name)), *_],
+        ):
+            return name
+    return ""
+
+
+def _dropped(call: ast.expr) -> ast.expr:
+    pair = ast.Tuple([call, ast.Constant(None)], ast.Load())
+    return ast.copy_location(ast.Subscript(pair, ast.Constant(1), ast.Load()), call)
+
+
+def _displayed(call: ast.expr) -> ast.expr:
+    display = ast.parse("__import__('IPython.display', fromlist=['display']).display", mode="eval").body
+    return ast.copy_location(ast.Call(display, [call], []), call)

@@ -1,0 +1,192 @@
+"""The magics: their flags, their help, and how their mistakes show. What they do stands in `actions`."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, line_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic_arguments import argument
+from traitlets import Enum
+
+from shmkernel.errors import ShmError
+from shmkernel.magics.parsing import Helped, Parser, arguments, expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from shmkernel.magics.bare import Bare
+    from shmkernel.magics.completion import Matcher
+
+_NAMES = argument("names", metavar="NAME", nargs="+", help="of segments; $n and {n} are filled in")
+_NAME = argument("names", metavar="NAME", nargs=1, help="of the segment; $n and {n} are filled in")
+_MODE = argument("--mode", metavar="{r,r+,c}", help="r: read only, r+: read and write, c: changes stay private")
+_LIFETIME = argument(
+    "--lifetime", metavar="{session,attached,keep}",
+    help="until this kernel ends, until the last one lets go, or until unlinked",
+)  # fmt: skip
+_REPLACE = argument("--replace", action="store_true", help="take the name from another notebook's segment")
+_OVERWRITE = argument("--overwrite", action="store_true", help="let go of a different variable of that name")
+
+
+def _verb(declared: Callable[[ShmMagics], None]) -> Callable[..., Any]:
+    """Make a line magic of a declaration: its decorators give the flags, its docstring the help.
+
+    Mistakes show as one line, and fail the cell. The error is raised anew from here, since the frames of a
+    traceback, which IPython keeps until the next error, would keep half-made segments alive.
+    """
+
+    @functools.wraps(declared)
+    def run(self: ShmMagics, line: str = "", local_ns: dict[str, Any] | None = None) -> Any:  # noqa: ANN401
+        try:
+            args = parser.parse_line(line)
+            args.scopes = (local_ns or {}, self.space)
+            if "names" in args:
+                args.names = list(dict.fromkeys(expanded(name, *args.scopes) for name in args.names))
+            from shmkernel.magics import actions  # noqa: PLC0415  numpy comes with it
+
+            return getattr(actions, declared.__name__)(self, args)
+        except Helped:
+            return None
+        except ShmError as error:
+            failed = error.with_traceback(None)
+            failed.__context__ = None
+        vars(failed)["_render_traceback_"] = lambda text=failed.message: [f"shmkernel: {text}"]
+        try:
+            raise failed
+        finally:
+            del failed
+
+    magic = arguments()(run)
+    parser: Parser = vars(magic)["parser"]
+    return line_magic(no_var_expand(needs_local_scope(magic)))
+
+
+@magics_class
+class ShmMagics(Magics):
+    """Shared memory for notebooks."""
+
+    mode = Enum(
+        ["r+", "r", "c"], "r+", help="How %shm_attach attaches: r reads only, r+ writes too, c keeps changes private."
+    ).tag(config=True)
+    lifetime = Enum(
+        ["session", "attached", "keep"], "session", help="How long what %shm_create and %shm_load make lives."
+    ).tag(config=True)
+
+    shell: InteractiveShell
+    bare: Bare
+    matcher: Matcher
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self.bound: dict[str, str] = {}  # by segment: the variable that was made of it here
+
+    def bind(self, variable: str, value: object, name: str) -> None:
+        """Make a variable of a segment's value."""
+        self.shell.push({variable: value})
+        self.bound[name] = variable
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """The user's variables."""
+        space: dict[str, Any] = self.shell.user_ns
+        return space
+
+    @_verb
+    @_NAMES
+    @argument("--from", metavar="EXPR", help="what to share, any expression; without it the variable of that name")
+    @argument("--shape", metavar="3,4", nargs="+", help="make an array of this shape, to fill in place")
+    @argument("--dtype", help="of the elements, by default the value's, or float64")
+    @argument("--fill", metavar="VALUE", help="what an array of --shape holds, by default zeros")
+    @argument("--order", metavar="{C,F}", help="rows first or columns first, by default the value's")
+    @_LIFETIME
+    @_MODE
+    @_REPLACE
+    @_OVERWRITE
+    def shm_create(self) -> None:
+        """Share arrays: each variable of that name becomes the shared array.
+
+        Other notebooks get it by %shm_attach NAME. Of several names all are shared, or none.
+
+        %shm_create x
+        %shm_create x --from table.to_numpy()
+        %shm_create x --shape 1000,1000 --dtype float32      then x[:] = ...
+        """
+
+    @_verb
+    @_NAMES
+    @argument("--as", dest="variable", metavar="OTHER", help="the variable to make, by default NAME")
+    @_MODE
+    @_OVERWRITE
+    def shm_attach(self) -> None:
+        """Use what another notebook shares: NAME becomes its array, nothing is copied.
+
+        %shm_attach x
+        %shm_attach x --as other --mode r
+        y = %shm_attach x
+        """
+
+    @_verb
+    @_NAMES
+    def shm_close(self) -> None:
+        """Let go of segments here: the variables that are the array go, in Out and _ too. Others keep theirs."""
+
+    @_verb
+    @_NAMES
+    def shm_unlink(self) -> None:
+        """Remove segments, whoever made them. Who has one attached keeps its memory until he lets go."""
+
+    @_verb
+    @_NAMES
+    @_LIFETIME
+    def shm_keep(self) -> None:
+        """Change how long segments live, by default until unlinked: so they survive a restart of the kernel.
+
+        One whose name is gone, and that is only here, gets a new segment: a copy.
+        """
+
+    @_verb
+    def shm_list(self) -> None:
+        """Show what is shared. ``rows = %shm_list`` gives a list of its Info."""
+
+    @_verb
+    @_NAMES
+    def shm_info(self) -> None:
+        """Show all that is known of segments. ``i = %shm_info x`` gives a list of Info."""
+
+    @_verb
+    @_NAME
+    @argument("path", metavar="FILE", help="to write; an older one is replaced")
+    def shm_save(self) -> None:
+        """Write a segment to a file, an array to a .npy file.
+
+        %shm_save x results/x.npy
+        """
+
+    @_verb
+    @_NAME
+    @argument("path", metavar="FILE", help="to read, a .npy file for an array")
+    @_LIFETIME
+    @_MODE
+    @_REPLACE
+    @_OVERWRITE
+    def shm_load(self) -> None:
+        """Share the content of a file, without a second copy in memory.
+
+        %shm_load x results/x.npy
+        """
+
+    @_verb
+    @argument("--dry-run", action="store_true", help="only say what would be unlinked")
+    def shm_gc(self) -> None:
+        """Unlink what kernels have left that died by force, their watchdogs too."""
+
+    @_verb
+    def shm_doctor(self) -> None:
+        """Check what this machine allows, and name the cure for what it does not."""
+
+    @_verb
+    def shm_help(self) -> None:
+        """Show each verb with an example."""

@@ -1,0 +1,200 @@
+"""From the text after a magic to names, flags and the text of an expression.
+
+argparse sees words only. What it must not touch is taken out before: a comment, a closing ``;``, and the Python
+expression after ``--from``, which may hold blanks, quotes and dashes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import inspect
+import re
+import shlex
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from IPython.core.magic_arguments import MagicArgumentParser, magic_arguments
+
+from shmkernel import names
+from shmkernel.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_FROM = re.compile(r"(?:^|(?<=\s))--from(?:=|\s|$)")
+_EXPANDED = re.compile(r"\$([^\W\d]\w*)|\{([^{}]+)\}")
+_TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
+
+
+class Helped(Exception):  # noqa: N818  no error: the help was asked for, and is printed
+    """Ends a magic that was called with ``-h``."""
+
+
+class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
+    """IPython's `magic_arguments`, with our parser: its help becomes the docstring, for ``%shm_create?``."""
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Build the parser from the `argument` decorators below this one."""
+        text = inspect.cleandoc(function.__doc__ or "")
+        parser = Parser(function.__name__, description=text, formatter_class=_Formatter)
+        parser.add_argument("-h", "--help", action=_Help, nargs=0, help="print this")
+        for one in reversed(getattr(function, "decorators", [])):
+            one.add_to_parser(parser, None)
+        function.parser = parser  # type: ignore[attr-defined]
+        function.has_arguments = True  # type: ignore[attr-defined]
+        function.__doc__ = parser.format_help()
+        return function
+
+
+class Parser(MagicArgumentParser):
+    """Takes whole flags only, and raises ArgumentError in place of IPython's UsageError, which fails no cell."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.allow_abbrev = False
+
+    def parse_line(self, line: str) -> argparse.Namespace:
+        """Parse the text after the magic; ``expression`` is what followed ``--from``, or None."""
+        rest, expression = split(uncommented(line)) if "--from" in self.flags() else (uncommented(line), None)
+        try:
+            words = shlex.split(rest)
+        except ValueError as error:
+            self.error(f"{rest.strip()}: {error}")
+        found = self.parse_args(_tied(words))
+        found.expression = expression
+        return found
+
+    def flags(self) -> list[str]:
+        """List the long flags."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        wrong = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0].rstrip(":")
+        similar = names.near(wrong, self.flags()) if wrong not in self.flags() else []
+        hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+        raise ArgumentError(f"%{self.prog}: {message}.{hint} Help: %{self.prog} -h")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = "%") -> None:  # noqa: ANN401
+        super().add_usage(usage, actions, groups, prefix)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.option_strings and isinstance(action.metavar, str):
+            return action.metavar  # "--shape 3,4", not "--shape 3,4 [3,4 ...]"
+        return super()._format_args(action, default_metavar)
+
+
+class _Help(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(parser.format_help().rstrip())
+        raise Helped
+
+
+def uncommented(line: str) -> str:
+    """Cut off a comment and a closing ``;``, which IPython hands to magics.
+
+    Examples
+    --------
+    >>> uncommented("x --from d['# no'] ;  # a comment")
+    "x --from d['# no']"
+    """
+    quote = ""
+    for at, letter in enumerate(line):
+        if quote:
+            if letter == quote and line[at - 1] != "\\":
+                quote = ""
+        elif letter in "'\"":
+            quote = letter
+        elif letter == "#" and line[at - 1 : at].strip() == "":
+            line = line[:at]
+            break
+    return line.strip().removesuffix(";").rstrip()
+
+
+def split(line: str) -> tuple[str, str | None]:
+    """Take the expression after ``--from`` out of a line.
+
+    It ends at the first ``--`` after a blank before which it compiles, else with the line.
+
+    Examples
+    --------
+    >>> split("x --from a[0, 1] - -1 --order F")
+    ('x  --order F', 'a[0, 1] - -1')
+    """
+    found = _FROM.search(line)
+    if not found:
+        return line, None
+    before, text = line[: found.start()], line[found.end() :]
+    for end in (match.start() for match in re.finditer(r"\s--", text)):
+        with contextlib.suppress(SyntaxError, ValueError):
+            compile(text[:end].strip(), "--from", "eval")
+            return f"{before} {text[end:].lstrip()}", text[:end].strip()
+    return before, text.strip()
+
+
+def evaluate(expression: str, *scopes: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Evaluate the text of an expression in the first scope that knows each name; an error takes one line."""
+    try:
+        space = {key: value for scope in reversed(scopes) for key, value in scope.items()}
+        return eval(compile(expression, "--from", "eval"), space)  # noqa: S307  the user's own cell
+    except Exception as error:  # noqa: BLE001  whatever the expression raises
+        first = (str(error).splitlines() or [""])[0]
+        message = f"{expression}: {type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else first}"
+        raise ArgumentError(message, expression=expression, type=type(error).__name__) from None
+
+
+def expanded(word: str, *scopes: Mapping[str, Any]) -> str:
+    """Fill in ``$n`` and ``{n}`` in a name.
+
+    Examples
+    --------
+    >>> expanded("part_{n + 1}.$k", {"n": 2, "k": "a"})
+    'part_3.a'
+    """
+    return _EXPANDED.sub(lambda found: str(evaluate(found[1] or found[2], *scopes)), word)
+
+
+def number(text: str, dtype: str | None) -> object:
+    """Read the value of ``--fill``: a number or truth value, else the text, as dates and strings are.
+
+    Examples
+    --------
+    >>> number("-1e-3", None), number("nan", None), number("2020-10-11", "M8[D]"), number("7", "U3")
+    (-0.001, nan, '2020-10-11', '7')
+    """
+    if dtype and _TEXT_DTYPE.fullmatch(dtype):
+        return text
+    for read in (ast.literal_eval, float, complex):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return read(text)
+    return text
+
+
+def lengths(words: list[str]) -> tuple[int, ...]:
+    """Read the value of ``--shape``: ``3,4``, ``3, 4`` or ``(3, 4)``.
+
+    Examples
+    --------
+    >>> lengths(["3,", "4"]), lengths(["(10,)"]), lengths(["()"])
+    ((3, 4), (10,), ())
+    """
+    text = " ".join(words)
+    try:
+        return tuple(int(part) for part in text.strip("()[]").replace(",", " ").split())
+    except ValueError:
+        message = f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4. Names come first"
+        raise ArgumentError(message, shape=text) from None
+
+
+def _tied(words: list[str]) -> list[str]:
+    """Tie a value that begins with a dash to its flag: argparse takes -1 for a value, but not -1e-3."""
+    tied: list[str] = []
+    for word in words:
+        if tied and tied[-1] == "--fill":
+            tied[-1] += f"={word}"
+        else:
+            tied.append(word)
+    return tied

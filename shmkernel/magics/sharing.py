@@ -1,0 +1,215 @@
+"""Sharing the notebook's values: ``%shm_create`` and ``%shm_load``.
+
+    wish     name, value, variable, flags: may it be?  -> all are checked before anything is allocated
+    draft    nameless segments, filled                 -> discarded, all of them, if one fails
+    publish  names for all, or for none
+    tell     each variable becomes its segment's array; what keeps the private copy alive is named
+
+The steps are functions of their own, so that no local name of theirs outlives them: whether the private copy has
+gone is seen by a weak reference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+import shmkernel as shm
+from shmkernel import kinds, names, registry, render
+from shmkernel.errors import ArgumentError
+from shmkernel.magics import variables
+from shmkernel.magics.parsing import evaluate, lengths, number
+from shmkernel.verbs import life
+
+if TYPE_CHECKING:
+    import argparse
+    import weakref
+
+    from shmkernel.magics.commands import ShmMagics
+    from shmkernel.verbs.listing import Info
+
+
+class _Wish(NamedTuple):
+    """What one name asks for: a segment to be made, or, without a plan, ``done`` already."""
+
+    name: str
+    done: Any = None
+    kind: kinds.Kind | None = None
+    plan: kinds.Plan | None = None
+    before: str = ""
+    private: weakref.ref[Any] | None = None
+
+
+def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Share variables, the value of an expression, or new arrays."""
+    _check_flags(args)
+    args.lifetime_, args.mode_ = args.lifetime or magics.lifetime, args.mode or "r+"
+    wishes = [_wish(magics, args, name) for name in args.names]
+    told = [wish._replace(plan=None) for wish in wishes]
+    drafts = _drafts(args, wishes)
+    published = dict(zip([one.record.name for one in drafts], _publish(drafts, args), strict=True))
+    del drafts
+    values = [published.pop(wish.name) if wish.kind else wish.done for wish in told]
+    for wish, value in zip(told, values, strict=True):
+        if variables.is_variable(wish.name):
+            magics.bind(wish.name, value, wish.name)
+        print(_made(magics, args, wish) if wish.kind else _done(args, wish))
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Share the content of a file."""
+    (name,) = args.names
+    lifetime, replace = args.lifetime or magics.lifetime, _replace(args)
+    life.check(name, args.mode or "r+", lifetime, replace)
+    if not args.overwrite:
+        variables.check_free(magics.space, name, name, "Use another NAME, or --overwrite to replace it")
+    before = _earlier(name)
+    value = shm.load(name, args.path, mode=args.mode or "r+", lifetime=lifetime, replace=replace)
+    if variables.is_variable(name):
+        magics.bind(name, value, name)
+    one = shm.info(name)
+    print(f"{_shared(one, f', from {args.path}')}.{before} {_invitation(name)}")
+    return value
+
+
+def until(one: Info) -> str:
+    """Say how long a segment lives, and how to make it live longer."""
+    return {
+        "session": f"until {'this kernel' if one.mine else one.owner} ends (longer: %shm_keep {one.name})",
+        "attached": "until the last one lets go of it",
+        "keep": f"until %shm_unlink {one.name}",
+    }[one.lifetime]
+
+
+def _replace(args: argparse.Namespace) -> life.Replace:
+    return True if args.replace else "own"
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.expression is not None:
+        if args.shape or args.fill:
+            raise ArgumentError("--from copies a value, --shape makes an array: give one of them")
+        if not args.expression:
+            raise ArgumentError("--from needs an expression: %shm_create NAME --from EXPR")
+        if len(args.names) > 1:
+            raise ArgumentError(f"--from gives one value, so give one NAME, not {', '.join(args.names)}")
+    if args.fill is not None and not args.shape:
+        raise ArgumentError("--fill fills a new array: give its --shape too")
+
+
+def _wish(magics: ShmMagics, args: argparse.Namespace, name: str) -> _Wish:
+    """Check one name."""
+    names.path_of(name)
+    value = _value(magics, args, name)
+    if value is not magics.space.get(name) and not args.overwrite:
+        cure = f"Share it: %shm_create {name}. Replace it: --overwrite"
+        variables.check_free(magics.space, name, name, cure)
+    if _is_done(args, name, value):
+        return _Wish(name, value)
+    life.check(name, args.mode_, args.lifetime_, _replace(args))
+    options = {
+        "shape": lengths(args.shape) if args.shape else None,
+        "dtype": args.dtype,
+        "order": args.order,
+        "fill": number(args.fill, args.dtype) if args.fill is not None else None,
+    }
+    kind = kinds.for_value(name, value, options)
+    private = variables.watch(magics.space.get(name))
+    return _Wish(name, None, kind, kind.plan(name, value, options), _earlier(name), private)
+
+
+def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
+    if args.expression is not None:
+        return evaluate(args.expression, *args.scopes)
+    if args.shape:
+        return None
+    for scope in args.scopes:
+        if name in scope:
+            return scope[name]
+    known = {key for scope in args.scopes for key in scope if not key.startswith("_")}
+    similar = names.near(name, known - set(magics.shell.user_ns_hidden))
+    hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+    raise ArgumentError(f"no variable {name}.{hint} Give --from EXPR, or --shape to make an array", name=name)
+
+
+def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
+    """Say whether the value is that shared array, as it is asked for."""
+    one = variables.origin(value)
+    if one is None or one.name != name or one.key[1] != registry.inode_at(name):
+        return False
+    if not isinstance(value, np.ndarray) or (args.replace and not shm.info(name).mine):
+        return False
+    try:
+        same = args.dtype is None or np.dtype(args.dtype) == value.dtype
+    except (TypeError, ValueError, SyntaxError):
+        return False
+    ordered = {None: True, "C": value.flags.c_contiguous, "F": value.flags.f_contiguous}.get(args.order, False)
+    return same and ordered and one.key[2] == (args.mode or one.key[2])
+
+
+def _drafts(args: argparse.Namespace, wishes: list[_Wish]) -> list[life.Draft]:
+    """Make what is wished for; the wishes are consumed, since their plans hold the values."""
+    drafts: list[life.Draft] = []
+    try:
+        while wishes:
+            name, _, kind, plan, *_ = wishes.pop(0)
+            if kind and plan:
+                drafts.append(life.make(name, kind, plan, args.mode_, args.lifetime_, _replace(args)))
+    except BaseException:
+        life.discard(drafts)
+        drafts.clear()  # an interrupt's traceback keeps this frame
+        raise
+    return drafts
+
+
+def _publish(drafts: list[life.Draft], args: argparse.Namespace) -> list[Any]:
+    return life.publish(drafts, _replace(args)) if drafts else []
+
+
+def _made(magics: ShmMagics, args: argparse.Namespace, wish: _Wish) -> str:
+    one, remarks = shm.info(wish.name), wish.before
+    if keepers := variables.left(magics.space, wish.private):
+        earlier = wish.private is not None and isinstance(wish.private(), mmap.mmap)
+        remarks += f" {'The earlier one' if earlier else 'Its private copy'} stays in memory, held by {keepers}."
+    if args.expression and args.expression.isidentifier() and args.expression != wish.name:
+        remarks += f" {args.expression} stays as it is, a copy."
+    return f"{_shared(one)}.{remarks} {_invitation(wish.name)}"
+
+
+def _done(args: argparse.Namespace, wish: _Wish) -> str:
+    one = shm.info(wish.name)
+    if args.lifetime and args.lifetime != one.lifetime:
+        one = shm.keep(wish.name, args.lifetime)
+        return f"{one.name}: shared already, now {until(one)}"
+    by = "" if one.mine else f", by {render.clean(one.owner)}"
+    return f"{one.name}: shared already{by}, {until(one)}; nothing to do"
+
+
+def _shared(one: Info, source: str = "") -> str:
+    return f"{one.name}: {render.what(one)}{source}, shared {until(one)}"
+
+
+def _invitation(name: str) -> str:
+    """Say how others get it."""
+    return f"In another notebook: %shm_attach {name}{'' if variables.is_variable(name) else ' --as NAME'}"
+
+
+def _earlier(name: str) -> str:
+    """Say what a new segment of this name will replace, and who goes on with the old one."""
+    inode = registry.inode_at(name)
+    if inode is None:
+        return ""
+    with contextlib.suppress(shm.ShmError), registry.locked():
+        record = registry.record(inode)
+        if record and registry.ended(record):
+            return ""
+    one = shm.info(name)
+    others = [holder for holder in one.attached if holder.pid != os.getpid()]
+    whose = "the earlier one" if one.mine else f"that of {render.clean(one.owner)}"
+    held = f", which {render.people(others)} still hold{'s' * (len(others) == 1)} (there: %shm_attach {name})"
+    return f" It replaces {whose}{held if others else ''}."
