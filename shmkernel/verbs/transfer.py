@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shmkernel import registry
+from shmkernel import functions, registry
 from shmkernel.errors import NotFoundError
 from shmkernel.verbs import held, life
 
@@ -27,6 +27,8 @@ _LOKY = ("loky.backend.reduction", "joblib.externals.loky.backend.reduction")
 def register() -> None:
     """Teach the picklers that are loaded to send references."""
     ForkingPickler.register(np.ndarray, reduce)
+    if functions.in_notebook():  # the dispatch table, which `register` fills, is not asked about functions
+        setattr(ForkingPickler, "reducer_override", functions.reducer_override)  # noqa: B010  mypy knows no such method
     for name in _LOKY:
         if module := sys.modules.get(name):
             module.register(np.ndarray, reduce)
