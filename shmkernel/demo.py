@@ -6,11 +6,13 @@ ended and their segments awaited to go before the demo returns.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from contextlib import ExitStack
 from datetime import datetime
@@ -26,6 +28,7 @@ from shmkernel.errors import ShmError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_say = functools.partial(print, flush=True)  # each step when it is done, through a pipe too
 _ANSWER = 60.0  # seconds for a kernel to start or to run a cell, on a busy machine
 _GONE = 10.0  # seconds for a name to go; the promise is 0.1
 _HEIGHT = 4321  # meters: higher than anything in the data
@@ -35,8 +38,6 @@ from matplotlib import cbook
 elevation = cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"]
 """
 _HILLSHADE = """
-import numpy as np
-
 def hillshade(height, azimuth=np.radians(315), altitude=np.radians(45), cell=85):
     north, east = np.gradient(height.astype(float), -cell, cell)
     slope, aspect = np.arctan(np.hypot(north, east)), np.arctan2(-east, -north)
@@ -59,10 +60,10 @@ class Kernel:
     """A kernel as Jupyter starts it. ``start``, ``ready``, then cells and values; ``end`` at any time."""
 
     def __init__(self, notebook: str, folder: str) -> None:
-        self.notebook, self.pid = notebook, 0
-        self._folder = folder
+        self.notebook, self.pid, self._folder = notebook, 0, folder
+        self._open = ExitStack()
         self._manager = KernelManager(
-            transport="ipc", connection_file=f"{folder}/kernel-{notebook.removesuffix('.ipynb')}.json",
+            transport="ipc", connection_file=f"{folder}/{notebook.removesuffix('.ipynb')}.json",
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever is installed as python3
         )  # fmt: skip
 
@@ -72,6 +73,7 @@ class Kernel:
         with open(f"{self._folder}/{self.notebook}.log", "wb") as log:
             self._manager.start_kernel(env=os.environ | own, cwd=self._folder, stdin=DEVNULL, stdout=log, stderr=log)
         self._client = self._manager.blocking_client()
+        self._open.callback(self._client.stop_channels)
         self._client.start_channels()
 
     def ready(self) -> None:
@@ -111,8 +113,8 @@ class Kernel:
 
     def end(self) -> None:
         """End the kernel, started or not, alive or not."""
+        self._open.close()
         if self._manager.has_kernel:
-            self._client.stop_channels()
             self._manager.shutdown_kernel(now=True)
 
     def _execute(self, code: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401  jupyter_client's
@@ -134,7 +136,7 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-demo-"))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-"))  # short: it holds sockets
             first, second = (Kernel(f"{which}.ipynb", folder) for which in ("first", "second"))
             stack.callback(_until, lambda: not _sessions_of(first, second))
             for kernel in (first, second):
@@ -144,7 +146,7 @@ def main() -> int:
     except Unmet as unmet:
         print(f"shmkernel demo: expected {unmet}", file=sys.stderr)
         return 1
-    print(_NEXT)
+    _say(_NEXT)
     return 0
 
 
@@ -153,55 +155,56 @@ def _play(first: Kernel, second: Kernel) -> None:
         name for number in range(1, 1000) if (name := f"dem{number if number > 1 else ''}") not in names.names()
     )
     path = os.path.realpath(names.path_of(name))
-    print(f"Two kernels, one array in {names.folder()}\n")
+    _say(f"Two kernels, one array in {names.folder()}\n")
     for kernel in (first, second):
         kernel.start()
     for kernel in (first, second):
         kernel.ready()
 
-    print(f"{first.notebook} (kernel {first.pid})")
+    _say(f"{first.notebook} (kernel {first.pid})")
     _cell(first, "%load_ext shmkernel")
     _cell(first, _LOAD, "elevation.nbytes", "read")
-    _cell(first, f"%shm_create {name} --from elevation", f"{name}.nbytes", "copied")
+    _cell(first, f"%shm_create {name} --from elevation", f"{name}.nbytes", "copied; the watchdog started")
 
-    print(f"\n{second.notebook} (kernel {second.pid})")
+    _say(f"\n{second.notebook} (kernel {second.pid})")
     _cell(second, "%load_ext shmkernel")
-    _cell(second, f"%shm_attach {name}", "0", "copied")
+    _cell(second, "import numpy as np")
+    _cell(second, f"%shm_attach {name}", "0", "copied; the watchdog started")
     _expect(second.value(f"{name}.sum()"), first.value("elevation.sum()"), "the sum of all heights, in both kernels")
     _cell(second, _HILLSHADE.format(name=name), "shade.nbytes", "computed")
     _cell(second, f"{name}[0, 0] = {_HEIGHT}", f"{name}.itemsize", "written")
 
-    print("\nThe same pages")
+    _say("\nThe same pages")
     _expect(
         first.value(f"int({name}[0, 0])"), str(_HEIGHT), f"{name}[0, 0] in {first.notebook}, as written in the other"
     )
-    print(f"    {first.notebook} reads {_HEIGHT} at {name}[0, 0]")
+    _say(f"    {first.notebook} reads {_HEIGHT} at {name}[0, 0]")
     found = os.stat(path)
     device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
     for kernel in (first, second):
         what = f"device {device}, inode {found.st_ino} in /proc/{kernel.pid}/maps"
         if not _maps(kernel.pid, device, found.st_ino):
             raise Unmet(f"{kernel.notebook} to have mapped {path}: {what}")
-        print(f"    {kernel.notebook} has mapped {what}")
+        _say(f"    {kernel.notebook} has mapped {what}")
     total = second.value(f"int({name}.sum())")
 
-    print(f"\nkill -9 the process group of {first.notebook}")
+    _say(f"\nkill -9 the process group of {first.notebook}")
     began = time.perf_counter()
     first.kill()
     if not _until(lambda: not os.path.lexists(path)):
         raise Unmet(f"{path} to be gone {_GONE:.0f} s after the kill")
-    print(f"    {path} is gone after {_ms(time.perf_counter() - began)}")
+    _say(f"    {path} is gone after {_ms(time.perf_counter() - began)}")
     _expect(second.value(f"int({name}.sum())"), total, f"the sum of {name} in {second.notebook}, as before the kill")
     _expect(second.value(f"int({name}[0, 0])"), str(_HEIGHT), f"{name}[0, 0] in {second.notebook}")
-    print(f"    {second.notebook} still reads all values, {_HEIGHT} at {name}[0, 0] among them")
+    _say(f"    {second.notebook} still reads all values, {_HEIGHT} at {name}[0, 0] among them")
 
 
 def _cell(kernel: Kernel, code: str, size: str = "", what: str = "") -> None:
     seconds, printed = kernel.run(code)
     done = f"{limits.human(int(kernel.value(size)))} {what}" if size else ""
-    print(f"    {code.strip().splitlines()[-1]:<75} {_ms(seconds):>9}  {done}".rstrip())
+    _say(f"    {code.strip().splitlines()[-1]:<75} {_ms(seconds):>9}  {done}".rstrip())
     for line in printed.splitlines():
-        print(f"        {line}")
+        _say(textwrap.fill(line, 110, initial_indent=" " * 8, subsequent_indent=" " * 8, break_long_words=False))
 
 
 def _expect(found: object, wanted: object, what: str) -> None:
