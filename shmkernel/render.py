@@ -70,6 +70,12 @@ def owner(one: Info) -> str:
     return clean(f"{one.owner} ({where})" if where else one.owner)
 
 
+def source(one: Info) -> str:
+    """Say whose segment it is, to somebody who attaches it."""
+    ended = "" if one.owner_alive or one.owner == FOREIGN else " (ended)"
+    return "this notebook" if one.mine else clean(one.owner + ended)
+
+
 def note(one: Info) -> str:
     """Say what is unusual about a segment, and what to run then."""
     if one.state == "replaced":

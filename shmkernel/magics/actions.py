@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
 from shmkernel import limits, memory, names, registry, render
-from shmkernel.errors import ArgumentError
+from shmkernel.errors import ArgumentError, NotFoundError
 from shmkernel.magics import sharing, variables
 from shmkernel.verbs import held
 
@@ -39,28 +39,27 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
             variables.check_free(magics.space, variable, name, cure)
     values = [shm.attach(name, mode) for name in targets]
     for (name, variable), value in zip(targets.items(), values, strict=True):
-        again = " (already attached)" if magics.space.get(variable) is value else ""
-        magics.bind(variable, value, name)
-        one = shm.info(name)
-        owner = "this notebook" if one.mine else one.owner + ("" if one.owner_alive else " (ended)")
-        title = name if variable == name else f"{variable} = {name}"
-        print(f"{title}: {render.what(one)}, from {render.clean(owner)}, {_MODES[mode]}{again}")
+        print(_attached(magics, name, variable, value, mode))
     return values[0] if len(values) == 1 else tuple(values)
 
 
 def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Delete the variables that are the segment's array, and say what still holds the memory."""
     for name in args.names:
-        if not any(one.name == name for one in held.everything()):
-            shm.close(name)  # raises
+        if not _held(name):
+            one = variables.origin(magics.space.get(name))
+            hint = f"Your {name} is {one.name}: %shm_close {one.name}" if one else "What is: %shm_list"
+            raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
     for name in args.names:
         shm.close(name)
         for one in _held(name):
             variables.release(magics.shell, one.value())
         magics.bound.pop(name, None)
-        if _held(name):
+        keepers = _keepers(magics, name)
+        if variables.UNKNOWN in keepers:  # a traceback, perhaps
             variables.forget_errors(magics.shell)
-        print(f"{name}: closed here. {_whereabouts(magics, name)}")
+            keepers = _keepers(magics, name)
+        print(f"{name}: closed here. {_whereabouts(name, keepers)}")
 
 
 def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
@@ -70,8 +69,10 @@ def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: AR
     for name in args.names:
         one = shm.info(name)
         shm.unlink(name)
-        others = render.people(holder for holder in one.attached if holder.pid != os.getpid())
-        keepers = [f"{others} let go"] if others else ["processes in another container let go"] if one.elsewhere else []
+        others = [holder for holder in one.attached if holder.pid != os.getpid()]
+        keepers = ["processes in another container let go"] if one.elsewhere else []
+        if others:
+            keepers.append(f"{render.people(others)} let{'s' * (len(others) == 1)} go")
         if _held(name):
             keepers.append(f"%shm_close {name} here")
         size = limits.human(one.size)
@@ -154,12 +155,34 @@ def _check_exists(name: str) -> None:
         raise memory.missing(name)
 
 
-def _whereabouts(magics: ShmMagics, name: str) -> str:
+def _attached(magics: ShmMagics, name: str, variable: str, value: object, mode: str) -> str:
+    """Make the variable, and say what it is now."""
+    again, before = "", None
+    if magics.space.get(variable) is value:
+        again = " (already attached)"
+    elif variables.origin(magics.space.get(variable)):
+        before = variables.watch(magics.space[variable])
+    magics.bind(variable, value, name)
+    one = shm.info(name)
+    title = name if variable == name else f"{variable} = {name}"
+    line = f"{title}: {render.what(one)}, from {render.source(one)}, {_MODES[mode]}{again}"
+    if (
+        before is None
+        or before() is variables.foundation(value)
+        or not (keepers := variables.left(magics.space, before))
+    ):
+        return line
+    return f"{line}. The earlier one stays in memory, held by {keepers}"
+
+
+def _keepers(magics: ShmMagics, name: str) -> list[str]:
+    return [text for one in _held(name) if (text := variables.left(magics.space, one))]
+
+
+def _whereabouts(name: str, keepers: list[str]) -> str:
     """Say where the memory of a closed segment is now."""
-    keepers = [text for one in _held(name) if (text := variables.left(magics.space, one))]
     if keepers:
-        clear = " %reset -f out clears Out" if "Out[" in "".join(keepers) else ""
-        return f"But its memory stays attached, by a view: {', '.join(keepers)}.{clear}"
+        return f"Its memory stays attached, by a view of it: {', '.join(keepers)}"
     if registry.inode_at(name) is None:
         return "It is gone, and its memory free"
     return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
+
+from IPython.display import display
 
 _SHOWN = ("shm_list", "shm_info")  # these return what there is to see
 
 
 class Bare(ast.NodeTransformer):
-    """Turns ``%shm_attach x`` into ``(%shm_attach x, None)[1]``, and ``%shm_list`` into ``display(%shm_list)``.
+    """Turns ``%shm_attach x`` into ``(%shm_attach x, None)[1]``, and ``%shm_list`` into ``show(%shm_list)``.
 
     IPython has made ``get_ipython().run_line_magic(...)`` of the magics by then.
     """
+
+    def visit(self, node: ast.AST) -> Any:  # noqa: ANN401  as in the base class
+        """Look at statements alone: a large cell has few of them, and many expressions."""
+        return node if isinstance(node, ast.expr) else super().visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr:
         """Wrap the call, if it is one of ours."""
@@ -19,6 +26,12 @@ class Bare(ast.NodeTransformer):
         if name.startswith("shm_"):
             node.value = _displayed(node.value) if name in _SHOWN else _dropped(node.value)
         return node
+
+
+def show(value: object) -> None:
+    """Display what a bare magic returned, if anything: ``%shm_list -h`` has printed its help."""
+    if value is not None:
+        display(value)
 
 
 def _magic(value: ast.expr) -> str:
@@ -38,5 +51,5 @@ def _dropped(call: ast.expr) -> ast.expr:
 
 
 def _displayed(call: ast.expr) -> ast.expr:
-    display = ast.parse("__import__('IPython.display', fromlist=['display']).display", mode="eval").body
-    return ast.copy_location(ast.Call(display, [call], []), call)
+    function = ast.parse(f"__import__({__name__!r}, fromlist=['show']).show", mode="eval").body
+    return ast.copy_location(ast.Call(function, [call], []), call)

@@ -97,7 +97,7 @@ class ShmMagics(Magics):
     @_verb
     @_NAMES
     @argument("--from", metavar="EXPR", help="what to share, any expression; without it the variable of that name")
-    @argument("--shape", metavar="3,4", nargs="+", help="make an array of this shape, to fill in place")
+    @argument("--shape", metavar="3,4", help="make an array of this shape, to fill in place")
     @argument("--dtype", help="of the elements, by default the value's, or float64")
     @argument("--fill", metavar="VALUE", help="what an array of --shape holds, by default zeros")
     @argument("--order", metavar="{C,F}", help="rows first or columns first, by default the value's")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _FROM = re.compile(r"(?:^|(?<=\s))--from(?:=|\s|$)")
 _EXPANDED = re.compile(r"\$([^\W\d]\w*)|\{([^{}]+)\}")
+_LENGTH = re.compile(r"[\d,()\[\]]+")
 _TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
 
 
@@ -80,11 +81,6 @@ class Parser(MagicArgumentParser):
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = "%") -> None:  # noqa: ANN401
         super().add_usage(usage, actions, groups, prefix)
-
-    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
-        if action.option_strings and isinstance(action.metavar, str):
-            return action.metavar  # "--shape 3,4", not "--shape 3,4 [3,4 ...]"
-        return super()._format_args(action, default_metavar)
 
 
 class _Help(argparse.Action):
@@ -173,28 +169,36 @@ def number(text: str, dtype: str | None) -> object:
     return text
 
 
-def lengths(words: list[str]) -> tuple[int, ...]:
+def lengths(text: str) -> tuple[int, ...]:
     """Read the value of ``--shape``: ``3,4``, ``3, 4`` or ``(3, 4)``.
 
     Examples
     --------
-    >>> lengths(["3,", "4"]), lengths(["(10,)"]), lengths(["()"])
+    >>> lengths("3, 4"), lengths("(10,)"), lengths("()")
     ((3, 4), (10,), ())
     """
-    text = " ".join(words)
     try:
         return tuple(int(part) for part in text.strip("()[]").replace(",", " ").split())
     except ValueError:
-        message = f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4. Names come first"
+        message = f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4"
         raise ArgumentError(message, shape=text) from None
 
 
 def _tied(words: list[str]) -> list[str]:
-    """Tie a value that begins with a dash to its flag: argparse takes -1 for a value, but not -1e-3."""
+    """Tie values to their flags that argparse would take for something else: a fill of -1e-3, a shape of 3, 4.
+
+    Examples
+    --------
+    >>> _tied(["--fill", "-1e-3", "--shape", "(3,", "4)", "x"])
+    ['--fill=-1e-3', '--shape=(3, 4)', 'x']
+    """
     tied: list[str] = []
     for word in words:
-        if tied and tied[-1] == "--fill":
+        last = tied[-1] if tied else ""
+        if last in ("--fill", "--shape"):
             tied[-1] += f"={word}"
+        elif last.startswith("--shape=") and _LENGTH.fullmatch(word):
+            tied[-1] += f" {word}"
         else:
             tied.append(word)
     return tied

@@ -12,7 +12,6 @@ gone is seen by a weak reference.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,9 +103,14 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _wish(magics: ShmMagics, args: argparse.Namespace, name: str) -> _Wish:
     """Check one name."""
-    names.path_of(name)
+    try:
+        names.path_of(name)
+    except ArgumentError as error:
+        if name not in magics.space:
+            raise
+        raise ArgumentError(f"{error.message}. So: %shm_create NAME --from {name}", name=name) from None
     value = _value(magics, args, name)
-    if value is not magics.space.get(name) and not args.overwrite:
+    if (args.shape or value is not magics.space.get(name)) and not args.overwrite:
         cure = f"Share it: %shm_create {name}. Replace it: --overwrite"
         variables.check_free(magics.space, name, name, cure)
     if _is_done(args, name, value):
@@ -174,8 +178,8 @@ def _publish(drafts: list[life.Draft], args: argparse.Namespace) -> list[Any]:
 def _made(magics: ShmMagics, args: argparse.Namespace, wish: _Wish) -> str:
     one, remarks = shm.info(wish.name), wish.before
     if keepers := variables.left(magics.space, wish.private):
-        earlier = wish.private is not None and isinstance(wish.private(), mmap.mmap)
-        remarks += f" {'The earlier one' if earlier else 'Its private copy'} stays in memory, held by {keepers}."
+        which = "The earlier one" if variables.is_shared(wish.private) else "Its private copy"
+        remarks += f" {which} stays in memory, held by {keepers}."
     if args.expression and args.expression.isidentifier() and args.expression != wish.name:
         remarks += f" {args.expression} stays as it is, a copy."
     return f"{_shared(one)}.{remarks} {_invitation(wish.name)}"

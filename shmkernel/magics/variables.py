@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import keyword
+import mmap
 import re
 import sys
 import weakref
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+UNKNOWN = "something else"
 _HIDDEN = re.compile(r"_+|_\d+|_oh|Out")  # where IPython keeps what was displayed
 
 
@@ -59,17 +61,27 @@ def watch(value: object) -> weakref.ref[Any] | None:
     return weakref.ref(foundation(value)) if isinstance(value, np.ndarray) else None
 
 
+def is_shared(ref: weakref.ref[Any] | None) -> bool:
+    """Say whether the memory is a segment's."""
+    return ref is not None and isinstance(ref(), mmap.mmap)
+
+
 def left(space: Mapping[str, Any], ref: weakref.ref[Any] | None) -> str:
-    """Say what keeps memory alive that nobody should need any more: empty if nothing does."""
+    """Say what keeps memory alive that nobody should need any more: empty if nothing does.
+
+    Of what was displayed, ``%reset out`` leaves a reference behind, in `user_ns_hidden`; ``%xdel`` does not.
+    """
     if ref is None or ref() is None:
         return ""
     if not (known := _holders(space, ref())):
         gc.collect()  # it may be garbage in a cycle
-    return "" if ref() is None else known or "something else"
+    return "" if ref() is None else known or UNKNOWN
 
 
 def release(shell: InteractiveShell, value: object) -> None:
     """Delete every variable that is the object, where IPython hides references too."""
+    if value is None:  # gone already; del_var would take every variable that is None
+        return
     result = shell.last_execution_result
     if result is None:  # del_var looks into it unasked
         shell.last_execution_result = ExecutionResult(None)
@@ -91,5 +103,7 @@ def forget_errors(shell: InteractiveShell) -> None:
 
 def _holders(space: Mapping[str, Any], memory: object) -> str:
     found = [key for key, value in space.items() if foundation(value) is memory and not _HIDDEN.fullmatch(key)]
-    cached = [f"Out[{key}]" for key, value in space.get("_oh", {}).items() if foundation(value) is memory]
+    cached = [
+        f"Out[{key}] (%xdel _{key})" for key, value in space.get("_oh", {}).items() if foundation(value) is memory
+    ]
     return ", ".join([*found, *cached])

@@ -1,0 +1,60 @@
+"""A notebook to run cells in: a real InteractiveShell with the extension loaded."""
+
+from typing import NamedTuple
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+
+class Ran(NamedTuple):
+    """What became of a cell: what it printed, its Out, its error."""
+
+    text: str
+    value: object
+    error: BaseException | None
+
+
+class Notebook:
+    def __init__(self, shell, capture):
+        self.shell, self.capture = shell, capture
+
+    def run(self, cell):
+        """Run a cell, whatever becomes of it."""
+        self.capture.readouterr()
+        done = self.shell.run_cell(cell, store_history=True)
+        printed = self.capture.readouterr()
+        assert not printed.err
+        return Ran(printed.out, done.result, done.error_in_exec or done.error_before_exec)
+
+    def __call__(self, cell):
+        """Run a cell that succeeds, and return what it printed."""
+        ran = self.run(cell)
+        assert ran.error is None, ran.text
+        return ran.text
+
+    def fails(self, cell):
+        """Run a cell that fails with one line of ours, and return the error."""
+        ran = self.run(cell)
+        assert ran.error is not None, ran.text
+        assert ran.text == f"shmkernel: {ran.error}\n"
+        return ran.error
+
+    def __getitem__(self, name):
+        return self.shell.user_ns[name]
+
+    def __contains__(self, name):
+        return name in self.shell.user_ns
+
+
+@pytest.fixture
+def notebook(shm_dir, capsys):  # noqa: ARG001  the folder is there first, and checked last
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}, "colors": "nocolor"}))
+    try:
+        shell.run_line_magic("load_ext", "shmkernel")
+        shell.run_cell("import numpy as np")
+        yield Notebook(shell, capsys)
+    finally:
+        shell.reset(new_session=False)
+        InteractiveShell.clear_instance()

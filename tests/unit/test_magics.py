@@ -1,0 +1,241 @@
+"""The magics beside %shm_create, and what they have in common, as cells of a notebook."""
+
+import pickle
+
+import numpy as np
+import pytest
+from IPython.core.error import UsageError
+
+import shmkernel as shm
+from shmkernel.verbs import held
+from tests.unit.elsewhere import elsewhere
+
+VERBS = {"attach", "close", "create", "doctor", "gc", "help", "info", "keep", "list", "load", "save", "unlink"}
+
+
+def test_attach_makes_the_variable_and_says_whose_it_is(notebook):
+    with elsewhere(lambda: shm.create("x", np.arange(3.0))) as other:
+        assert notebook("%shm_attach x") == "x: array float64 (3,), 152 B, from plot.ipynb, writable\n"
+        assert notebook("%shm_attach x").endswith("writable (already attached)\n")
+        assert notebook("%shm_attach x --as y --mode=r").startswith(
+            "y = x: array float64 (3,), 152 B, from plot.ipynb, read"
+        )
+        assert notebook("z = %shm_attach x --as own --mode c  # mine").endswith("changes stay private\n")
+        notebook("x[0] = 7\nz[0] = 1")
+        assert (notebook["y"][0], notebook["own"][0], notebook["y"].flags.writeable) == (7, 1, False)
+        other.end()
+    assert str(notebook.fails("%shm_close y")) == "'y' is not attached here. Your y is x: %shm_close x"
+    notebook("%shm_close x")
+    assert not {"x", "y", "z", "own"} & set(notebook.shell.user_ns)
+
+
+def test_attach_makes_all_variables_or_none(notebook):
+    notebook("a = 'precious'")
+    with elsewhere(lambda: [shm.create(name, np.ones(2)) for name in ("a", "b", "ds.v")]):
+        error = notebook.fails("%shm_attach b a")
+        assert str(error) == "your variable a is something else (a str). Use --as NAME, or --overwrite to replace it"
+        assert isinstance(notebook.fails("%shm_attach b c"), shm.NotFoundError)
+        assert str(notebook.fails("%shm_attach b ds.v")) == "ds.v cannot be a variable: %shm_attach ds.v --as NAME"
+        assert str(notebook.fails("%shm_attach a b --as c")) == "--as names one variable, so give one NAME"
+        assert "b" not in notebook
+        notebook("pair = %shm_attach a b --overwrite\nassert pair[0] is a and pair[1] is b")
+
+
+def test_a_variable_of_an_earlier_segment_gives_way(notebook):
+    with elsewhere(lambda: shm.create("x", np.zeros(2))):
+        notebook("%shm_attach x")
+        notebook("view = x[:1]")
+        shm.create("x", np.ones(3), replace=True)
+        assert "replaced: %shm_attach x" in notebook("%shm_list")
+        assert notebook("%shm_attach x").endswith("The earlier one stays in memory, held by view\n")
+        assert notebook["x"].tolist() == [1, 1, 1]
+        assert "replaced" not in notebook("del view\n%shm_list")
+
+
+def test_names_are_filled_in_and_near_ones_suggested(notebook):
+    notebook("n, k = 2, 'a'\n%shm_create part_$n part_{n+1} part_{n}.$k --shape 1")
+    assert [one.name for one in shm.list()] == ["part_2", "part_2.a", "part_3"]
+    error = notebook.fails("%shm_attach prat_2")
+    assert str(error).startswith("no segment named 'prat_2'. Did you mean part_2")
+    assert str(notebook.fails("%shm_info x_{nope}")) == "nope: NameError: name 'nope' is not defined"
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        "x",
+        "x\n",
+        "{'inner': 1}\nx",
+        "alias = x",
+        "def bad(held):\n    1 / 0\nbad(x)",
+    ],
+)
+def test_close_frees_the_memory_wherever_ipython_hides_it(notebook, hide):
+    notebook("x = np.ones(3)\n%shm_create x\nnothing = None")
+    notebook.run(hide)
+    notebook.run("x")
+    assert notebook("%shm_close x") == (
+        "x: closed here. It stays shared: %shm_attach x. Remove it for all: %shm_unlink x\n"
+    )
+    assert "x" not in notebook
+    assert "nothing" in notebook
+    assert not held.everything()
+    assert isinstance(notebook.fails("%shm_close x"), shm.NotFoundError)
+
+
+def test_close_names_the_views_that_live_on(notebook):
+    notebook("%shm_create x --shape 3\nview = x[1:]")
+    notebook("x[:1]")
+    assert "attached, by a view of it: view, Out[2] (%xdel _2)\n" in notebook("%shm_close x")
+    assert notebook("print(view)") == "[0. 0.]\n"
+    assert "by a view of it: view, Out[2]" in notebook("%shm_unlink x\n%shm_close x")
+    notebook("del view\n%xdel _2")
+    assert not held.everything()
+
+
+def test_unlink_names_who_still_holds_the_memory(notebook):
+    notebook("%shm_create x y --shape 3\n%shm_close y")
+    with elsewhere(lambda: shm.attach("x", "r")):
+        assert notebook.fails("%shm_unlink y nope").name == "nope"
+        x, y = notebook("%shm_unlink x y").splitlines()
+    assert x == "x: unlinked, 152 B stay until plot lets go and %shm_close x here"
+    assert y == "y: unlinked, 152 B freed"
+    assert "It is gone, and its memory free" in notebook("%shm_close x")
+
+
+def test_keep_names_again_what_is_only_here_and_the_variable_follows(notebook):
+    with elsewhere(lambda: shm.create("x", np.ones(3))) as other:
+        notebook("%shm_attach x")
+        before = notebook["x"]
+        other.end()
+    shm.gc()
+    assert "owner ended, only here: %shm_keep x" in notebook("%shm_list")
+    assert notebook("%shm_keep x") == (
+        "x: named again, a copy and now your x; array float64 (3,), 152 B, shared until %shm_unlink x\n"
+    )
+    assert notebook["x"] is shm.attach("x")
+    assert notebook["x"] is not before
+    assert "until this kernel ends" in notebook("%shm_keep x --lifetime session")
+    assert str(notebook.fails("%shm_keep x --lifetime forever")).startswith("lifetime 'forever' is unknown: session")
+    assert isinstance(notebook.fails("%shm_keep x nope"), shm.NotFoundError)
+
+
+def test_the_list_shows_what_is_unusual(notebook):
+    assert notebook("%shm_list") == "Nothing is shared yet. Share a variable: %shm_create NAME. More: %shm_help\n"
+    notebook("%shm_create x --shape 3\nx = x + 1")
+    with elsewhere(lambda: [shm.create("b", np.ones(9)), shm.attach("x", "r")]):
+        notebook("%shm_attach b --as c\nc = c + 1")
+        head, b, x, total = notebook("%shm_list").splitlines()
+        assert head.split() == ["name", "kind", "type", "size", "owner", "attached", "lifetime", "age", "note"]
+        assert "your c is another object: c[:] = ... would have kept it, %shm_attach b --overwrite" in b
+        assert "your x is another object: x[:] = ... would have kept it, %shm_create x" in x
+        assert "(here)" in x
+        assert "1: plot" in x
+        assert total.startswith("2 segments, 352 B. /dev/shm/")
+        rows = notebook.run("rows = %shm_list\nrows").value
+    assert isinstance(rows, list)
+    assert [(type(one), one.name) for one in rows] == [(shm.Info, "b"), (shm.Info, "x")]
+    assert "your x is another object" in rows._repr_html_()
+    assert "\nnote      your x is another object" in notebook("%shm_info x")
+
+
+def test_a_bare_magic_makes_no_out(notebook):
+    for cell in (
+        "%shm_create x --shape 3",
+        "%shm_attach x;",
+        "if True:\n    %shm_attach x",
+        "%shm_list",
+        "%shm_info x",
+    ):
+        ran = notebook.run(cell)
+        assert ran.text
+        assert ran.value is None
+    notebook("%config InteractiveShell.ast_node_interactivity = 'all'")
+    assert notebook.run("%shm_attach x\n%shm_list").value is None
+    notebook("%config InteractiveShell.ast_node_interactivity = 'last_expr'")
+    assert notebook["_oh"] == {}
+    assert notebook.run("y = %shm_attach x;\ny").value is shm.attach("x")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("create x --fil 3", "unrecognized arguments: --fil 3. Did you mean --fill? Help: %shm_create -h"),
+        ("create x --life keep", "unrecognized arguments: --life keep."),
+        ("attach", "the following arguments are required: NAME. Help: %shm_attach -h"),
+        ("attach x --mode", "argument --mode: expected one argument. Help: %shm_attach -h"),
+        ("list everything", "unrecognized arguments: everything. Help: %shm_list -h"),
+        ("save x 'a b", "x 'a b: No closing quotation. Help: %shm_save -h"),
+    ],
+)
+def test_a_mistyped_line_is_an_error_of_ours(notebook, line, error):
+    raised = notebook.fails(f"%shm_{line}")
+    assert isinstance(raised, shm.ArgumentError)
+    assert not isinstance(raised, UsageError)
+    assert str(raised).startswith(f"%shm_{line.split()[0]}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("attach x --mode w", "mode 'w' is unknown: r (read only), r+ (read and write) or c (changes stay private)"),
+        ("create x --shape 3 --order G", "'x': order 'G' is unknown"),
+        ("create x --shape n", "--shape n is no shape. Examples: --shape 10, --shape 3,4"),
+        ("create x --fill 3", "--fill fills a new array: give its --shape too"),
+        ("create x --shape 3 --from y", "--from copies a value, --shape makes an array: give one of them"),
+        ("create x y --from z", "--from gives one value, so give one NAME, not x, y"),
+        ("create x --shape 3 --dtype f17", "'x': 'f17' is no dtype"),
+        ("create 2x --shape 3", "'2x' is no name for a segment"),
+    ],
+)
+def test_a_bad_argument_is_told_in_one_line(notebook, line, error):
+    raised = notebook.fails(f"%shm_{line}")
+    assert isinstance(raised, shm.ArgumentError)
+    assert str(raised).startswith(error)
+
+
+def test_errors_keep_their_type_and_facts_and_pickle(notebook):
+    raised = notebook.fails("%shm_attach nope")
+    again = pickle.loads(pickle.dumps(raised))
+    assert (type(again), again.name, str(again)) == (shm.NotFoundError, "nope", str(raised))
+    assert raised.__context__ is None
+    notebook("try:\n    %shm_attach nope\nexcept FileNotFoundError as error:\n    caught = error.name")
+    assert notebook["caught"] == "nope"
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_each_verb_has_help(notebook, verb):
+    for flag in ("-h", "x --help"):
+        text = notebook(f"%shm_{verb} {flag}")
+        assert text.startswith(f"%shm_{verb} [-h]")
+        assert text.strip() == notebook.shell.find_line_magic(f"shm_{verb}").__doc__.strip()
+
+
+def test_help_shows_each_verb_on_one_screen(notebook):
+    lines = notebook("%shm_help").splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    assert all(f"%shm_{verb}" in "\n".join(lines) for verb in VERBS - {"help"})
+
+
+def test_gc_and_doctor_say_what_they_found(notebook):
+    assert notebook("%shm_gc") == "Nothing is left of kernels that ended\n"
+    assert " O_TMPFILE" in notebook("%shm_doctor")
+
+
+def test_loading_twice_is_loading_once_and_unloading_leaves_the_segments(notebook):
+    shell = notebook.shell
+    shm.load_ipython_extension(shell)
+    assert sum(type(one).__name__ == "Bare" for one in shell.ast_transformers) == 1
+    before = len(shell.Completer.custom_matchers)
+    notebook("%shm_create x --shape 3")
+    notebook("%reload_ext shmkernel")
+    assert notebook("%shm_attach x").endswith("(already attached)\n")
+    assert len(shell.Completer.custom_matchers) == before
+    notebook("%unload_ext shmkernel")
+    assert not [name for name in shell.magics_manager.magics["line"] if name.startswith("shm_")]
+    assert not shell.ast_transformers
+    assert len(shell.Completer.custom_matchers) == before - 1
+    assert not [one for one in shell.configurables if type(one).__name__ == "ShmMagics"]
+    shm.unload_ipython_extension(shell)
+    assert notebook["x"] is shm.attach("x")

@@ -1,0 +1,63 @@
+"""Segments as people see them."""
+
+import os
+import subprocess
+import sys
+import time
+
+from shmkernel import render
+from shmkernel.verbs.listing import Holder, Info
+
+ONE = Info(
+    name="x", kind="array", type="int16 (344, 403)", size=277_264, owner="prepare.ipynb", owner_alive=True,
+    owner_pid=41552, mine=False, attached=(Holder(41552, "prepare.ipynb"), Holder(41702, "plot.ipynb")),
+    elsewhere=False, lifetime="session", created=time.time() - 250, path="/dev/shm/shmk-0-x",
+    dtype="int16", shape=(344, 403), order="C",
+)  # fmt: skip
+
+
+def test_a_table_is_aligned_and_sums_up():
+    other = ONE._replace(name="features", size=512 << 20, attached=(), owner_alive=False, lifetime="keep")
+    head, first, second, total = render.table([ONE, other]).splitlines()
+    assert first == (
+        "x         array  int16 (344, 403)  270.8 KiB  prepare.ipynb (41552)  2: prepare, plot  session   4 min"
+    )
+    assert second.split()[-5:] == ["(ended)", "0", "keep", "4", "min"]
+    assert head.index("size") + 4 == first.index("KiB") + 3
+    assert "note" not in head
+    assert total.startswith("2 segments, 512.3 MiB. /dev/shm/")
+    assert " used, " in total
+
+
+def test_two_holders_are_named_and_the_others_counted():
+    many = ONE._replace(attached=(Holder(os.getpid(), "me.ipynb"), *(Holder(pid, f"{pid}.ipynb") for pid in (1, 2, 3))))
+    assert "4: here, 1 +2" in render.table([many])
+    assert "elsewhere" in render.table([ONE._replace(attached=(), elsewhere=True)])
+
+
+def test_the_state_of_a_segment_comes_with_a_cure():
+    assert render.note(ONE) == ""
+    assert render.note(ONE._replace(state="replaced")) == "replaced: %shm_attach x"
+    assert render.note(ONE._replace(state="unlinked")) == "unlinked, only here: %shm_keep x"
+    assert render.note(ONE._replace(state="unlinked", owner_alive=False)) == "owner ended, only here: %shm_keep x"
+    assert "%shm_unlink x" in render.table([ONE._replace(state="damaged")])
+
+
+def test_nothing_in_a_label_is_taken_for_markup_or_a_terminals_command():
+    odd = ONE._replace(owner="<b>\x1b[31m&\n.ipynb", attached=(Holder(1, "<i>"),), type="<u>")
+    for text in (render.table_html([odd], {"x": "<s>"}), render.card_html(odd, "<s>")):
+        assert not {"<b>", "<i>", "<u>", "<s>"} & set(text.replace(">", ">\0").split("\0"))
+        assert "&lt;b&gt;" in text
+    for text in (render.table([odd]), render.card(odd), render.owner(odd), render.source(odd)):
+        assert "\x1b" not in text
+    assert len(render.table([odd]).splitlines()) == 3
+
+
+def test_colours_come_from_the_theme_alone():
+    text = render.table_html([ONE])
+    assert text.count("color:") == text.count("color: var(--jp-") == 1
+
+
+def test_rendering_needs_neither_numpy_nor_ipython():
+    code = "import sys, shmkernel.render; print({'numpy', 'IPython'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"set()\n"
