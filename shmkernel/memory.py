@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
 _CHECKED = 16 << 20  # smaller blocks are not worth a look at the machine's memory first
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EINVAL)  # the last for a size beyond the file system's
+_STREAMS = 2  # the last of the three standard streams
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # the last for a size beyond the file system's
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # no symlink, no leak into children, no hang on a FIFO
 _FLAGS = {"r": os.O_RDONLY | _SAFE, "r+": os.O_RDWR | _SAFE, "c": os.O_RDONLY | _SAFE}
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
@@ -43,8 +44,10 @@ def check_mode(mode: str) -> None:
 def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
     """Return the descriptor of a new nameless file, locked already: nobody ever sees it free."""
     try:
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = beyond_streams(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
+        if error.errno in _NO_ROOM[:2]:
+            raise
         message = (
             f"{folder} cannot hold segments: {error.strerror} (it asked for a nameless file, O_TMPFILE). "
             "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
@@ -52,6 +55,16 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
         raise FolderError(message, path=folder) from None
     fcntl.flock(fd, lock)
     return fd
+
+
+def beyond_streams(fd: int) -> int:
+    """Move a descriptor out of reach of what prints to 0, 1 or 2, which a daemon may have closed."""
+    if fd > _STREAMS:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STREAMS + 1)
+    finally:
+        os.close(fd)
 
 
 def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: Callable[[int], None]) -> None:

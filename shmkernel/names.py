@@ -7,6 +7,7 @@ that the standard library made. What the file itself cannot say stands in ``<fol
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -124,6 +125,8 @@ def prepare() -> str:
     except FileExistsError:
         pass
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise _no_folder(error) from None
     found = os.lstat(root)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:

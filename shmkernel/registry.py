@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,9 +63,11 @@ def parse(text: bytes) -> Record | None:
     """
     try:
         fields = json.loads(text)
-        return Record(**{key: fields[key] for key in Record._fields})
+        found = Record(**{key: fields[key] for key in Record._fields})
+        names.path_of(found.name)
     except (ValueError, TypeError, KeyError):
         return None
+    return found
 
 
 def begin() -> sessions.Session:
@@ -90,18 +93,22 @@ def of(segment: os.stat_result) -> Record | None:
 
 def record(inode: int) -> Record | None:
     """Return the record of the segment with this inode; a file without one came from another program."""
+    return _read(str(inode))
+
+
+def _read(entry: str) -> Record | None:
     try:
-        with open(names.runtime("records", str(inode)), "rb") as file:
+        with open(names.runtime("records", entry), "rb") as file:
             found = parse(file.read())
     except FileNotFoundError:
         return None
-    return found if found and found.inode == inode else None
+    return found if found and str(found.inode) == entry else None
 
 
 def records() -> Iterator[Record]:
     """Yield all records, also of segments that are about to appear or to go."""
     for entry in os.listdir(f"{names.prepare()}/records"):
-        if found := record(int(entry)):
+        if found := _read(entry):
             yield found
 
 
@@ -120,26 +127,54 @@ def inode_at(name: str) -> int | None:
 
 
 def ended(held: Record) -> bool:
-    """Say whether nobody is entitled to the segment any more: its lifetime is over."""
-    if held.lifetime == "attached":
-        return not in_use(held.name)
-    return held.lifetime == "session" and not sessions.alive(held.owner)
+    """Say whether nobody is entitled to the segment any more: its lifetime is over. Call it with names locked."""
+    try:
+        fd = _claim(held)
+    except FileNotFoundError:
+        return True
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
 
 
 def in_use(name: str) -> bool:
     """Say whether anybody has the segment attached, in whatever container. Call it with names locked."""
     try:
-        fd = os.open(names.path_of(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = _open(name)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not _locks_at_once(fd)
     finally:
         os.close(fd)
+
+
+def _claim(held: Record) -> int | None:
+    """Return a descriptor of a segment whose lifetime is over, None if it is not: somebody is entitled to it.
+
+    For lifetime ``attached`` it is locked, so that nobody attaches before the unlink.
+    """
+    if held.lifetime == "keep" or (held.lifetime == "session" and sessions.alive(held.owner)):
+        return None
+    if held.lifetime == "session":
+        return os.open(names.path_of(held.name), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = _open(held.name)
+    if _locks_at_once(fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _open(name: str) -> int:
+    return os.open(names.path_of(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _locks_at_once(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int | None:
@@ -153,6 +188,8 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
     inode = inode_at(name)
     if inode is None:
         return None
+    if stat.S_ISDIR(os.lstat(names.path_of(name)).st_mode):
+        raise RefusedError(f"{name!r} cannot be replaced: {names.path_of(name)} is a directory", name=name)
     held = record(inode)
     if may_replace(held) or (held and ended(held)):
         return inode
@@ -177,12 +214,22 @@ def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record 
     """
     with locked():
         old = [check_free(new.name, may_replace) for _, new in drafts]
-        try:
+        fresh = [(fd, new) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is None]
+        renamed = [(fd, new, replaced) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is not None]
+        try:  # all that can fail comes before the first value is replaced
             for _, new in drafts:
                 put(new)
-            for (fd, new), replaced in zip(drafts, old, strict=True):
-                _link(fd, new, replaced)
+            for fd, new, _ in renamed:
+                memory.link(fd, names.runtime("pending", str(new.inode)))
+            for fd, new in fresh:
+                _link(fd, new)
+            for _, new, replaced in renamed:
+                os.rename(names.runtime("pending", str(new.inode)), names.path_of(new.name))
+                _drop(replaced)
         except BaseException:
+            for _, new in fresh:
+                if inode_at(new.name) == new.inode:
+                    _gone(names.path_of(new.name))
             for _, new in drafts:
                 if inode_at(new.name) != new.inode:
                     _drop(new.inode)
@@ -214,8 +261,12 @@ def unlink_unused(inode: int) -> None:
             return
         with locked():
             held = record(inode)
-            if held and held.lifetime == "attached" and inode_at(held.name) == inode and not in_use(held.name):
-                _remove(held)
+            if held and held.lifetime == "attached" and inode_at(held.name) == inode:
+                with contextlib.suppress(FileNotFoundError):
+                    fd = _claim(held)
+                    if fd is not None:
+                        _remove(held)
+                        os.close(fd)
 
 
 def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
@@ -227,28 +278,30 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
         What was unlinked, or with `dry_run` would be.
     """
     over: list[tuple[Record, int]] = []
-    held: list[int] = []
+    claimed: list[int] = []
     try:
         with locked():
             for entry in os.listdir(names.runtime("records")):
-                found = record(int(entry))
-                here = found is not None and inode_at(found.name) == found.inode
-                if found and here and not ended(found):
+                found = _read(entry)
+                try:
+                    fd = _claim(found) if found and inode_at(found.name) == found.inode else -1
+                except OSError:  # another program has just removed the file
+                    fd = -1
+                if fd is None:
                     continue
-                if found and here:
-                    over.append((found, os.lstat(names.path_of(found.name)).st_size))
+                if found and fd >= 0:
+                    claimed.append(fd)
+                    over.append((found, os.fstat(fd).st_size))
                 if dry_run:
                     continue
-                if found and here:  # names first, memory later: giving back 1 GB takes 65 ms
-                    with contextlib.suppress(OSError):
-                        held.append(os.open(names.path_of(found.name), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+                if found and fd >= 0:  # names first, memory later: giving back 1 GB takes 65 ms
                     _remove(found)
                 else:  # its maker died between record and link, or somebody else removed the file
-                    _drop(int(entry))
+                    _gone(names.runtime("records", entry))
             if not dry_run:
                 _tidy()
     finally:
-        for fd in held:
+        for fd in claimed:
             os.close(fd)
     return over
 
@@ -256,9 +309,13 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
 def put(new: Record) -> None:
     """Write a record, in one step for those who read it. Call it with names locked."""
     fresh = names.runtime("pending", f"{new.inode}.record")
-    with open(fresh, "wb") as file:
-        file.write(encode(new))
-    os.rename(fresh, names.runtime("records", str(new.inode)))
+    try:
+        with open(fresh, "wb") as file:
+            file.write(encode(new))
+        os.rename(fresh, names.runtime("records", str(new.inode)))
+    except BaseException:
+        _gone(fresh)
+        raise
 
 
 def holders() -> dict[tuple[int, int], list[int]]:
@@ -280,17 +337,17 @@ def locked() -> Iterator[None]:
     path = f"{names.prepare()}/names.lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     _locks.add(fd)
+    _thread.locked = True  # before and until after the lock: garbage collection may strike at any line
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        _thread.locked = True
         yield
     finally:
-        _thread.locked = False
         _locks.discard(fd)
         fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile may hold a duplicate
         os.close(fd)
-    while late := vars(_thread).get("late"):
-        unlink_unused(late.pop())
+        _thread.locked = False
+        while late := vars(_thread).get("late"):
+            unlink_unused(late.pop())
 
 
 def _after_fork() -> None:
@@ -302,18 +359,12 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _link(fd: int, new: Record, replaced: int | None) -> None:
-    path = names.path_of(new.name)
-    if replaced is None:
-        memory.link(fd, path)
-        return
-    pending = names.runtime("pending", str(new.inode))
-    memory.link(fd, pending)
+def _link(fd: int, new: Record) -> None:
     try:
-        os.rename(pending, path)
-    except OSError as error:
-        raise RefusedError(f"{new.name!r} cannot be replaced: {path}: {error.strerror}", name=new.name) from None
-    _drop(replaced)
+        memory.link(fd, names.path_of(new.name))
+    except FileExistsError:  # other programs make names without asking names.lock
+        message = f"{new.name!r} is taken, by a file of another program. Use another name"
+        raise TakenError(message, name=new.name, owner=None) from None
 
 
 def _remove(held: Record) -> None:

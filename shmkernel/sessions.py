@@ -8,6 +8,8 @@ probers do not take each other for the living.
     kernel ---- holds LOCK_EX on sessions/<id> ---------------------------- dies
     watchdog -- waits for LOCK_SH on sessions/<id> ------------------------ gets it, sweeps, ends
 
+The watchdog waits before the file has its name: whatever a death leaves, somebody is there to clear it away.
+
 What a multiprocessing child creates belongs to its parent: the child's file names the parent's session, lives
 while either does, and the parent's watchdog waits for both. Where the parent has no session of its own, one is
 made on its behalf; the lock is then held by its watchdog, until the parent ends.
@@ -56,6 +58,7 @@ class _Own(NamedTuple):
 
 _mine: dict[str, _Own] = {}  # by folder of segments: another SHMKERNEL_DIR is another world
 _inherited: dict[str, str] = {}  # likewise, after a fork: the session of the parent
+_opening: set[int] = set()  # locks on their way into _mine
 _guard = threading.Lock()
 
 
@@ -76,14 +79,14 @@ def begin() -> tuple[Session, bool]:
     with _guard:
         root, folder = names.prepare(), names.folder()
         own = _mine.get(folder)
-        if own is None:
-            parent = _parent(root, folder)
-            session = _describe(os.getpid(), identity.label(), parent)
-            lock, watchdog = _open(root, session, watched=not parent)
-            _mine[folder] = _Own(session, lock, watchdog)
+        if own is None or not os.fstat(own.lock).st_nlink:  # logind empties the folder at the last logout
+            session = own.session if own else _describe(os.getpid(), identity.label(), _parent(root, folder))
+            _mine[folder] = _open(root, session)
+            if own:
+                own.close()
             return session, True
         if own.watchdog >= 0 and select.select([own.watchdog], [], [], 0)[0]:  # killed: the next takes its place
-            watchdog = _watch(root, own.session)
+            watchdog = _watch(root, own.session, own.lock)
             os.close(own.watchdog)
             _mine[folder] = own._replace(watchdog=watchdog)
         return own.session, False
@@ -162,18 +165,26 @@ def _describe(pid: int, label: str, parent: str | None) -> Session:
     return Session(os.urandom(16).hex(), label, pid, pid_namespace(), time.time(), kernel, parent)
 
 
-def _open(root: str, session: Session, *, watched: bool, behalf: int | None = None) -> tuple[int, int]:
-    """Link the session's file, locked for as long as the first descriptor lives; the second is its watchdog's pipe."""
-    lock = memory.blank(f"{root}/sessions", fcntl.LOCK_EX)
+def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
+    """Link the session's file, watched over already, and locked for as long as the descriptor lives."""
+    path = f"{root}/sessions/{session.id}"
+    lock, watchdog = memory.blank(f"{root}/sessions", fcntl.LOCK_EX), -1
+    _opening.add(lock)
     try:
         os.write(lock, encode(session))
-        memory.link(lock, f"{root}/sessions/{session.id}")
-        return lock, _watch(root, session, lock, behalf) if watched else -1
+        if not session.parent:
+            watchdog = _watch(root, session, lock, behalf)
+        memory.link(lock, path)
+        if session.parent and not _locked(session.parent):  # it ended meanwhile, its watchdog perhaps before the link
+            watchdog = _watch(root, session, lock)
+        return _Own(session, lock, watchdog)
     except BaseException:
-        os.close(lock)
+        _Own(session, lock, watchdog).close()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{root}/sessions/{session.id}")
+            os.unlink(path)
         raise
+    finally:
+        _opening.discard(lock)
 
 
 def _locked(id_: str) -> bool:
@@ -193,52 +204,51 @@ def _locked(id_: str) -> bool:
 
 def _parent(root: str, folder: str) -> str | None:
     """Find the session that this process is a child of, as multiprocessing and loky tell, or make it."""
-    if folder in _inherited:
-        return _inherited[folder]
+    inherited = _inherited.get(folder)
+    if inherited and _locked(inherited):
+        return inherited
     module = sys.modules.get("multiprocessing.process")
     parent = module.parent_process() if module else None
-    if parent is None or parent.pid is None:
+    if parent is None or parent.pid is None or not parent.is_alive():
         return None
     for session in everyone():
         if session.pid == parent.pid and session.pid_ns == pid_namespace() and alive(session.id):
             return session.parent or session.id
     session = _describe(parent.pid, f"process {parent.pid}", None)
-    for fd in _open(root, session, watched=True, behalf=parent.pid):
-        os.close(fd)
+    _open(root, session, behalf=parent.pid).close()
     return session.id
 
 
-def _watch(root: str, session: Session, lock: int = -1, behalf: int | None = None) -> int:
+def _watch(root: str, session: Session, lock: int, behalf: int | None = None) -> int:
     """Start the watchdog, and return when it waits: it must be there before there is anything to clean up.
 
     It leaves by a fork of its own, so that it is nobody's child: no zombie, nothing for ``os.wait()`` to find.
     """
     import subprocess  # noqa: PLC0415  the watchdog shares this module, and starts faster without
 
-    ready, tell = os.pipe()
+    ready, tell = map(memory.beyond_streams, os.pipe())
     script = os.path.join(os.path.dirname(__file__), "watchdog.py")
-    command = [sys.executable, "-I", "-S", script, f"{root}/sessions/{session.id}", str(tell)]
-    keep = [tell]
+    command = [sys.executable, "-I", "-S", script, f"{root}/sessions/{session.id}", str(tell), str(lock)]
     if behalf is not None:
-        command += [str(lock), str(behalf)]
-        keep.append(lock)
+        command.append(str(behalf))
     quiet = subprocess.DEVNULL
     try:
         status = subprocess.run(
             command, stdin=quiet, stdout=quiet, stderr=quiet, cwd="/", start_new_session=True,
-            pass_fds=keep, timeout=_START, check=False,
+            pass_fds=(tell, lock), timeout=_START, check=False,
         ).returncode  # fmt: skip
         os.close(tell)
         tell = -1
         if status == 0 and os.read(ready, 1):
-            return ready
+            watching, ready = ready, -1
+            return watching
         message = f"the watchdog of this session did not start (status {status})"
     except (OSError, subprocess.SubprocessError) as error:
         message = f"the watchdog of this session did not start: {error}"
     finally:
-        if tell >= 0:
-            os.close(tell)
-    os.close(ready)
+        for fd in (ready, tell):
+            if fd >= 0:
+                os.close(fd)
     raise WatchdogError(f"{message}. Without it segments would outlive this process, so none was made. See %shm_doctor")
 
 
@@ -250,6 +260,9 @@ def _after_fork() -> None:
         _inherited[folder] = own.session.parent or own.session.id
         own.close()
     _mine.clear()
+    for lock in _opening:
+        os.close(lock)
+    _opening.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

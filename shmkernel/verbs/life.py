@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,7 +16,7 @@ from shmkernel.verbs import held, listing
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 Replace = bool | Literal["own"]  # whether a segment of the name gives way: any, none, or this session's
@@ -135,6 +137,9 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     """
     memory.check_mode(mode)
     path = names.path_of(name)
+    if sessions.mine() is None:  # before: with lifetime attached, this process may be the last one at once
+        with _room_for(name):
+            registry.begin()
     fd, found = memory.attach(path, mode, name)
     try:
         given = held.get(found, mode)
@@ -149,8 +154,6 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
             raise damaged(name, error if found.st_size else "the file is empty") from None
     finally:
         os.close(fd)
-    if sessions.mine() is None:
-        registry.begin()
     return held.put(mapping, value, found, mode, record, name, reader.name)
 
 
@@ -229,8 +232,9 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
     >>> shm.unlink("x")
     """
     _check_lifetime(lifetime)
-    session = registry.begin()
-    with registry.locked():
+    with _room_for(name):
+        session = registry.begin()
+    with _room_for(name), registry.locked():
         inode = registry.inode_at(name)
         if inode is not None:
             record = registry.record(inode) or _adopted(name, inode)
@@ -289,33 +293,28 @@ def make(
     replace: Replace,
 ) -> Draft:
     """Carry out a kind's plan."""
-    check(name, mode, lifetime, replace)
-    session = registry.begin()
-    fd = memory.blank(names.folder())
-    try:
-        with Progress(name, plan.size) as progress:
-            memory.fill(fd, plan.size, plan.pieces(), name, progress)
-        found = os.fstat(fd)
-        mapping = memory.map_(fd, plan.size, mode)
-        shared = kind.open(mapping, names.path_of(name), mode)
-        record = registry.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-        return Draft(fd, record, held.put(mapping, shared, found, mode, record, name, kind.name), mode, found)
-    except FullError as error:
-        os.close(fd)
-        raise _full(error) from None
-    except BaseException:
-        os.close(fd)
-        raise
+    with _room_for(name):
+        check(name, mode, lifetime, replace)
+        session = registry.begin()
+        fd = memory.blank(names.folder())
+        try:
+            with Progress(name, plan.size) as progress:
+                memory.fill(fd, plan.size, plan.pieces(), name, progress)
+            found = os.fstat(fd)
+            mapping = memory.map_(fd, plan.size, mode)
+            shared = kind.open(mapping, names.path_of(name), mode)
+            record = registry.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
+            return Draft(fd, record, held.put(mapping, shared, found, mode, record, name, kind.name), mode, found)
+        except BaseException:
+            os.close(fd)
+            raise
 
 
 def publish(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
     """Name the drafts, all or none, and return their values."""
     try:
-        registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
-    except OSError as error:
-        if error.errno == errno.ENOSPC and not isinstance(error, FullError):
-            raise _full(memory.full(drafts[0].record.name, 4096, limits.room().free)) from None
-        raise
+        with _room_for(drafts[0].record.name):
+            registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
     finally:
         discard(drafts)
     return [one.value for one in drafts]
@@ -373,9 +372,23 @@ def _adopted(name: str, inode: int) -> registry.Record:
     return registry.Record(inode, name, kind.name if kind else "raw", session.id, session.label, "session", time.time())
 
 
+@contextlib.contextmanager
+def _room_for(name: str) -> Iterator[None]:
+    """Say that the folder is too full with figures and the cure: for the segment, for its record or a session."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        known = isinstance(error, FullError)
+        raise _full(error if known else memory.full(name, mmap.PAGESIZE, limits.room().free)) from None
+
+
 def _full(error: FullError) -> FullError:
     """Add what a person can do about it."""
-    largest = max(listing.list(), key=lambda one: one.size, default=None)
+    largest = None
+    with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
+        largest = max(listing.list(), key=lambda one: one.size, default=None)
     what = f" of {limits.human(limits.room().total)}"
     if largest:
         what += f". The largest here: {largest.name} {limits.human(largest.size)} ({largest.owner})"
