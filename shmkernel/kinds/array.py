@@ -67,7 +67,7 @@ class Array:
         dtype = _dtype(name, options.get("dtype"))
         if value is None:
             source = _filled(name, shape, dtype or np.dtype(float), fill)
-            blank = fill is None or not source.tobytes()[: source.itemsize].strip(b"\0")
+            blank = fill is None or not source[(slice(1),) * source.ndim].tobytes().strip(b"\0")
             return self._lay_out(name, source, source.dtype, str(order or "C"), blank=blank)
         source = _sharable(name, value, dtype)
         fortran = order == "F" or (order is None and source.flags.f_contiguous and not source.flags.c_contiguous)
@@ -157,7 +157,8 @@ def _parse(head: bytes) -> Layout:
         fields = ast.literal_eval(text.strip())
         descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
         dtype = npy.descr_to_dtype(descr)
-    except (ValueError, TypeError, KeyError, SyntaxError, IndexError, MemoryError, RecursionError) as error:
+        np.broadcast_to(np.empty((), dtype), shape)  # too many dimensions, too long ones
+    except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
     if not sound or len(fields) != 3 or unfit(dtype):  # noqa: PLR2004  the three read above
@@ -179,6 +180,8 @@ def unfit(dtype: np.dtype[Any]) -> str | None:
         return "it holds addresses, which mean nothing in another process"
     if dtype.subdtype is not None:
         return unfit(dtype.base)
+    if dtype.kind in "SU" and not dtype.itemsize:  # numpy would make it 1, and read beyond the end
+        return "it does not say how long its texts are (S10, U20)"
     if dtype.names is not None:
         return next((why for field in dtype.names if (why := unfit(dtype[field]))), None)
     return None if dtype.kind in _KINDS else "no file format says what its bytes mean"
@@ -260,7 +263,10 @@ def _pieces(rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
     step = max(_PIECE // row, 1) if row else 1
     for start in range(0, len(rows) if rows.ndim else 1, step):
         part = rows[start : start + step] if rows.ndim else rows
-        flat = np.ascontiguousarray(part, dtype=dtype).reshape(-1)
+        try:
+            flat = np.ascontiguousarray(part, dtype=dtype).reshape(-1)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ArgumentError(f"no array of {dtype} can be made of it: {error}", dtype=str(dtype)) from None
         yield flat.view(np.uint8).data
 
 
