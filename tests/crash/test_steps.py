@@ -1,0 +1,206 @@
+"""A process is ended at every single step of what it does to a segment.
+
+A profile function sees each call that a step makes into the operating system, and ends the process right before
+the n-th, for n = 1, 2, ... until the step gets through.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import names
+from shmkernel.kinds import array
+from tests.helpers import Child, holding, left, until_left
+
+MODULES = ("posix", "fcntl", "_posixsubprocess", "io", "_io")
+CALLS = (
+    "open", "close", "link", "rename", "unlink", "remove", "write", "pwrite", "posix_fallocate", "ftruncate", "flock",
+    "mkdir", "chmod", "fork_exec", "read", "lstat", "fstat", "listdir", "pipe",
+)  # fmt: skip
+OLD, NEW = np.arange(3000), np.arange(5000) * 3
+
+
+def at_step(step, act):
+    """Call `act` right before the step-th call into the operating system from here on."""
+    count = itertools.count(1)
+
+    def look(frame, event, function):
+        if event != "c_call" or getattr(function, "__module__", None) not in MODULES:
+            return
+        if function.__name__ in CALLS and "importlib" not in frame.f_code.co_filename and next(count) == step:
+            sys.setprofile(None)
+            act()
+
+    sys.setprofile(look)
+
+
+def killed_at(step, work, before=lambda: None):
+    """Say whether a process that runs `before`, then `work`, is killed at this step of the latter."""
+
+    def run(_):
+        known = before()
+        at_step(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        made = work()
+        sys.setprofile(None)
+        del made, known
+
+    with Child(run) as child:
+        status = child.join()
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+def value_at(name):
+    """Return the value under the name as any program reads it, without a session of our own."""
+    try:
+        return np.load(names.path_of(name))
+    except FileNotFoundError:
+        return None
+
+
+def is_one_of(value, *allowed):
+    return any(value is one if one is None else np.array_equal(value, one) for one in allowed)
+
+
+def create_in_pieces():
+    array._PIECE = 4096
+    return shm.create("x", NEW)
+
+
+MAKE = {
+    "the first segment of a session": (lambda: None, lambda: shm.create("x", NEW)),
+    "the next segment of a session": (lambda: shm.create("y", OLD), lambda: shm.create("x", NEW)),
+    "a blank segment": (lambda: shm.create("y", OLD), lambda: shm.create("x", shape=5000, dtype=int)),
+    "a segment in many pieces": (lambda: shm.create("y", OLD), create_in_pieces),
+    "a segment of lifetime attached": (
+        lambda: shm.create("y", OLD),
+        lambda: shm.create("x", NEW, lifetime="attached"),
+    ),
+    "a replacement of its own": (lambda: shm.create("x", OLD), lambda: shm.create("x", NEW, replace=True)),
+}
+
+
+@pytest.mark.parametrize("what", MAKE)
+def test_death_at_any_step_of_creating_leaves_no_half_and_then_nothing(what, shm_dir):
+    before, work = MAKE[what]
+    for step in itertools.count(1):
+        killed = killed_at(step, work, before)
+        assert is_one_of(value_at("x"), None, OLD, NEW, np.zeros(5000, int))
+        until_left(shm_dir)
+        if not killed:
+            break
+    assert step > 10
+
+
+def test_death_at_any_step_of_replacing_leaves_the_others_value_or_nothing(shm_dir):
+    for step in itertools.count(1):
+        with holding(lambda: shm.create("x", OLD)) as other:
+            mine = left(shm_dir)
+            killed = killed_at(step, lambda: shm.create("x", NEW, replace=True))
+            assert is_one_of(value_at("x"), None, OLD, NEW)
+            if is_one_of(value_at("x"), OLD):
+                until_left(shm_dir, *mine)
+            other.end()
+        until_left(shm_dir)
+        if not killed:
+            break
+    assert step > 10
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_death_at_any_step_of_attaching_changes_nothing(mode, shm_dir):
+    with holding(lambda: shm.create("x", OLD)):
+        mine = left(shm_dir)
+        for step in itertools.count(1):
+            killed = killed_at(step, lambda: shm.attach("x", mode))
+            assert is_one_of(value_at("x"), OLD)
+            until_left(shm_dir, *mine)
+            if not killed:
+                break
+    assert step > 10
+    until_left(shm_dir)
+
+
+def test_death_at_any_step_of_attaching_as_the_last_one_unlinks(shm_dir):
+    for step in itertools.count(1):
+        with holding(lambda: shm.create("x", OLD, lifetime="attached")) as maker:
+            killed = killed_at(step, lambda: shm.attach("x"))
+            assert is_one_of(value_at("x"), OLD)
+            maker.end()
+        until_left(shm_dir)
+        if not killed:
+            break
+    assert step > 10
+
+
+def test_death_at_any_step_of_letting_go_of_the_last_attachment_unlinks(shm_dir):
+    def let_go():
+        shm.close("x")
+        held.clear()
+
+    held = []
+    for step in itertools.count(1):
+        killed = killed_at(step, let_go, before=lambda: held.append(shm.create("x", OLD, lifetime="attached")))
+        until_left(shm_dir)
+        if not killed:
+            break
+    assert step > 5
+
+
+@pytest.mark.parametrize(("old", "new"), [("session", "keep"), ("keep", "session"), ("session", "attached")])
+def test_death_at_any_step_of_keep_leaves_the_old_lifetime_or_the_new(old, new, shm_dir):
+    for step in itertools.count(1):
+        with holding(lambda: shm.create("x", OLD, lifetime=old)) as other:
+            killed = killed_at(step, lambda: shm.keep("x", new))
+            assert is_one_of(value_at("x"), OLD)
+            lifetime = shm.info("x").lifetime
+            assert lifetime in (old, new)
+            other.end()
+        if lifetime == "keep":
+            shm.unlink("x")
+        until_left(shm_dir)
+        if not killed:
+            break
+    assert step > 5
+
+
+def test_death_at_any_step_of_unlink_leaves_a_whole_segment_or_none(shm_dir):
+    for step in itertools.count(1):
+        with holding(lambda: shm.create("x", OLD)) as other:
+            killed = killed_at(step, lambda: shm.unlink("x"))
+            assert is_one_of(value_at("x"), None, OLD)
+            other.end()
+        until_left(shm_dir)
+        if not killed:
+            break
+    assert step > 5
+
+
+def test_ctrl_c_at_any_step_of_create_leaves_nothing_behind(shm_dir):
+    def run(connection):
+        for step in itertools.count(1):
+            fds = len(os.listdir("/proc/self/fd"))
+            try:
+                at_step(step, lambda: signal.raise_signal(signal.SIGINT))
+                x = shm.create("x", NEW)
+                sys.setprofile(None)
+            except KeyboardInterrupt:
+                connection.send((step, value_at("x") is None, len(os.listdir("/proc/self/fd")) - fds, left(shm_dir)))
+                continue
+            assert np.array_equal(x, NEW)
+            break
+        connection.send(None)
+
+    with Child(run) as child:
+        heard = list(iter(child.hear, None))
+        assert child.join() == 0
+    assert len(heard) > 10
+    assert [one for one in heard if not one[1]] == []
+    until_left(shm_dir)

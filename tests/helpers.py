@@ -1,0 +1,134 @@
+"""What the tests share: children that are ended in chosen ways, and waiting for what others do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from multiprocessing import Pipe
+from pathlib import Path
+
+from shmkernel import sessions
+
+PATIENCE = 30.0  # seconds until a test gives up; the events that it waits for take milliseconds
+
+
+def until(condition, what):
+    """Return what `condition` returns as soon as that is true; only for what the OS sends no event for."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.002)
+    return found
+
+
+def left(folder):
+    """List all that lies in a folder of segments, beyond what its first session makes for good."""
+    for_good = {"sessions", "records", "pending", "names.lock"}
+    return sorted(
+        str(path.relative_to(folder))
+        for path in Path(folder).rglob("*")
+        if path.name not in for_good and not path.name.startswith(".shmk-")
+    )
+
+
+def until_left(folder, *expected):
+    """Wait until nothing but `expected` lies in the folder: a watchdog sweeps."""
+    deadline = time.monotonic() + PATIENCE
+    while (now := left(folder)) != sorted(expected) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert now == sorted(expected)
+
+
+def watchdogs(folder):
+    """Return the pids of the processes that watch over sessions in this folder."""
+    found = []
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and f"{folder}/.shmk-" in (line := Path(f"/proc/{entry}/cmdline").read_text()):
+                found += [int(entry)] if "watchdog.py" in line else []
+    return found
+
+
+def python(script, *arguments, **options):
+    """Run a script in a fresh interpreter, and return the finished process with its output."""
+    options = {"timeout": PATIENCE, "capture_output": True, "text": True, "check": True} | options
+    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], **options)
+
+
+class Child:
+    """A forked process that runs `work(connection)`; unless `kin`, it knows nothing of a session of ours."""
+
+    def __init__(self, work, *, kin=False):
+        self.connection, theirs = Pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's threads do not matter here
+            self.pid = os.fork()
+        if self.pid == 0:
+            self._run(work, theirs, kin)
+        theirs.close()
+        self.pidfd = os.pidfd_open(self.pid)
+        self.status = None
+
+    def _run(self, work, connection, kin):
+        status = 1
+        try:
+            self.connection.close()
+            if not kin:
+                sessions._inherited.clear()
+            work(connection)
+            status = 0
+        except BaseException:  # noqa: BLE001  the test reads it on stderr
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def hear(self):
+        """Return what the child sends next."""
+        assert self.connection.poll(PATIENCE), "the child is silent"
+        return self.connection.recv()
+
+    def tell(self, what=None):
+        """Send the child a word."""
+        self.connection.send(what)
+
+    def end(self, how=signal.SIGKILL):
+        """Send the child a signal, and return how it ended."""
+        signal.pidfd_send_signal(self.pidfd, how)
+        return self.join()
+
+    def join(self):
+        """Wait for the child's end; return its exit status, or minus the signal that ended it."""
+        if self.status is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.status = os.waitstatus_to_exitcode(status)
+            os.close(self.pidfd)
+            self.connection.close()
+        return self.status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.status is None:
+            self.end()
+
+
+def holding(make):
+    """Start a child that makes something and holds it until it is told to end."""
+
+    def work(connection):
+        made = make()
+        connection.send("made")
+        connection.recv()
+        del made
+
+    child = Child(work)
+    assert child.hear() == "made"
+    return child
