@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel import sessions
+from tests.unit import orphans
 
 DEMO = [sys.executable, "-m", "shmkernel", "demo"]
 
@@ -19,7 +21,7 @@ DEMO = [sys.executable, "-m", "shmkernel", "demo"]
 def demo(tmp_path, shm_dir):
     """Run the demo to its end; return its exit status and what it said, and see that nothing stays."""
 
-    def run(command=DEMO, at=None, **env):
+    def run(command=DEMO, at=None, do=lambda process: process.send_signal(signal.SIGINT), **env):
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "PYTHONUNBUFFERED": ""} | env,
@@ -29,7 +31,7 @@ def demo(tmp_path, shm_dir):
             for line in process.stdout:
                 out += line
                 if at in line:
-                    process.send_signal(signal.SIGINT)
+                    do(process)
                     break
         rest, err = process.communicate()
         assert not list(tmp_path.iterdir()), "files left"
@@ -83,6 +85,16 @@ def test_what_does_not_happen_is_named_and_fails(demo, tmp_path_factory):
     assert err.startswith("shmkernel demo: expected elevation = ")
     assert "to succeed in first.ipynb, and it said: ImportError" in err
     assert err.count("\n") == 1
+
+
+def test_a_name_that_stays_is_named_and_fails_and_is_removed_at_last(demo, shm_dir):
+    def kill_its_watchdog(_):
+        (session,) = (one for one in sessions.everyone() if one.label == "first.ipynb")
+        orphans.kill_watchdog_of(session, shm_dir)
+
+    status, out, err = demo(at="second.ipynb (kernel", do=kill_its_watchdog)
+    assert (status, "is gone" in out) == (1, False)
+    assert re.fullmatch(r"shmkernel demo: expected \S+-dem to be gone 5 s after the kill\n", err)
 
 
 @pytest.mark.parametrize("line", ["Two kernels", "%shm_create", "The same pages"])

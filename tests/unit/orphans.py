@@ -20,13 +20,15 @@ def leave(name: str, folder: Path) -> int:
         assert owner.stdout
         owner.stdout.readline()
         (session,) = (one for one in sessions.everyone() if one.pid == owner.pid)
-        _kill_watchdog_of(f"{folder}/.shmk-{os.geteuid()}/sessions/{session.id}")
+        kill_watchdog_of(session, folder)
         owner.kill()
     return (folder / f"shmk-{os.geteuid()}-{name}").stat().st_size
 
 
-def _kill_watchdog_of(session: str) -> None:
-    (pid,) = (entry.name for entry in Path("/proc").glob("[0-9]*") if session in _words(entry))
+def kill_watchdog_of(session: sessions.Session, folder: Path) -> None:
+    """Kill the process that would clean up after a session."""
+    file = f"{folder}/.shmk-{os.geteuid()}/sessions/{session.id}"
+    (pid,) = (entry.name for entry in Path("/proc").glob("[0-9]*") if file in _words(entry))
     watchdog = os.pidfd_open(int(pid))
     signal.pidfd_send_signal(watchdog, signal.SIGKILL)
     os.close(watchdog)
