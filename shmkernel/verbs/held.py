@@ -8,7 +8,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import registry
+from shmkernel import names, registry
 
 if TYPE_CHECKING:
     import mmap
@@ -24,12 +24,13 @@ _closed: dict[
 class Held(weakref.ref["mmap.mmap"]):
     """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
 
-    __slots__ = ("key", "kind", "last_unlinks", "name", "record", "size", "value")
+    __slots__ = ("key", "kind", "last_unlinks", "name", "path", "record", "size", "value")
 
     key: Key
     kind: str
     last_unlinks: bool
     name: str
+    path: str
     record: registry.Record | None
     size: int
     value: weakref.ref[Any]
@@ -47,6 +48,7 @@ def put(
     found: os.stat_result,
     mode: str,
     record: registry.Record | None,
+    path: str,
     name: str,
     kind: str,
 ) -> Any:  # noqa: ANN401
@@ -55,7 +57,7 @@ def put(
     held = Held(mapping, _let_go)
     held.key = key = (found.st_dev, found.st_ino, mode)
     held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
-    held.record = record
+    held.record, held.path = record, path
     held.last_unlinks = record is not None and record.lifetime == "attached"
     with guard:
         first = _open.get(key)
@@ -75,9 +77,11 @@ def relive(inode: int, lifetime: str) -> None:
 
 
 def everything() -> list[Held]:
-    """Return all mappings of this process that are alive, those closed under living views too."""
+    """Return the mappings of this process that are alive, those closed under living views too."""
+    here = names.folder()
     with guard:
-        return [held for held in (*_open.values(), *_closed.values()) if held() is not None]
+        mappings = [held for held in (*_open.values(), *_closed.values()) if held() is not None]
+    return [held for held in mappings if os.path.dirname(held.path) == here]
 
 
 def forget(name: str) -> list[Held]:

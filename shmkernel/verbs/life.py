@@ -154,7 +154,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
             raise damaged(name, error if found.st_size else "the file is empty") from None
     finally:
         os.close(fd)
-    return held.put(mapping, value, found, mode, record, name, reader.name)
+    return held.put(mapping, value, found, mode, record, path, name, reader.name)
 
 
 def close(name: str) -> bool:
@@ -293,6 +293,7 @@ def make(
     replace: Replace,
 ) -> Draft:
     """Carry out a kind's plan."""
+    path = names.path_of(name)
     with _room_for(name):
         check(name, mode, lifetime, replace)
         session = registry.begin()
@@ -302,9 +303,10 @@ def make(
                 memory.fill(fd, plan.size, plan.pieces(), name, progress)
             found = os.fstat(fd)
             mapping = memory.map_(fd, plan.size, mode)
-            shared = kind.open(mapping, names.path_of(name), mode)
+            shared = kind.open(mapping, path, mode)
             record = registry.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-            return Draft(fd, record, held.put(mapping, shared, found, mode, record, name, kind.name), mode, found)
+            given = held.put(mapping, shared, found, mode, record, path, name, kind.name)
+            return Draft(fd, record, given, mode, found)
         except BaseException:
             os.close(fd)
             raise
