@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LIFETIMES = ("session", "attached", "keep")
 _known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: when the segment changed, its record
 _KNOWN = 4096
+_CLAIMED = 16  # descriptors at a time: a process may have as few as 256
 _thread = threading.local()
 _locks: set[int] = set()
 
@@ -285,13 +286,15 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                 found = _read(entry)
                 try:
                     fd = _claim(found) if found and inode_at(found.name) == found.inode else -1
-                except OSError:  # another program has just removed the file
+                except FileNotFoundError:  # another program has just removed the file
                     fd = -1
                 if fd is None:
                     continue
                 if found and fd >= 0:
                     claimed.append(fd)
                     over.append((found, os.fstat(fd).st_size))
+                if len(claimed) > _CLAIMED:
+                    os.close(claimed.pop(0))
                 if dry_run:
                     continue
                 if found and fd >= 0:  # names first, memory later: giving back 1 GB takes 65 ms
