@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import resource
 
-from tests.helpers import Child, until_left
-
 import shmkernel as shm
+from tests.helpers import Child, until_left
 
 MANY = 200
 
