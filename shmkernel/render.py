@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shmkernel import limits, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from shmkernel.verbs.listing import Holder, Info
 
@@ -152,22 +152,19 @@ def clean(text: str) -> str:
 
 
 class Rows(list["Info"]):
-    """What a listing returns: a plain list of Info, which a notebook shows as a table."""
+    """What a listing returns: a plain list of Info, which a notebook shows as a table, or as cards."""
 
-    def __init__(
-        self,
-        rows: Iterable[Info],
-        text: Callable[[Sequence[Info]], str] = table,
-        rich: Callable[[Sequence[Info]], str] = table_html,
-    ) -> None:
+    def __init__(self, rows: Iterable[Info], notes: Mapping[str, str], *, cards: bool = False) -> None:
         super().__init__(rows)
-        self._text, self._rich = text, rich
+        self._notes, self._cards = notes, cards
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG002  IPython's protocol
-        printer.text(self._text(self))
+        cards = (card(one, self._notes.get(one.name, "")) for one in self)
+        printer.text("\n\n".join(cards) if self._cards else table(self, self._notes))
 
     def _repr_html_(self) -> str:
-        return self._rich(self)
+        cards = (card_html(one, self._notes.get(one.name, "")) for one in self)
+        return "".join(cards) if self._cards else table_html(self, self._notes)
 
 
 def _cells(rows: Sequence[Info], notes: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:

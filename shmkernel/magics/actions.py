@@ -13,7 +13,6 @@ from shmkernel.verbs import held
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from shmkernel.magics.commands import ShmMagics
     from shmkernel.verbs.listing import Info
@@ -101,20 +100,12 @@ def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
 
 def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:  # noqa: ARG001
     """Return what is shared, to be shown as a table."""
-    rows = shm.list()
-    remarks = {one.name: text for one in rows if not one.state and (text := _remark(magics, one))}
-    return render.Rows(rows, lambda some: render.table(some, remarks), lambda some: render.table_html(some, remarks))
+    return _rows(magics, shm.list())
 
 
 def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
     """Return all that is known of segments, to be shown as cards."""
-    rows = [shm.info(name) for name in args.names]
-    remarks = {one.name: _remark(magics, one) for one in rows}
-
-    def cards(show: Callable[[Info, str], str], between: str) -> Callable[[Any], str]:
-        return lambda some: between.join(show(one, remarks.get(one.name, "")) for one in some)
-
-    return render.Rows(rows, cards(render.card, "\n\n"), cards(render.card_html, ""))
+    return _rows(magics, [shm.info(name) for name in args.names], cards=True)
 
 
 def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
@@ -186,6 +177,11 @@ def _whereabouts(name: str, keepers: list[str]) -> str:
     if registry.inode_at(name) is None:
         return "It is gone, and its memory free"
     return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"
+
+
+def _rows(magics: ShmMagics, rows: list[Info], *, cards: bool = False) -> render.Rows:
+    remarks = {one.name: text for one in rows if not one.state and (text := _remark(magics, one))}
+    return render.Rows(rows, remarks, cards=cards)
 
 
 def _remark(magics: ShmMagics, one: Info) -> str:

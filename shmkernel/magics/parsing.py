@@ -54,6 +54,7 @@ class Parser(MagicArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self.allow_abbrev = False
+        self.color = False  # Python 3.14 would colour the docstrings
 
     def parse_line(self, line: str) -> argparse.Namespace:
         """Parse the text after the magic; ``expression`` is what followed ``--from``, or None."""

@@ -43,15 +43,21 @@ class _Wish(NamedTuple):
     private: weakref.ref[Any] | None = None
 
 
+class _Terms(NamedTuple):
+    """How what is made is to be used, how long it lives, and what gives way to it."""
+
+    mode: str
+    lifetime: str
+    replace: life.Replace
+
+
 def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share variables, the value of an expression, or new arrays."""
     _check_flags(args)
-    args.lifetime_, args.mode_ = args.lifetime or magics.lifetime, args.mode or "r+"
-    wishes = [_wish(magics, args, name) for name in args.names]
+    terms = _terms(magics, args)
+    wishes = [_wish(magics, args, name, terms) for name in args.names]
     told = [wish._replace(plan=None) for wish in wishes]
-    drafts = _drafts(args, wishes)
-    published = dict(zip([one.record.name for one in drafts], _publish(drafts, args), strict=True))
-    del drafts
+    published = _published(wishes, terms)
     values = [published.pop(wish.name) if wish.kind else wish.done for wish in told]
     for wish, value in zip(told, values, strict=True):
         if variables.is_variable(wish.name):
@@ -63,12 +69,12 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
 def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share the content of a file."""
     (name,) = args.names
-    lifetime, replace = args.lifetime or magics.lifetime, _replace(args)
-    life.check(name, args.mode or "r+", lifetime, replace)
+    terms = _terms(magics, args)
+    life.check(name, *terms)
     if not args.overwrite:
         variables.check_free(magics.space, name, name, "Use another NAME, or --overwrite to replace it")
     before = _earlier(name)
-    value = shm.load(name, args.path, mode=args.mode or "r+", lifetime=lifetime, replace=replace)
+    value = shm.load(name, args.path, **terms._asdict())
     if variables.is_variable(name):
         magics.bind(name, value, name)
     one = shm.info(name)
@@ -85,8 +91,8 @@ def until(one: Info) -> str:
     }[one.lifetime]
 
 
-def _replace(args: argparse.Namespace) -> life.Replace:
-    return True if args.replace else "own"
+def _terms(magics: ShmMagics, args: argparse.Namespace) -> _Terms:
+    return _Terms(args.mode or "r+", args.lifetime or magics.lifetime, True if args.replace else "own")
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -101,7 +107,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ArgumentError("--fill fills a new array: give its --shape too")
 
 
-def _wish(magics: ShmMagics, args: argparse.Namespace, name: str) -> _Wish:
+def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Wish:
     """Check one name."""
     try:
         names.path_of(name)
@@ -115,7 +121,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str) -> _Wish:
         variables.check_free(magics.space, name, name, cure)
     if _is_done(args, name, value):
         return _Wish(name, value)
-    life.check(name, args.mode_, args.lifetime_, _replace(args))
+    life.check(name, *terms)
     options = {
         "shape": lengths(args.shape) if args.shape else None,
         "dtype": args.dtype,
@@ -156,23 +162,20 @@ def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
     return same and ordered and one.key[2] == (args.mode or one.key[2])
 
 
-def _drafts(args: argparse.Namespace, wishes: list[_Wish]) -> list[life.Draft]:
-    """Make what is wished for; the wishes are consumed, since their plans hold the values."""
+def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
+    """Make what is wished for; the wishes are consumed, since their plans hold the private copies."""
     drafts: list[life.Draft] = []
     try:
         while wishes:
             name, _, kind, plan, *_ = wishes.pop(0)
             if kind and plan:
-                drafts.append(life.make(name, kind, plan, args.mode_, args.lifetime_, _replace(args)))
+                drafts.append(life.make(name, kind, plan, *terms))
     except BaseException:
         life.discard(drafts)
         drafts.clear()  # an interrupt's traceback keeps this frame
         raise
-    return drafts
-
-
-def _publish(drafts: list[life.Draft], args: argparse.Namespace) -> list[Any]:
-    return life.publish(drafts, _replace(args)) if drafts else []
+    values = life.publish(drafts, terms.replace) if drafts else []
+    return dict(zip([one.record.name for one in drafts], values, strict=True))
 
 
 def _made(magics: ShmMagics, args: argparse.Namespace, wish: _Wish) -> str:
