@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shmkernel.magics.bare import Bare
+from shmkernel.magics.bare import Bare, catch_up
 from shmkernel.magics.commands import ShmMagics
 from shmkernel.magics.completion import matcher_for
 
@@ -32,6 +32,7 @@ def load(shell: InteractiveShell) -> None:
     magics.bare, magics.matcher = Bare(), matcher_for(shell)
     shell.register_magics(magics)
     shell.ast_transformers.append(magics.bare)
+    catch_up(magics.bare)
     if shell.Completer is not None:
         shell.Completer.custom_matchers.append(magics.matcher)
 

@@ -81,20 +81,14 @@ def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: AR
 
 def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Change lifetimes; what only this process has gets its name back, and the variable follows."""
+    lifetime = args.lifetime or "keep"
     ghosts = {name: _held(name) for name in args.names if registry.inode_at(name) is None}
     for name, found in ghosts.items():
-        if not found:
+        if not any(one.value() is not None for one in found):
             raise memory.missing(name)
     for name in args.names:
-        one = shm.keep(name, args.lifetime or "keep")
-        copied = ""
-        if name in ghosts:
-            new, old = shm.attach(name), [ghost.value() for ghost in ghosts[name]]
-            rebound = [key for key, value in magics.space.items() if any(value is each for each in old)]
-            for key in rebound:
-                magics.bind(key, new, name)
-            old.clear()
-            copied = " and ".join(["named again, a copy", *(f"now your {key}" for key in rebound)]) + "; "
+        copied = _named_again(magics, name, ghosts[name], lifetime) if name in ghosts else ""
+        one = shm.info(name) if copied else shm.keep(name, lifetime)
         print(f"{name}: {copied}{render.what(one)}, shared {sharing.until(one)}")
 
 
@@ -164,6 +158,16 @@ def _attached(magics: ShmMagics, name: str, variable: str, value: object, mode: 
     ):
         return line
     return f"{line}. The earlier one stays in memory, held by {keepers}"
+
+
+def _named_again(magics: ShmMagics, name: str, ghosts: list[held.Held], lifetime: str) -> str:
+    """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
+    old = [value for one in ghosts if (value := one.value()) is not None]
+    new = shm.create(name, old[0], lifetime=lifetime)
+    rebound = variables.aliases(magics.space, old)
+    for key in rebound:
+        magics.bind(key, new, name)
+    return " and ".join(["named again, a copy", *(f"now your {key}" for key in rebound)]) + "; "
 
 
 def _keepers(magics: ShmMagics, name: str) -> list[str]:

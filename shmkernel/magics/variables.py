@@ -66,6 +66,11 @@ def is_shared(ref: weakref.ref[Any] | None) -> bool:
     return ref is not None and isinstance(ref(), mmap.mmap)
 
 
+def aliases(space: Mapping[str, Any], values: list[Any]) -> list[str]:
+    """Return the variables that are one of these very objects; where IPython hides them does not count."""
+    return [key for key, value in space.items() if any(value is one for one in values) and not _HIDDEN.fullmatch(key)]
+
+
 def left(space: Mapping[str, Any], ref: weakref.ref[Any] | None) -> str:
     """Say what keeps memory alive that nobody should need any more: empty if nothing does.
 

@@ -26,7 +26,7 @@ def kernel(tmp_path_factory, shm_dir):  # noqa: ARG001  the kernels end before t
 def test_two_notebooks_share_an_array_through_all_that_can_happen_to_it(kernel, shm_dir):
     prepare, plot = kernel("prepare.ipynb"), kernel("plot.ipynb")
     prepare("%load_ext shmkernel\nimport numpy as np\nelevation = np.arange(6, dtype='i2').reshape(2, 3)")
-    plot("%load_ext shmkernel")
+    assert plot("%load_ext shmkernel\nimport numpy\n%shm_list").startswith("Nothing is shared yet")
     assert prepare("%shm_create elevation").endswith("In another notebook: %shm_attach elevation\n")
 
     reply, published = plot.run("%shm_attach elevatoin\nnever = 1")

@@ -106,6 +106,7 @@ def test_unlink_names_who_still_holds_the_memory(notebook):
 def test_keep_names_again_what_is_only_here_and_the_variable_follows(notebook):
     with elsewhere(lambda: shm.create("x", np.ones(3))) as other:
         notebook("%shm_attach x")
+        notebook("x")
         before = notebook["x"]
         other.end()
     shm.gc()
@@ -115,7 +116,11 @@ def test_keep_names_again_what_is_only_here_and_the_variable_follows(notebook):
     )
     assert notebook["x"] is shm.attach("x")
     assert notebook["x"] is not before
+    del before
     assert "until this kernel ends" in notebook("%shm_keep x --lifetime session")
+    assert "until the last one lets go of it" in notebook("%shm_unlink x\n%shm_keep x --lifetime attached")
+    assert notebook("%shm_close x") == "x: closed here. It is gone, and its memory free\n"
+    notebook("%shm_create x --shape 3")
     assert str(notebook.fails("%shm_keep x --lifetime forever")).startswith("lifetime 'forever' is unknown: session")
     assert isinstance(notebook.fails("%shm_keep x nope"), shm.NotFoundError)
 
@@ -153,6 +158,8 @@ def test_a_bare_magic_makes_no_out(notebook):
     notebook("%config InteractiveShell.ast_node_interactivity = 'all'")
     assert notebook.run("%shm_attach x\n%shm_list").value is None
     notebook("%config InteractiveShell.ast_node_interactivity = 'last_expr'")
+    notebook("%unload_ext shmkernel")
+    assert notebook.run("%load_ext shmkernel\nif True:\n    %shm_attach x\n%shm_attach x").value is None
     assert notebook["_oh"] == {}
     assert notebook.run("y = %shm_attach x;\ny").value is shm.attach("x")
 
