@@ -67,7 +67,7 @@ class Array:
         dtype = _dtype(name, options.get("dtype"))
         if value is None:
             source = _filled(name, shape, dtype or np.dtype(float), fill)
-            blank = fill is None or not source[(slice(1),) * source.ndim].tobytes().strip(b"\0")
+            blank = fill is None or not _once(source).tobytes().strip(b"\0")
             return self._lay_out(name, source, source.dtype, str(order or "C"), blank=blank)
         source = _sharable(name, value, dtype)
         fortran = order == "F" or (order is None and source.flags.f_contiguous and not source.flags.c_contiguous)
@@ -227,10 +227,20 @@ def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDA
     except (TypeError, ValueError):
         raise ArgumentError(f"{name!r}: {shape!r} is no shape. Examples: 10, (3, 4)", name=name) from None
     try:
-        one = np.zeros((), dtype) if fill is None else np.asarray(fill).astype(dtype, casting="unsafe")
+        if fill is None:
+            one = np.zeros((), dtype)
+        elif dtype.names:  # a tuple is one record here
+            one = np.array(fill, dtype)
+        else:
+            one = np.asarray(fill).astype(dtype, casting="unsafe")
         return np.broadcast_to(one, lengths)
     except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"{name!r}: cannot fill {lengths} of {dtype} with {fill!r}: {error}", name=name) from None
+
+
+def _once(array: NDArray[Any]) -> NDArray[Any]:
+    """Return each element of a broadcast array once."""
+    return array[tuple(slice(None if stride else 1) for stride in array.strides)]
 
 
 def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[Any]:
