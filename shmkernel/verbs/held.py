@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from shmkernel import names, registry
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
 Key = tuple[int, int, str]
 guard = threading.RLock()  # re-entrant: garbage collection may strike inside
@@ -100,8 +102,10 @@ def _send_by_reference() -> None:
     transfer.register()
 
 
-def _let_go(held: Held) -> None:
+def _let_go(held: Held, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
     """Forget a mapping that has gone, and with it the attachment; the last one out may have to unlink."""
+    if ending():  # modules fall apart around us; the watchdog will see to it
+        return
     with guard:
         if _open.get(held.key) is held:
             del _open[held.key]
