@@ -288,6 +288,8 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                     fd = _claim(found) if found and inode_at(found.name) == found.inode else -1
                 except FileNotFoundError:  # another program has just removed the file
                     fd = -1
+                except OSError:  # one that cannot be opened must not keep the others from being swept
+                    fd = None
                 if fd is None:
                     continue
                 if found and fd >= 0:
