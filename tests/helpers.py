@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import subprocess
@@ -55,10 +56,10 @@ def watchdogs(folder):
     return found
 
 
-def python(script, *arguments, **options):
+def python(script, *arguments, flags=(), **options):
     """Run a script in a fresh interpreter, and return the finished process with its output."""
-    options = {"timeout": PATIENCE, "capture_output": True, "text": True, "check": True} | options
-    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], **options)
+    options = {"timeout": PATIENCE, "capture_output": True, "text": True} | options
+    return subprocess.run([sys.executable, *flags, "-c", script, *map(str, arguments)], check=True, **options)
 
 
 class Child:
@@ -77,6 +78,7 @@ class Child:
 
     def _run(self, work, connection, kin):
         status = 1
+        faulthandler.disable()
         try:
             self.connection.close()
             if not kin:

@@ -10,14 +10,15 @@ import itertools
 import os
 import signal
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel import names, registry
 from shmkernel.kinds import array
-from tests.helpers import Child, holding, left, until_left
+from tests.helpers import Child, holding, left, until, until_left
 
 MODULES = ("posix", "fcntl", "_posixsubprocess", "io", "_io")
 CALLS = (
@@ -103,7 +104,7 @@ def test_death_at_any_step_of_replacing_leaves_the_others_value_or_nothing(shm_d
     for step in itertools.count(1):
         with holding(lambda: shm.create("x", OLD)) as other:
             mine = left(shm_dir)
-            killed = killed_at(step, lambda: shm.create("x", NEW, replace=True))
+            killed = killed_at(step, lambda: shm.create("x", NEW, replace=True), before=registry.begin)
             assert is_one_of(value_at("x"), None, OLD, NEW)
             if is_one_of(value_at("x"), OLD):
                 until_left(shm_dir, *mine)
@@ -129,14 +130,28 @@ def test_death_at_any_step_of_attaching_changes_nothing(mode, shm_dir):
 
 
 def test_death_at_any_step_of_attaching_as_the_last_one_unlinks(shm_dir):
+    """The maker ends at that step too, and its watchdog finds that somebody still has the segment."""
+
+    def die_after_the_maker():
+        signal.pidfd_send_signal(maker.pidfd, signal.SIGKILL)
+        if not getattr(registry._thread, "locked", False):  # for its watchdog needs names.lock
+            until(lambda: not os.path.exists(f"{shm_dir}/{session}"), "the maker's watchdog sweeps")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(_, step):
+        at_step(step, die_after_the_maker)
+        shm.attach("x")
+        sys.setprofile(None)
+
     for step in itertools.count(1):
         with holding(lambda: shm.create("x", OLD, lifetime="attached")) as maker:
-            killed = killed_at(step, lambda: shm.attach("x"))
-            assert is_one_of(value_at("x"), OLD)
-            maker.end()
+            session = next(path for path in left(shm_dir) if "sessions" in path)
+            with Child(partial(run, step=step)) as child:
+                status = child.join()
         until_left(shm_dir)
-        if not killed:
+        if status == 0:
             break
+        assert status == -signal.SIGKILL
     assert step > 10
 
 
@@ -158,7 +173,7 @@ def test_death_at_any_step_of_letting_go_of_the_last_attachment_unlinks(shm_dir)
 def test_death_at_any_step_of_keep_leaves_the_old_lifetime_or_the_new(old, new, shm_dir):
     for step in itertools.count(1):
         with holding(lambda: shm.create("x", OLD, lifetime=old)) as other:
-            killed = killed_at(step, lambda: shm.keep("x", new))
+            killed = killed_at(step, lambda: shm.keep("x", new), before=registry.begin)
             assert is_one_of(value_at("x"), OLD)
             lifetime = shm.info("x").lifetime
             assert lifetime in (old, new)

@@ -1,0 +1,146 @@
+"""What every kind of value must do, ours and those of other packages: inherit, and give samples."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import shmkernel as shm
+from shmkernel import names
+from shmkernel.verbs import held
+from tests.helpers import Child, left
+
+SOON = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def write(name, data):
+    """Put bytes under a name as another program would."""
+    with open(names.path_of(name), "wb") as file:
+        file.write(data)
+
+
+def attach_hostile(contract, data):
+    """Attach bytes that may mean anything: DamagedError or a value, never another error, never a signal."""
+    write("hostile", data)
+    try:
+        contract.touch(shm.attach("hostile", kind=contract.kind))
+    except shm.DamagedError:
+        assert shm.info("hostile").type
+    else:
+        assert shm.info("hostile").state == ""
+    finally:
+        shm.unlink("hostile")
+
+
+class KindContract:
+    """Inherit as ``class TestMine(KindContract)``, with samples and with what compares and changes them."""
+
+    kind: str
+    VALUES: ClassVar[dict]  # what is shared, by a word for it; each must be different from `changed`
+    REFUSED: ClassVar[dict]  # what must raise UnsupportedError
+
+    def same(self, got, value):
+        """Say whether `got`, out of a segment, is `value`, of the same type."""
+        raise NotImplementedError
+
+    def change(self, got):
+        """Change a value in place."""
+        raise NotImplementedError
+
+    def touch(self, got):
+        """Read all of a value."""
+        raise NotImplementedError
+
+    def pytest_generate_tests(self, metafunc):
+        """Run a test once for each sample."""
+        for argument, samples in (("value", self.VALUES), ("refused", self.REFUSED)):
+            if argument in metafunc.fixturenames:
+                metafunc.parametrize(argument, samples.values(), ids=samples)
+
+    def test_it_comes_back_as_it_is(self, value):
+        x = shm.create("x", value)
+        assert self.same(x, value)
+        assert shm.info("x").kind == self.kind
+        assert shm.info("x").size == os.path.getsize(names.path_of("x"))
+
+    def test_another_process_sees_it(self, value):
+        shm.create("x", value)
+        with Child(lambda connection: connection.send(self.same(shm.attach("x"), value))) as other:
+            assert other.hear()
+
+    def test_a_file_of_it_is_the_same_again(self, value, tmp_path):
+        shm.create("x", value)
+        shm.save("x", tmp_path / "x")
+        assert self.same(shm.load("y", tmp_path / "x"), value)
+        assert shm.info("y").type == shm.info("x").type
+
+    def test_without_a_record_its_first_bytes_tell(self, value):
+        x = shm.create("x", value, lifetime="keep")
+        with open(names.path_of("x"), "rb") as file:
+            write("y", file.read())
+        assert shm.info("y").kind == self.kind
+        assert self.same(shm.attach("y"), value)
+        del x
+        shm.unlink("x")
+        shm.unlink("y")
+
+    def test_the_processor_guards_what_is_attached_to_be_read(self):
+        value = next(iter(self.VALUES.values()))
+        shm.create("x", value)
+        x = shm.attach("x", mode="r")
+        with pytest.raises((TypeError, ValueError)):
+            self.change(x)
+        assert self.same(x, value)
+
+    def test_private_changes_stay_private(self):
+        value = next(iter(self.VALUES.values()))
+        shm.create("x", value)
+        self.change(shm.attach("x", mode="c"))
+        assert self.same(shm.attach("x"), value)
+
+    def test_changes_are_everybodys(self):
+        value = next(iter(self.VALUES.values()))
+        x = shm.create("x", value)
+        self.change(shm.attach("x"))
+        assert not self.same(x, value)
+
+    def test_the_memory_goes_with_the_last_reference(self, value):
+        x = shm.create("x", value)
+        shm.unlink("x")
+        assert [one.name for one in held.everything()] == ["x"]
+        del x
+        assert held.everything() == []
+
+    def test_what_would_not_come_back_is_refused(self, refused, shm_dir):
+        with pytest.raises(shm.UnsupportedError, match="'x'"):
+            shm.create("x", refused)
+        assert [path for path in left(shm_dir) if "sessions" not in path] == []
+
+    def test_a_file_cut_short_anywhere_is_damaged_or_whole(self, value):
+        x = shm.create("x", value)
+        shm.unlink("x")
+        whole = bytes(held.everything()[0]())
+        del x
+        for end in {*range(0, min(len(whole), 200), 7), len(whole) - 1}:
+            attach_hostile(self, whole[:end])
+
+    @SOON
+    @given(data=st.binary(max_size=300))
+    @example(data=b"")
+    def test_random_bytes_are_damaged_or_harmless(self, data):
+        attach_hostile(self, data)
+
+    @SOON
+    @given(data=st.data())
+    def test_a_few_wrong_bytes_are_damaged_or_harmless(self, data):
+        x = shm.create("x", data.draw(st.sampled_from(list(self.VALUES.values()))))
+        shm.unlink("x")
+        whole = bytearray(held.everything()[0]())
+        del x
+        for _ in range(data.draw(st.integers(1, 4))):
+            whole[data.draw(st.integers(0, min(len(whole), 200) - 1))] = data.draw(st.integers(0, 255))
+        attach_hostile(self, bytes(whole))

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.lib import format as npy
+
+import shmkernel as shm
+from shmkernel import names
+from shmkernel.kinds import array
+from tests.kinds.contract import SOON, KindContract, attach_hostile, write
+
+DTYPES = [
+    *(f"{order}{kind}" for order in "<>" for kind in ("i2", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")),
+    *("?", "i1", "u1", "g", "G", "S3", "<U3", ">U3", "V5"),
+    *("<M8[ns]", ">M8[D]", "<M8[25s]", "<m8[ms]", ">m8[h]"),
+]  # fmt: skip
+GAPS = np.dtype({"names": ["a", "b"], "formats": ["<i2", ">f8"], "offsets": [2, 8], "itemsize": 24})
+NESTED = np.dtype([("at", [("x", "<f4"), ("y", "<f4", (2, 3))]), ("name", "U5"), (("a title", "t"), "M8[s]")])
+
+
+class Metres(np.ndarray):
+    """A subclass whose values mean more than its numbers say."""
+
+
+def sample(dtype, shape=(3, 4)):
+    """Make an array that differs in every byte that its dtype lets differ."""
+    dtype = np.dtype(dtype)
+    count = math.prod(shape)
+    if dtype.kind == "U":
+        return np.array([chr(97 + n % 26) * 2 for n in range(count)], dtype).reshape(shape)
+    if dtype.kind in "?gG":
+        return np.arange(1, count + 1).astype(dtype).reshape(shape)
+    return np.frombuffer(bytes(n % 61 for n in range(count * dtype.itemsize)), dtype).reshape(shape).copy()
+
+
+def structured(dtype):
+    found = np.zeros(4, dtype)
+    found[dtype.names[0]] = np.ones(4, dtype[0])
+    return found
+
+
+def filled(text):
+    return np.full((2, 2), text)
+
+
+class TestArray(KindContract):
+    kind = "array"
+    VALUES: ClassVar = {
+        **{dtype: sample(dtype) for dtype in DTYPES},
+        "structured with gaps": structured(GAPS),
+        "structured, nested": np.zeros(4, NESTED),
+        "structured, field names beyond ASCII": np.ones(2, [("Δt", "f8"), ("größe", "i4")]),
+        "0-d": np.array(7),
+        "0-d structured": np.ones((), GAPS),
+        "empty": np.empty((0, 3), "i4"),
+        "empty in the middle": np.empty((2, 0, 3), "f8"),
+        "of itemsize 0": np.empty(3, "V0"),
+        "Fortran": np.asfortranarray(sample("f8")),
+        "Fortran, structured": np.asfortranarray(np.ones((2, 3), GAPS)),
+        "strided": np.arange(40).reshape(5, 8)[::2, 1::3],
+        "reversed": np.arange(12)[::-1],
+        "transposed, three axes": np.arange(24).reshape(2, 3, 4).transpose(1, 2, 0),
+        "broadcast": np.broadcast_to(np.arange(3), (4, 3)),
+        "read only": np.frombuffer(b"abcdefgh", "u2"),
+        "unaligned": np.frombuffer(b"_" + bytes(16), "f8", offset=1),
+        "of many dimensions": np.ones((1,) * 32),
+        "NaN": np.array([np.nan, -0.0, np.inf]),
+    }
+    REFUSED: ClassVar = {
+        "objects": np.array([1, "a", None], object),
+        "an object in a field": np.zeros(2, [("a", "i4"), ("b", "O")]),
+        "masked": np.ma.masked_array([1, 2], [True, False]),
+        "a subclass": np.arange(3).view(Metres),
+        "overlapping fields": np.zeros(2, {"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]}),
+        "fields out of order": np.zeros(2, {"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0]}),
+        "a header beyond numpy.load": np.zeros(2, [(f"a_rather_long_name_{n}", "i4") for n in range(400)]),
+        "a text": "text",
+        "nested list": [[1], [2, 3]],
+        "a set": {1, 2},
+    }
+    if hasattr(np.dtypes, "StringDType"):
+        REFUSED["StringDType"] = np.array(["a", "b"], np.dtypes.StringDType())
+
+    def same(self, got, value):
+        return (
+            type(got) is np.ndarray
+            and got.dtype == value.dtype
+            and got.dtype.itemsize == value.dtype.itemsize
+            and got.shape == value.shape
+            and (got.tobytes() == value.tobytes() or (got.dtype.names and np.array_equal(got, value)))
+            and got.flags.f_contiguous >= (value.flags.f_contiguous and not value.flags.c_contiguous)
+        )
+
+    def change(self, got):
+        got[...] = np.zeros((), got.dtype)
+
+    def touch(self, got):
+        assert isinstance(got.tobytes(), bytes)
+
+    def test_numpy_load_opens_it_as_it_is(self, value):
+        x = shm.create("x", value)
+        assert x.__array_interface__["data"][0] % 64 == 0
+        assert self.same(np.load(names.path_of("x"), mmap_mode="r").view(np.ndarray), value) or not value.nbytes
+        assert self.same(np.load(names.path_of("x")), value)
+
+
+def header(text, version=1):
+    line = text.encode("utf-8" if version == 3 else "latin-1", "replace")
+    return npy.magic(version, 0) + len(line).to_bytes(2 if version == 1 else 4, "little") + line
+
+
+DESCR = st.sampled_from([
+    "|S0", "<U0", "|S99999999999", "O", "|O8", "<i4", "|V0", "<M8[ns]", "<M8[99999999999999999999Y]", "<M8", "a5", "T",
+    "(2,3)i4", "3i4", "i4,f8", "i4,", "(999999999999,)i4", "<i3", "", "\0", ("<i4", (2, 3)), ("<i4", 10**30),
+    ("<i4", (-1,)), [("a", "<i4")], [("a", "O")], [("a", "|S0")], [("a", "<i4"), ("a", "<i4")],
+    [("", "|V3"), ("b", "u1")],
+    [(("t", "a"), "<i4")], [("a",)], [()], [], (), {}, None, 1, 1.5, True, b"<i4", [("a", [("b", [("c", "<f8")])])],
+    {"names": ["a"], "formats": ["O"]}, [("a", "<i4", 10**20)], [("a", "<i4", -1)],
+])  # fmt: skip
+SHAPE = st.one_of(
+    st.lists(st.sampled_from([0, 1, 2, 3, -1, 2**31, 2**62, 2**63, 10**30, True, 1.0, None]), max_size=5).map(tuple),
+    st.sampled_from([(1,) * 33, (1,) * 65, (0, 10**30), (2**40, 2**40, 0), [3], 3, None, "3", ((1,),)]),
+)
+
+
+class TestHostileHeaders:
+    @SOON
+    @given(
+        descr=DESCR, shape=SHAPE, fortran=st.sampled_from([True, False, 1, None]), version=st.sampled_from([1, 2, 3])
+    )
+    @example(descr="|S0", shape=(10**6,), fortran=False, version=1)
+    @example(descr="<U0", shape=(10**6,), fortran=False, version=1)
+    @example(descr="<i4", shape=(0, 10**30), fortran=False, version=1)
+    def test_any_header_is_damaged_or_harmless(self, descr, shape, fortran, version):
+        fields = {"descr": descr, "fortran_order": fortran, "shape": shape}
+        attach_hostile(TestArray(), header(repr(fields), version) + bytes(64))
+
+    @pytest.mark.parametrize("text", [
+        "-" * 9000 + "1", "[" * 9000, "(" * 4500 + ")" * 4500, "not " * 2000 + "1", "1+" * 4000 + "1", "{" * 5000,
+        "'" + "\\x" * 4000, "lambda:" * 1000 + "1", "a" * 9000, "1" * 9000, "{'descr': '<i4'}", "", "\0", "é" * 100,
+        "{'descr': '<i4', 'fortran_order': False, 'shape': (" + "1," * 4000 + ")}", "__import__('os')", "'\\N{x}'",
+        "{'descr': '<i4', 'fortran_order': False, 'shape': (1,), 'more': 1}",
+    ], ids=range(18))  # fmt: skip
+    def test_any_text_is_damaged(self, text):
+        write("x", header(text) + bytes(64))
+        with pytest.raises(shm.DamagedError, match="'x' is damaged"):
+            shm.attach("x", kind="array")
+        assert shm.info("x").state == "damaged"
+        shm.unlink("x")
+
+    def test_a_header_that_claims_more_says_so(self):
+        write("x", array.encode((1 << 20,), np.dtype("f8"), "C") + bytes(1000))
+        with pytest.raises(shm.DamagedError, match="promises 8388736 bytes, the file holds 1128"):
+            shm.attach("x")
+        shm.unlink("x")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_version_that_numpy_writes_is_attached_and_loaded(version, order, tmp_path):
+    value = np.asarray(sample("i4"), order=order)
+    with open(tmp_path / "x.npy", "wb") as file:
+        npy.write_array(file, value, version)
+    write("x", (tmp_path / "x.npy").read_bytes())
+    assert TestArray().same(shm.attach("x"), value)
+    assert TestArray().same(shm.load("y", tmp_path / "x.npy"), value)
+    assert shm.info("y").order == order
+    shm.unlink("x")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"shape": 3, "fill": 7}, "[7.0, 7.0, 7.0]"),
+        ({"shape": (2, 1), "dtype": "i2", "fill": -1}, "[[-1], [-1]]"),
+        ({"shape": (), "fill": 2.5}, "2.5"),
+        ({"shape": 2, "dtype": "U3", "fill": "ab"}, "['ab', 'ab']"),
+        ({"shape": 1, "dtype": "M8[D]", "fill": "2020-01-02"}, "[datetime.date(2020, 1, 2)]"),
+        ({"shape": 2, "dtype": [("a", "i4"), ("b", "f8")], "fill": (1, 2)}, "[(1, 2.0), (1, 2.0)]"),
+        ({"shape": 0, "fill": 1}, "[]"),
+        ({"value": [1.9, 2], "dtype": int}, "[1, 2]"),
+        ({"value": 3}, "3"),
+        ({"value": True}, "True"),
+        ({"value": 1 + 2j}, "(1+2j)"),
+        ({"value": np.float32(1.5)}, "1.5"),
+        ({"value": np.arange(3), "dtype": ">f4"}, "[0.0, 1.0, 2.0]"),
+    ],
+)
+def test_options_make_the_array(options, text):
+    assert repr(shm.create("x", **options).tolist()) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shape": -1}, "no shape"),
+        ({"shape": "many"}, "no shape"),
+        ({"shape": (10**10, 10**10)}, "cannot fill"),
+        ({"shape": 3, "dtype": "floaty"}, "no dtype"),
+        ({"shape": 3, "order": "K"}, "order 'K'"),
+        ({"shape": 3, "fill": "text"}, "cannot fill"),
+        ({"value": np.arange(3), "shape": 3}, "not both"),
+        ({"value": np.arange(3), "fill": 3}, "not both"),
+        ({"dtype": "f8"}, "nothing to share"),
+        ({"value": [1, "a"], "dtype": int}, "no array of int64"),
+        ({"value": np.array(["a"]), "dtype": float}, "no array of float64"),
+        ({"value": 3, "mode": "w"}, "mode 'w'"),
+        ({"value": 3, "lifetime": "ever"}, "lifetime 'ever'"),
+        ({"value": 3, "kind": "poem"}, "kind 'poem'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, words):
+    with pytest.raises(shm.ArgumentError, match=words):
+        shm.create("x", **options)
+    assert not names.names()
+
+
+def test_a_fill_takes_no_second_copy():
+    script = """
+import tracemalloc, shmkernel as shm
+shm.create("small", shape=10)
+tracemalloc.start()
+x = shm.create("x", shape=(100, 100_000), dtype="u1", fill=0)
+y = shm.create("y", shape=(100, 100_000), dtype="u1")
+print(tracemalloc.get_traced_memory()[1] < 1_000_000)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_larger_than_a_piece_are_written_whole(order, monkeypatch):
+    monkeypatch.setattr(array, "_PIECE", 1000)
+    for shape in ((7, 300), (300, 7), (2, 3, 500), (5000,), (3, 0, 5)):
+        value = np.asarray(np.arange(math.prod(shape)).reshape(shape), order=order)
+        for one in (value, value[::-1], value.T, value[..., ::2]):
+            assert np.array_equal(shm.create("x", one, replace=True), one)
+
+
+def test_bfloat16_is_refused():
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="pip install ml_dtypes to test it")
+    with pytest.raises(shm.UnsupportedError, match="bfloat16"):
+        shm.create("x", np.ones(3, ml_dtypes.bfloat16))
