@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from shmkernel.verbs import *  # noqa: F403
 
 _ERRORS = (
-    "ArgumentError", "DamagedError", "FolderError", "FullError", "NotFoundError", "RefusedError", "ShmError",
-    "TakenError", "UnsupportedError", "WatchdogError",
+    "ArgumentError", "DamagedError", "FolderError", "FullError", "NotFoundError", "RangeError", "RefusedError",
+    "ShmError", "TakenError", "UnsupportedError", "WatchdogError",
 )  # fmt: skip
 _VERBS = (
-    "Finding", "Holder", "Info", "Session", "attach", "close", "create", "doctor", "gc", "info", "keep", "list", "load",
-    "save", "session", "unlink",
+    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "close", "create", "doctor",
+    "gc", "info", "keep", "list", "load", "save", "session", "unlink",
 )  # fmt: skip
 _HOME = dict.fromkeys(_ERRORS, "shmkernel.errors") | dict.fromkeys(_VERBS, "shmkernel.verbs")
 

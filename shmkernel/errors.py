@@ -7,6 +7,7 @@ so that code need not parse text, and survives pickling on its way out of a work
 from __future__ import annotations
 
 import errno
+import struct
 
 __all__ = [
     "ArgumentError",
@@ -14,6 +15,7 @@ __all__ = [
     "FolderError",
     "FullError",
     "NotFoundError",
+    "RangeError",
     "RefusedError",
     "ShmError",
     "TakenError",
@@ -92,6 +94,10 @@ class FullError(_FileError):
 
 class ArgumentError(ShmError, ValueError):
     """An argument makes no sense: a bad name, mode, lifetime, shape."""
+
+
+class RangeError(ArgumentError, struct.error):
+    """A number that has no room in an item of a list; the stdlib's ShareableList raises struct.error."""
 
 
 class UnsupportedError(ShmError, TypeError):

@@ -84,6 +84,24 @@ def _absolute(path: str) -> str:
     return os.path.abspath(path)
 
 
+def called(path: str) -> str:
+    """Return what a user calls the segment at this path; `path_of`, backwards.
+
+    Examples
+    --------
+    >>> called(path_of("x")), called("/dev/shm/psm_1a2b")
+    ('x', '/psm_1a2b')
+    """
+    base = os.path.basename(path)
+    name = base.removeprefix(prefix())
+    return name if name != base and _NAME.fullmatch(name) else f"/{base}"
+
+
+def foreign(name: str) -> bool:
+    """Say whether this is the name of a POSIX shared memory object, which any program may have made."""
+    return called(path_of(name)).startswith("/")
+
+
 def names() -> list[str]:
     """Return the names in use by this user, sorted; ``/posix`` names are not among them."""
     start = prefix()

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 class Plan(NamedTuple):
     """A value that is ready to be written: ``size`` bytes in all, of which ``pieces`` are the first.
 
-    What the pieces leave is reserved, and zero.
+    What the pieces leave is zero, and reserved, unless ``sparse``: then a store into a full memory kills.
     """
 
     size: int
     pieces: Callable[[], Iterator[memoryview]]
+    sparse: bool = False
 
 
 class Description(NamedTuple):
@@ -71,14 +72,15 @@ class Kind(Protocol):
         """Say what a segment of `size` bytes that begins with `head` holds; ValueError if it is damaged."""
 
 
+_PIECE = 16 << 20  # bytes read between two looks at Ctrl-C and the progress bar
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 
 @functools.cache
 def _ours() -> dict[str, Kind]:
-    from shmkernel.kinds import array  # noqa: PLC0415  numpy comes with it, which faces do without until here
+    from shmkernel.kinds import array, lists, raw  # noqa: PLC0415  with numpy, which faces do without until here
 
-    return {kind.name: kind for kind in (array.KIND,)}
+    return {kind.name: kind for kind in (array.KIND, lists.KIND, raw.KIND)}
 
 
 @functools.cache
@@ -107,9 +109,37 @@ def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     raise UnsupportedError(message, name=name, type=type(value).__name__)
 
 
-def for_bytes(head: bytes) -> Kind | None:
-    """Return the kind that a file without a record seems to be of."""
-    return _first(lambda kind: kind.matches(head))
+def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
+    """Return the kind that a file without a record seems to be of; one that may be any program's is raw at least."""
+    found = _first(lambda kind: kind.matches(head))
+    return named("raw") if found is None and foreign else found
+
+
+def only(name: str, what: str, options: Mapping[str, object], *allowed: str) -> None:
+    """Raise ArgumentError if an option is given that a kind has no use for.
+
+    Examples
+    --------
+    >>> only("x", "a list", {"size": None, "order": "F"})
+    Traceback (most recent call last):
+    shmkernel.errors.ArgumentError: 'x': a list takes no order
+    """
+    for option, value in options.items():
+        if value is not None and option not in allowed:
+            raise ArgumentError(f"{name!r}: {what} takes no {option}", name=name, option=option)
+
+
+def read(path: str, offset: int, size: int) -> Iterator[memoryview]:
+    """Yield a part of a file, piece by piece, each valid until the next."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        room = memoryview(bytearray(min(size, _PIECE)))
+        while size:
+            count = file.readinto(room[:size])
+            if not count:
+                raise OSError(f"{path} became shorter while it was read")
+            yield room[:count]
+            size -= count
 
 
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:
@@ -121,11 +151,13 @@ def _cure(value: object) -> str:
     if hasattr(value, "to_numpy"):
         return "The numbers of a table: give its to_numpy(), or one column's"
     if isinstance(value, (list, tuple)):
-        return "Numbers: make them an array, numpy.asarray(...), or give dtype="
+        kind = next((type(item).__name__ for item in value if isinstance(item, (list, tuple, dict, set))), None)
+        inside = f"a {kind}" if kind else "something else"
+        return f"A list holds int, float, bool, str, bytes and None, and here is {inside}. Numbers: numpy.asarray(...)"
     if hasattr(value, "__array__"):
         return "Give numpy.asarray(...) of it"
     if isinstance(value, str):
-        return "A text as an array of one: numpy.array(...)"
+        return "A text: in a list of one, [...], or as bytes, .encode()"
     if hasattr(value, "__iter__"):
-        return "Make it an array first: numpy.array(list(...))"
-    return "Shared are numpy arrays and numbers"
+        return "Make it a list first, list(...), or an array, numpy.array(list(...))"
+    return "Shared are numpy arrays, numbers, bytes, and flat lists"

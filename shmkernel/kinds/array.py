@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.lib import format as npy
 
+from shmkernel import kinds
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import HEAD, Description, Plan
 
@@ -57,6 +58,7 @@ class Array:
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Lay out `value`, or an array of the given shape and dtype that holds `fill`."""
+        kinds.only(name, "an array", options, "shape", "dtype", "order", "fill")
         shape, fill, order = options.get("shape"), options.get("fill"), options.get("order")
         if order not in (None, "C", "F"):
             raise ArgumentError(f"{name!r}: order {order!r} is unknown: C (rows first) or F (columns first)", name=name)
@@ -97,7 +99,7 @@ class Array:
             raise DamagedError(message, name=name, path=path) from None
         head = encode(found.shape, found.dtype, found.order)
         size = len(head) + found.nbytes
-        return Plan(size, lambda: itertools.chain((memoryview(head),), _read(path, found.offset, found.nbytes)))
+        return Plan(size, lambda: itertools.chain((memoryview(head),), kinds.read(path, found.offset, found.nbytes)))
 
     def matches(self, head: bytes) -> bool:
         """Say whether these are the first bytes of a ``.npy`` file."""
@@ -278,18 +280,6 @@ def _pieces(rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
         except (TypeError, ValueError, OverflowError) as error:
             raise ArgumentError(f"no array of {dtype} can be made of it: {error}", dtype=str(dtype)) from None
         yield flat.view(np.uint8).data
-
-
-def _read(path: str, offset: int, size: int) -> Iterator[memoryview]:
-    with open(path, "rb", buffering=0) as file:
-        file.seek(offset)
-        room = memoryview(bytearray(min(size, _PIECE)))
-        while size:
-            count = file.readinto(room[:size])
-            if not count:
-                raise OSError(f"{path} became shorter while it was read")
-            yield room[:count]
-            size -= count
 
 
 def _length(head: bytes) -> int:

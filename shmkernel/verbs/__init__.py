@@ -11,13 +11,20 @@ the mapping, so memory is never unmapped under a living view.
 
 from __future__ import annotations
 
+from shmkernel.kinds import lists as _lists
+from shmkernel.kinds import raw as _raw
+from shmkernel.verbs.blocks import SharedMemory
 from shmkernel.verbs.checkup import Finding, doctor
 from shmkernel.verbs.files import load, save
 from shmkernel.verbs.life import attach, close, create, gc, keep, unlink
 from shmkernel.verbs.listing import Holder, Info, info, list  # noqa: A004  the verb's name in every face
+from shmkernel.verbs.lists import ShareableList
 from shmkernel.verbs.mapping import Session, session
 
 __all__ = [
-    "Finding", "Holder", "Info", "Session", "attach", "close", "create", "doctor", "gc", "info", "keep", "list",
-    "load", "save", "session", "unlink",
+    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "close", "create", "doctor",
+    "gc", "info", "keep", "list", "load", "save", "session", "unlink",
 ]  # fmt: skip
+
+# what these kinds give out are the drop-in classes, which need the session that a kind knows nothing of
+_lists.KIND.view, _raw.KIND.view = ShareableList.over, SharedMemory.over

@@ -52,13 +52,14 @@ def load(
     name: str,
     path: str | os.PathLike[str],
     *,
+    kind: str | None = None,
     mode: str = "r+",
     lifetime: str = "session",
     replace: life.Replace = False,
 ) -> Any:  # noqa: ANN401
     """Share the content of a file, a ``.npy`` file for an array, without a second copy in memory.
 
-    Parameters are those of `create`.
+    Parameters are those of `create`. A list, or any file as raw bytes, is loaded by its `kind`.
 
     Examples
     --------
@@ -72,9 +73,10 @@ def load(
     source = _path(name, path)
     try:
         with open(source, "rb") as file:
-            kind = kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
-        plan = kind.load(name, source)
-        (shared,) = life.publish([life.make(name, kind, plan, mode, lifetime, replace)], replace)
+            guess = kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
+        reader = kinds.named(kind) if kind else guess
+        plan = reader.load(name, source)
+        (shared,) = life.publish([life.make(name, reader, plan, mode, lifetime, replace)], replace)
     except OSError as error:
         raise _failed(name, source, error) from None
     return shared

@@ -56,11 +56,8 @@ def put(
 ) -> Any:  # noqa: ANN401
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
     _send_by_reference()
-    held = Held(mapping, _let_go)
-    held.key = key = (found.st_dev, found.st_ino, mode)
-    held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
-    held.record, held.path = record, path
-    held.last_unlinks = record is not None and record.lifetime == "attached"
+    held = _held(mapping, value, found, mode, record, path, name, kind)
+    key = held.key
     with guard:
         first = _open.get(key)
         if first is not None:
@@ -69,6 +66,49 @@ def put(
             _closed[id(first)] = first
         _open[key] = held
     return value
+
+
+def note(
+    mapping: mmap.mmap,
+    value: object,
+    found: os.stat_result,
+    mode: str,
+    record: registry.Record | None,
+    path: str,
+    name: str,
+    kind: str,
+) -> None:
+    """Remember a mapping whose object is its maker's alone: it is not given out again."""
+    held = _held(mapping, value, found, mode, record, path, name, kind)
+    with guard:
+        _closed[id(held)] = held
+
+
+def retire(mapping: mmap.mmap | None) -> None:
+    """Give out a mapping's object no more, since that was closed."""
+    with guard:
+        for key, held in _open.items():
+            if mapping is not None and held() is mapping:
+                _closed[id(held)] = _open.pop(key)
+                return
+
+
+def _held(
+    mapping: mmap.mmap,
+    value: object,
+    found: os.stat_result,
+    mode: str,
+    record: registry.Record | None,
+    path: str,
+    name: str,
+    kind: str,
+) -> Held:
+    held = Held(mapping, _let_go)
+    held.key = (found.st_dev, found.st_ino, mode)
+    held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
+    held.record, held.path = record, path
+    held.last_unlinks = record is not None and record.lifetime == "attached"
+    return held
 
 
 def relive(inode: int, lifetime: str) -> None:

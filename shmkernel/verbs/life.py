@@ -41,6 +41,7 @@ def create(
     dtype: object = None,
     order: str | None = None,
     fill: object = None,
+    size: int | None = None,
     mode: str = "r+",
     lifetime: str = "session",
     replace: bool = False,
@@ -51,10 +52,11 @@ def create(
     ----------
     name : str
         Letters, digits and ``_``; parts may be joined by dots.
-    value : array_like, optional
-        The array or number to copy in. Without one, give `shape`.
-    kind : str, optional
-        ``array``; by default the kind that takes the value.
+    value : array_like, list or bytes-like, optional
+        What to copy in: an array or number; a flat list or tuple of int, float, bool, str, bytes and None;
+        bytes. Without one, give `shape` or `size`.
+    kind : {'array', 'list', 'raw'}, optional
+        By default the kind that takes the value.
     shape : int or sequence of int, optional
         Shape of a new array, to be filled in place: no second copy is ever needed.
     dtype : data-type, optional
@@ -63,6 +65,8 @@ def create(
         By default the value's.
     fill : scalar, optional
         What a new array is filled with, by default zeros.
+    size : int, optional
+        Bytes of a new block; what `value` leaves of them is zero.
     mode : {'r+', 'r', 'c'}
         How the result may be used here: written to, only read, or changed privately.
     lifetime : {'session', 'attached', 'keep'}
@@ -72,8 +76,8 @@ def create(
 
     Returns
     -------
-    numpy.ndarray
-        Over the shared memory, which lives at least as long as the array or a view of it.
+    numpy.ndarray, ShareableList or SharedMemory
+        Over the shared memory, which lives at least as long as it or a view of it.
 
     Raises
     ------
@@ -92,9 +96,14 @@ def create(
     >>> x = shm.create("x", [1, 2, 3], dtype="int16")
     >>> shm.attach("x") is x
     True
-    >>> shm.unlink("x")
+    >>> shm.create("people", ["Ada", 1815, None])
+    ShareableList(['Ada', 1815, None], name=...)
+    >>> block = shm.create("block", size=65536)
+    >>> block.buf[:3] = b"abc"
+    >>> [shm.unlink(name) for name in ("x", "people", "block")]
+    [None, None, None]
     """
-    options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill}
+    options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size}
     (shared,) = publish([draft(name, value, options, kind, mode, lifetime, replace)], replace)
     return shared
 
@@ -109,11 +118,12 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     mode : {'r+', 'r', 'c'}
         Read and write; only read, which the processor enforces; or changes that stay private.
     kind : str, optional
-        How to read a file that has no record, made by another program. By default its first bytes tell.
+        How to read a file that has no record, made by another program. By default its first bytes tell, and a
+        ``/name`` is raw if they do not.
 
     Returns
     -------
-    numpy.ndarray
+    numpy.ndarray, ShareableList or SharedMemory
         The same object each time, for as long as it lives.
 
     Raises
@@ -236,12 +246,6 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
         session = registry.begin()
     with _room_for(name), registry.locked():
         inode = registry.inode_at(name)
-        left = next((one.value() for one in held.everything() if one.name == name), None)
-        if inode is None and left is None:
-            raise memory.missing(name)
-        if lifetime == "attached" and not registry.in_use(name):
-            message = f"nobody has {name!r} attached, so with that lifetime it would be gone at once: keep, or session"
-            raise ArgumentError(message, name=name, lifetime=lifetime)
         if inode is not None:
             record = registry.record(inode) or _adopted(name, inode)
             if lifetime != "keep" and not sessions.alive(record.owner):
@@ -249,7 +253,11 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
             registry.change(record._replace(lifetime=lifetime))
             held.relive(inode, lifetime)
     if inode is None:
-        create(name, left, lifetime=lifetime)
+        left = next((one for one in held.everything() if one.name == name), None)
+        value = left.value() if left else None
+        if value is None:
+            raise memory.missing(name)
+        create(name, value, lifetime=lifetime)
     return listing.info(name)
 
 
@@ -301,8 +309,11 @@ def make(
         session = registry.begin()
         fd = memory.blank(names.folder())
         try:
-            with Progress(name, plan.size) as progress:
-                memory.fill(fd, plan.size, plan.pieces(), name, progress)
+            if plan.sparse:
+                os.ftruncate(fd, plan.size)
+            else:
+                with Progress(name, plan.size) as progress:
+                    memory.fill(fd, plan.size, plan.pieces(), name, progress)
             found = os.fstat(fd)
             mapping = memory.map_(fd, plan.size, mode)
             shared = kind.open(mapping, path, mode)
@@ -364,16 +375,22 @@ def _check_lifetime(lifetime: str) -> None:
 def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
     if kind is not None:
         return kinds.named(kind)
-    found = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0))
+    found = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=names.foreign(name))
     if found is None:
-        raise damaged(name, "its first bytes are of no kind that can be opened here")
+        message = (
+            f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here. "
+            f'Its bytes as they are: shmkernel.attach({name!r}, kind="raw"). Remove: %shm_unlink {name}'
+        )
+        raise DamagedError(message, name=name)
     return found
 
 
 def _adopted(name: str, inode: int) -> registry.Record:
     session = registry.begin()
-    kind = kinds.for_bytes(memory.peek(names.path_of(name), kinds.HEAD, name))
-    return registry.Record(inode, name, kind.name if kind else "raw", session.id, session.label, "session", time.time())
+    kind = kinds.for_bytes(memory.peek(names.path_of(name), kinds.HEAD, name), foreign=names.foreign(name))
+    if kind is None:
+        raise damaged(name, "it has no record, and its first bytes are of no kind")
+    return registry.Record(inode, name, kind.name, session.id, session.label, "session", time.time())
 
 
 @contextlib.contextmanager
@@ -384,8 +401,8 @@ def _room_for(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        known = isinstance(error, FullError)
-        raise _full(error if known else memory.full(name, mmap.PAGESIZE, limits.room().free)) from None
+        known = error if isinstance(error, FullError) else memory.full(name, mmap.PAGESIZE, limits.room().free)
+        raise _full(known) from None
 
 
 def _full(error: FullError) -> FullError:

@@ -1,0 +1,298 @@
+"""Lists: a segment is laid out as the standard library's ShareableList, which attaches it as it is.
+
+`shmkernel.slots` has the layout; here is a view of it. A number is read and stored at one go, through a memoryview
+that is cast to its type, so that no reader sees half of one, nor the zeros that struct.pack_into writes first.
+"""
+
+from __future__ import annotations
+
+import array
+import bisect
+import mmap
+import operator
+import struct
+from typing import TYPE_CHECKING, Any, cast
+
+from shmkernel import kinds, names, slots
+from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
+from shmkernel.kinds import Description, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from shmkernel.slots import Value
+
+_INT, _FLOAT, _BOOL, _NONE = map(slots.word, (slots.INT, slots.FLOAT, slots.BOOL, slots.NONE))
+_LOW = slots.WORD - 1
+_SMALL, _LARGE = 4, 1 << 16  # items that a search reads at once, at first and at most
+_OTHER = object()  # equals nothing
+
+
+class List:
+    """The list kind; see `shmkernel.kinds.Kind`."""
+
+    name = "list"
+
+    def __init__(self, view: Callable[[mmap.mmap, str, str], object] | None = None) -> None:
+        self.view = view or (lambda mapping, path, _: View(mapping, names.called(path)))
+
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
+        """Take flat lists and tuples of what an item can be, and such lists that are shared already."""
+        if isinstance(value, (list, tuple)):
+            return all(slots.may_be(kind) for kind in set(map(type, value)))
+        return isinstance(value, View)
+
+    def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
+        """Lay out the items of any iterable."""
+        kinds.only(name, "a list", options)
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            message = f"{name!r}: a {type(value).__name__} is no list of values. Give a list or a tuple"
+            raise UnsupportedError(message, name=name, type=type(value).__name__)
+        try:
+            pieces = slots.encode(cast("Iterable[object]", value))
+        except (ArgumentError, UnsupportedError) as error:
+            raise type(error)(f"{name!r}: {error.message}", name=name) from None
+        return Plan(sum(map(len, pieces)), lambda: iter(pieces))
+
+    def load(self, name: str, path: str) -> Plan:
+        """Lay out a file that `save` wrote."""
+        try:
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+                size = len(mapping)
+                slots.decode(mapping)
+        except ValueError as error:
+            message = f"{path} cannot be loaded as a list: {error}. Such files are what %shm_save writes"
+            raise DamagedError(message, name=name, path=path) from None
+        return Plan(size, lambda: kinds.read(path, 0, size))
+
+    def matches(self, head: bytes) -> bool:  # noqa: ARG002
+        """Say no: nothing in the bytes marks a list, and a kind is never guessed."""
+        return False
+
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
+        """Return a view of the list, by default a `View`."""
+        return self.view(mapping, path, mode)
+
+    def describe(self, head: bytes, size: int) -> Description:
+        """Say how many items there are."""
+        count = slots.count(head, size)
+        return Description(f"{count} item{'s' * (count != 1)}")
+
+
+KIND = List()
+
+
+class View:
+    """A list of fixed length in memory: its items change in place, each within its slot.
+
+    Parameters
+    ----------
+    mapping : bytes-like
+        The list's bytes; ValueError if they are none.
+    name : str, optional
+        What messages call the list.
+
+    Examples
+    --------
+    >>> view = View(bytearray(b"".join(slots.encode([1, "a", None]))))
+    >>> view[1] = "abc"
+    >>> view, view[-1], len(view), view.index("abc"), view.format
+    (View([1, 'abc', None]), None, 3, 1, 'q8sxxxxxx?x')
+    """
+
+    def __init__(self, mapping: Any, name: str = "list") -> None:  # noqa: ANN401  any buffer
+        self._name = name
+        length, start, formats, codes = slots.decode(mapping)
+        whole = memoryview(mapping)
+        self._begins = _cast(whole[slots.WORD : start - slots.WORD], "q")
+        self._ends = _cast(whole[2 * slots.WORD : start], "q")
+        self._data = whole[start:formats]
+        self._words = _cast(self._data, "q")
+        self._floats = cast("memoryview[float]", _cast(self._data, "d"))
+        self._formats = _cast(whole[formats:codes], "q")
+        self._codes = whole[codes : codes + length]
+        self._simple = formats - start == slots.WORD * length  # every slot is one word
+
+    def views(self) -> tuple[memoryview[Any], ...]:
+        """Return all that refers to the memory: once released, the list is closed."""
+        return self._begins, self._ends, self._data, self._words, self._floats, self._formats, self._codes
+
+    def __len__(self) -> int:
+        return len(self._formats)
+
+    def __getitem__(self, position: int) -> Value:
+        try:
+            format_ = self._formats[position]
+        except IndexError:
+            raise IndexError("index out of range") from None
+        if format_ == _INT:
+            return self._words[self._begins[position] >> 3]
+        if format_ == _FLOAT:
+            return self._floats[self._begins[position] >> 3]
+        position = operator.index(position)
+        return self._read(position if position >= 0 else position + len(self), format_)
+
+    def __setitem__(self, position: int, value: object) -> None:
+        try:
+            format_ = self._formats[position]
+        except IndexError:
+            raise IndexError("assignment index out of range") from None
+        if format_ == _INT and type(value) is int and slots.fits(value):
+            self._words[self._begins[position] >> 3] = value
+        elif format_ == _FLOAT and type(value) is float:
+            self._floats[self._begins[position] >> 3] = value
+        else:
+            position = operator.index(position)
+            self._store(position if position >= 0 else position + len(self), value)
+
+    def __iter__(self) -> Iterator[Value]:
+        """Yield the items, each read when its turn comes."""
+        formats, read = self._formats, self._read
+        everywhere = range(len(formats))
+        if self._simple and everywhere:
+            usual, items = (_FLOAT, self._floats) if formats[0] == _FLOAT else (_INT, self._words)
+            for position, format_, item in zip(everywhere, formats, items, strict=True):
+                yield item if format_ == usual else read(position, format_)
+        else:
+            for position, format_, begin in zip(everywhere, formats, self._begins, strict=True):
+                yield self._words[begin >> 3] if format_ == _INT else read(position, format_)
+
+    def __contains__(self, value: object) -> bool:
+        return self._find(value) is not None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self)})"
+
+    def count(self, value: object) -> int:
+        """Return how many items equal `value`."""
+        if value and isinstance(value, (str, bytes)):
+            return sum(1 for _ in self._texts(value))
+        return sum(self._values(start, stop, value).count(value) for start, stop in self._spans())
+
+    def index(self, value: object) -> int:
+        """Return the position of the first item that equals `value`; ValueError if there is none."""
+        position = self._find(value)
+        if position is None:
+            raise ArgumentError(f"{value!r} not in this container")
+        return position
+
+    @property
+    def format(self) -> str:
+        """The struct formats of all items in one text, as the stdlib's class gives them."""
+        return "".join(map(self._get_packing_format, range(len(self))))
+
+    def _get_packing_format(self, position: int) -> str:
+        """Return the struct format of one item; for a text its slot's, since the stdlib knows no other."""
+        found = slots.text(self._formats[position])
+        if found.endswith(b" "):
+            return f"{self._ends[position] - self._begins[position]}s"
+        return found.decode("ascii", "replace")
+
+    def _read(self, position: int, format_: int) -> Value:
+        """Return an item of whatever format."""
+        begin = self._begins[position]
+        found = slots.reader(format_)
+        if found is None:
+            return self._read_number(position, begin, format_)
+        unpack, exact = found
+        code = self._codes[position]
+        try:
+            (data,) = unpack(self._data, begin)
+            if not exact:
+                data = data.rstrip(b"\0")
+            if code == slots.BYTES:
+                return data
+            if code == slots.TEXT:
+                return data.decode()
+        except (struct.error, UnicodeDecodeError):
+            pass
+        raise self._torn(position)
+
+    def _read_number(self, position: int, begin: int, format_: int) -> Value:
+        if format_ == _INT:
+            return self._words[begin >> 3]
+        if format_ == _FLOAT:
+            return self._floats[begin >> 3]
+        if format_ == _BOOL:
+            return self._data[begin + _LOW] != 0
+        if format_ == _NONE:
+            return None
+        raise self._torn(position)
+
+    def _torn(self, position: int) -> DamagedError:
+        message = (
+            f"item {position} of {self._name!r} cannot be read: its format does not fit its bytes. Another process is "
+            "storing it just now, or the stdlib has cut a text there"
+        )
+        return DamagedError(message, name=self._name, position=position)
+
+    def _store(self, position: int, value: object) -> None:
+        """Change an item to any type. Nothing is touched before the value is known to fit."""
+        begin, end = self._begins[position], self._ends[position]
+        try:
+            format_, code, data = slots.lay(value, end - begin)
+        except (ArgumentError, UnsupportedError) as error:
+            message = f"item {position} of {self._name!r}: {error.message}"
+            raise type(error)(message, name=self._name, position=position) from None
+        number = slots.word(format_)
+        if code in (slots.TEXT, slots.BYTES):
+            self._data[begin:end] = data
+            self._codes[position] = code  # before the format: readers ask for the codes of texts only
+            self._formats[position] = number
+        else:
+            self._words[begin >> 3] = slots.word(data)
+            if number != self._formats[position]:
+                self._formats[position] = number
+                self._codes[position] = code
+
+    def _find(self, value: object) -> int | None:
+        if value and isinstance(value, (str, bytes)):
+            return next(self._texts(value), None)
+        for start, stop in self._spans():
+            items = self._values(start, stop, value)
+            if value in items:
+                return start + items.index(value)
+        return None
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Cut the list into growing parts, so that an early find is cheap and a late one fast."""
+        start, size, length = 0, _SMALL, len(self)
+        while start < length:
+            yield start, min(start + size, length)
+            start, size = start + size, min(4 * size, _LARGE)
+
+    def _values(self, start: int, stop: int, wanted: object) -> list[object]:
+        """Return items; of those that cannot equal what is wanted, since they are texts, something else."""
+        formats = self._formats[start:stop]
+        if self._simple:
+            for format_, numbers in ((slots.INT, self._words), (slots.FLOAT, self._floats)):
+                if formats == memoryview(format_ * (stop - start)).cast("q"):
+                    return cast("list[object]", numbers[start:stop].tolist())
+        words, texts = self._words, not isinstance(wanted, (int, float, type(None)))
+        begins = self._begins[start:stop].tolist()
+        return [
+            words[begin >> 3]
+            if format_ == _INT
+            else self._read(position, format_)
+            if texts or slots.reader(format_) is None
+            else _OTHER
+            for position, format_, begin in zip(range(start, stop), formats.tolist(), begins, strict=True)
+        ]
+
+    def _texts(self, value: str | bytes) -> Iterator[int]:
+        """Yield where a text is, looking for its bytes at once rather than at item after item."""
+        key = value.encode(errors="surrogatepass") if isinstance(value, str) else value
+        for start, stop in self._spans():
+            first = self._begins[start]
+            data = self._data[first : self._ends[stop - 1]].tobytes()
+            at = data.find(key)
+            while at >= 0:
+                if not at & _LOW:
+                    position = bisect.bisect_left(self._begins, first + at, start, stop)
+                    if position < stop and self._begins[position] == first + at and self[position] == value:
+                        yield position
+                at = data.find(key, (at | _LOW) + 1)
+
+
+def _cast(view: memoryview, letter: str) -> memoryview:
+    return view.cast(letter) if len(view) else memoryview(array.array(letter))  # type: ignore[call-overload]

@@ -1,0 +1,233 @@
+"""How a list of values lies in memory: the layout of the standard library's ShareableList, as pure functions.
+
+    q: N | (N+1) x q: where each slot begins, and their end | slots | N x 8 bytes: struct formats | N x b: codes
+
+Slots are multiples of 8 bytes. The bytes are the stdlib's but for two things, which it reads all the same: a text that
+it would cut gets a slot of its encoded length, and a value that ends in NUL, which it would strip, has its exact
+length and a blank as format (``b"3s "``): struct ignores the blank, and the stdlib's next store restores the slot's.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import itertools
+import operator
+import re
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from shmkernel.errors import ArgumentError, RangeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Value = int | float | bool | str | bytes | None
+    Item = tuple[bytes, int, bytes]  # format, code, and the bytes, of which a slot may have more
+
+WORD = 8
+NUMBER, TEXT, BYTES, NOTHING = range(4)  # the codes
+INT, FLOAT, BOOL, NONE = (text.ljust(WORD, b"\0") for text in (b"q", b"d", b"xxxxxxx?", b"xxxxxx?x"))
+_FALSE, _TRUE = bytes(WORD), bytes(WORD - 1) + b"\1"
+_LONGEST, _LONGEST_EXACT = 9_999_999, 999_999  # a format has 8 characters
+_FORMAT = re.compile(rb"(\d{1,7})s( ?)\0*")
+_pack_int, _pack_float = struct.Struct("q").pack, struct.Struct("d").pack
+
+
+class Layout(NamedTuple):
+    """Where the parts of a list lie, checked: how many items, and the offsets in bytes."""
+
+    length: int
+    slots: int
+    formats: int
+    codes: int
+
+
+def encode(values: Iterable[object]) -> list[memoryview]:
+    """Lay out a whole list: the pieces of a segment, one after the other.
+
+    Examples
+    --------
+    >>> b"".join(encode([b"a"])).hex(" ", -8)
+    '0100000000000000 0000000000000000 0800000000000000 6100000000000000 3873000000000000 02'
+    """
+    import numpy as np  # noqa: PLC0415  much of the command line works without
+
+    items = list(values)
+    types = set(map(type, items))
+    if types <= {int} or types == {float}:
+        try:
+            data = array.array("d" if float in types else "q", cast("list[Any]", items))
+        except OverflowError:
+            raise _too_large(next(item for item in cast("list[int]", items) if not fits(item))) from None
+        slots = memoryview(data)
+        formats, codes = (FLOAT if float in types else INT) * len(items), bytes(len(items))
+        ends = np.arange(0, WORD * len(items) + 1, WORD, dtype=np.int64).tobytes()
+    else:
+        every_format, every_code, every_slot = zip(*map(lay, items), strict=True)
+        slots = memoryview(b"".join(every_slot))
+        formats, codes = b"".join(every_format), bytes(every_code)
+        ends = array.array("q", itertools.accumulate(map(len, every_slot), initial=0)).tobytes()
+    pieces = (memoryview(_pack_int(len(items)) + ends), slots, memoryview(formats), memoryview(codes))
+    return [piece.cast("B") for piece in pieces if len(piece)]
+
+
+def decode(data: Any) -> Layout:  # noqa: ANN401  any buffer
+    """Find the parts of a list in its bytes; ValueError says what is wrong with them."""
+    import numpy as np  # noqa: PLC0415
+
+    length = count(data[:WORD], len(data))
+    slots = WORD * (length + 2)
+    ends = np.frombuffer(data, np.int64, length + 1, WORD)
+    formats = slots + int(ends[-1])
+    if ends[0] or (ends & (WORD - 1)).any() or (np.diff(ends) < WORD).any():
+        raise ValueError("it is no list: the offsets of its items make no sense")
+    if formats + (WORD + 1) * length > len(data):
+        raise ValueError(f"its {length} items take {formats + (WORD + 1) * length} bytes, the file holds {len(data)}")
+    return Layout(length, slots, formats, formats + WORD * length)
+
+
+def count(head: bytes, size: int) -> int:
+    """Return how many items a list of `size` bytes has that begins with `head`; ValueError if it cannot be one."""
+    if size < 2 * WORD:
+        raise ValueError(f"it is no list: {size} bytes hold none")
+    length = word(head[:WORD])
+    if not 0 <= length <= (size - 2 * WORD) // (2 * WORD + WORD + 1):
+        raise ValueError(f"it is no list, or was cut: it promises {length} items, and has {size} bytes")
+    return length
+
+
+def word(data: bytes) -> int:
+    """Return 8 bytes as the number that `memoryview.cast("q")` sees in them."""
+    return int.from_bytes(data, sys.byteorder, signed=True)
+
+
+def text(number: int) -> bytes:
+    """Return a format that was read as a number, without its padding."""
+    return number.to_bytes(WORD, sys.byteorder, signed=True).rstrip(b"\0")
+
+
+@functools.lru_cache(1024)
+def reader(format_: int) -> tuple[Callable[[Any, int], tuple[bytes]], bool] | None:
+    """Return what reads a text of this format, and whether all its bytes count; None for other formats."""
+    found = _FORMAT.fullmatch(text(format_))
+    return (cast("Any", struct.Struct(f"{int(found[1])}s").unpack_from), bool(found[2])) if found else None
+
+
+def lay(value: object, room: int | None = None) -> Item:
+    r"""Lay out one value: for a slot of `room` bytes, or, as the stdlib does, with a slot for the value.
+
+    Raises
+    ------
+    UnsupportedError
+        If no item can be such a value.
+    ArgumentError
+        If it does not fit, in the slot or at all.
+
+    Examples
+    --------
+    >>> lay("abc")
+    (b'8s\x00\x00\x00\x00\x00\x00', 1, b'abc\x00\x00\x00\x00\x00')
+    >>> lay("é" * 5, 8)
+    Traceback (most recent call last):
+    shmkernel.errors.ArgumentError: exceeds available storage: its slot has 8 bytes, the value 10
+    """
+    kind = type(value)
+    if kind is str:
+        return _lay_text(cast("str", value), _utf8(cast("str", value)), TEXT, room)
+    if kind is bytes:
+        return _lay_text(cast("bytes", value), cast("bytes", value), BYTES, room)
+    if kind is int:
+        try:
+            return INT, NUMBER, _pack_int(value)
+        except struct.error:
+            raise _too_large(cast("int", value)) from None
+    if kind is float:
+        return FLOAT, NUMBER, _pack_float(value)
+    if value is None:
+        return NONE, NOTHING, _FALSE
+    if kind is bool:
+        return BOOL, NUMBER, _TRUE if value else _FALSE
+    return lay(plain(value), room)
+
+
+def _lay_text(value: str | bytes, data: bytes, code: int, room: int | None) -> Item:
+    slot = room or max(WORD * (len(value) // WORD + 1), -(-len(data) // WORD) * WORD)
+    if len(data) > slot:
+        raise ArgumentError(f"exceeds available storage: its slot has {slot} bytes, the value {len(data)}")
+    exact = data.endswith(b"\0")
+    if (len(data) if exact else slot) > (_LONGEST_EXACT if exact else _LONGEST):
+        message = f"{len(data)} bytes are too many for an item. Share them by themselves, as bytes"
+        raise ArgumentError(message)
+    return _format(len(data) if exact else slot, exact), code, data.ljust(slot, b"\0")
+
+
+@functools.lru_cache(1024)
+def _format(length: int, exact: bool) -> bytes:
+    return (b"%ds " if exact else b"%ds").__mod__(length).ljust(WORD, b"\0")
+
+
+def plain(value: object) -> Value:
+    """Return the value as exactly one of the types that an item can have.
+
+    Subclasses and numpy's scalars are taken, and whatever else is an int or equals a float.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain(np.int16(3)), plain(np.float32(0.5)), plain(np.str_("a"))
+    (3, 0.5, 'a')
+    >>> from fractions import Fraction
+    >>> plain(Fraction(1, 2))
+    0.5
+    """
+    if value is None or type(value) in (int, float, bool, str, bytes):
+        return cast("Value", value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return bytes(memoryview(value))
+    if _is_numpy(type(value), "bool_"):
+        return bool(value)
+    if may_be(type(value)):
+        if hasattr(value, "__index__"):
+            return operator.index(value)
+        number = float(cast("float", value))
+        if number == value or number != number:  # noqa: PLR0124  a NaN, and no loss else
+            return number
+    kind = type(value).__name__
+    message = f"{value!r}, a {kind}, cannot be an item: int, float, bool, str, bytes and None can"
+    raise UnsupportedError(message, type=kind)
+
+
+def may_be(kind: type) -> bool:
+    """Say whether values of this type can be items; a float only proves itself when it is converted."""
+    if issubclass(kind, (int, float, str, bytes, type(None))):
+        return True
+    if _is_numpy(kind, "ndarray", "generic"):
+        return _is_numpy(kind, "bool_", "integer", "floating") and not _is_numpy(kind, "timedelta64")
+    return hasattr(kind, "__index__") or hasattr(kind, "__float__")
+
+
+def fits(value: int) -> bool:
+    """Say whether an int has at most 64 bits."""
+    return -(1 << 63) <= value < 1 << 63
+
+
+def _is_numpy(kind: type, *names: str) -> bool:
+    numpy = sys.modules.get("numpy")  # where it is not loaded, there are no values of its types
+    return numpy is not None and issubclass(kind, tuple(getattr(numpy, name) for name in names))
+
+
+def _too_large(value: int) -> RangeError:
+    message = f"an int of {value.bit_length()} bits does not fit into the 64 of an item. Share it as text: str(...)"
+    return RangeError(message)
+
+
+def _utf8(value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        message = f"{value[:20]!r} is no text that UTF-8 can hold ({error.reason}). Share bytes: .encode(...)"
+        raise ArgumentError(message) from None

@@ -1,0 +1,193 @@
+"""SharedMemory: the standard library's class of that name, on segments."""
+
+from __future__ import annotations
+
+import operator
+import os
+import secrets
+from typing import TYPE_CHECKING, Any, Self
+
+from shmkernel import memory, names, registry, sessions
+from shmkernel.errors import ArgumentError, NotFoundError, TakenError
+from shmkernel.kinds import Kind, Plan, raw
+from shmkernel.verbs import held, life
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+
+    View = Callable[[mmap.mmap, str, str], object]
+
+_USE_POSIX = True
+_SHM_NAME_PREFIX = "/psm_"
+
+
+def _make_filename() -> str:
+    """Return a random name, as the stdlib's function of this name does."""
+    return _SHM_NAME_PREFIX + secrets.token_hex(4)
+
+
+class SharedMemory:
+    """A block of memory with a name: `multiprocessing.shared_memory.SharedMemory`, without its traps.
+
+    Either class attaches what the other made. A block belongs to the session of the process that made it: it is
+    unlinked when that ends, however it ends, and never because another process that attached it ends.
+
+    Parameters
+    ----------
+    name : str, optional
+        Of the POSIX shared memory object, without its leading slash; a random one if a block is made without it.
+    create : bool
+        Make a block, rather than attach one.
+    size : int
+        Of a new block, in bytes.
+    track : bool
+        False: a new block stays until it is unlinked by hand.
+    sparse : bool
+        Do not reserve the memory of a new block. A store that finds none left kills the process.
+
+    Raises
+    ------
+    NotFoundError
+        A FileNotFoundError, if there is no such block to attach.
+    TakenError
+        A FileExistsError, if there is one where it is to be made.
+    FullError
+        An OSError with errno ENOSPC, if the memory does not suffice.
+    ArgumentError
+        A ValueError, for a size or name that makes no sense.
+
+    Examples
+    --------
+    >>> from shmkernel import SharedMemory
+    >>> block = SharedMemory(create=True, size=10)
+    >>> block.buf[:3] = b"abc"
+    >>> other = SharedMemory(block.name)   # in any process
+    >>> bytes(other.buf[:3]), other
+    (b'abc', SharedMemory('psm_...', size=10))
+    >>> other.close()
+    >>> block.unlink()
+    """
+
+    # the stdlib's names, since programs and its own tests reach for them
+    _name: str | None = None
+    _fd = -1  # the mapping holds the one descriptor there is
+    _mmap: mmap.mmap | None = None
+    _buf: memoryview | None = None
+    _size = 0
+    _flags = os.O_RDWR
+    _mode = 0o600
+    _track = True
+    _mapped = "r+"
+    _views: tuple[memoryview, ...] = ()
+
+    def __init__(
+        self, name: str | None = None, create: bool = False, size: int = 0, *, track: bool = True, sparse: bool = False
+    ) -> None:
+        if not size >= 0:
+            raise ArgumentError("'size' must be a positive integer")
+        if create:
+            self._flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+            if size == 0:
+                raise ArgumentError("'size' must be a positive number different from zero")
+        if name is None and not self._flags & os.O_EXCL:
+            raise ArgumentError("'name' can only be None if create=True")
+        self._track = track
+        plan = Plan(operator.index(size), lambda: iter(()), sparse)
+        make = bool(self._flags & os.O_EXCL)
+        while self._mmap is None:
+            try:
+                if make:
+                    self._create(name and f"/{name}", raw.Raw(self._map), plan)
+                else:
+                    self._attach(f"/{name}", "raw", self._map)
+            except NotFoundError:
+                make = bool(self._flags & os.O_CREAT and size)  # a subclass may ask for either
+                if not make:
+                    raise
+            except TakenError:
+                make = False
+                if self._flags & os.O_EXCL:
+                    raise
+
+    @classmethod
+    def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
+        """Return a handle of a block that is mapped already."""
+        return cls.__new__(cls)._map(mapping, path, mode)  # noqa: SLF001  its own
+
+    def _map(self, mapping: mmap.mmap, path: str, mode: str) -> Self:
+        self._name = self._name or f"/{os.path.basename(path)}"
+        self._mapped, self._mmap, self._size, self._buf = mode, mapping, len(mapping), memoryview(mapping)
+        return self
+
+    def _attach(self, posix: str, kind: str, view: View) -> None:
+        """Attach the named block, and give its mapping to `view`, which returns the object that it is for."""
+        path = _path(posix)
+        name = names.called(path)
+        if sessions.mine() is None:
+            registry.begin()
+        fd, found = memory.attach(path, "r+", name)
+        try:
+            mapping = memory.map_(fd, found.st_size, "r+")
+            self._name = posix
+            value = view(mapping, path, "r+")
+        except ValueError as error:
+            raise life.damaged(name, error if found.st_size else "the file is empty") from None
+        finally:
+            os.close(fd)
+        held.note(mapping, value, found, "r+", registry.of(found), path, name, kind)
+
+    def _create(self, posix: str | None, kind: Kind, plan: Plan) -> None:
+        """Carry out a kind's plan; without a name under a random one."""
+        lifetime = "session" if self._track else "keep"
+        while True:
+            self._name = posix or _make_filename()
+            name = names.called(_path(self._name))
+            try:
+                life.publish([life.make(name, kind, plan, "r+", lifetime, replace=False)], replace=False)
+            except TakenError:
+                self.close()
+                if posix:
+                    raise
+            else:
+                return
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._mapped != "r+":
+            return life.attach, (names.called(_path(str(self._name))), self._mapped)
+        return self.__class__, (self.name, False, self.size)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.name!r}, size={self.size})"
+
+    @property
+    def buf(self) -> memoryview:
+        """The block's bytes; None once the handle is closed."""
+        return self._buf  # type: ignore[return-value]  # as the stdlib declares it: code indexes it
+
+    @property
+    def name(self) -> str:
+        """Which block this is: what any process attaches."""
+        return str(self._name).removeprefix("/")
+
+    @property
+    def size(self) -> int:
+        """The block's size in bytes."""
+        return self._size
+
+    def close(self) -> None:
+        """Let go of the block here. Arrays and views over `buf` stay valid, and keep the memory, while they live."""
+        held.retire(self._mmap)
+        for view in self._views:
+            view.release()
+        self._views, self._buf, self._mmap = (), None, None
+
+    def unlink(self) -> None:
+        """Remove the block's name; who has it attached keeps the memory. The second time raises FileNotFoundError."""
+        if self._name:
+            registry.unlink(names.called(_path(self._name)))
+
+
+def _path(posix: str) -> str:
+    """Return where a POSIX shared memory object lies; as for shm_open, leading slashes count as one."""
+    return names.path_of(f"/{posix.lstrip('/')}")

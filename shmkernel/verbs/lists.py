@@ -1,0 +1,79 @@
+"""ShareableList: the standard library's class of that name, on segments."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Self
+
+from shmkernel import names
+from shmkernel.kinds import lists
+from shmkernel.verbs import life
+from shmkernel.verbs.blocks import SharedMemory
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterable
+
+
+class ShareableList(lists.View):
+    """A list of fixed length in shared memory: `multiprocessing.shared_memory.ShareableList`, mended and faster.
+
+    Items are int (64 bits), float, bool, str, bytes and None. They change in place, to any of these types; a text
+    within the slot that its first value has got. Either class attaches what the other made.
+
+    Parameters
+    ----------
+    sequence : iterable, optional
+        The items of a new list.
+    name : str, optional
+        Of the POSIX shared memory object, without its leading slash: to attach, or with a `sequence` to make.
+
+    Attributes
+    ----------
+    shm : SharedMemory
+        The block that holds the list: its name, close() and unlink().
+
+    Examples
+    --------
+    >>> from shmkernel import ShareableList
+    >>> items = ShareableList(["howdy", b"HoWdY", -273.154, 100, None, True])
+    >>> other = ShareableList(name=items.shm.name)   # in any process
+    >>> other[4] = "some"
+    >>> items[4], items.count(100), items.index(True), len(items)
+    ('some', 1, 5, 6)
+    >>> other.shm.close()
+    >>> items.shm.unlink()
+    """
+
+    shm: SharedMemory
+
+    def __init__(self, sequence: Iterable[Any] | None = None, *, name: str | None = None) -> None:
+        shm = SharedMemory.__new__(SharedMemory)
+        if sequence is None and name is not None:
+            shm._attach(f"/{name}", "list", partial(self._over, shm))  # noqa: SLF001  one class in two modules
+        else:
+            items = () if sequence is None else list(sequence)
+            plan = lists.KIND.plan(name or "ShareableList", items, {})
+            shm._create(name and f"/{name}", lists.List(partial(self._over, shm)), plan)  # noqa: SLF001
+
+    @classmethod
+    def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
+        """Return a list that is mapped already."""
+        return cls.__new__(cls)._over(SharedMemory.__new__(SharedMemory), mapping, path, mode)  # noqa: SLF001  its own
+
+    def _over(self, shm: SharedMemory, mapping: mmap.mmap, path: str, mode: str) -> Self:
+        lists.View.__init__(self, mapping, names.called(path))
+        self.shm = shm._map(mapping, path, mode)  # noqa: SLF001
+        shm._views = self.views()  # noqa: SLF001  for close() to release
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.shm._mapped != "r+":  # noqa: SLF001
+            return life.attach, (self._name, self.shm._mapped)  # noqa: SLF001
+        return partial(self.__class__, name=self.shm.name), ()
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({list(self)}, name={self.shm.name!r})"
+
+    __class_getitem__: Any = classmethod(GenericAlias)
