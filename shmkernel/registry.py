@@ -66,7 +66,7 @@ def parse(text: bytes) -> Record | None:
         fields = json.loads(text)
         found = Record(**{key: fields[key] for key in Record._fields})
         names.path_of(found.name)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return found
 

@@ -151,7 +151,7 @@ def parse(text: bytes) -> Session | None:
     try:
         fields = json.loads(text)
         return Session(**{key: fields[key] for key in Session._fields if key in fields})
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

@@ -56,6 +56,13 @@ def watchdogs(folder):
     return found
 
 
+def kill_watchdogs(folder):
+    """End the watchdogs of a folder, and return when they are gone."""
+    for dog in watchdogs(folder):
+        os.kill(dog, signal.SIGKILL)
+    until(lambda: not watchdogs(folder), "the watchdogs are dead")
+
+
 def python(script, *arguments, flags=(), **options):
     """Run a script in a fresh interpreter, and return the finished process with its output."""
     options = {"timeout": PATIENCE, "capture_output": True, "text": True} | options

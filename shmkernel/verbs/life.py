@@ -246,6 +246,12 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
         session = registry.begin()
     with _room_for(name), registry.locked():
         inode = registry.inode_at(name)
+        left = next((one.value() for one in held.everything() if one.name == name), None)
+        if inode is None and left is None:
+            raise memory.missing(name)
+        if lifetime == "attached" and not registry.in_use(name):
+            message = f"nobody has {name!r} attached, so with that lifetime it would be gone at once: keep, or session"
+            raise ArgumentError(message, name=name, lifetime=lifetime)
         if inode is not None:
             record = registry.record(inode) or _adopted(name, inode)
             if lifetime != "keep" and not sessions.alive(record.owner):
@@ -253,11 +259,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
             registry.change(record._replace(lifetime=lifetime))
             held.relive(inode, lifetime)
     if inode is None:
-        left = next((one for one in held.everything() if one.name == name), None)
-        value = left.value() if left else None
-        if value is None:
-            raise memory.missing(name)
-        create(name, value, lifetime=lifetime)
+        create(name, left, lifetime=lifetime)
     return listing.info(name)
 
 

@@ -104,9 +104,13 @@ def _look(wanted: Iterable[str]) -> builtins.list[Info]:
         rows.append(row)
     live = {row.name for row in rows}
     for one in held.everything():
-        if one.key[1] not in here and (one.name in live or registry.inode_at(one.name) is None):
+        mapping = one()  # another thread may let go of it meanwhile
+        if mapping is None or one.key[1] in here:
+            continue
+        if one.name in live or registry.inode_at(one.name) is None:
             here.add(one.key[1])
-            rows.append(_ghost(one, "replaced" if one.name in live else "unlinked"))
+            head = mapping[: kinds.HEAD]
+            rows.append(_ghost(one, head, "replaced" if one.name in live else "unlinked"))
     return rows
 
 
@@ -125,6 +129,8 @@ def _row(
         reader = kinds.named(kind) if record else kinds.for_bytes(head, foreign=names.foreign(name))
         if reader:
             kind, what = reader.name, reader.describe(head, found.st_size)
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         state, what = "damaged", kinds.Description(str(error))
     owner = sessions.read(record.owner) if record else None
@@ -147,9 +153,7 @@ def _row(
     ), found.st_ino  # fmt: skip
 
 
-def _ghost(one: held.Held, state: str) -> Info:
-    mapping = one()
-    head = mapping[: kinds.HEAD] if mapping is not None else b""
+def _ghost(one: held.Held, head: bytes, state: str) -> Info:
     what = kinds.named(one.kind).describe(head, one.size)
     me, mine, record = Holder(os.getpid(), "here"), sessions.mine(), one.record
     return Info(

@@ -20,7 +20,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import names, registry, sessions
 from tests import workers
-from tests.helpers import PATIENCE, Child, holding, left, python, until, until_left, watchdogs
+from tests.helpers import PATIENCE, Child, holding, kill_watchdogs, left, python, until, until_left, watchdogs
 
 VALUES = np.arange(1000)
 
@@ -106,12 +106,6 @@ open({str(tmp_path / "answer")!r}, "w").write(repr(x.tolist()))
     subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", script], check=True, timeout=PATIENCE)
     assert (tmp_path / "answer").read_text() == "[7.0, 7.0, 7.0]"
     until_left(shm_dir)
-
-
-def kill_watchdogs(folder):
-    for dog in watchdogs(folder):
-        os.kill(dog, signal.SIGKILL)
-    until(lambda: not watchdogs(folder), "the watchdogs are dead")
 
 
 def test_a_killed_watchdog_is_replaced_at_the_next_create(shm_dir):

@@ -5,15 +5,23 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from shmkernel import render
 from shmkernel.verbs.listing import Holder, Info
 
+NOW = 1_700_000_000.0
 ONE = Info(
     name="x", kind="array", type="int16 (344, 403)", size=277_264, owner="prepare.ipynb", owner_alive=True,
     owner_pid=41552, mine=False, attached=(Holder(41552, "prepare.ipynb"), Holder(41702, "plot.ipynb")),
-    elsewhere=False, lifetime="session", created=time.time() - 250, path="/dev/shm/shmk-0-x",
+    elsewhere=False, lifetime="session", created=NOW - 250, path="/dev/shm/shmk-0-x",
     dtype="int16", shape=(344, 403), order="C",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _today(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: NOW)
 
 
 def test_a_table_is_aligned_and_sums_up():

@@ -1,0 +1,214 @@
+"""A folder too small for what is asked of it: an error with the figures, nothing left behind, never SIGBUS.
+
+Each test runs in a child with mounts of its own, on a tmpfs of one MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import subprocess
+from functools import partial
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import names, registry, sessions
+from tests.helpers import Child, left
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MIB = 1 << 20
+CURE = "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"
+
+
+def mount(folder, options):
+    """Enter mounts of our own, and put a small tmpfs on the folder; return what prevents it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid = os.geteuid()
+    if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if uid else 0)):
+        return f"unshare: {os.strerror(ctypes.get_errno())}"
+    if uid:
+        for path, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {os.getegid()} 1")):
+            with open(f"/proc/self/{path}", "w") as file:
+                file.write(line)
+    for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", options, "small", folder]):
+        done = subprocess.run(["mount", *command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"mount: {done.stderr}"
+    return None
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return what runs a function on a small tmpfs; its asserts are the test's."""
+
+    def run(work, options, connection):
+        prevented = mount(tmp_path, options)
+        connection.send(prevented)
+        if not prevented:
+            os.environ["SHMKERNEL_DIR"] = str(tmp_path)
+            work()
+            sessions.end()
+
+    def small(work, options="size=1m"):
+        with Child(partial(run, work, options)) as child:
+            if prevented := child.hear():
+                assert not os.environ.get("CI"), f"{prevented}: {CURE}"
+                pytest.skip(f"{prevented}: {CURE}")
+            assert child.join() == 0
+
+    return small
+
+
+def fill_up(leave=0):
+    """Fill the folder with a file of another program, but for some bytes."""
+    with open(f"{names.folder()}/other", "ab") as file:
+        room = os.statvfs(names.folder())
+        os.posix_fallocate(file.fileno(), file.tell(), room.f_bavail * room.f_frsize - leave)
+
+
+def refused(call):
+    """Return the error of a call that must find the folder full, and leave it as it was."""
+    before = left(names.folder())
+    with pytest.raises(shm.FullError) as caught:
+        call()
+    assert left(names.folder()) == before
+    error = caught.value
+    assert isinstance(error, OSError)
+    assert error.errno == errno.ENOSPC
+    assert error.needed > 0
+    assert error.free >= 0
+    assert "SHMKERNEL_DIR" in error.message
+    assert "--shm-size" in error.message
+    return error
+
+
+@pytest.mark.parametrize("size", [MIB, 64 * MIB, 1 << 50])
+def test_what_is_larger_than_the_folder_is_refused_with_the_figures(size, small):
+    def work():
+        shm.create("small", np.arange(1000))
+        error = refused(lambda: shm.create("big", shape=size, dtype="u1"))
+        assert error.needed == size + 128
+        assert 900_000 < error.free < MIB
+        assert "needs" in error.message
+        assert "of 1.0 MiB. The largest here: small 7.9 KiB" in error.message
+
+    small(work)
+
+
+def test_values_that_do_not_fit_are_refused(small):
+    big = np.ones(MIB // 8)
+
+    def work():
+        registry.begin()
+        refused(lambda: shm.create("big", big))
+        refused(lambda: shm.create("big", shape=MIB, dtype="u1", fill=1))
+        assert shm.create("fits", big[::2]).sum() == MIB // 16
+
+    small(work)
+
+
+def test_a_file_that_does_not_fit_is_refused(small, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "big.npy"
+    np.save(path, np.ones(MIB // 8))
+    small(lambda: (registry.begin(), refused(lambda: shm.load("big", path))))
+
+
+def test_a_segment_can_be_stored_to_however_full_the_folder_is_by_now(small):
+    def work():
+        blank = shm.create("blank", shape=MIB // 2, dtype="u1")
+        fill_up()
+        blank[:] = 7
+        private = shm.attach("blank", mode="c")
+        private[:] = 8
+        assert blank.sum() == 7 * (MIB // 2)
+
+    small(work)
+
+
+def test_creating_until_it_is_full_damages_nothing(small):
+    def work():
+        made = []
+        with contextlib.suppress(shm.FullError):
+            while True:
+                made.append(shm.create(f"x{len(made)}", np.full(1000, len(made))))
+        assert 50 < len(made) < 200
+        for number, array in enumerate(made):
+            assert (array == number).all()
+            array[:] = -number
+        assert len(shm.list()) == len(made)
+
+    small(work)
+
+
+def test_without_a_page_left_all_but_making_works(small):
+    def work():
+        x = shm.create("x", np.arange(1000))
+        y = shm.create("y", np.arange(1000))
+        shm.create("z", 1, lifetime="attached")
+        registry.begin()
+        fill_up()
+        refused(lambda: shm.create("w", 1))
+        refused(lambda: shm.create("x", np.zeros(3), replace=True))
+        refused(lambda: shm.keep("x"))
+        assert shm.info("x").lifetime == "session"
+        assert shm.attach("x", mode="r").sum() == x.sum() == 499500
+        assert [one.name for one in shm.list()] == ["x", "y"]
+        assert shm.gc() == []
+        assert shm.doctor()
+        shm.unlink("x")
+        del x  # only now do its pages go
+        assert shm.create("w", 1) + y[0] == 1
+
+    small(work)
+
+
+def test_with_room_for_the_value_but_not_for_its_record_nothing_is_made(small):
+    def work():
+        registry.begin()
+        for pages in range(4):
+            fill_up(leave=pages * 4096)
+            try:
+                shm.create("x", 1)
+            except shm.FullError:
+                assert [path for path in left(names.folder()) if "sessions" not in path] == ["other"]
+                os.unlink(f"{names.folder()}/other")
+            else:
+                assert pages == 2
+                break
+
+    small(work)
+
+
+@pytest.mark.parametrize("verb", ["create", "attach", "keep"])
+def test_a_session_cannot_begin_in_a_full_folder(verb, small):
+    def work():
+        fill_up()
+        call = {"create": lambda: shm.create("x", 1), "attach": lambda: shm.attach("x"), "keep": lambda: shm.keep("x")}
+        refused(call[verb])
+        assert sessions.mine() is None
+        os.unlink(f"{names.folder()}/other")
+        assert shm.create("x", 1) == 1
+
+    small(work)
+
+
+@pytest.mark.parametrize("inodes", range(2, 20))
+def test_a_folder_without_inodes_is_full_too(inodes, small):
+    def work():
+        with contextlib.suppress(shm.FullError):
+            for number in range(20):
+                shm.create(f"x{number}", number)
+        made = names.names()
+        assert len(made) < 20
+        assert len(registry_files()) == 2 * len(made)
+        for name in made:
+            assert shm.attach(name) == int(name[1:])
+
+    def registry_files():
+        return [path for path in left(names.folder()) if "sessions" not in path]
+
+    small(work, f"size=1m,nr_inodes={inodes}")

@@ -1,0 +1,312 @@
+"""What can happen at the same time does, many times, for a second or so each."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import mmap
+import os
+import threading
+import time
+from functools import partial
+
+import numpy as np
+
+import shmkernel as shm
+from shmkernel import memory, names, registry, sessions
+from tests.helpers import Child, kill_watchdogs, left, until_left
+
+WHILE = 0.7  # seconds
+
+
+def on_and_on(act):
+    """Repeat `act` for a while; return what it returned each time."""
+    end = time.monotonic() + WHILE
+    found = []
+    while time.monotonic() < end:
+        found.append(act())
+    return found
+
+
+def together(*acts, before=registry.begin):
+    """Run each in a process of its own, all from the same moment on; return what they send."""
+
+    def run(act, connection):
+        before()
+        connection.send("ready")
+        connection.recv()
+        connection.send(act())
+        connection.recv()  # what it made stays until all are done
+
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(Child(partial(run, act))) for act in acts]
+        for child in children:
+            assert child.hear() == "ready"
+        for child in children:
+            child.tell()
+        heard = [child.hear() for child in children]
+        for child in children:
+            child.tell()
+        assert [child.join() for child in children] == [0] * len(acts)
+    return heard
+
+
+def test_of_two_that_create_the_same_name_exactly_one_wins():
+    rounds = 300
+    at = memoryview(mmap.mmap(-1, 16)).cast("q")  # the round that each has come to
+
+    def create(me):
+        won = []
+        for number in range(1, rounds + 1):
+            at[me] = number
+            while at[1 - me] < number:
+                os.sched_yield()
+            with contextlib.suppress(shm.TakenError):
+                shm.create(f"x{number}", np.full(100, me))
+                won.append(number)
+        return won
+
+    first, second = together(partial(create, 0), partial(create, 1))
+    assert sorted(first + second) == list(range(1, rounds + 1))
+
+
+def test_of_two_that_replace_the_same_name_each_value_is_whole():
+    def replace(me):
+        return on_and_on(lambda: len(shm.create("x", np.full(1000, me), replace=True)))
+
+    def read():
+        return {tuple(set(value)) for value in on_and_on(attach) if value}
+
+    def attach():
+        try:
+            return shm.attach("x", mode="r").tolist()
+        except shm.NotFoundError:
+            return None
+
+    _, _, seen = together(partial(replace, 1), partial(replace, 2), read)
+    assert seen <= {(1,), (2,)}
+    assert seen
+
+
+def test_a_sweep_takes_no_replacement_for_what_it_replaced(shm_dir):
+    """One dies again and again with its watchdog, another takes over its name, a third sweeps."""
+
+    def die():
+        def work(connection):
+            with contextlib.suppress(shm.TakenError):
+                shm.create("x", np.zeros(3))
+            connection.send("made")
+            connection.recv()
+
+        def once():
+            with Child(work) as child:
+                child.hear()
+                child.end()
+
+        return len(on_and_on(once))
+
+    def replace():
+        def once():
+            x = shm.create("x", np.ones(3), replace=True)
+            inode = os.stat(names.path_of("x")).st_ino
+            return bool(x.all()) and (
+                registry.inode_at("x") == inode or registry.record(registry.inode_at("x")) is not None
+            )
+
+        return on_and_on(once)
+
+    deaths, replaced, swept = together(die, replace, lambda: on_and_on(shm.gc))
+    assert deaths > 3
+    assert all(replaced)
+    assert len(swept) > 10
+    until_left(shm_dir)
+
+
+def test_what_a_living_session_made_is_never_swept():
+    def make():
+        def once():
+            x = shm.create("x", np.ones(3), replace=True)
+            there = registry.inode_at("x") is not None
+            shm.unlink("x")
+            return there and x.sum() == 3
+
+        return on_and_on(once)
+
+    made, swept, _ = together(make, lambda: on_and_on(shm.gc), lambda: on_and_on(shm.gc))
+    assert all(made)
+    assert not any(swept)
+
+
+def test_nobody_attaches_a_ghost():
+    """What was attached was linked then, and locked: its inode was the name's, before or after."""
+
+    def make():
+        def once():
+            shm.create("x", np.ones(3), replace=True)
+            shm.unlink("x")
+
+        return len(on_and_on(once))
+
+    def attach():
+        def once():
+            try:
+                fd, found = memory.attach(names.path_of("x"), "r+", "x")
+            except shm.NotFoundError:
+                return None
+            os.close(fd)
+            return found.st_nlink
+
+        return [links for links in on_and_on(once) if links is not None]
+
+    _, first, second = together(make, attach, attach)
+    assert first
+    assert second
+    assert set(first + second) == {1}
+
+
+def test_who_attaches_what_the_last_one_lets_go_of_has_the_name_or_nothing():
+    """With lifetime attached, an attachment that succeeds keeps the name."""
+
+    def make():
+        def once():
+            with contextlib.suppress(shm.TakenError):
+                x = shm.create("x", np.ones(3), lifetime="attached")
+                del x
+
+        return len(on_and_on(once))
+
+    def attach():
+        def once():
+            try:
+                x = shm.attach("x")
+            except shm.NotFoundError:
+                return None
+            return bool(x.all()) and os.stat(names.path_of("x")).st_nlink == 1
+
+        return [kept for kept in on_and_on(once) if kept is not None]
+
+    made, first, second, _ = together(make, attach, attach, lambda: on_and_on(shm.gc))
+    assert made
+    assert first + second
+    assert all(first + second)
+
+
+def test_probers_take_no_living_session_for_dead():
+    mine = registry.begin()
+    probed = together(*[lambda: on_and_on(lambda: sessions.alive(mine.id))] * 3)
+    assert all(all(one) for one in probed)
+    assert min(map(len, probed)) > 1000
+
+
+def test_probers_take_no_dead_session_for_alive_forever(shm_dir):
+    with Child(lambda connection: (connection.send(registry.begin().id), connection.recv())) as child:
+        dead = child.hear()
+        kill_watchdogs(shm_dir)
+        child.end()
+    probed = together(*[lambda: on_and_on(lambda: sessions.alive(dead))] * 3, before=lambda: None)
+    assert not any(any(one) for one in probed)
+    assert shm.gc() == []
+    assert left(shm_dir) == []
+
+
+def test_sessions_that_begin_and_end_together_leave_nothing(shm_dir):
+    def begin_and_end():
+        def once():
+            shm.create(f"x{os.getpid()}", np.ones(3))
+            sessions.end()
+
+        return len(on_and_on(once))
+
+    assert all(together(*[begin_and_end] * 3))
+    until_left(shm_dir)
+
+
+def test_threads_share_one_session_and_one_array():
+    x = shm.create("x", np.arange(100))
+    found = []
+
+    def work(number):
+        def once():
+            mine = shm.create(f"x{number}", np.full(10, number))
+            same = shm.attach("x") is x and shm.attach(f"x{number}") is mine
+            del mine
+            shm.unlink(f"x{number}")
+            return same and len(shm.list()) >= 1
+
+        found.extend(on_and_on(once))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) > 20
+    assert all(found)
+    assert [one.name for one in shm.list()] == ["x"]
+
+
+def test_threads_that_attach_at_once_get_the_same_object():
+    for _ in range(50):
+        x = shm.create("x", np.arange(100), replace=True)
+        shm.close("x")
+        gate, got = threading.Barrier(4), []
+
+        def attach(gate=gate, got=got):
+            gate.wait()
+            got.append(shm.attach("x"))
+
+        threads = [threading.Thread(target=attach) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({id(one) for one in got}) == 1
+        assert got[0] is not x
+
+
+def test_garbage_collection_at_any_moment_waits_for_nothing(shm_dir):
+    """Arrays of lifetime attached die in cycles while names change: their callback changes names too."""
+
+    def make():
+        cycle = [shm.create("late", np.ones(3), lifetime="attached", replace=True)]
+        cycle.append(cycle)
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for number in range(30):
+            make()
+            x = shm.create("x", np.full(3, number), replace=True)
+            assert shm.info("x").lifetime == "session"
+            shm.unlink("x")
+            assert x.sum() == 3 * number
+            shm.gc()
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert [path for path in left(shm_dir) if "sessions" not in path] == []
+
+
+def test_ten_thousand_rounds_grow_nothing(shm_dir):
+    def rounds(count):
+        for number in range(count):
+            name = f"x{number % 7}"
+            x = shm.create(name, number)
+            assert shm.attach(name, mode="r") == number
+            shm.close(name)
+            shm.unlink(name)
+            del x
+
+    def size():
+        with open("/proc/self/statm") as file:
+            resident = int(file.read().split()[1]) * 4096
+        with open("/proc/self/maps") as file:
+            mappings = sum("shmk" in line or str(shm_dir) in line for line in file)
+        return len(os.listdir("/proc/self/fd")), mappings, left(shm_dir), resident
+
+    rounds(500)
+    *before, memory_before = size()
+    rounds(9500)
+    *after, memory_after = size()
+    assert after == before
+    assert memory_after - memory_before < 4 << 20
