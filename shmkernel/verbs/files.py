@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from typing import Any
 
 from shmkernel import kinds, memory, names, registry
@@ -31,7 +32,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     """
     target = _path(name, path)
     fd, found = memory.attach(names.path_of(name), "r", name)
-    part = f"{target}.{os.getpid()}.part"
+    part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # another thread may save to the same file
     try:
         with open(part, "xb", buffering=0) as file, Progress(name, found.st_size) as progress:
             done = 0
