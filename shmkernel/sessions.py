@@ -209,7 +209,7 @@ def _parent(root: str, folder: str) -> str | None:
         return inherited
     module = sys.modules.get("multiprocessing.process")
     parent = module.parent_process() if module else None
-    if parent is None or parent.pid is None or not parent.is_alive():
+    if parent is None or parent.pid is None or not _runs(parent.pid):
         return None
     for session in everyone():
         if session.pid == parent.pid and session.pid_ns == pid_namespace() and alive(session.id):
@@ -217,6 +217,14 @@ def _parent(root: str, folder: str) -> str | None:
     session = _describe(parent.pid, f"process {parent.pid}", None)
     _open(root, session, behalf=parent.pid).close()
     return session.id
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.close(os.pidfd_open(pid))
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _watch(root: str, session: Session, lock: int, behalf: int | None = None) -> int:

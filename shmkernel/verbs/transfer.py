@@ -64,11 +64,14 @@ def rebuild(
     if one is None or mapping is None or one.key[1] != inode:
         message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
         raise NotFoundError(message, name=name)
-    if (whole.shape, whole.strides, whole.dtype, whole.flags.writeable) == (shape, strides, dtype, writable) and (
-        _address(whole) - _address(np.frombuffer(mapping, np.uint8)) == offset
-    ):
+    begin = _address(whole) - _address(np.frombuffer(mapping, np.uint8))
+    given = (whole.shape, whole.strides, whole.dtype, whole.flags.writeable, begin)
+    if given == (shape, strides, dtype, writable, offset):
         return whole
-    view: NDArray[Any] = np.ndarray(shape, dtype, mapping, offset, strides)
+    source: Any = mapping
+    if whole.nbytes:  # a view of the whole keeps that alive, so that the next reference finds it attached
+        source, offset = whole.reshape(-1, order="A").view(np.uint8), offset - begin
+    view: NDArray[Any] = np.ndarray(shape, dtype, source, offset, strides)
     view.flags.writeable = writable
     return view
 
