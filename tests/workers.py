@@ -32,3 +32,16 @@ def look(array):
 def double(array):
     """Change what arrived, in place."""
     array *= 2
+
+
+def tail(name):
+    """Attach, and send back a view."""
+    return shm.attach(name)[-3:]
+
+
+def look_behind(array):
+    """Tell what arrived by way of a file: the values, and the file's inode."""
+    at = array
+    while at is not None and not isinstance(at, np.memmap):
+        at = at.base
+    return array.tolist(), at is not None and os.stat(at.filename).st_ino

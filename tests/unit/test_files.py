@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import registry
+from shmkernel.progress import Progress
+from shmkernel.verbs import files
+from tests.helpers import left
+
+
+@pytest.fixture
+def npy(tmp_path):
+    return tmp_path / "x.npy"
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_is_saved_is_what_numpy_would_save(order, npy):
+    value = np.asarray(np.arange(6).reshape(2, 3), order=order)
+    shm.create("x", value)
+    shm.save("x", npy)
+    loaded = np.load(npy)
+    assert np.array_equal(loaded, value)
+    assert loaded.flags.f_contiguous == (order == "F")
+
+
+def test_save_writes_what_is_stored_by_now_over_what_was_there(npy):
+    x = shm.create("x", np.arange(3))
+    npy.write_text("older")
+    x[0] = 7
+    shm.save("x", npy)
+    assert np.load(npy).tolist() == [7, 1, 2]
+    assert os.listdir(npy.parent) == ["x.npy"]
+
+
+def test_paths_may_begin_at_home_or_be_relative(npy, monkeypatch):
+    monkeypatch.setenv("HOME", str(npy.parent))
+    monkeypatch.chdir(npy.parent)
+    shm.create("x", np.arange(3))
+    shm.save("x", "~/a.npy")
+    shm.save("x", "b.npy")
+    assert shm.load("y", "~/b.npy").tolist() == shm.load("z", "a.npy").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_save_leaves_the_older_file(error, npy, monkeypatch):
+    shm.create("x", np.arange(3))
+    npy.write_text("older")
+
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(Progress, "__call__", stop)
+    with pytest.raises((KeyboardInterrupt, shm.ArgumentError)):
+        shm.save("x", npy)
+    assert npy.read_text() == "older"
+    assert os.listdir(npy.parent) == ["x.npy"]
+
+
+def test_two_threads_that_save_to_the_same_file_leave_one_whole_file(npy):
+    shm.create("x", np.arange(100_000))
+    failed = []
+
+    def save():
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end:
+            try:
+                shm.save("x", npy)
+            except Exception as error:  # noqa: BLE001
+                failed.append(error)
+
+    threads = [threading.Thread(target=save) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert np.load(npy).sum() == np.arange(100_000).sum()
+    assert os.listdir(npy.parent) == ["x.npy"]
+
+
+def test_an_interrupted_load_leaves_nothing(npy, monkeypatch, shm_dir):
+    np.save(npy, np.arange(3))
+    registry.begin()
+    before, fds = left(shm_dir), os.listdir("/proc/self/fd")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        shm.load("x", npy)
+    assert left(shm_dir) == before
+    assert os.listdir("/proc/self/fd") == fds
+
+
+def test_a_load_takes_the_options_of_create(npy):
+    np.save(npy, np.arange(3))
+    x = shm.load("x", npy, mode="r", lifetime="attached")
+    assert not x.flags.writeable
+    with pytest.raises(shm.TakenError):
+        shm.load("x", npy)
+    y = shm.load("x", npy, replace=True)
+    assert y.flags.writeable
+    assert x.tolist() == y.tolist()
+
+
+def test_what_is_larger_than_a_piece_comes_whole(npy, monkeypatch):
+    from shmkernel.kinds import array  # noqa: PLC0415
+
+    monkeypatch.setattr(files, "_PIECE", 1000)
+    monkeypatch.setattr(array, "_PIECE", 1000)
+    value = np.arange(10_001)
+    np.save(npy, value)
+    assert np.array_equal(shm.load("x", npy), value)
+    shm.save("x", npy)
+    assert np.array_equal(np.load(npy), value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"text", pickle.dumps([1, 2]), b"PK\x03\x04", b"\x93NUMPY", b"\x93NUMPY\x09\x00" + bytes(100)],
+    ids=["empty", "text", "pickle", "zip", "cut", "version 9"],
+)
+def test_what_is_no_npy_file_is_damaged(data, npy, shm_dir):
+    npy.write_bytes(data)
+    with pytest.raises(shm.DamagedError, match="cannot be loaded"):
+        shm.load("x", npy)
+    assert left(shm_dir) == []
+
+
+def test_objects_are_not_unpickled(npy):
+    np.save(npy, np.array([print], object), allow_pickle=True)
+    with pytest.raises(shm.DamagedError):
+        shm.load("x", npy)
+
+
+def test_a_truncated_file_is_damaged(npy, shm_dir):
+    np.save(npy, np.arange(1000))
+    whole = npy.read_bytes()
+    for length in (10, 64, 127, 128, 5000, len(whole) - 1):
+        npy.write_bytes(whole[:length])
+        with pytest.raises(shm.DamagedError):
+            shm.load("x", npy)
+    assert left(shm_dir) == []
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(npy, monkeypatch, shm_dir):
+    np.save(npy, np.arange(100_000))
+    registry.begin()
+    before = left(shm_dir)
+    monkeypatch.setattr(Progress, "__call__", lambda *_: os.truncate(npy, 1000))
+    with pytest.raises(shm.ArgumentError, match="became shorter"):
+        shm.load("x", npy)
+    assert left(shm_dir) == before
+
+
+@pytest.mark.parametrize("verb", ["save", "load"])
+def test_paths_that_lead_nowhere_are_told(verb, npy):
+    shm.create("x", 1)
+    for path in (npy / "missing" / "x.npy", npy.parent):
+        with pytest.raises(shm.ShmError, match=str(path)):
+            getattr(shm, verb)("x" if verb == "save" else "y", path)
+    assert os.listdir(npy.parent) == []
+
+
+def test_saving_what_is_not_there_makes_no_file(npy):
+    with pytest.raises(shm.NotFoundError):
+        shm.save("x", npy)
+    assert os.listdir(npy.parent) == []
+
+
+def test_saving_keeps_nobody_attached(npy):
+    shm.create("x", 1, lifetime="keep")
+    shm.save("x", npy)
+    assert shm.info("x").attached == ()
+    shm.unlink("x")

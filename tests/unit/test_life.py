@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import names, registry
+from shmkernel.verbs import held
+from tests.helpers import holding, left
+
+
+def path():
+    return names.path_of("x")
+
+
+def test_create_returns_a_plain_array_over_the_file():
+    x = shm.create("x", np.arange(3))
+    assert type(x) is np.ndarray
+    assert x.flags.writeable
+    x[0] = 7
+    assert np.load(path()).tolist() == [7, 1, 2]
+
+
+def test_the_source_stays_private():
+    source = np.arange(3)
+    x = shm.create("x", source)
+    x[0] = 7
+    assert source.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+def test_create_may_hand_out_what_cannot_change_the_segment(mode):
+    x = shm.create("x", np.arange(3), mode=mode)
+    assert x.flags.writeable == (mode == "c")
+    if mode == "c":
+        x[0] = 7
+    assert shm.attach("x").tolist() == [0, 1, 2]
+
+
+def test_attaching_again_in_the_same_mode_gives_the_same_object():
+    x = shm.create("x", np.arange(3))
+    assert shm.attach("x") is x
+    read = shm.attach("x", mode="r")
+    assert read is not x
+    assert shm.attach("x", mode="r") is read
+    private = shm.attach("x", mode="c")
+    assert private is shm.attach("x", mode="c")
+
+
+def test_python_is_strict_about_taken_names():
+    x = shm.create("x", np.arange(3))
+    with pytest.raises(FileExistsError, match="'x' is taken"):
+        shm.create("x", np.arange(3))
+    assert x.tolist() == [0, 1, 2]
+
+
+def test_a_taken_name_is_noticed_before_anything_is_allocated():
+    shm.create("x", 1)
+    with pytest.raises(shm.TakenError):
+        shm.create("x", shape=1 << 60, dtype="u1")
+
+
+def test_who_has_the_old_value_keeps_it_when_it_is_replaced():
+    old = shm.create("x", np.arange(3))
+    view = old[1:]
+    new = shm.create("x", np.ones(3), replace=True)
+    old[2] = 5
+    assert view.tolist() == [1, 5]
+    assert new.tolist() == [1, 1, 1]
+    assert shm.attach("x") is new
+
+
+def test_who_has_it_keeps_it_when_it_is_unlinked():
+    x = shm.create("x", np.arange(3))
+    shm.unlink("x")
+    x[0] = 5
+    assert x.tolist() == [5, 1, 2]
+    with pytest.raises(shm.NotFoundError):
+        shm.attach("x")
+    again = shm.create("x", np.zeros(2))
+    assert x.tolist() == [5, 1, 2]
+    assert again.tolist() == [0, 0]
+
+
+def test_a_view_outlives_close_and_unlink():
+    x = shm.create("x", np.arange(1000))
+    view = x[10:20].reshape(2, 5).T
+    assert shm.close("x") is False
+    del x
+    shm.unlink("x")
+    view += 1
+    assert view.tolist() == np.arange(11, 21).reshape(2, 5).T.tolist()
+
+
+def test_after_close_attach_gives_a_new_object_over_the_same_memory():
+    x = shm.create("x", np.arange(3))
+    shm.close("x")
+    y = shm.attach("x")
+    assert y is not x
+    x[0] = 9
+    assert y[0] == 9
+
+
+def test_close_is_true_when_nothing_is_left():
+    x = shm.create("x", np.arange(3))
+    holder = [x]
+    del x
+    held.everything()
+    holder.clear()
+    with pytest.raises(shm.NotFoundError, match="is not attached here"):
+        shm.close("x")
+
+
+def test_close_of_an_unknown_or_bad_name_is_an_error():
+    with pytest.raises(shm.NotFoundError):
+        shm.close("x")
+    with pytest.raises(shm.ArgumentError):
+        shm.close("no name")
+
+
+def test_the_session_pins_nothing():
+    x = shm.create("x", np.arange(3))
+    assert _attached() == [os.getpid()]
+    del x
+    assert _attached() == []
+    assert shm.attach("x").tolist() == [0, 1, 2]
+
+
+def _attached():
+    return [one.pid for one in shm.info("x").attached]
+
+
+def test_pickle_and_deepcopy_take_the_values():
+    x = shm.create("x", np.arange(3))
+    for clone in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x), x.copy()):
+        shared = held.everything()
+        clone[0] = 9
+        assert x.tolist() == [0, 1, 2]
+        assert len(shared) == 1
+    assert b"shmk" not in pickle.dumps(x)
+
+
+def test_keep_changes_the_lifetime_of_anybodys_segment():
+    with holding(lambda: shm.create("x", 1)) as child:
+        assert shm.keep("x").lifetime == "keep"
+        child.end()
+    assert not shm.info("x").owner_alive
+    assert shm.keep("x", "session").mine
+    assert shm.attach("x") == 1
+
+
+def test_keep_makes_a_segment_of_what_was_unlinked():
+    x = shm.create("x", np.arange(3))
+    shm.unlink("x")
+    kept = shm.keep("x")
+    assert (kept.lifetime, kept.state) == ("keep", "")
+    assert shm.attach("x") is not x
+    assert shm.attach("x").tolist() == [0, 1, 2]
+    shm.unlink("x")
+
+
+def test_keep_adopts_a_file_of_another_program():
+    with open(path(), "wb") as file:
+        np.save(file, np.arange(3))
+    assert shm.info("x").owner == "another program"
+    info = shm.keep("x", "session")
+    assert (info.kind, info.mine, info.lifetime) == ("array", True, "session")
+
+
+def test_keep_of_a_bad_lifetime_is_an_error():
+    shm.create("x", 1)
+    with pytest.raises(shm.ArgumentError, match="lifetime 'ever' is unknown"):
+        shm.keep("x", "ever")
+
+
+def test_lifetime_attached_given_later_counts_at_once():
+    x = shm.create("x", 1)
+    shm.keep("x", "attached")
+    assert os.path.exists(path())
+    del x
+    assert not os.path.exists(path())
+
+
+def test_lifetime_attached_taken_back_counts_too():
+    x = shm.create("x", 1, lifetime="attached")
+    shm.keep("x", "session")
+    del x
+    assert os.path.exists(path())
+
+
+def test_a_failed_create_leaves_nothing(shm_dir):
+    registry.begin()
+    before, fds = left(shm_dir), os.listdir("/proc/self/fd")
+    for bad in (
+        lambda: shm.create("x", np.array([object()])),
+        lambda: shm.create("x", np.array(["a"]), dtype=float),
+        lambda: shm.create("x", shape=1 << 62, dtype="u1"),
+        lambda: shm.create("bad name", 1),
+        lambda: shm.create("x", 1, lifetime="ever"),
+        lambda: shm.create("x", 1, mode="w"),
+    ):
+        with pytest.raises(shm.ShmError):
+            bad()
+        assert left(shm_dir) == before
+        assert os.listdir("/proc/self/fd") == fds
+
+
+def test_the_session_is_a_mapping():
+    shm.session["x"] = np.arange(3)
+    shm.session["x"] = np.arange(4)
+    shm.session["ds.y"] = 1
+    assert shm.session["x"].tolist() == [0, 1, 2, 3]
+    assert [*shm.session] == ["ds.y", "x"]
+    assert len(shm.session) == 2
+    assert "x" in shm.session
+    assert "z" not in shm.session
+    assert shm.session.get("z") is None
+    assert repr(shm.session) == "<shmkernel session: ds.y, x>"
+    assert shm.session.pop("x").tolist() == [0, 1, 2, 3]
+    with pytest.raises(KeyError):
+        shm.session["x"]
+    with pytest.raises(KeyError):
+        del shm.session["x"]
+    shm.session.clear()
+    assert repr(shm.session) == "<shmkernel session: nothing shared>"
+
+
+def test_the_mapping_replaces_only_what_is_ones_own():
+    with holding(lambda: shm.create("x", 1)), pytest.raises(shm.TakenError):
+        shm.session["x"] = 2

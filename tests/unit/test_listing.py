@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import names, sessions
+from tests.helpers import holding, kill_watchdogs
+from tests.unit.elsewhere import elsewhere
+
+
+def test_nothing_shared_is_an_empty_list():
+    assert shm.list() == []
+
+
+def test_info_tells_all_that_is_known():
+    before = time.time()
+    x = shm.create("ds.x", np.asfortranarray(np.ones((2, 3), "i2")))
+    found = shm.info("ds.x")
+    assert (found.name, found.kind, found.type, found.size) == ("ds.x", "array", "int16 (2, 3)", 128 + x.nbytes)
+    assert (found.dtype, found.shape, found.order) == ("int16", (2, 3), "F")
+    assert (found.mine, found.owner_alive, found.owner_pid) == (True, True, os.getpid())
+    assert (found.lifetime, found.state, found.elsewhere) == ("session", "", False)
+    assert [one.pid for one in found.attached] == [os.getpid()]
+    assert found.path == names.path_of("ds.x")
+    assert before <= found.created <= time.time()
+    assert shm.list() == [found]
+
+
+def test_a_structured_dtype_is_told_in_short():
+    shm.create("x", np.zeros(2, [("a", "i4"), ("b", "f8")]))
+    assert shm.info("x").type == "struct[2] (2,)"
+
+
+def test_segments_are_listed_by_name_with_owner_and_holders():
+    with elsewhere(lambda: shm.create("b", 1), "b.ipynb"), elsewhere(lambda: (shm.attach("b"), shm.create("a", 1))):
+        b = shm.attach("b")
+        first, second = shm.list()
+        assert (first.name, first.owner, first.mine) == ("a", "plot.ipynb", False)
+        assert (second.name, second.owner) == ("b", "b.ipynb")
+        assert {one.label for one in second.attached} == {"b.ipynb", "plot.ipynb", sessions.mine().label}
+        assert b == 1
+
+
+def test_memory_that_only_this_process_still_has_is_listed():
+    old = shm.create("x", np.arange(3))
+    new = shm.create("x", np.arange(4), replace=True)
+    assert [(one.shape, one.state) for one in shm.list()] == [((4,), ""), ((3,), "replaced")]
+    shm.unlink("x")
+    assert [(one.shape, one.state) for one in shm.list()] == [((3,), "unlinked"), ((4,), "unlinked")]
+    assert shm.info("x").state == "unlinked"
+    del old, new
+    assert shm.list() == []
+
+
+def test_an_ended_owner_is_told(shm_dir):
+    with holding(lambda: shm.create("x", 1, lifetime="keep")) as child:
+        kill_watchdogs(shm_dir)
+        child.end()
+    found = shm.info("x")
+    assert (found.owner_alive, found.attached, found.lifetime) == (False, (), "keep")
+    shm.unlink("x")
+    assert shm.gc() == []
+
+
+def test_a_child_of_a_session_is_called_one():
+    with elsewhere(lambda: (shm.create("x", 1), os.fork() or (shm.attach("x", "r"), time.sleep(1000)))) as child:
+        children = {one.label for one in shm.info("x").attached}
+        assert "plot.ipynb" in children
+        with open(f"/proc/{child.pid}/task/{child.pid}/children") as file:
+            pids = list(map(int, file.read().split()))
+        for pid in pids:
+            os.kill(pid, 9)
+
+
+def test_files_of_other_programs_are_listed_too(shm_dir):
+    with open(names.path_of("x"), "wb") as file:
+        np.save(file, np.arange(3))
+    found = shm.info("x")
+    assert (found.kind, found.type, found.owner, found.lifetime) == ("array", "int64 (3,)", "another program", "keep")
+    shm.unlink("x")
+    assert names.names() == []
+    assert shm_dir.exists()
+
+
+def test_posix_names_that_were_made_here_are_listed():
+    x = shm.create("/posix", np.arange(3))
+    assert [one.name for one in shm.list()] == ["/posix"]
+    shm.unlink("/posix")
+    assert x.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["no name", "", None])
+def test_info_of_a_bad_name_is_an_error(name):
+    with pytest.raises(shm.ArgumentError):
+        shm.info(name)

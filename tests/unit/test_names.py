@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import shmkernel as shm
+from shmkernel import names
+
+
+@pytest.mark.parametrize("name", ["x", "_", "X9", "ds.var", "a.0.b_", "a" * 200])
+def test_identifiers_with_dots_are_names(name):
+    assert names.path_of(name) == f"{names.folder()}/shmk-{os.geteuid()}-{name}"
+
+
+@pytest.mark.parametrize("name", ["/psm_1a2b", "/x y", "/..x", "/ü"])
+def test_posix_names_are_taken_as_they_are(name):
+    assert names.path_of(name) == names.folder() + name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a b", "a/b", "../x", "a..b", ".a", "a.", "9a", "a-b", "ü", "x\n", "x\0", "/", "//x"]
+)  # fmt: skip
+def test_all_else_is_refused(name):
+    with pytest.raises(shm.ArgumentError, match="is no name for a segment") as caught:
+        names.path_of(name)
+    assert caught.value.name == name
+
+
+@pytest.mark.parametrize("name", ["/.", "/..", "a" * 251, "/" + "ü" * 128])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(shm.ArgumentError):
+        names.path_of(name)
+
+
+@pytest.mark.parametrize("name", [None, 1, b"x", ["x"], ("x",)])
+def test_what_is_no_text_is_refused(name):
+    with pytest.raises(shm.ArgumentError, match="is a text, not a"):
+        names.path_of(name)
+
+
+@given(st.text())
+def test_no_name_leads_out_of_the_folder(name):
+    try:
+        path = names.path_of(name)
+    except shm.ArgumentError:
+        return
+    assert os.path.dirname(os.path.normpath(path)) == names.folder()
+
+
+def test_a_relative_folder_is_meant_from_where_it_was_first_used(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHMKERNEL_DIR", "here")
+    assert names.folder() == str(tmp_path / "here")
+
+
+def test_an_empty_setting_means_the_usual_folder(monkeypatch):
+    monkeypatch.setenv("SHMKERNEL_DIR", "")
+    assert names.folder() == "/dev/shm"
+
+
+def test_only_names_of_this_user_are_listed_sorted(shm_dir):
+    for entry in ("b", "a.c", "not-a-name"):
+        (shm_dir / f"{names.prefix()}{entry}").touch()
+    (shm_dir / f"shmk-{os.geteuid() + 1}-x").touch()
+    (shm_dir / "psm_1").touch()
+    assert names.names() == ["a.c", "b"]
+    for path in shm_dir.iterdir():
+        path.unlink()
+
+
+def test_near_names_come_best_first():
+    assert names.near("elevatoin", ["elevation2", "elevation", "x"]) == ["elevation", "elevation2"]
+
+
+def test_the_runtime_folder_is_made_once_and_again_if_somebody_removes_it(shm_dir):
+    root = names.prepare()
+    assert os.stat(root).st_mode & 0o777 == 0o700
+    for part in ("sessions", "records", "pending"):
+        os.rmdir(f"{root}/{part}")
+    os.rmdir(root)
+    assert names.prepare() == root
+    assert sorted(os.listdir(root)) == ["pending", "records", "sessions"]
+    assert os.listdir(shm_dir) == [os.path.basename(root)]

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import shmkernel as shm
+from shmkernel import names, sessions
+from tests.helpers import Child, kill_watchdogs, left, until_left, watchdogs
+
+
+def test_a_process_has_one_session_and_one_watchdog_a_folder(shm_dir):
+    assert sessions.mine() is None
+    first, new = sessions.begin()
+    again, anew = sessions.begin()
+    assert (new, anew) == (True, False)
+    assert first == again == sessions.mine()
+    assert sessions.everyone() == [first]
+    assert len(watchdogs(shm_dir)) == 1
+
+
+def test_a_session_says_who_it_is(monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "/lab/plot.ipynb")
+    session, _ = sessions.begin()
+    assert (session.pid, session.label, session.parent) == (os.getpid(), "plot.ipynb", None)
+    assert sessions.read(session.id) == session
+
+
+def test_ending_a_session_is_as_its_death(shm_dir):
+    x = shm.create("x", 1)
+    mine = sessions.mine()
+    sessions.end()
+    assert sessions.mine() is None
+    assert not sessions.alive(mine.id)
+    until_left(shm_dir)
+    assert x == 1
+
+
+def test_another_folder_is_another_world(tmp_path, monkeypatch, shm_dir):
+    here, _ = sessions.begin()
+    other = shm_dir / "other"
+    other.mkdir()
+    monkeypatch.setenv("SHMKERNEL_DIR", str(other))
+    there, new = sessions.begin()
+    assert new
+    assert here.id != there.id
+    assert sessions.everyone() == [there]
+    sessions.end()
+    until_left(other)
+    monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
+    assert sessions.mine() == here
+    for path in sorted(other.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    other.rmdir()
+    assert tmp_path.exists()
+
+
+def test_a_session_lives_as_long_as_its_process(shm_dir):
+    with Child(lambda connection: (connection.send(sessions.begin()[0]), connection.recv())) as child:
+        session = child.hear()
+        assert sessions.alive(session.id)
+        kill_watchdogs(shm_dir)
+        child.end()
+        assert not sessions.alive(session.id)
+    assert not sessions.alive("nobody")
+    assert shm.gc() == []
+    assert left(shm_dir) == []
+
+
+def test_a_childs_session_lives_while_its_parent_does():
+    mine, _ = sessions.begin()
+    with Child(lambda connection: connection.send(sessions.begin()[0]), kin=True) as child:
+        session = child.hear()
+        assert child.join() == 0
+    assert session.parent == mine.id
+    assert sessions.alive(session.id)
+    sessions.end()
+    assert not sessions.alive(session.id)
+
+
+def test_fields_of_a_later_version_are_passed_over():
+    someone = sessions.Session("1f", "plot.ipynb", 4711, 1, 0.0)
+    assert sessions.parse(sessions.encode(someone)[:-1] + b', "colour": "red"}') == someone
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'"x"', b"\xff", b'{"id": "1"}'])
+def test_what_is_no_session_is_none(text):
+    assert sessions.parse(text) is None
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python", "/dev/null"])
+def test_a_watchdog_that_does_not_start_is_an_error_and_nothing_is_made(python, monkeypatch, shm_dir):
+    monkeypatch.setattr(sys, "executable", python)
+    fds = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(shm.WatchdogError, match="so none was made"):
+        shm.create("x", 1)
+    assert left(shm_dir) == []
+    assert len(os.listdir("/proc/self/fd")) == fds
+    monkeypatch.undo()
+    assert shm.create("x", 1) == 1
+
+
+def test_the_watchdog_is_nobodys_child(shm_dir):
+    sessions.begin()
+    (dog,) = watchdogs(shm_dir)
+    with open(f"/proc/{dog}/stat") as file:
+        assert int(file.read().rpartition(")")[2].split()[1]) != os.getpid()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(dog, os.WNOHANG)
+
+
+def test_the_watchdog_comes_without_numpy_and_ipython(shm_dir):
+    script = """
+import sys
+sys.argv = ["watchdog.py"]
+from shmkernel import watchdog
+heavy = {"numpy", "IPython", "ipykernel", "subprocess", "multiprocessing", "logging", "traitlets", "tqdm"}
+print(sorted(heavy & {*sys.modules}))
+"""
+    code = [sys.executable, "-S", "-c", script]
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(shm.__file__)))
+    done = subprocess.run(code, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": folder})
+    assert done.stdout == "[]\n"
+    assert os.listdir(shm_dir) == []
+
+
+def test_names_are_not_needed_for_a_session(shm_dir):
+    sessions.begin()
+    assert names.names() == []
+    assert [path.partition("/")[0] for path in os.listdir(shm_dir)] == [os.path.basename(names.runtime())]

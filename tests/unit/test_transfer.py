@@ -1,0 +1,214 @@
+"""Arrays on their way to processes: the same memory arrives, which its inode proves."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
+from multiprocessing.reduction import ForkingPickler
+
+import joblib
+import numpy as np
+import pytest
+from joblib.externals.loky import get_reusable_executor
+
+import shmkernel as shm
+from shmkernel import names, registry
+from shmkernel.verbs import transfer
+from tests import workers
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+VIEWS = {
+    "the whole": lambda x: x,
+    "a slice": lambda x: x[1:3, ::2],
+    "transposed": lambda x: x.T,
+    "reversed": lambda x: x[::-1, ::-1],
+    "a column": lambda x: x[:, 2],
+    "a diagonal": np.diagonal,
+    "another shape": lambda x: x.reshape(-1, 2)[1:],
+    "another dtype": lambda x: x.view("i4"),
+    "a scalar": lambda x: x[1, 1, ...],
+    "an empty one": lambda x: x[2:2],
+    "the end": lambda x: x[4:],
+    "broadcast": lambda x: np.broadcast_to(x, (2, 4, 6)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_folder():
+    yield
+    forkserver._forkserver._stop()  # it keeps the environment of its first use
+
+
+def over(ways):
+    """Send an array through the pickler that multiprocessing uses, here and back."""
+    return pickle.loads(ForkingPickler.dumps(ways))
+
+
+def inode():
+    return os.stat(names.path_of("x")).st_ino
+
+
+def assert_arrived(got, sent):
+    values, dtype, strides, writeable, inodes = got
+    assert values == sent.tolist()
+    assert (dtype, strides, writeable) == (sent.dtype, sent.strides, sent.flags.writeable)
+    assert inodes == [inode()]
+
+
+@METHODS
+def test_a_pool_gets_views_by_reference(method):
+    x = shm.create("x", np.arange(24).reshape(4, 6))
+    views = [view(x) for view in VIEWS.values()]
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        for got, sent in zip(pool.map(workers.look, views), views, strict=True):
+            assert_arrived(got, sent)
+        pool.apply(workers.double, (x[1:, ::-1],))
+    assert x.tolist() == (np.arange(24).reshape(4, 6) * [[1], [2], [2], [2]]).tolist()
+
+
+@METHODS
+def test_a_process_gets_its_arguments_by_reference(method):
+    x = shm.create("x", np.arange(24.0).reshape(4, 6))
+    child = multiprocessing.get_context(method).Process(target=workers.double, args=(x.T[2:],))
+    child.start()
+    child.join()
+    expected = np.arange(24.0).reshape(4, 6)
+    expected[:, 2:] *= 2
+    assert x.tolist() == expected.tolist()
+
+
+@METHODS
+def test_an_executor_gets_them_by_reference(method):
+    x = shm.create("x", np.arange(24).reshape(4, 6))
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert_arrived(pool.submit(workers.look, x[::-1]).result(), x[::-1])
+
+
+def test_a_result_comes_back_by_reference():
+    x = shm.create("x", np.arange(24))
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        tail = pool.apply(workers.tail, ("x",))
+    tail[0] = 100
+    assert x[-3] == 100
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_every_view_is_cut_out_again_as_it_was(view):
+    x = shm.create("x", np.arange(24).reshape(4, 6))
+    sent = view(x)
+    got = over(sent)
+    assert (got.shape, got.strides, got.dtype) == (sent.shape, sent.strides, sent.dtype)
+    assert got.__array_interface__["data"][0] == sent.__array_interface__["data"][0]
+    assert got.flags.writeable == sent.flags.writeable
+
+
+def test_the_whole_array_is_the_same_object():
+    x = shm.create("x", np.arange(3))
+    assert over(x) is x
+
+
+def test_several_in_one_message_are_one_attachment():
+    x = shm.create("x", np.arange(24))
+    first, second = over([x[::2], x[1:]])
+    first[1] = 99
+    assert second[1] == 99
+
+
+def test_a_read_only_attachment_stays_read_only():
+    shm.create("x", np.arange(3))
+    x = shm.attach("x", mode="r")
+    assert over(x) is x
+    assert not over(x[1:]).flags.writeable
+
+
+def test_private_changes_travel_by_value():
+    shm.create("x", np.arange(3))
+    x = shm.attach("x", mode="c")
+    x[0] = 9
+    got = over(x)
+    got[1] = 8
+    assert got.tolist() == [9, 8, 2]
+    assert x.tolist() == [9, 1, 2]
+
+
+def test_what_was_unlinked_or_replaced_travels_by_value():
+    x = shm.create("x", np.arange(3))
+    y = shm.create("x", np.ones(3), replace=True)
+    got = over(x)
+    assert got.tolist() == [0, 1, 2]
+    got[0] = 5
+    assert x[0] == 0
+    shm.unlink("x")
+    assert over(y).tolist() == [1, 1, 1]
+    assert not np.shares_memory(over(y), y)
+
+
+def test_private_arrays_travel_by_value():
+    value = np.arange(3)
+    assert not np.shares_memory(over(value), value)
+    assert over(value).tolist() == [0, 1, 2]
+
+
+def test_a_reference_whose_name_was_replaced_on_the_way_is_an_error():
+    x = shm.create("x", np.arange(3))
+    message = ForkingPickler.dumps(x)
+    shm.create("x", np.ones(3), replace=True)
+    with pytest.raises(shm.NotFoundError, match="replaced while a reference to it was on its way"):
+        pickle.loads(message)
+    shm.unlink("x")
+    with pytest.raises(shm.NotFoundError):
+        pickle.loads(message)
+
+
+def test_a_reference_may_be_read_more_than_once():
+    x = shm.create("x", np.arange(3))
+    message = ForkingPickler.dumps(x[1:])
+    assert pickle.loads(message).tolist() == pickle.loads(message).tolist() == [1, 2]
+
+
+def test_a_plain_pickle_takes_the_values_though_picklers_are_taught():
+    transfer.register()
+    x = shm.create("x", np.arange(3))
+    again = pickle.loads(pickle.dumps(x))
+    assert not np.shares_memory(again, x)
+
+
+@pytest.fixture
+def parallel():
+    yield joblib.Parallel(n_jobs=2)
+    get_reusable_executor().shutdown(wait=True)
+
+
+JOBLIB = pytest.mark.xfail(strict=True, reason="joblib loses strides: https://github.com/joblib/joblib/issues/1019")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(lambda x: x, id="the whole"),
+        pytest.param(lambda x: x[1:3, ::2], id="a slice"),
+        pytest.param(lambda x: x[:, 2:], id="columns"),
+        pytest.param(lambda x: x.T, id="transposed", marks=JOBLIB),
+    ],
+)
+def test_joblib_gets_views_by_reference(view, parallel):
+    x = shm.create("x", np.arange(24.0).reshape(4, 6))
+    ((values, found),) = parallel([joblib.delayed(workers.look_behind)(view(x))])
+    assert values == view(x).tolist()
+    assert found == inode()
+    parallel([joblib.delayed(workers.double)(view(x))])
+    expected = np.arange(24.0).reshape(4, 6)
+    view(expected)[...] *= 2
+    assert x.tolist() == expected.tolist()
+
+
+def test_what_a_loky_worker_creates_belongs_to_the_parent(parallel):
+    mine = registry.begin()
+    assert parallel([joblib.delayed(workers.create)("x")]) == [mine.id]
+    get_reusable_executor().shutdown(wait=True)
+    shm.gc()
+    assert shm.attach("x").sum() == 45
