@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import builtins
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import shmkernel as shm
+from tests.helpers import python
+
+HEAVY = {"numpy", "IPython", "ipykernel", "multiprocessing", "subprocess", "tqdm", "traitlets", "asyncio", "json"}
+
+
+def loaded(script):
+    """Return which heavy modules a script loads."""
+    done = python(f"import sys; before = {{*sys.modules}}\n{script}\nprint(*({HEAVY} & {{*sys.modules}} - before))")
+    return {*done.stdout.split()}
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded("import shmkernel") == set()
+    assert loaded("from shmkernel import ShmError, FullError") == set()
+    assert loaded("import shmkernel; dir(shmkernel), shmkernel.__all__") == set()
+
+
+def test_the_watchdog_needs_only_the_stdlib():
+    assert loaded("from shmkernel import watchdog") <= {"json"}
+
+
+def test_the_api_comes_at_first_use():
+    assert "numpy" in loaded("import shmkernel; shmkernel.create('x', 1)")
+
+
+def test_every_public_name_is_there():
+    for name in dir(shm):
+        assert getattr(shm, name) is not None
+    assert "list" in dir(shm)
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        shm.nonsense  # noqa: B018
+
+
+def test_importing_every_submodule_hides_no_public_name():
+    modules = [
+        found.name for found in pkgutil.walk_packages(shm.__path__, "shmkernel.") if "__main__" not in found.name
+    ]
+    assert len(modules) > 15
+    script = f"""
+import importlib, types
+for name in {modules}:
+    importlib.import_module(name)
+import shmkernel as shm
+modules = [name for name in dir(shm) if isinstance(getattr(shm, name), types.ModuleType)]
+x = shm.create("x", [1, 2], dtype=int)
+print(modules, shm.attach("x") is x, [one.name for one in shm.list()], shm.info("x").name, shm.keep("x").lifetime)
+shm.unlink("x")
+print(shm.gc(), len(shm.session), shm.close("x"))
+"""
+    assert python(script).stdout == "[] True ['x'] x keep\n[] 0 False\n"
+
+
+def test_a_star_import_hides_no_builtin():
+    assert not {*shm.__all__} & {*dir(builtins)}
+    assert python("from shmkernel import *; print(list('ab'), create.__module__)").stdout == (
+        "['a', 'b'] shmkernel.verbs.life\n"
+    )
+
+
+def test_the_version_is_the_distributions():
+    assert shm.__version__.split(".")[0].isdigit()
+
+
+def test_other_systems_are_told_what_is_missing():
+    code = "import sys; sys.platform = 'darwin'; import shmkernel"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert "ImportError: shmkernel needs Linux" in done.stderr
