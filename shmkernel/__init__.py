@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from shmkernel.errors import *  # noqa: F403
+    from shmkernel.manager import ManagerError, SharedMemoryManager  # noqa: F401
     from shmkernel.verbs import *  # noqa: F403
 
 _ERRORS = (
@@ -28,7 +29,12 @@ _VERBS = (
     "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "close", "create", "doctor",
     "gc", "info", "keep", "list", "load", "save", "session", "unlink",
 )  # fmt: skip
-_HOME = dict.fromkeys(_ERRORS, "shmkernel.errors") | dict.fromkeys(_VERBS, "shmkernel.verbs")
+_MANAGER = ("ManagerError", "SharedMemoryManager")
+_HOME = (
+    dict.fromkeys(_ERRORS, "shmkernel.errors")
+    | dict.fromkeys(_VERBS, "shmkernel.verbs")
+    | dict.fromkeys(_MANAGER, "shmkernel.manager")
+)
 
 __all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not hide the builtin
 

@@ -1,0 +1,135 @@
+"""The standard library's manager of shared memory, over this session.
+
+There is no server process. A block is owned by the session of the process that made it, whose watchdog unlinks it
+however that process ends; `shutdown` does so earlier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from shmkernel import verbs
+from shmkernel.errors import NotFoundError, ShmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from multiprocessing.context import BaseContext
+    from multiprocessing.pool import Pool
+    from types import TracebackType
+
+_Made = TypeVar("_Made")
+
+
+class ManagerError(ShmError, multiprocessing.ProcessError, ValueError):
+    """The manager was used before its start or after its end; the stdlib raises the one or the other."""
+
+
+class SharedMemoryManager:
+    """Makes blocks of shared memory, and unlinks all of them when it is shut down.
+
+    Parameters
+    ----------
+    address, authkey, serializer, shutdown_timeout : optional
+        Taken for the sake of `multiprocessing.managers.SharedMemoryManager`, and not used: no server is asked.
+    ctx : multiprocessing context, optional
+        Of which kind the processes of `Pool` are, by default the program's.
+
+    Examples
+    --------
+    >>> from shmkernel import SharedMemoryManager
+    >>> with SharedMemoryManager() as smm:
+    ...     names = smm.ShareableList(["a", "b"])
+    ...     block = smm.SharedMemory(size=128)
+    ...     grid = smm.array((2, 3), dtype="int16")
+    >>> block.unlink()
+    Traceback (most recent call last):
+    shmkernel.errors.NotFoundError: no segment named ...
+    """
+
+    def __init__(
+        self,
+        address: object = None,
+        authkey: bytes | None = None,
+        serializer: str = "pickle",
+        ctx: BaseContext | None = None,
+        *,
+        shutdown_timeout: float = 1.0,
+    ) -> None:
+        del authkey, serializer, shutdown_timeout
+        self.address = address
+        self._context = ctx or multiprocessing.get_context()
+        self._made: list[str] = []
+        self._pools: list[Pool] = []
+        self._state = "new"
+
+    def start(self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> None:
+        """Begin; `initializer` runs here, since there is no server process to run it in."""
+        if self._state != "new":
+            raise ManagerError(f"the manager is {self._state} already. Make another one: SharedMemoryManager()")
+        if initializer is not None:
+            initializer(*initargs)
+        self._state = "started"
+
+    def shutdown(self) -> None:
+        """Stop the pools, and unlink everything that was made; who has it attached keeps its memory."""
+        self._state = "shut down"
+        while self._pools:
+            pool = self._pools.pop()
+            pool.terminate()
+            pool.join()
+        while self._made:
+            with contextlib.suppress(NotFoundError):
+                verbs.unlink(self._made.pop())
+
+    def SharedMemory(self, size: int) -> verbs.SharedMemory:  # noqa: N802  the stdlib's name
+        """Make a block of `size` bytes."""
+        return self._keep(lambda: verbs.SharedMemory(create=True, size=size), lambda block: block._name)  # noqa: SLF001
+
+    def ShareableList(self, sequence: Iterable[Any]) -> verbs.ShareableList:  # noqa: N802  the stdlib's name
+        """Make a list of numbers, texts, bytes and None."""
+        return self._keep(lambda: verbs.ShareableList(sequence), lambda made: made.shm._name)  # noqa: SLF001
+
+    def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
+        """Make an array: of a shape (an int or a tuple of ints), filled with zeros, or with the values of an array."""
+        name = f"m{os.urandom(8).hex()}"
+        shape = isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(n, int) for n in value))
+        options: dict[str, Any] = {"shape": value} if shape else {"value": value}
+        return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
+
+    def Pool(  # noqa: N802  the stdlib's name
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Pool:
+        """Start worker processes; shared arrays, lists and blocks go to them by reference."""
+        self._check()
+        pool: Pool = self._context.Pool(processes, initializer, initargs, maxtasksperchild)
+        self._pools.append(pool)
+        return pool
+
+    def __enter__(self) -> Self:
+        if self._state == "new":
+            self.start()
+        self._check()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        return f"<SharedMemoryManager, {self._state}, {len(self._made)} blocks>"
+
+    def _keep(self, make: Callable[[], _Made], name: Callable[[_Made], str]) -> _Made:
+        self._check()
+        made = make()
+        self._made.append(name(made))
+        return made
+
+    def _check(self) -> None:
+        if self._state != "started":
+            raise ManagerError(f"the manager is {self._state}: call start(), or use it in a with statement")

@@ -1,0 +1,82 @@
+"""The manager of shared memory: what it made goes with it."""
+
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import SharedMemoryManager
+from tests.helpers import Child, until_left
+
+
+def test_everything_it_made_is_unlinked_at_the_end_of_with():
+    with SharedMemoryManager() as smm:
+        block, items, grid = smm.SharedMemory(16), smm.ShareableList("abc"), smm.array((2, 3), "int16")
+        copy = smm.array(np.arange(3.0))
+        assert len(shm.list()) == 4
+        assert (block.size, list(items), grid.shape, copy.tolist()) == (16, ["a", "b", "c"], (2, 3), [0.0, 1.0, 2.0])
+    assert [one.state for one in shm.list()] == ["unlinked"] * 4
+    grid[:] = 7
+    assert grid.sum() == 42
+
+
+def test_it_makes_nothing_before_its_start_or_after_its_end():
+    smm = SharedMemoryManager()
+    with pytest.raises(ValueError, match="the manager is new: call start"):
+        smm.SharedMemory(9)
+    smm.start()
+    with pytest.raises(multiprocessing.ProcessError, match="started already"):
+        smm.start()
+    smm.shutdown()
+    smm.shutdown()
+    with pytest.raises(ValueError, match="shut down"):
+        smm.ShareableList([1])
+    with pytest.raises(ValueError, match="shut down"), smm:
+        pass
+
+
+def test_an_error_in_the_block_and_names_that_are_gone_already_do_no_harm():
+    def fail():
+        with SharedMemoryManager() as smm:
+            smm.SharedMemory(9).unlink()
+            smm.array(3)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert not shm.session
+
+
+def test_a_pool_of_its_own_works_on_shared_arrays_and_ends_with_it():
+    with SharedMemoryManager(ctx=multiprocessing.get_context("spawn")) as smm:
+        values = smm.array(4)
+        pool = smm.Pool(2)
+        assert pool.map(np.size, [values, values[1:]]) == [4, 3]
+        workers = [worker.pid for worker in pool._pool]
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+
+
+def test_an_initializer_runs_at_the_start():
+    told = []
+    smm = SharedMemoryManager()
+    smm.start(told.append, ("started",))
+    assert told == ["started"]
+    smm.shutdown()
+
+
+def make_and_wait(connection):
+    smm = SharedMemoryManager()
+    smm.start()
+    kept = [smm.SharedMemory(9), smm.ShareableList([1]), smm.array(3)]
+    connection.send(len(kept))
+    connection.recv()
+
+
+def test_what_it_made_is_gone_when_its_process_is_killed(shm_dir):
+    with Child(make_and_wait) as child:
+        assert child.hear() == 3
+        child.end(signal.SIGKILL)
+        until_left(shm_dir)
