@@ -86,11 +86,11 @@ class SharedMemoryManager:
 
     def SharedMemory(self, size: int) -> verbs.SharedMemory:  # noqa: N802  the stdlib's name
         """Make a block of `size` bytes."""
-        return self._keep(lambda: verbs.SharedMemory(create=True, size=size), lambda block: block._name)  # noqa: SLF001
+        return self._keep(lambda: verbs.SharedMemory(create=True, size=size), lambda block: f"/{block.name}")
 
     def ShareableList(self, sequence: Iterable[Any]) -> verbs.ShareableList:  # noqa: N802  the stdlib's name
         """Make a list of numbers, texts, bytes and None."""
-        return self._keep(lambda: verbs.ShareableList(sequence), lambda made: made.shm._name)  # noqa: SLF001
+        return self._keep(lambda: verbs.ShareableList(sequence), lambda made: f"/{made.shm.name}")
 
     def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
         """Make an array: of a shape (an int or a tuple of ints), filled with zeros, or with the values of an array."""
