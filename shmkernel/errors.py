@@ -10,15 +10,18 @@ import errno
 import struct
 
 __all__ = [
+    "AbandonedError",
     "ArgumentError",
     "DamagedError",
     "FolderError",
     "FullError",
+    "LockError",
     "NotFoundError",
     "RangeError",
     "RefusedError",
     "ShmError",
     "TakenError",
+    "TimedOutError",
     "UnsupportedError",
     "WatchdogError",
 ]
@@ -122,3 +125,17 @@ class FolderError(_FileError):
 
 class WatchdogError(ShmError, RuntimeError):
     """The process that cleans up after this session did not start, so nothing was created."""
+
+
+class TimedOutError(_FileError, TimeoutError):
+    """What was waited for did not happen in time. ``timeout`` is in seconds; ``holder`` says who has the lock."""
+
+    code = errno.ETIMEDOUT
+
+
+class LockError(ShmError, RuntimeError):
+    """A lock is used in a way that cannot work: an upgrade of a shared one, a release of one not held."""
+
+
+class AbandonedError(ShmError, RuntimeError):
+    """Who wrote died meanwhile, so that the values may be half old, half new. ``holder`` says who it was."""

@@ -1,0 +1,278 @@
+"""Locks between processes and threads: byte locks of the OS, on open file descriptions of a sync file.
+
+    LOCK      who has it exclusively writes, who shares it reads
+    GATE      a writer that has to wait stands here; readers that come later wait behind it, or it would starve
+    VERSION   around the raising of a version, a microsecond
+
+The OS frees what a dead process held, but does not say that it died: who enters exclusively writes who he is beside
+the lock, and clears it when he leaves. Whoever finds it uncleared is told, for what the lock protects may be half
+written. Leaving raises the version, and wakes by a change of the file's time those who poll; the others sleep in the
+OS's own queue.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+import warnings
+from threading import get_ident
+from typing import TYPE_CHECKING, Self
+
+from shmkernel.errors import LockError, TimedOutError
+from shmkernel.sync import files, wakeups
+from shmkernel.sync.files import HOLDER, RELEASED, WAITING, Hold
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_LOCK, _GATE, VERSION = 0, 1, 2
+_TRY, _SLEEP = fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
+_HOLDER = slice(HOLDER * 8, HOLDER * 8 + files.WHO)
+_UNLOCK_ALL = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
+
+
+def _request(kind: int, byte: int) -> bytes:
+    """Make a struct flock for one byte."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+
+
+_LOCKS = {False: _request(fcntl.F_WRLCK, _LOCK), True: _request(fcntl.F_RDLCK, _LOCK)}  # by: shared?
+_GATES = {False: _request(fcntl.F_WRLCK, _GATE), True: _request(fcntl.F_RDLCK, _GATE)}
+_UNGATE = _request(fcntl.F_UNLCK, _GATE)
+
+
+class Lock:
+    """Excludes every other process and thread that locks the same name, or with `shared` only those that write.
+
+    Parameters
+    ----------
+    name : str
+        A segment's, or any other.
+    shared : bool
+        Others may share the lock, but nobody has it exclusively.
+    timeout : float, optional
+        Seconds until TimedOutError; by default patience has no end but Ctrl-C.
+
+    Attributes
+    ----------
+    abandoned : Who or None
+        Who died while he held the lock exclusively, if nobody has held it so since: a warning says so too.
+
+    Examples
+    --------
+    >>> with Lock("setup", timeout=10):
+    ...     "nobody else is here"
+    'nobody else is here'
+    """
+
+    abandoned: files.Who | None = None
+
+    def __init__(self, name: str, *, shared: bool = False, timeout: float | None = None) -> None:
+        self.name, self.shared, self.timeout = name, shared, timeout
+        self._file = files.opened(name)
+        self._request = _LOCKS[shared]
+
+    def __enter__(self) -> Self:
+        self._enter(self.timeout)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._leave(get_ident())
+
+    async def __aenter__(self) -> Self:
+        import asyncio  # noqa: PLC0415  slow, and here it is loaded
+
+        file, me = self._file, asyncio.current_task()
+        hold = file.holds.get(me) or file.holds.get(get_ident())
+        if hold is not None:
+            self._again(hold)
+            return self
+        try:
+            fd = file.description()
+            try:
+                await self._queue_async(_Attempt(file, fd, shared=self.shared))
+                self._entered(file, fd, me)
+            except BaseException:
+                self._undo(file, fd, me)
+                raise
+        except FileNotFoundError:
+            self._file = files.renewed(file)
+            return await self.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        import asyncio  # noqa: PLC0415
+
+        me = asyncio.current_task()
+        self._leave(me if me in self._file.holds else get_ident())
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Enter, as multiprocessing's locks do: False when the time is over."""
+        try:
+            self._enter(timeout if block else 0)
+        except TimedOutError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Leave."""
+        self._leave(get_ident())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.name, self.shared, self.timeout)
+
+    def __repr__(self) -> str:
+        return f"<shmkernel lock {self.name!r}{', shared' if self.shared else ''}>"
+
+    def _again(self, hold: Hold) -> None:
+        if hold.shared and not self.shared:
+            message = (
+                f"this thread holds {self.name!r} shared already: leave that first, or take it exclusively "
+                "from the start. Two that wait for each other's share would wait for ever"
+            )
+            raise LockError(message, name=self.name)
+        hold.depth += 1
+
+    def _enter(self, timeout: float | None) -> None:
+        file, me = self._file, get_ident()
+        hold = file.holds.get(me)
+        if hold is not None:
+            self._again(hold)
+            return
+        try:
+            fd = file.description()
+            try:
+                if file.words[WAITING] or not _try(fd, self._request):
+                    self._queue(_Attempt(file, fd, shared=self.shared), timeout)
+                self._entered(file, fd, me)
+            except BaseException:
+                self._undo(file, fd, me)
+                raise
+        except FileNotFoundError:  # somebody has emptied the folder: logind at the last logout
+            self._file = files.renewed(file)
+            self._enter(timeout)
+
+    def _entered(self, file: files.SyncFile, fd: int, me: object) -> None:
+        """Note who is in, and tell of one who died inside."""
+        file.check(fd)
+        self.abandoned = file.holder() if file.words[HOLDER] else None
+        file.holds[me] = Hold(fd, self.shared)
+        if not self.shared:
+            file.page[_HOLDER] = files.me()
+        if self.abandoned is not None:
+            message = f"{self.abandoned} died holding {self.name!r}: what it protects may be half written"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+    def _undo(self, file: files.SyncFile, fd: int, me: object) -> None:
+        if me in file.holds:
+            self._leave(me)
+        else:
+            files.drop(fd)
+
+    def _leave(self, me: object) -> None:
+        file = self._file
+        hold = file.holds.get(me)
+        if hold is None:
+            raise LockError(f"{self.name!r} is not locked here", name=self.name)
+        if hold.depth > 1:
+            hold.depth -= 1
+            return
+        try:
+            if not hold.shared:
+                file.words[RELEASED] += 1
+                file.words[HOLDER] = 0
+            fcntl.fcntl(hold.fd, _TRY, _UNLOCK_ALL)
+            os.utime(hold.fd)
+        except BaseException:
+            del file.holds[me]
+            files.drop(hold.fd)  # which unlocks, too
+            raise
+        del file.holds[me]
+        file.idle.append(hold.fd)
+
+    def _queue(self, attempt: _Attempt, timeout: float | None) -> None:
+        if timeout is None:
+            attempt.sleep()
+            return
+        end = time.monotonic() + timeout
+        with attempt, wakeups.Waiter(self._file.path) as waiter:
+            while not attempt():
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise self._timed_out(timeout)
+                waiter.wait(min(left, wakeups.TICK))
+
+    async def _queue_async(self, attempt: _Attempt) -> None:
+        if attempt():
+            return
+        end = None if self.timeout is None else time.monotonic() + self.timeout
+        with attempt, wakeups.Waiter(self._file.path) as waiter:
+            while not attempt():
+                if end is not None and time.monotonic() >= end:
+                    raise self._timed_out(self.timeout)
+                await waiter.wait_async(end)
+
+    def _timed_out(self, timeout: float | None) -> TimedOutError:
+        who = self._file.holder()
+        message = f"{self.name!r} is still locked after {timeout:g} s, by {who or 'readers who share it'}"
+        return TimedOutError(message, name=self.name, timeout=timeout, holder=who)
+
+
+class _Attempt:
+    """One description on its way to a lock that is not free: first to the gate, then through it."""
+
+    def __init__(self, file: files.SyncFile, fd: int, *, shared: bool) -> None:
+        self._words, self._fd, self._shared = file.words, fd, shared
+        self._at_gate = False
+
+    def __call__(self) -> bool:
+        """Try, and say whether it is through."""
+        if not self._at_gate:
+            if not _try(self._fd, _GATES[self._shared]):
+                return False
+            self._stand()
+        if not _try(self._fd, _LOCKS[self._shared]):
+            return False
+        self._pass()
+        return True
+
+    def sleep(self) -> None:
+        """Wait in the OS's own queue."""
+        with self:
+            fcntl.fcntl(self._fd, _SLEEP, _GATES[self._shared])
+            self._stand()
+            fcntl.fcntl(self._fd, _SLEEP, _LOCKS[self._shared])
+            self._pass()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._at_gate:  # gave up; the gate opens when the description is closed
+            self._words[WAITING] = 0
+
+    def _stand(self) -> None:
+        self._at_gate = True
+        self._words[WAITING] = not self._shared  # a reader here knows that no writer is: whoever said so has died
+
+    def _pass(self) -> None:
+        self._words[WAITING] = 0
+        self._at_gate = False
+        fcntl.fcntl(self._fd, _TRY, _UNGATE)
+        os.utime(self._fd)
+
+
+def _try(fd: int, request: bytes) -> bool:
+    try:
+        fcntl.fcntl(fd, _TRY, request)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _rebuild(name: str, shared: bool, timeout: float | None) -> Lock:
+    return Lock(name, shared=shared, timeout=timeout)
