@@ -1,0 +1,269 @@
+"""SharedMemory, where it differs from the stdlib's class, and beside it. tests/stdlib has what they have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import gc
+import os
+import pickle
+import threading
+from multiprocessing import resource_tracker, shared_memory
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import SharedMemory, names
+from shmkernel.verbs import held
+from tests.helpers import holding, left, python, until_left
+
+MAKES = "import shmkernel; block = shmkernel.SharedMemory(create=True, size=10); print(block.name)"
+ATTACHES = "import sys, shmkernel; block = shmkernel.SharedMemory(sys.argv[1]); print(bytes(block.buf[:3]))"
+
+
+@pytest.fixture
+def stdlib(posix_name, monkeypatch):  # noqa: ARG001  in /dev/shm itself
+    """The stdlib's class, out of reach of the tracker that would unlink what it attaches."""
+    monkeypatch.setattr(resource_tracker, "register", lambda *_: None)
+    monkeypatch.setattr(resource_tracker, "unregister", lambda *_: None)
+    return shared_memory.SharedMemory
+
+
+def fds():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_either_class_attaches_what_the_other_made(stdlib, posix_name):
+    ours = SharedMemory(f"{posix_name}a", create=True, size=10)
+    ours.buf[:3] = b"abc"
+    there = stdlib(ours.name)
+    assert bytes(there.buf[:3]) == b"abc"
+    there.buf[0] = ord("x")
+    there.close()
+    assert bytes(ours.buf[:3]) == b"xbc"
+    ours.unlink()
+
+    theirs = stdlib(f"{posix_name}b", create=True, size=10)
+    here = SharedMemory(theirs.name)
+    here.buf[:3] = b"abc"
+    assert bytes(theirs.buf[:3]) == b"abc"
+    theirs.close()
+    here.unlink()
+
+
+def test_the_stdlib_attaches_what_create_has_made(stdlib, posix_name):
+    x = shm.create(posix_name, b"abc")
+    there = stdlib(x.name)
+    assert bytes(there.buf) == b"abc"
+    there.close()
+    shm.unlink(posix_name)
+
+
+def test_a_block_is_owned_by_the_session_like_everything_else():
+    block = SharedMemory(create=True, size=10)
+    (info,) = shm.list()
+    assert (info.name, info.kind, info.size, info.mine, info.lifetime) == (f"/{block.name}", "raw", 10, True, "session")
+    assert shm.attach(f"/{block.name}") is block
+    kept = SharedMemory("kept", create=True, size=10, track=False)
+    assert shm.info("/kept").lifetime == "keep"
+    kept.unlink()
+
+
+def test_a_process_that_only_attached_a_block_destroys_nothing():
+    block = SharedMemory(create=True, size=3)
+    block.buf[:] = b"abc"
+    assert python(ATTACHES, block.name).stdout == "b'abc'\n"
+    assert bytes(SharedMemory(block.name).buf) == b"abc"
+
+
+def test_a_program_that_closes_nothing_prints_nothing_and_leaves_nothing(shm_dir):
+    done = python(MAKES, flags=["-X", "dev"])
+    assert done.stdout.startswith("psm_")
+    assert done.stderr == ""
+    until_left(shm_dir)
+
+
+def test_a_block_too_large_raises_and_leaves_nothing(shm_dir):
+    before = fds()
+    with pytest.raises(OSError, match="free") as raised:
+        SharedMemory("x", create=True, size=1 << 50)
+    assert raised.value.errno == errno.ENOSPC
+    assert [path for path in left(shm_dir) if "sessions" not in path] == []
+    del raised
+    gc.collect()
+    assert fds() <= before + 2  # the session's own
+    with pytest.raises(FileNotFoundError):
+        SharedMemory("x")
+
+
+def test_memory_is_reserved_unless_the_block_is_sparse():
+    full = SharedMemory("full", create=True, size=1 << 20)
+    empty = SharedMemory("sparse", create=True, size=1 << 40, sparse=True)
+    assert os.stat(names.path_of("/full")).st_blocks * 512 == full.size
+    assert os.stat(names.path_of("/sparse")).st_blocks == 0
+    empty.buf[-1] = 1
+    assert SharedMemory("sparse").buf[-1] == 1
+
+
+def test_an_array_over_the_bytes_outlives_close_and_the_handle():
+    block = SharedMemory(create=True, size=80)
+    values = np.ndarray(10, float, block.buf)
+    values[:] = np.arange(10)
+    view = block.buf[:8]
+    block.close()
+    assert block.buf is None
+    block.unlink()
+    del block
+    gc.collect()
+    assert values.sum() == 45
+    assert bytes(view) == bytes(8)
+    assert [one.name.startswith("/psm_") for one in held.everything()] == [True]
+    del values, view
+    assert held.everything() == []
+
+
+def test_close_under_a_living_view_leaks_no_descriptor():
+    SharedMemory("first", create=True, size=1)
+    before = fds()
+    for _ in range(10):
+        block = SharedMemory("first")
+        assert fds() == before + 1
+        view = block.buf[:1]
+        block.close()
+        block.close()
+        del view
+        assert fds() == before
+
+
+def test_a_failed_attach_unlinks_nothing_and_leaks_nothing(shm_dir):
+    SharedMemory("other", create=True, size=1)
+    (shm_dir / "empty").touch()
+    before = fds()
+    with pytest.raises(ValueError, match="empty"):
+        SharedMemory("empty")
+    assert (shm_dir / "empty").exists()
+    assert fds() == before
+    (shm_dir / "empty").unlink()
+
+
+def test_a_taken_name_stays_what_it_is():
+    first = SharedMemory("x", create=True, size=1)
+    with pytest.raises(FileExistsError, match="taken"):
+        SharedMemory("x", create=True, size=2)
+    assert SharedMemory("x").size == first.size
+    assert len(shm.list()) == 1
+
+
+def test_no_one_sees_a_block_before_it_has_its_size():
+    sizes, over = set(), threading.Event()
+
+    def look():
+        while not over.is_set():
+            with contextlib.suppress(FileNotFoundError):
+                sizes.add(SharedMemory("x").size)
+
+    SharedMemory("begin", create=True, size=1)
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(200):
+        block = SharedMemory("x", create=True, size=4096)
+        block.close()
+        block.unlink()
+    over.set()
+    looking.join()
+    assert sizes <= {4096}
+
+
+def test_the_second_unlink_is_an_error():
+    block = SharedMemory(create=True, size=1)
+    block.unlink()
+    with pytest.raises(FileNotFoundError):
+        block.unlink()
+    assert block.buf[0] == 0
+
+
+def test_a_subclass_may_open_or_create():
+    class Either(SharedMemory):
+        _flags = os.O_CREAT | os.O_RDWR
+
+    made = Either("x", size=10)
+    assert Either("x", size=20).size == made.size == 10
+    with pytest.raises(FileNotFoundError):
+        Either("y")
+    assert repr(made) == "Either('x', size=10)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"name": "a/b"}, ValueError),
+        ({"name": "a\0b"}, ValueError),
+        ({"name": ""}, ValueError),
+        ({"name": ".."}, ValueError),
+        ({"name": "nowhere"}, FileNotFoundError),
+        ({"name": "x", "create": True, "size": 1.5}, TypeError),
+        ({"create": True}, ValueError),
+        ({"create": True, "size": -1}, ValueError),
+        ({}, ValueError),
+    ],
+    ids=str,
+)
+def test_errors_have_the_stdlibs_types(arguments, error, shm_dir):
+    with pytest.raises(error):
+        SharedMemory(**arguments)
+    assert [path for path in left(shm_dir) if "sessions" not in path] == []
+
+
+def test_a_pickle_of_a_handle_leads_to_the_block_in_its_mode():
+    block = SharedMemory(create=True, size=3)
+    again = pickle.loads(pickle.dumps(block))
+    assert again is not block
+    again.buf[:] = b"abc"
+    assert bytes(copy.copy(block).buf) == b"abc"
+    x = shm.create("x", b"abc")
+    read = pickle.loads(pickle.dumps(shm.attach("x", mode="r")))
+    assert read.buf.readonly
+    assert not pickle.loads(pickle.dumps(x)).buf.readonly
+
+
+def test_a_closed_handle_is_not_given_out_again():
+    x = shm.create("x", b"abc")
+    view = x.buf[:]
+    x.close()
+    again = shm.attach("x")
+    assert again is not x
+    assert bytes(again.buf) == bytes(view) == b"abc"
+
+
+def test_a_handle_of_an_array_is_not_given_out_as_the_array():
+    block = SharedMemory(shm.create("x", np.arange(3)) is not None and f"{names.prefix()}x")
+    assert block.size == shm.info("x").size
+    assert shm.attach("x").tolist() == [0, 1, 2]
+    assert {one.name for one in held.everything()} == {"x"}
+
+
+def test_the_last_handle_of_a_block_that_lives_while_attached_unlinks_it():
+    other = holding(lambda: shm.create("x", b"abc", lifetime="attached"))
+    block = SharedMemory(f"{names.prefix()}x")
+    other.tell()
+    assert other.join() == 0
+    assert "x" in shm.session
+    block.close()
+    assert "x" not in shm.session
+
+
+def test_a_forked_child_shares_its_parents_handle():
+    block = SharedMemory(create=True, size=3)
+
+    def work(block=block):
+        block.buf[:] = b"abc"
+        block.close()
+        return ()
+
+    child = holding(work)
+    child.tell()
+    assert child.join() == 0
+    assert bytes(block.buf) == b"abc"
+    assert shm.list()[0].name == f"/{block.name}"
