@@ -7,7 +7,7 @@ this file as their main module, so they swap too; scripts that the tests run get
 from __future__ import annotations
 
 import functools
-import multiprocessing
+import multiprocessing.managers
 import sys
 import unittest
 
@@ -19,9 +19,10 @@ PREAMBLE = f"import sys; sys.path[:0] = {sys.path!r}; from tests.stdlib.swapped 
 
 
 def swap():
-    """Put ours in place of multiprocessing.shared_memory, before anything has imported that."""
+    """Put ours in place of multiprocessing.shared_memory, before anything has imported that, and of the manager."""
     blocks.ShareableList = shmkernel.ShareableList
     multiprocessing.shared_memory = sys.modules["multiprocessing.shared_memory"] = blocks
+    multiprocessing.managers.SharedMemoryManager = shmkernel.SharedMemoryManager
 
 
 def swap_in_scripts(module):
