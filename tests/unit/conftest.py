@@ -1,5 +1,6 @@
 """A notebook to run cells in: a real InteractiveShell with the extension loaded."""
 
+import sys
 from typing import NamedTuple
 
 import pytest
@@ -48,7 +49,8 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(shm_dir, capsys):  # noqa: ARG001  the folder is there first, and checked last
+def notebook(shm_dir, capsys, monkeypatch):  # noqa: ARG001  the folder is there first, and checked last
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}, "colors": "nocolor"}))
     try:
