@@ -70,7 +70,7 @@ class SharedMemory:
     """
 
     # the stdlib's names, since programs and its own tests reach for them
-    _name: str | None = None
+    _name = ""
     _fd = -1  # the mapping holds the one descriptor there is
     _mmap: mmap.mmap | None = None
     _buf: memoryview | None = None
@@ -154,7 +154,7 @@ class SharedMemory:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._mapped != "r+":
-            return life.attach, (names.called(_path(str(self._name))), self._mapped)
+            return life.attach, (names.called(_path(self._name)), self._mapped)
         return self.__class__, (self.name, False, self.size)
 
     def __repr__(self) -> str:
@@ -168,7 +168,7 @@ class SharedMemory:
     @property
     def name(self) -> str:
         """Which block this is: what any process attaches."""
-        return str(self._name).removeprefix("/")
+        return self._name.removeprefix("/")
 
     @property
     def size(self) -> int:
