@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from shmkernel import verbs
 from shmkernel.errors import NotFoundError, ShmError
+from shmkernel.sync.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,10 +95,15 @@ class SharedMemoryManager:
 
     def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
         """Make an array: of a shape (an int or a tuple of ints), filled with zeros, or with the values of an array."""
-        name = f"m{os.urandom(8).hex()}"
+        name = self._name()
         shape = isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(n, int) for n in value))
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
         return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
+
+    def Lock(self) -> Lock:  # noqa: N802  the stdlib's name
+        """Make a lock for `with`: it can be sent to any process, and a holder's death frees it."""
+        self._check()
+        return Lock(self._name())
 
     def Pool(  # noqa: N802  the stdlib's name
         self,
@@ -129,6 +135,9 @@ class SharedMemoryManager:
         made = make()
         self._made.append(name(made))
         return made
+
+    def _name(self) -> str:
+        return f"m{os.urandom(8).hex()}"
 
     def _check(self) -> None:
         if self._state != "started":

@@ -59,6 +59,20 @@ def test_a_pool_of_its_own_works_on_shared_arrays_and_ends_with_it():
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
 
 
+def count(lock, values):
+    for _ in range(500):
+        with lock:
+            values[0] += 1
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+def test_its_lock_goes_to_workers_and_excludes_them(way):
+    with SharedMemoryManager(ctx=multiprocessing.get_context(way)) as smm:
+        lock, values = smm.Lock(), smm.array(1, "int64")
+        smm.Pool(2).starmap(count, [(lock, values)] * 4)
+        assert values.tolist() == [2000]
+
+
 def test_an_initializer_runs_at_the_start():
     told = []
     smm = SharedMemoryManager()
