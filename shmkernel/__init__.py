@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from shmkernel.verbs import *  # noqa: F403
 
 _ERRORS = (
-    "ArgumentError", "DamagedError", "FolderError", "FullError", "NotFoundError", "RangeError", "RefusedError",
-    "ShmError", "TakenError", "UnsupportedError", "WatchdogError",
+    "AbandonedError", "ArgumentError", "DamagedError", "FolderError", "FullError", "LockError", "NotFoundError",
+    "RangeError", "RefusedError", "ShmError", "TakenError", "TimedOutError", "UnsupportedError", "WatchdogError",
 )  # fmt: skip
 _VERBS = (
-    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "close", "create", "doctor",
-    "gc", "info", "keep", "list", "load", "save", "session", "unlink",
+    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "changes", "close", "create",
+    "doctor", "gc", "info", "keep", "list", "load", "lock", "publish", "save", "session", "snapshot", "unlink",
+    "version", "wait", "writing",
 )  # fmt: skip
 _MANAGER = ("ManagerError", "SharedMemoryManager")
 _HOME = (

@@ -25,16 +25,18 @@ import fcntl
 import functools
 import os
 import struct
+import sys
 import threading
 import time
 import weakref
+from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel import identity, memory, names
 from shmkernel.errors import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 SIZE = 4096
 MAGIC = int.from_bytes(b"shmksyn1", "little")
@@ -48,6 +50,7 @@ _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _files: weakref.WeakValueDictionary[str, SyncFile] = weakref.WeakValueDictionary()
 _guard = threading.RLock()  # garbage may be collected inside; held over a fork, so that the child knows of all
 _descriptions: set[int] = set()
+busy: set[SyncFile] = set()  # a file stays open while it is locked from here, even if nobody keeps the Lock
 
 
 class Who(NamedTuple):
@@ -128,6 +131,15 @@ class SyncFile:
             raise FileNotFoundError(self.path)
         return fd
 
+    def hold(self) -> tuple[object, Hold | None]:
+        """Return under what key this thread, or the task that it runs, holds the lock, or would; and the hold."""
+        me = get_ident()
+        if not self.holds:
+            return me, None
+        if me not in self.holds and (task := _task()) in self.holds:
+            return task, self.holds.get(task)
+        return me, self.holds.get(me)
+
     def check(self, fd: int) -> None:
         """Raise FileNotFoundError if somebody has removed the file; look only now and then, a look takes 0.8 us.
 
@@ -149,9 +161,10 @@ class SyncFile:
         except FileNotFoundError:
             return 0
 
-    def __del__(self) -> None:
-        for fd in self.idle:
-            drop(fd)
+    def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not ending():
+            for fd in self.idle:
+                drop(fd)
 
 
 class Hold:
@@ -161,6 +174,13 @@ class Hold:
 
     def __init__(self, fd: int, shared: bool) -> None:
         self.fd, self.shared, self.depth = fd, shared, 1
+
+
+def _task() -> object:
+    asyncio = sys.modules.get("asyncio")  # without it there is no task
+    with contextlib.suppress(RuntimeError):
+        return asyncio.current_task() if asyncio else None
+    return None
 
 
 def drop(fd: int) -> None:
@@ -285,6 +305,7 @@ def _after_fork() -> None:
     for fd in _descriptions:
         os.close(fd)
     _descriptions.clear()
+    busy.clear()
     for file in list(_files.values()):
         file.idle.clear()
         file.holds.clear()

@@ -17,7 +17,6 @@ import os
 import struct
 import time
 import warnings
-from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
 from shmkernel.errors import LockError, TimedOutError
@@ -30,17 +29,17 @@ if TYPE_CHECKING:
 _LOCK, _GATE, VERSION = 0, 1, 2
 _TRY, _SLEEP = fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
 _HOLDER = slice(HOLDER * 8, HOLDER * 8 + files.WHO)
-_UNLOCK_ALL = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
+UNLOCK_ALL = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
 
 
-def _request(kind: int, byte: int) -> bytes:
+def request(kind: int, byte: int) -> bytes:
     """Make a struct flock for one byte."""
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
 
 
-_LOCKS = {False: _request(fcntl.F_WRLCK, _LOCK), True: _request(fcntl.F_RDLCK, _LOCK)}  # by: shared?
-_GATES = {False: _request(fcntl.F_WRLCK, _GATE), True: _request(fcntl.F_RDLCK, _GATE)}
-_UNGATE = _request(fcntl.F_UNLCK, _GATE)
+_LOCKS = {False: request(fcntl.F_WRLCK, _LOCK), True: request(fcntl.F_RDLCK, _LOCK)}  # by: shared?
+_GATES = {False: request(fcntl.F_WRLCK, _GATE), True: request(fcntl.F_RDLCK, _GATE)}
+_UNGATE = request(fcntl.F_UNLCK, _GATE)
 
 
 class Lock:
@@ -68,6 +67,7 @@ class Lock:
     """
 
     abandoned: files.Who | None = None
+    warns = True
 
     def __init__(self, name: str, *, shared: bool = False, timeout: float | None = None) -> None:
         self.name, self.shared, self.timeout = name, shared, timeout
@@ -79,13 +79,13 @@ class Lock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._leave(get_ident())
+        self._leave()
 
     async def __aenter__(self) -> Self:
         import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
         file, me = self._file, asyncio.current_task()
-        hold = file.holds.get(me) or file.holds.get(get_ident())
+        _, hold = file.hold()
         if hold is not None:
             self._again(hold)
             return self
@@ -105,10 +105,7 @@ class Lock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        import asyncio  # noqa: PLC0415
-
-        me = asyncio.current_task()
-        self._leave(me if me in self._file.holds else get_ident())
+        self._leave()
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Enter, as multiprocessing's locks do: False when the time is over."""
@@ -120,7 +117,7 @@ class Lock:
 
     def release(self) -> None:
         """Leave."""
-        self._leave(get_ident())
+        self._leave()
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self.name, self.shared, self.timeout)
@@ -138,8 +135,8 @@ class Lock:
         hold.depth += 1
 
     def _enter(self, timeout: float | None) -> None:
-        file, me = self._file, get_ident()
-        hold = file.holds.get(me)
+        file = self._file
+        me, hold = file.hold()
         if hold is not None:
             self._again(hold)
             return
@@ -161,37 +158,39 @@ class Lock:
         file.check(fd)
         self.abandoned = file.holder() if file.words[HOLDER] else None
         file.holds[me] = Hold(fd, self.shared)
+        files.busy.add(file)
         if not self.shared:
             file.page[_HOLDER] = files.me()
-        if self.abandoned is not None:
+        if self.abandoned is not None and self.warns:
             message = f"{self.abandoned} died holding {self.name!r}: what it protects may be half written"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def _undo(self, file: files.SyncFile, fd: int, me: object) -> None:
         if me in file.holds:
-            self._leave(me)
+            self._leave()
         else:
             files.drop(fd)
 
-    def _leave(self, me: object) -> None:
+    def _leave(self) -> None:
         file = self._file
-        hold = file.holds.get(me)
+        me, hold = file.hold()
         if hold is None:
             raise LockError(f"{self.name!r} is not locked here", name=self.name)
         if hold.depth > 1:
             hold.depth -= 1
             return
         try:
+            del file.holds[me]
+            if not file.holds:
+                files.busy.discard(file)
             if not hold.shared:
                 file.words[RELEASED] += 1
                 file.words[HOLDER] = 0
-            fcntl.fcntl(hold.fd, _TRY, _UNLOCK_ALL)
+            fcntl.fcntl(hold.fd, _TRY, UNLOCK_ALL)
             os.utime(hold.fd)
         except BaseException:
-            del file.holds[me]
             files.drop(hold.fd)  # which unlocks, too
             raise
-        del file.holds[me]
         file.idle.append(hold.fd)
 
     def _queue(self, attempt: _Attempt, timeout: float | None) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from shmkernel.kinds import lists as _lists
 from shmkernel.kinds import raw as _raw
+from shmkernel.verbs.agreement import changes, lock, publish, snapshot, version, wait, writing
 from shmkernel.verbs.blocks import SharedMemory
 from shmkernel.verbs.checkup import Finding, doctor
 from shmkernel.verbs.files import load, save
@@ -22,8 +23,9 @@ from shmkernel.verbs.lists import ShareableList
 from shmkernel.verbs.mapping import Session, session
 
 __all__ = [
-    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "close", "create", "doctor",
-    "gc", "info", "keep", "list", "load", "save", "session", "unlink",
+    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "changes", "close", "create",
+    "doctor", "gc", "info", "keep", "list", "load", "lock", "publish", "save", "session", "snapshot", "unlink",
+    "version", "wait", "writing",
 ]  # fmt: skip
 
 # what these kinds give out are the drop-in classes, which need the session that a kind knows nothing of

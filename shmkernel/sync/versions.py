@@ -1,0 +1,174 @@
+"""Versions: counting what was published under a name, and waiting for the next.
+
+    publish   byte lock -> word += 1 -> unlock -> utime, which wakes
+    wait      watch the sync file and the segment -> read the version -> sleep, unless it differs -> read it again
+
+A replaced segment counts as published: whoever looks first after it, and finds that the name leads to another inode
+than before, raises the version. So a replacement counts whoever made it, even one who died right after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from typing import TYPE_CHECKING
+
+from shmkernel import memory, names
+from shmkernel.errors import TimedOutError
+from shmkernel.sync import files, locks, wakeups
+from shmkernel.sync.files import INODE, PUBLISHED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+_LOCK = locks.request(fcntl.F_WRLCK, locks.VERSION)
+
+
+def publish(name: str) -> int:
+    """Raise the version of a name, wake who waits for it, and return it.
+
+    Examples
+    --------
+    >>> before = version("results")
+    >>> publish("results") - before
+    1
+    """
+    with _alone(name) as file:
+        file.words[PUBLISHED] += 1
+        return _read(file)
+
+
+def touch(name: str) -> None:
+    """Wake who waits for the name; he finds nothing new."""
+    os.utime(files.opened(name).path)
+
+
+def version(name: str) -> int:
+    """Return how often the name was published, its exclusive lock left, its segment replaced."""
+    return _settled(files.opened(name))
+
+
+def wait(name: str, since: int | None = None, timeout: float | None = None) -> int:
+    """Sleep until the version differs from `since`, by default the present one, and return it.
+
+    Raises
+    ------
+    NotFoundError
+        If the segment is unlinked.
+    TimedOutError
+        A TimeoutError, after `timeout` seconds.
+    """
+    watch, end = _Watch(name, since), _end(timeout)
+    while True:
+        with watch.waiter() as waiter:
+            while watch.valid():
+                if (found := watch.look()) is not None:
+                    return found
+                waiter.wait(_left(end, name, timeout))
+
+
+async def following(name: str, since: int) -> int:
+    """Wait likewise, and let other tasks run meanwhile."""
+    watch = _Watch(name, since)
+    while True:
+        with watch.waiter() as waiter:
+            while watch.valid():
+                if (found := watch.look()) is not None:
+                    return found
+                await waiter.wait_async()
+
+
+def changes(name: str, since: int | None = None) -> AsyncGenerator[int]:
+    """Return an iterator over the versions to come; one that comes too fast for the loop is passed over."""
+    return _changes(name, version(name) if since is None else since)
+
+
+async def _changes(name: str, since: int) -> AsyncGenerator[int]:
+    while True:
+        since = await following(name, since)
+        yield since
+
+
+class _Watch:
+    """What a waiter looks at: the version, and whether the name still leads somewhere if it did."""
+
+    def __init__(self, name: str, since: int | None) -> None:
+        self._name, self._file = name, files.opened(name)
+        self._since = _settled(self._file) if since is None else since
+        self._linked = bool(self._file.words[INODE] if since is not None else self._file.segment())
+
+    def waiter(self) -> wakeups.Waiter:
+        self._file = files.opened(self._name)
+        segment = names.path_of(self._name)
+        return wakeups.Waiter(self._file.path, segment if os.path.lexists(segment) else names.folder())
+
+    def valid(self) -> bool:
+        """Say whether the sync file is where it was: we remove none that is open, others may."""
+        try:
+            return os.stat(self._file.path).st_ino == self._file.inode
+        except FileNotFoundError:
+            return False
+
+    def look(self) -> int | None:
+        if self._linked and not self._file.segment():
+            raise memory.missing(self._name)
+        found = _settled(self._file)
+        return found if found != self._since else None
+
+
+def _settled(file: files.SyncFile) -> int:
+    """Return the version, raised if the name leads elsewhere than when it was read last."""
+    if file.segment() not in (0, file.words[INODE]):
+        with _alone(file.name) as found:
+            now = found.segment()
+            if now not in (0, found.words[INODE]):
+                found.words[PUBLISHED] += 1  # first: to die in between may count twice, but not pass it over
+                found.words[INODE] = now
+            return _read(found)
+    return _read(file)
+
+
+def _read(file: files.SyncFile) -> int:
+    return files.version_of(file.words, 0)
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[files.SyncFile]:
+    """Exclude all others who raise the version by publishing, and wake the waiters afterwards."""
+    file = files.opened(name)
+    while True:
+        try:
+            fd = file.description()
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _LOCK)
+                file.check(fd)
+            except BaseException:
+                files.drop(fd)
+                raise
+            break
+        except FileNotFoundError:
+            file = files.renewed(file)
+    try:
+        yield file
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, locks.UNLOCK_ALL)
+        os.utime(fd)
+    except BaseException:
+        files.drop(fd)
+        raise
+    file.idle.append(fd)
+
+
+def _end(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _left(end: float | None, name: str, timeout: float | None) -> float | None:
+    if end is None:
+        return None
+    left = end - time.monotonic()
+    if left <= 0:
+        message = f"nothing was published under {name!r} within {timeout:g} s"
+        raise TimedOutError(message, name=name, timeout=timeout)
+    return left
