@@ -214,6 +214,10 @@ def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record 
         As `check_free` says.
     """
     with locked():
+        for _, new in drafts:
+            inode = inode_at(new.name)
+            if inode is not None:
+                _clear(inode)
         old = [check_free(new.name, may_replace) for _, new in drafts]
         fresh = [(fd, new) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is None]
         renamed = [(fd, new, replaced) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is not None]
@@ -261,13 +265,18 @@ def unlink_unused(inode: int) -> None:
             vars(_thread).setdefault("late", []).append(inode)
             return
         with locked():
-            held = record(inode)
-            if held and held.lifetime == "attached" and inode_at(held.name) == inode:
-                with contextlib.suppress(FileNotFoundError):
-                    fd = _claim(held)
-                    if fd is not None:
-                        _remove(held)
-                        os.close(fd)
+            _clear(inode)
+
+
+def _clear(inode: int) -> None:
+    """Unlink a segment whose lifetime is over. Call it with names locked."""
+    held = record(inode)
+    if held and inode_at(held.name) == inode:
+        with contextlib.suppress(FileNotFoundError):
+            fd = _claim(held)
+            if fd is not None:  # for lifetime attached a lock: nobody attaches on the way
+                _remove(held)
+                os.close(fd)
 
 
 def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
