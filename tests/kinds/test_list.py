@@ -80,7 +80,7 @@ class TestList(KindContract):
         "a complex number": [1j],
         "arrays": [np.arange(3)],
         "a number that no float equals": [Decimal("0.1")],
-        "a time span": [np.timedelta64(3)],
+        "a time span": [np.timedelta64(3, "s")],
         "a text": "howdy",
         "a set": {1, 2},
         "a generator": (n for n in range(3)),
