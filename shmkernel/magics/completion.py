@@ -26,9 +26,17 @@ _VALUES = {
     "--mode": ("r+", "r", "c"),
     "--lifetime": registry.LIFETIMES,
     "--order": ("C", "F"),
+    "--kind": ("array", "list", "raw"),
     "--dtype": ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]"),
 }
-_FREE = ("--from", "--fill", "--shape", "--as")  # any value; --from and --shape may have several words
+_FREE = (
+    "--from",
+    "--fill",
+    "--shape",
+    "--as",
+    "--list",
+    "--size",
+)  # any value; --from and --shape may have several words
 _SEGMENTS = ("shm_attach", "shm_close", "shm_unlink", "shm_keep", "shm_info", "shm_save")
 _PRIORITY = 1000.0  # before the others, whose work is then spared
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FROM = re.compile(r"(?:^|(?<=\s))--from(?:=|\s|$)")
 _EXPANDED = re.compile(r"\$([^\W\d]\w*)|\{([^{}]+)\}")
 _LENGTH = re.compile(r"[\d,()\[\]]+")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
 
 
@@ -183,6 +184,35 @@ def lengths(text: str) -> tuple[int, ...]:
     except ValueError:
         message = f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4"
         raise ArgumentError(message, shape=text) from None
+
+
+def literal(text: str) -> object:
+    """Read the value of ``--list``.
+
+    Examples
+    --------
+    >>> literal("[1, 'a', None]"), literal("1, 2")
+    ([1, 'a', None], (1, 2))
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        message = f"--list {text}: no list. Example, in quotes: --list \"[1, 'a', None]\". Of variables: --from [a, b]"
+        raise ArgumentError(message, items=text) from None
+
+
+def size(text: str) -> int:
+    """Read the value of ``--size``, in bytes or in units of 1024.
+
+    Examples
+    --------
+    >>> size("100"), size("64K"), size("1.5 MiB")
+    (100, 65536, 1572864)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ArgumentError(f"--size {text} is no size. Examples: --size 100, --size 64K, --size 1.5G", size=text)
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 def _tied(words: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ import shmkernel as shm
 from shmkernel import kinds, names, registry, render
 from shmkernel.errors import ArgumentError
 from shmkernel.magics import variables
-from shmkernel.magics.parsing import evaluate, lengths, number
+from shmkernel.magics.parsing import evaluate, lengths, literal, number, size
 from shmkernel.verbs import life
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _Terms(NamedTuple):
 
 
 def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Share variables, the value of an expression, or new arrays."""
+    """Share variables, the value of an expression, or what is made new."""
     _check_flags(args)
     terms = _terms(magics, args)
     wishes = [_wish(magics, args, name, terms) for name in args.names]
@@ -103,6 +103,10 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise ArgumentError("--from needs an expression: %shm_create NAME --from EXPR")
         if len(args.names) > 1:
             raise ArgumentError(f"--from gives one value, so give one NAME, not {', '.join(args.names)}")
+    if args.items is not None and (clash := args.expression or args.shape or args.size):
+        raise ArgumentError(f"--list makes a list, so nothing else gives a value: leave out {clash}")
+    if args.size and args.shape:
+        raise ArgumentError("--size makes a block of bytes, --shape makes an array: give one of them")
     if args.fill is not None and not args.shape:
         raise ArgumentError("--fill fills a new array: give its --shape too")
 
@@ -116,7 +120,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
             raise
         raise ArgumentError(f"{error.message}. So: %shm_create NAME --from {name}", name=name) from None
     value = _value(magics, args, name)
-    if (args.shape or value is not magics.space.get(name)) and not args.overwrite:
+    if (args.shape or args.size or value is not magics.space.get(name)) and not args.overwrite:
         cure = f"Share it: %shm_create {name}. Replace it: --overwrite"
         variables.check_free(magics.space, name, name, cure)
     if _is_done(args, name, value):
@@ -127,8 +131,10 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
         "dtype": args.dtype,
         "order": args.order,
         "fill": number(args.fill, args.dtype) if args.fill is not None else None,
+        "size": size(args.size) if args.size else None,
     }
-    kind = kinds.for_value(name, value, options)
+    wanted = args.kind or (args.items and "list")
+    kind = kinds.named(wanted) if wanted else kinds.for_value(name, value, options)
     private = variables.watch(magics.space.get(name))
     return _Wish(name, None, kind, kind.plan(name, value, options), _earlier(name), private)
 
@@ -136,7 +142,9 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
     if args.expression is not None:
         return evaluate(args.expression, *args.scopes)
-    if args.shape:
+    if args.items is not None:
+        return literal(args.items)
+    if args.shape or args.size:
         return None
     for scope in args.scopes:
         if name in scope:
@@ -148,12 +156,14 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
 
 
 def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
-    """Say whether the value is that shared array, as it is asked for."""
+    """Say whether the value is that very segment, as it is asked for."""
     one = variables.origin(value)
     if one is None or one.name != name or one.key[1] != registry.inode_at(name):
         return False
-    if not isinstance(value, np.ndarray) or (args.replace and not shm.info(name).mine):
+    if (args.replace and not shm.info(name).mine) or (args.kind or one.kind) != one.kind:
         return False
+    if not isinstance(value, np.ndarray):
+        return not (args.dtype or args.order or args.size) and one.key[2] == (args.mode or one.key[2])
     try:
         same = args.dtype is None or np.dtype(args.dtype) == value.dtype
     except (TypeError, ValueError, SyntaxError):

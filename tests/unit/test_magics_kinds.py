@@ -1,0 +1,90 @@
+"""The magics with lists and blocks of bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+import shmkernel as shm
+
+
+def test_a_list_of_the_notebook_becomes_the_shared_one(notebook):
+    told = notebook("people = ['Ada', 1815, None]\n%shm_create people")
+    assert told.startswith("people: list 3 items, ")
+    assert type(notebook["people"]) is shm.ShareableList
+    assert list(notebook["people"]) == ["Ada", 1815, None]
+    assert notebook["people"] is shm.attach("people")
+
+
+LISTS = {"list": """--list "[1, 'a', None]\"""", "tuple": """--list "(1,'a',None)\"""", "from": "--from [1, 'a', None]"}
+
+
+@pytest.mark.parametrize("flag", LISTS.values(), ids=LISTS)
+def test_a_list_can_be_written_out(notebook, flag):
+    notebook(f"%shm_create sl {flag}")
+    assert list(notebook["sl"]) == [1, "a", None]
+    assert "It replaces the earlier one" in notebook(f"%shm_create sl {flag}")
+
+
+@pytest.mark.parametrize(("size", "count"), [("100", 100), ("64K", 65536), ("1.5 MiB", 3 << 19), ("2kb", 2048)])
+def test_a_block_is_made_of_a_size(notebook, size, count):
+    assert notebook(f'%shm_create block --size "{size}"').startswith("block: raw bytes, ")
+    assert notebook["block"].size == count
+    notebook("block.buf[:3] = b'abc'")
+    assert bytes(shm.attach("block").buf[:3]) == b"abc"
+
+
+def test_bytes_and_a_size_leave_room(notebook):
+    notebook("%shm_create block --from b'abc' --size 1K")
+    assert bytes(notebook["block"].buf[:4]) == b"abc\0"
+
+
+def test_the_kind_can_be_asked_for(notebook):
+    notebook("%shm_create sl --from range(3) --kind list\n%shm_create raw --from np.arange(3) --kind raw")
+    assert list(notebook["sl"]) == [0, 1, 2]
+    assert notebook["raw"].size == 24
+
+
+@pytest.mark.parametrize("name", ["sl", "block"])
+def test_what_is_shared_already_stays_as_it_is(notebook, name):
+    notebook("%shm_create sl --from [1]\n%shm_create block --size 8")
+    before = notebook[name]
+    assert "shared already" in notebook(f"%shm_create {name}")
+    assert notebook[name] is before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x --list [1", "in quotes"),
+        ("x --list open(1)", "in quotes"),
+        ("x --list 5", "no list"),
+        ("x --list [1] --shape 3", "leave out 3"),
+        ("x --list [1] --from y", "leave out y"),
+        ("x --size 64Q", "64K"),
+        ("x --size 0", "0 bytes"),
+        ("x --size 64K --shape 3", "one of them"),
+        ("x --from [1] --size 5", "takes no size"),
+        ("x --from [[1]] ", "asarray"),
+        ("x --from 'text'", "encode"),
+        ("x --from 5 --kind dictt", "There are"),
+        ("x --from [2**64]", "64 of an item"),
+    ],
+    ids=lambda text: text.strip().replace(" ", "_"),
+)
+def test_a_mistake_takes_one_line_and_makes_nothing(notebook, line, message):
+    error = notebook.fails(f"%shm_create {line}")
+    assert message in str(error)
+    assert shm.list() == []
+
+
+def test_lists_and_blocks_are_listed_attached_and_closed(notebook):
+    notebook("%shm_create sl --from [1, 'a']\n%shm_create block --size 64K")
+    table = notebook("%shm_list")
+    assert "2 items" in table
+    assert "64.0 KiB" in table
+    assert notebook("%shm_attach sl --as other").startswith("other = sl: list 2 items")
+    notebook("del other\n%shm_close sl block")
+    assert "sl" not in notebook
+    assert "block" not in notebook
+    assert notebook("%shm_attach sl").startswith("sl: list 2 items")
+    assert list(notebook["sl"]) == [1, "a"]
