@@ -133,39 +133,54 @@ def lay(value: object, room: int | None = None) -> Item:
     Traceback (most recent call last):
     shmkernel.errors.ArgumentError: exceeds available storage: its slot has 8 bytes, the value 10
     """
-    kind = type(value)
-    if kind is str:
-        return _lay_text(cast("str", value), _utf8(cast("str", value)), TEXT, room)
-    if kind is bytes:
-        return _lay_text(cast("bytes", value), cast("bytes", value), BYTES, room)
-    if kind is int:
-        try:
-            return INT, NUMBER, _pack_int(value)
-        except struct.error:
-            raise _too_large(cast("int", value)) from None
-    if kind is float:
-        return FLOAT, NUMBER, _pack_float(value)
-    if value is None:
-        return NONE, NOTHING, _FALSE
-    if kind is bool:
-        return BOOL, NUMBER, _TRUE if value else _FALSE
-    return lay(plain(value), room)
+    layer = _LAYERS.get(type(value))
+    return layer(value, room) if layer else lay(plain(value), room)
 
 
-def _lay_text(value: str | bytes, data: bytes, code: int, room: int | None) -> Item:
-    slot = room or max(WORD * (len(value) // WORD + 1), -(-len(data) // WORD) * WORD)
-    if len(data) > slot:
-        raise ArgumentError(f"exceeds available storage: its slot has {slot} bytes, the value {len(data)}")
+def _lay_int(value: int, _: int | None) -> Item:
+    try:
+        return INT, NUMBER, _pack_int(value)
+    except struct.error:
+        raise _too_large(value) from None
+
+
+def _lay_str(value: str, room: int | None) -> Item:
+    try:
+        return _lay_text(len(value), value.encode(), TEXT, room)
+    except UnicodeEncodeError as error:
+        message = f"{value[:20]!r} is no text that UTF-8 can hold ({error.reason}). Share bytes: .encode(...)"
+        raise ArgumentError(message) from None
+
+
+def _lay_text(letters: int, data: bytes, code: int, room: int | None) -> Item:
+    size = len(data)
+    slot = room or max(letters + WORD & -WORD, size + WORD - 1 & -WORD)
+    if size > slot:
+        raise ArgumentError(f"exceeds available storage: its slot has {slot} bytes, the value {size}")
     exact = data.endswith(b"\0")
-    if (len(data) if exact else slot) > (_LONGEST_EXACT if exact else _LONGEST):
-        message = f"{len(data)} bytes are too many for an item. Share them by themselves, as bytes"
-        raise ArgumentError(message)
-    return _format(len(data) if exact else slot, exact), code, data.ljust(slot, b"\0")
+    if slot > _LONGEST or (exact and size > _LONGEST_EXACT):
+        raise ArgumentError(f"{size} bytes are too many for an item. Share them by themselves, as bytes")
+    return _exact_format(size) if exact else _slot_format(slot), code, data.ljust(slot, b"\0")
+
+
+_LAYERS: dict[type, Callable[[Any, int | None], Item]] = {
+    int: _lay_int,
+    float: lambda value, _: (FLOAT, NUMBER, _pack_float(value)),
+    bool: lambda value, _: (BOOL, NUMBER, _TRUE if value else _FALSE),
+    str: _lay_str,
+    bytes: lambda value, room: _lay_text(len(value), value, BYTES, room),
+    type(None): lambda *_: (NONE, NOTHING, _FALSE),
+}
 
 
 @functools.lru_cache(1024)
-def _format(length: int, exact: bool) -> bytes:
-    return (b"%ds " if exact else b"%ds").__mod__(length).ljust(WORD, b"\0")
+def _slot_format(size: int) -> bytes:
+    return f"{size}s".encode().ljust(WORD, b"\0")
+
+
+@functools.lru_cache(1024)
+def _exact_format(size: int) -> bytes:
+    return f"{size}s ".encode().ljust(WORD, b"\0")
 
 
 def plain(value: object) -> Value:
@@ -223,11 +238,3 @@ def _is_numpy(kind: type, *names: str) -> bool:
 def _too_large(value: int) -> RangeError:
     message = f"an int of {value.bit_length()} bits does not fit into the 64 of an item. Share it as text: str(...)"
     return RangeError(message)
-
-
-def _utf8(value: str) -> bytes:
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        message = f"{value[:20]!r} is no text that UTF-8 can hold ({error.reason}). Share bytes: .encode(...)"
-        raise ArgumentError(message) from None

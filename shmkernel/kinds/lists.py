@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shmkernel.slots import Value
 
 _INT, _FLOAT, _BOOL, _NONE = map(slots.word, (slots.INT, slots.FLOAT, slots.BOOL, slots.NONE))
+_BEYOND = 1 << 63
 _LOW = slots.WORD - 1
 _SMALL, _LARGE = 4, 1 << 16  # items that a search reads at once, at first and at most
 _OTHER = object()  # equals nothing
@@ -137,7 +138,7 @@ class View:
             format_ = self._formats[position]
         except IndexError:
             raise IndexError("assignment index out of range") from None
-        if format_ == _INT and type(value) is int and slots.fits(value):
+        if format_ == _INT and type(value) is int and -_BEYOND <= value < _BEYOND:
             self._words[self._begins[position] >> 3] = value
         elif format_ == _FLOAT and type(value) is float:
             self._floats[self._begins[position] >> 3] = value
@@ -155,7 +156,12 @@ class View:
                 yield item if format_ == usual else read(position, format_)
         else:
             for position, format_, begin in zip(everywhere, formats, self._begins, strict=True):
-                yield self._words[begin >> 3] if format_ == _INT else read(position, format_)
+                if format_ == _INT:
+                    yield self._words[begin >> 3]
+                elif format_ == _FLOAT:
+                    yield self._floats[begin >> 3]
+                else:
+                    yield read(position, format_)
 
     def __contains__(self, value: object) -> bool:
         return self._find(value) is not None
@@ -268,14 +274,21 @@ class View:
             for format_, numbers in ((slots.INT, self._words), (slots.FLOAT, self._floats)):
                 if formats == memoryview(format_ * (stop - start)).cast("q"):
                     return cast("list[object]", numbers[start:stop].tolist())
-        words, texts = self._words, not isinstance(wanted, (int, float, type(None)))
+        words, floats, data, read = self._words, self._floats, self._data, self._read
+        skip = isinstance(wanted, (int, float, type(None)))
         begins = self._begins[start:stop].tolist()
         return [
             words[begin >> 3]
             if format_ == _INT
-            else self._read(position, format_)
-            if texts or slots.reader(format_) is None
+            else floats[begin >> 3]
+            if format_ == _FLOAT
+            else None
+            if format_ == _NONE
+            else data[begin | _LOW] != 0
+            if format_ == _BOOL
             else _OTHER
+            if skip
+            else read(position, format_)
             for position, format_, begin in zip(range(start, stop), formats.tolist(), begins, strict=True)
         ]
 
