@@ -38,7 +38,7 @@ def _private_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="shmkernel-test-", dir="/dev/shm"))
 
     def left() -> list[Path]:
-        inside = (path for part in ("records", "sessions") for path in folder.glob(f".shmk-*/{part}/*"))
+        inside = (path for part in ("records", "sessions", "dicts") for path in folder.glob(f".shmk-*/{part}/*"))
         return [*(path for path in folder.iterdir() if not path.name.startswith(".shmk-")), *inside]
 
     try:
@@ -47,6 +47,8 @@ def _private_folder() -> Iterator[Path]:
             yield folder
             _end_clean(left)
     finally:
+        if server := sys.modules.get("multiprocessing.forkserver"):
+            server._forkserver._stop()  # it keeps the environment of its first use
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver
 from multiprocessing.reduction import ForkingPickler
 
 import joblib
@@ -35,12 +34,6 @@ VIEWS = {
     "the end": lambda x: x[4:],
     "broadcast": lambda x: np.broadcast_to(x, (2, 4, 6)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _forget_the_folder():
-    yield
-    forkserver._forkserver._stop()  # it keeps the environment of its first use
 
 
 def over(ways):
