@@ -112,7 +112,7 @@ def test_completion(benchmark: Any, kernel: Any, count: int) -> None:
     kept = [shm.create(f"x{i}", shape=4) for i in range(count)]
     kernel.execute_interactive("%load_ext shmkernel", timeout=60)
     reply = kernel.complete("%shm_attach x", reply=True, timeout=60)
-    assert len(reply["content"]["matches"]) == count
+    assert len(reply["content"]["matches"]) == min(count, 500)  # IPython offers no more
     benchmark(lambda: kernel.complete("%shm_attach x", reply=True, timeout=60))
     for i in range(len(kept)):
         shm.unlink(f"x{i}")
