@@ -63,13 +63,17 @@ def encode(values: Iterable[object]) -> list[memoryview]:
             raise _too_large(next(item for item in cast("list[int]", items) if not fits(item))) from None
         slots = memoryview(data)
         formats, codes = (FLOAT if float in types else INT) * len(items), bytes(len(items))
-        ends = np.arange(0, WORD * len(items) + 1, WORD, dtype=np.int64).tobytes()
+        ends = np.arange(0, WORD * len(items) + 1, WORD, dtype=np.int64).data
     else:
-        every_format, every_code, every_slot = zip(*map(lay, items), strict=True)
-        slots = memoryview(b"".join(every_slot))
-        formats, codes = b"".join(every_format), bytes(every_code)
-        ends = array.array("q", itertools.accumulate(map(len, every_slot), initial=0)).tobytes()
-    pieces = (memoryview(_pack_int(len(items)) + ends), slots, memoryview(formats), memoryview(codes))
+        every_format, every_code, every_slot = [], bytearray(), []
+        for item in items:  # a tuple kept for each would keep the garbage collector busy
+            format_, code, slot = lay(item)
+            every_format.append(format_)
+            every_code.append(code)
+            every_slot.append(slot)
+        slots, formats, codes = memoryview(b"".join(every_slot)), b"".join(every_format), bytes(every_code)
+        ends = memoryview(array.array("q", itertools.accumulate(map(len, every_slot), initial=0)))
+    pieces = (memoryview(_pack_int(len(items))), ends, slots, memoryview(formats), memoryview(codes))
     return [piece.cast("B") for piece in pieces if len(piece)]
 
 
