@@ -8,7 +8,7 @@ be locked, and versions run on when a segment is replaced.
            1  how often it was published          changed under the byte lock VERSION
            2  how often the exclusive lock was left   changed under the exclusive lock
            3  the inode that the name led to last     changed under the byte lock VERSION
-           4  a writer waits at the gate          changed under the byte lock GATE
+           4  somebody waits: to the gate, all    a hint, cleared by the next who passes the gate
            8  who holds the exclusive lock: pid, 0 if nobody; then pid namespace, kernel, label
 
 Words 1 and 2 together are the version: each has one writer at a time, so none is lost. Words 2 and 8 together are a

@@ -1,7 +1,7 @@
 """Locks between processes and threads: byte locks of the OS, on open file descriptions of a sync file.
 
     LOCK      who has it exclusively writes, who shares it reads
-    GATE      a writer that has to wait stands here; readers that come later wait behind it, or it would starve
+    GATE      who has to wait stands here, and who comes later behind him: neither writers nor readers starve
     VERSION   around the raising of a version, a microsecond
 
 The OS frees what a dead process held, but does not say that it died: who enters exclusively writes who he is beside
@@ -256,7 +256,7 @@ class _Attempt:
 
     def _stand(self) -> None:
         self._at_gate = True
-        self._words[WAITING] = not self._shared  # a reader here knows that no writer is: whoever said so has died
+        self._words[WAITING] = 1
 
     def _pass(self) -> None:
         self._words[WAITING] = 0
