@@ -1,0 +1,291 @@
+import asyncio
+import errno
+import os
+import signal
+import threading
+
+import pytest
+
+import shmkernel as shm
+from shmkernel import names
+from shmkernel.sync import files, versions, wakeups
+from tests.helpers import Child, until
+
+
+@pytest.fixture(params=["inotify", "polling"])
+def way(request, monkeypatch):
+    """Wait as always, and as where no inotify instance is to be had."""
+    if request.param == "polling":
+        monkeypatch.setattr(wakeups._libc, "inotify_init1", lambda _: -1)
+        monkeypatch.setattr(wakeups, "_inotify", -1)
+
+
+def once_asleep(act):
+    """Call `act` as soon as somebody sleeps in a waiter."""
+
+    def wait():
+        until(lambda: wakeups._waiters, "somebody waits")
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+async def asleep(count=1):
+    """Return when so many sleep in a waiter."""
+    while len(wakeups._waiters) < count:  # noqa: ASYNC110  they send no event when they fall asleep
+        await asyncio.sleep(0)
+
+
+def in_another_process(act):
+    def work(_):
+        act()
+
+    with Child(work) as child:
+        assert child.join() == 0
+
+
+def test_publish_leaving_a_lock_and_replacing_raise_the_version():
+    x = shm.create("x", shape=3)
+    seen = [shm.version(x), shm.publish(x)]
+    with shm.lock(x):
+        pass
+    seen.append(shm.version("x"))
+    shm.create("x", shape=3, replace=True)
+    seen.append(shm.version("x"))
+    with open(names.path_of("x"), "r+b") as file:  # in place: another program's business
+        file.write(b"?")
+    seen.append(shm.version("x"))
+    assert seen == [0, 1, 2, 3, 3]
+
+
+def test_a_name_has_one_version_whatever_lies_under_it():
+    shm.publish("x")
+    shm.create("x", shape=3)
+    assert shm.version("x") == 2
+    shm.unlink("x")
+    assert shm.version("x") == 2
+    shm.create("x", shape=3)
+    assert shm.version("x") == 3
+    assert shm.version(f"/shmk-{os.geteuid()}-x") == 3
+
+
+def test_none_is_lost_that_processes_and_threads_publish_at_the_same_time():
+    def work(connection):
+        threads = [threading.Thread(target=lambda: [shm.publish("x") for _ in range(200)]) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(200):
+            with shm.lock("x"):
+                pass
+        for thread in threads:
+            thread.join()
+        connection.send("done")
+
+    with Child(work) as one, Child(work) as other:
+        assert (one.hear(), other.hear()) == ("done", "done")
+    assert shm.version("x") == 2 * 3 * 200
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: shm.publish("x"),
+        lambda: shm.lock("x").__enter__().release(),
+        lambda: shm.create("x", shape=5, replace=True, lifetime="keep"),
+        lambda: os.replace(names.path_of("y"), names.path_of("x")),
+    ],
+    ids=["published", "a lock left", "replaced", "replaced by another program"],
+)
+def test_wait_returns_when_it_is(act):
+    x = shm.create("x", shape=3)
+    shm.create("y", shape=3)
+    thread = once_asleep(lambda: in_another_process(act))
+    assert shm.wait(x, timeout=30) == 1
+    thread.join()
+    shm.unlink("x")
+
+
+@pytest.mark.usefixtures("way")
+def test_wait_does_not_miss_what_came_before_it():
+    shm.create("x", shape=3)
+    known = shm.version("x")
+    shm.publish("x")
+    shm.publish("x")
+    assert shm.wait("x", since=known) == 2
+    with pytest.raises(shm.TimedOutError):
+        shm.wait("x", since=2, timeout=0)
+
+
+@pytest.mark.usefixtures("way")
+def test_wait_raises_when_the_segment_is_unlinked():
+    x = shm.create("x", shape=3)
+    thread = once_asleep(lambda: in_another_process(lambda: shm.unlink("x")))
+    with pytest.raises(shm.NotFoundError, match="no segment named 'x'"):
+        shm.wait(x, timeout=30)
+    thread.join()
+    with pytest.raises(shm.NotFoundError):
+        shm.wait("x", since=shm.version("x"))
+
+
+@pytest.mark.usefixtures("way")
+def test_wait_raises_when_the_owner_is_killed():
+    def work(connection):
+        shm.create("x", shape=3)
+        connection.send("made")
+        connection.recv()
+
+    with Child(work) as child:
+        child.hear()
+        thread = once_asleep(lambda: os.kill(child.pid, signal.SIGKILL))
+        with pytest.raises(shm.NotFoundError):
+            shm.wait("x", timeout=30)
+        thread.join()
+
+
+@pytest.mark.usefixtures("way")
+def test_a_name_without_a_segment_is_waited_for_until_it_has_one():
+    thread = once_asleep(lambda: in_another_process(lambda: shm.create("x", shape=3, lifetime="keep")))
+    assert shm.wait("x", timeout=30) == 1
+    thread.join()
+    shm.unlink("x")
+
+
+@pytest.mark.usefixtures("way")
+def test_a_free_name_serves_as_a_signal():
+    thread = once_asleep(lambda: in_another_process(lambda: shm.publish("go")))
+    assert shm.wait("go", timeout=30) == 1
+    thread.join()
+
+
+def test_wait_gives_up_after_its_time():
+    with pytest.raises(TimeoutError, match=r"nothing was published under 'x' within 0.05 s") as caught:
+        shm.wait("x", timeout=0.05)
+    assert (caught.value.name, caught.value.timeout, caught.value.errno) == ("x", 0.05, errno.ETIMEDOUT)
+
+
+def test_touch_wakes_and_raises_nothing():
+    shm.create("x", shape=3)
+    looked = threading.Event()
+    watch = versions._Watch("x", None)
+    with watch.waiter() as waiter:
+        assert watch.look() is None
+        thread = threading.Thread(target=lambda: [waiter.wait(), looked.set()])
+        thread.start()
+        versions.touch("x")
+        assert looked.wait(30)
+        thread.join()
+        assert watch.look() is None
+
+
+def test_all_threads_that_wait_are_woken():
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(shm.wait("x", since=0, timeout=30))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(wakeups._waiters) == len(threads), "all wait")
+    assert sorted(wakeups._watches.values()) == [8, 8]  # the folder's and the file's
+    in_another_process(lambda: shm.publish("x"))
+    for thread in threads:
+        thread.join()
+    assert found == [1] * len(threads)
+    assert (wakeups._waiters, wakeups._watches) == (set(), {})
+
+
+def test_one_waiter_s_end_is_not_the_other_s():
+    threads = [threading.Thread(target=lambda: shm.wait("x", since=0, timeout=30))]
+    threads[0].start()
+    until(lambda: wakeups._waiters, "it waits")
+    with pytest.raises(shm.TimedOutError):
+        shm.wait("x", timeout=0.01)
+    in_another_process(lambda: shm.publish("x"))
+    threads[0].join(30)
+    assert not threads[0].is_alive()
+
+
+def test_a_forked_child_waits_for_itself():
+    def work(connection):
+        connection.send("ready")
+        connection.send(shm.wait("x", since=0, timeout=30))
+
+    thread = threading.Thread(target=lambda: shm.wait("x", since=0, timeout=30))
+    thread.start()
+    until(lambda: wakeups._waiters, "the parent waits")
+    with Child(work) as child:
+        assert child.hear() == "ready"
+        shm.publish("x")
+        assert child.hear() == 1
+    thread.join()
+
+
+def test_changes_gives_each_version_or_a_later_one_and_ends_with_the_segment():
+    async def consume(x):
+        async for version in shm.changes(x):
+            seen.append(version)
+            in_another_process(after.pop(0))
+
+    async def main():
+        x = shm.create("x", shape=3)
+        task = asyncio.create_task(consume(x))
+        await asleep()
+        shm.publish(x)
+        with pytest.raises(shm.NotFoundError):
+            await asyncio.wait_for(task, 30)
+
+    seen = []
+    after = [lambda: [shm.publish("x"), shm.publish("x")], lambda: shm.publish("x"), lambda: shm.unlink("x")]
+    asyncio.run(main())
+    assert seen == [1, 3, 4]
+    assert wakeups._waiters == set()
+
+
+def test_changes_counts_from_its_call_on():
+    async def main():
+        stream = shm.changes("x")
+        shm.publish("x")
+        return await asyncio.wait_for(anext(stream), 30)
+
+    assert asyncio.run(main()) == 1
+
+
+def test_many_tasks_wait_in_one_loop():
+    async def main():
+        tasks = [asyncio.create_task(versions.following("x", 0)) for _ in range(20)]
+        await asleep(len(tasks))
+        in_another_process(lambda: shm.publish("x"))
+        return await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+    assert asyncio.run(main()) == [1] * 20
+    assert (wakeups._waiters, wakeups._watches) == (set(), {})
+
+
+def test_what_is_attached_so_that_it_cannot_have_changed_is_not_published():
+    shm.create("x", shape=3)
+    for mode, how in (("r", "read only"), ("c", "with private changes")):
+
+        def work(connection, mode=mode):
+            x = shm.attach("x", mode)
+            for refused in (lambda: shm.publish(x), lambda: shm.publish("x"), lambda: shm.writing(x)):
+                try:
+                    refused()
+                except PermissionError as error:
+                    connection.send(str(error))
+            with shm.lock(x):
+                connection.send("locked")
+
+        with Child(work) as child:
+            for _ in range(3):
+                assert how in child.hear()
+            assert child.hear() == "locked"
+
+
+def test_the_listing_knows_the_version_without_making_a_sync_file(shm_dir):
+    shm.create("x", shape=3)
+    assert files.peek("x") == (0, None)
+    assert not list(shm_dir.glob(".shmk-*/sync/*"))
+    with shm.lock("x"):
+        version, who = files.peek("x")
+        assert (version, who.pid) == (0, os.getpid())
+    assert files.peek("x") == (1, None)
