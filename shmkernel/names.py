@@ -153,7 +153,7 @@ def prepare() -> str:
             "Have its owner remove it, or choose another folder with SHMKERNEL_DIR"
         )
         raise RefusedError(message, path=root, owner=found.st_uid)
-    for part in ("sessions", "records", "pending", "sync"):
+    for part in ("sessions", "records", "pending", "dicts", "sync"):
         os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
     _prepared.add(root)
     return root

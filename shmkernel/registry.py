@@ -303,7 +303,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                     continue
                 if found and fd >= 0:
                     claimed.append(fd)
-                    over.append((found, os.fstat(fd).st_size))
+                    over.append((found, size(os.fstat(fd))))
                 if len(claimed) > _CLAIMED:
                     os.close(claimed.pop(0))
                 if dry_run:
@@ -318,6 +318,31 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
         for fd in claimed:
             os.close(fd)
     return over
+
+
+def house(fd: int, file: str) -> str:
+    """Make the folder that a store has to itself, and link the nameless file there; return its path."""
+    home = names.runtime("dicts", str(os.fstat(fd).st_ino))
+    with locked():  # a sweep takes a folder without its file for one left by a maker that died
+        os.mkdir(home, 0o700)
+        memory.link(fd, f"{home}/{file}")
+    return home
+
+
+def abandon(inode: int) -> None:
+    """Forget a segment that was made and will not be published; does nothing to one that was."""
+    if os.path.isdir(names.runtime("dicts", str(inode))):
+        with locked():
+            if record(inode) is None:
+                _raze(inode)
+
+
+def size(found: os.stat_result) -> int:
+    """Return how many bytes a segment takes: with all that lies in its folder, if it has one."""
+    if found.st_nlink > 1 or found.st_blocks * 512 < found.st_size:
+        with contextlib.suppress(FileNotFoundError), os.scandir(names.runtime("dicts", str(found.st_ino))) as inside:
+            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in inside)
+    return found.st_size
 
 
 def put(new: Record) -> None:
@@ -389,6 +414,15 @@ def _remove(held: Record) -> None:
 def _drop(inode: int) -> None:
     _gone(names.runtime("records", str(inode)))
     _gone(names.runtime("pending", str(inode)))
+    _raze(inode)
+
+
+def _raze(inode: int) -> None:
+    """Remove the folder that a store has to itself: in one step for those who are about to open it."""
+    gone = names.runtime("pending", f"{inode}.store")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(names.runtime("dicts", str(inode)), gone)
+        _gone(gone)
 
 
 def _tidy() -> None:
@@ -398,8 +432,34 @@ def _tidy() -> None:
             _gone(names.runtime("sessions", id_))
     for entry in os.listdir(names.runtime("pending")):
         _gone(names.runtime("pending", entry))
+    for entry in os.listdir(names.runtime("dicts")):
+        if not os.path.exists(names.runtime("records", entry)) and not _busy(names.runtime("dicts", entry)):
+            _raze(int(entry))
+
+
+def _busy(folder: str) -> bool:
+    """Say whether somebody is about to give this store a name: its maker holds it as those do who have it attached.
+
+    Nothing else in the folder may be opened: to close it again could drop locks that this process holds.
+    """
+    for entry in os.scandir(folder):
+        if entry.inode() == int(os.path.basename(folder)):
+            fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(fd)
+    return False
 
 
 def _gone(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        for entry in os.listdir(path):
+            os.unlink(f"{path}/{entry}")
+        os.rmdir(path)

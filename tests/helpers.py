@@ -30,7 +30,7 @@ def until(condition, what):
 
 def left(folder):
     """List all that lies in a folder of segments, beyond what its first session makes for good."""
-    for_good = {"sessions", "records", "pending", "sync", "names.lock"}
+    for_good = {"sessions", "records", "pending", "dicts", "sync", "names.lock"}
     return sorted(
         str(path.relative_to(folder))
         for path in Path(folder).rglob("*")

@@ -8,7 +8,7 @@ group ``shmkernel.kinds``.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 from shmkernel.errors import ArgumentError, UnsupportedError
 
@@ -26,6 +26,7 @@ class Plan(NamedTuple):
     size: int
     pieces: Callable[[], Iterator[memoryview]]
     sparse: bool = False
+    build: Callable[[str, int, Callable[[int], None]], None] | None = None  # a Keeper's: folder, its file, progress
 
 
 class Description(NamedTuple):
@@ -72,15 +73,40 @@ class Kind(Protocol):
         """Say what a segment of `size` bytes that begins with `head` holds; ValueError if it is damaged."""
 
 
+class Keeper(Kind, Protocol):
+    """A kind whose segments are used through a library, which needs a folder to itself.
+
+    The segment's file lies in the folder as `file`, and its plan has `build`, which writes it and what it needs beside
+    it. The segment's name is another link to the file; the folder goes with the name.
+    """
+
+    file: str
+    suffixes: tuple[str, ...]  # of the files that `load` reads
+
+    def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> Any:  # noqa: ANN401
+        """Return what is handed out, which keeps the mapping alive; errors are those of `open`.
+
+        The mapping is of the file's first bytes, and says that it is attached.
+        """
+
+    def save(self, value: Any, path: str) -> Iterator[bytes]:  # noqa: ANN401
+        """Write the content as a file for this path, in pieces."""
+
+
+def keeps(kind: Kind) -> TypeGuard[Keeper]:
+    """Say whether the kind's segments have a folder each."""
+    return hasattr(kind, "connect")
+
+
 _PIECE = 16 << 20  # bytes read between two looks at Ctrl-C and the progress bar
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 
 @functools.cache
 def _ours() -> dict[str, Kind]:
-    from shmkernel.kinds import array, lists, raw  # noqa: PLC0415  with numpy, which faces do without until here
+    from shmkernel.kinds import array, dicts, lists, raw  # noqa: PLC0415  with numpy, which faces do without until here
 
-    return {kind.name: kind for kind in (array.KIND, lists.KIND, raw.KIND)}
+    return {kind.name: kind for kind in (array.KIND, lists.KIND, raw.KIND, dicts.KIND)}
 
 
 @functools.cache
@@ -140,6 +166,11 @@ def read(path: str, offset: int, size: int) -> Iterator[memoryview]:
                 raise OSError(f"{path} became shorter while it was read")
             yield room[:count]
             size -= count
+
+
+def for_path(path: str) -> Kind | None:
+    """Return the kind that keeps its values in files named like this."""
+    return _first(lambda kind: keeps(kind) and path.endswith(kind.suffixes))
 
 
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:

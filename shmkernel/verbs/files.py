@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds, memory, names, registry
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.progress import Progress
 from shmkernel.verbs import life
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PIECE = 16 << 20
 
 
 def save(name: str, path: str | os.PathLike[str]) -> None:
-    """Write a segment to a file; for an array a ``.npy`` file, under exactly that path.
+    """Write a segment to a file, under exactly that path: an array as ``.npy``.
+
+    A dict is written as JSON if the path ends in ``.json``, else as MessagePack; `load` tells them by ``.json`` and
+    ``.msgpack``.
 
     The file appears, or replaces an older one, when it is whole.
 
@@ -34,11 +40,11 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     fd, found = memory.attach(names.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # another thread may save to the same file
     try:
-        with open(part, "xb", buffering=0) as file, Progress(name, found.st_size) as progress:
-            done = 0
-            while done < found.st_size and (sent := os.sendfile(file.fileno(), fd, done, _PIECE)):
-                done += sent
-                progress(sent)
+        with open(part, "xb") as file:
+            if pieces := _pieces(name, found, target):
+                file.writelines(pieces)
+            else:
+                _send(fd, found.st_size, file.fileno(), name)
         os.replace(part, target)
     except OSError as error:
         raise _failed(name, target, error) from None
@@ -74,13 +80,28 @@ def load(
     source = _path(name, path)
     try:
         with open(source, "rb") as file:
-            guess = kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
+            guess = kinds.for_path(source) or kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
         reader = kinds.named(kind) if kind else guess
         plan = reader.load(name, source)
         (shared,) = life.publish([life.make(name, reader, plan, mode, lifetime, replace)], replace)
     except OSError as error:
         raise _failed(name, source, error) from None
     return shared
+
+
+def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | None:
+    """Return the content of a segment whose own file is none to keep, in a form that is."""
+    record = registry.of(found)
+    kind = kinds.named(record.kind) if record else None
+    return kind.save(life.attach(name, "r"), target) if kind and kinds.keeps(kind) else None
+
+
+def _send(fd: int, size: int, to: int, name: str) -> None:
+    with Progress(name, size) as progress:
+        done = 0
+        while done < size and (sent := os.sendfile(to, fd, done, _PIECE)):
+            done += sent
+            progress(sent)
 
 
 def _path(name: str, path: str | os.PathLike[str]) -> str:

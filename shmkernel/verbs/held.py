@@ -105,7 +105,7 @@ def _held(
 ) -> Held:
     held = Held(mapping, _let_go)
     held.key = (found.st_dev, found.st_ino, mode)
-    held.name, held.kind, held.size, held.value = name, kind, found.st_size, weakref.ref(value)
+    held.name, held.kind, held.size, held.value = name, kind, registry.size(found), weakref.ref(value)
     held.record, held.path = record, path
     held.last_unlinks = record is not None and record.lifetime == "attached"
     return held
@@ -140,6 +140,14 @@ def _send_by_reference() -> None:
     from shmkernel.verbs import transfer  # noqa: PLC0415  it brings numpy, without which much of the command line works
 
     transfer.register()
+
+
+@functools.cache
+def send_by_name(kind: type[object]) -> None:
+    """Have objects of this type sent to other processes as the names they are attached by."""
+    from shmkernel.verbs import transfer  # noqa: PLC0415  as above
+
+    transfer.register_named(kind)
 
 
 def _let_go(held: Held, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -158,8 +158,13 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
         record = registry.of(found)
         reader = _reader(name, fd, kind or (record.kind if record else None))
         try:
-            mapping = memory.map_(fd, found.st_size, mode)
-            value = reader.open(mapping, path, mode)
+            mapping, value = _open(reader, fd, found, path, name, mode)
+        except NotFoundError:  # the folder of a store went, and with it the name
+            if registry.inode_at(name) == found.st_ino:
+                raise damaged(name, "the folder of its store is gone") from None
+            return attach(name, mode, kind)
+        except ArgumentError:
+            raise
         except ValueError as error:  # an empty file cannot even be mapped
             raise damaged(name, error if found.st_size else "the file is empty") from None
     finally:
@@ -315,14 +320,17 @@ def make(
                 os.ftruncate(fd, plan.size)
             else:
                 with Progress(name, plan.size) as progress:
-                    memory.fill(fd, plan.size, plan.pieces(), name, progress)
+                    if plan.build and kinds.keeps(kind):
+                        plan.build(registry.house(fd, kind.file), fd, progress)
+                    else:
+                        memory.fill(fd, plan.size, plan.pieces(), name, progress)
             found = os.fstat(fd)
-            mapping = memory.map_(fd, plan.size, mode)
-            shared = kind.open(mapping, path, mode)
+            mapping, shared = _open(kind, fd, found, path, name, mode)
             record = registry.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
             given = held.put(mapping, shared, found, mode, record, path, name, kind.name)
             return Draft(fd, record, given, mode, found)
         except BaseException:
+            registry.abandon(os.fstat(fd).st_ino)
             os.close(fd)
             raise
 
@@ -332,15 +340,38 @@ def publish(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
     try:
         with _room_for(drafts[0].record.name):
             registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
+    except BaseException:
+        for one in drafts:
+            registry.abandon(one.record.inode)
+        raise
     finally:
-        discard(drafts)
+        for one in drafts:
+            os.close(one.fd)
     return [one.value for one in drafts]
 
 
 def discard(drafts: Sequence[Draft]) -> None:
     """Give up drafts that will not be published."""
     for one in drafts:
+        registry.abandon(one.record.inode)
         os.close(one.fd)
+
+
+def _open(
+    kind: kinds.Kind, fd: int, found: os.stat_result, path: str, name: str, mode: str
+) -> tuple[mmap.mmap, object]:
+    """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
+    if not kinds.keeps(kind):
+        mapping = memory.map_(fd, found.st_size, mode)
+        return mapping, kind.open(mapping, path, mode)
+    mapping = memory.map_(fd, min(found.st_size, kinds.HEAD), "r")
+    value = kind.connect(mapping, _home(found), name, mode)
+    held.send_by_name(value.__class__)
+    return mapping, value
+
+
+def _home(found: os.stat_result) -> str:
+    return names.runtime("dicts", str(found.st_ino))
 
 
 def check(name: str, mode: str, lifetime: str, replace: Replace) -> None:

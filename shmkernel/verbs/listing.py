@@ -143,7 +143,7 @@ def _row(
         with registry.locked():
             elsewhere = registry.in_use(name)
     return Info(
-        name=name, kind=kind, type=what.text, size=found.st_size,
+        name=name, kind=kind, type=what.text, size=registry.size(found),
         owner=record.label if record else "another program",
         owner_alive=bool(record and sessions.alive(record.owner)),
         owner_pid=owner.pid if owner else None, mine=bool(record and mine and record.owner == mine.id),

@@ -34,6 +34,31 @@ def register() -> None:
             module.register(np.ndarray, reduce)
 
 
+def register_named(kind: type) -> None:
+    """Teach them to send an object of this type as the name it is attached by."""
+    ForkingPickler.register(kind, reduce_named)
+    for name in _LOKY:
+        if module := sys.modules.get(name):
+            module.register(kind, reduce_named)
+
+
+def reduce_named(value: object) -> Any:  # noqa: ANN401
+    """Reduce what was handed out to its name, or to its values if that leads elsewhere now."""
+    one = next((one for one in held.everything() if one.value() is value), None)
+    if one is None or registry.inode_at(one.name) != one.key[1]:
+        return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+    return rebuild_named, (one.name, one.key[1], one.key[2])
+
+
+def rebuild_named(name: str, inode: int, mode: str) -> Any:  # noqa: ANN401
+    """Attach in the receiving process."""
+    value = life.attach(name, mode)
+    if not any(one.key[1] == inode and one.value() is value for one in held.everything()):
+        message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
+        raise NotFoundError(message, name=name)
+    return value
+
+
 def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
     """Reduce a view of a segment to where it lies, anything else to its values."""
     mapping: Any = array

@@ -1,0 +1,19 @@
+"""A mapping in an LMDB file: its keys and values as bytes, the file, and the object over it.
+
+LMDB (https://www.symas.com/lmdb) is a B+ tree in one file that processes map. A writer copies the pages it
+changes and names the new root last, so readers never wait and a writer that dies leaves nothing half-done. The
+one tree of a store holds, so that any binding of LMDB reads it:
+
+    key                       value, in MessagePack
+    the key (keys.py)         [number, value]      (values.py)
+    0xff, number (8 bytes)    the key again        which is the order of insertion
+
+Half of the entries are thus keys of the dict, and how many there are stands in the first page. A store lies in a
+folder of its own, `dicts/<inode>/` in the runtime folder, for LMDB finds its lock file by path: a store that is
+renamed over another's name must not meet the other's lock. The public name is a hard link to it. The folder goes
+with the name, in one step; a process that has the store open goes on with it.
+
+    dicts/<inode>/data.mdb    the store
+    dicts/<inode>/lock.mdb    LMDB's readers and its mutex
+    dicts/<inode>/<id>.npy    a large array, referred to by a value
+"""

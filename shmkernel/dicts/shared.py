@@ -1,0 +1,396 @@
+"""The mapping that every kernel shares."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import lmdb
+import numpy as np
+
+from shmkernel.dicts import entries, keys, store, values
+from shmkernel.dicts.access import FROZEN, LONGEST, MISSING, Access, GoneError, items, known, only_keys
+from shmkernel.errors import ArgumentError
+
+if TYPE_CHECKING:
+    Txn = lmdb.Transaction[bytes]
+
+_FIRST, _SECOND = store.NUMBERS
+_SHOWN = 100  # items in the repr
+
+
+class SharedDict(Access, MutableMapping[Any, Any]):
+    """A dict that every kernel shares: ``shm.create("cfg", {...})`` makes one, ``shm.attach("cfg")`` gives it.
+
+    It has a dict's methods, errors and order. Keys are texts, numbers, bytes, None and tuples of these; values are
+    those and lists, tuples, sets and dicts, dates and times, Decimal, UUID, numpy scalars and arrays. What cannot be
+    stored raises a TypeError that says where it is; nothing is ever pickled.
+
+    Each operation is one step for all kernels, and several can be made one (`transaction`, `increment`,
+    `compare_and_set`). A loop over it reads on where it was, so what others change meanwhile may or may not be seen;
+    `to_dict` is a snapshot.
+
+    A list, dict or small array that is read is a copy: changing it changes nothing here. Store it again, in a
+    `transaction` if others write too. An array of 1 MiB or more is not copied: it is attached, and its elements are
+    everybody's.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> cfg = shm.create("cfg", {"rate": 0.1, "layers": [64, 64]})
+    >>> cfg["rate"] = 0.2
+    >>> cfg
+    {'rate': 0.2, 'layers': [64, 64]}
+    >>> cfg["layers"].append(10)     # a copy of the list
+    >>> with cfg.transaction():      # the way that writes
+    ...     cfg["layers"] += [10]
+    >>> cfg["layers"]
+    [64, 64, 10]
+    >>> shm.unlink("cfg")
+    """
+
+    __slots__ = ()
+
+    # Reading
+
+    def __getitem__(self, key: object) -> Any:  # noqa: ANN401
+        opened = self._store
+        words, cache = opened.words, opened.cache
+        if words[_FIRST] + words[_SECOND] == cache.tag:
+            try:
+                return cache.values[key]
+            except KeyError:
+                pass
+        value = self._get(key)
+        if value is MISSING:
+            raise KeyError(key)
+        return value
+
+    def get(self, key: object, default: Any = None) -> Any:  # noqa: ANN401
+        """Return the value of the key, or `default`."""
+        opened = self._store
+        words, cache = opened.words, opened.cache
+        if words[_FIRST] + words[_SECOND] == cache.tag:
+            try:
+                return cache.values[key]
+            except KeyError:
+                pass
+        value = self._get(key)
+        return default if value is MISSING else value
+
+    def __contains__(self, key: object) -> bool:
+        raw = known(key)
+        if raw is None:
+            return False
+        with self._reading() as txn:
+            return txn.get(raw) is not None
+
+    def __len__(self) -> int:
+        opened = self._store
+        if opened.owner == get_ident() and opened.txn:
+            return opened.txn.stat()["entries"] // 2
+        return store.count(opened.words)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._each(only_keys)
+
+    def __reversed__(self) -> Iterator[Any]:
+        return self._each(only_keys, backwards=True)
+
+    def keys(self) -> KeysView[Any]:
+        """Return a view of the keys."""
+        return SharedKeys(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Return a view of the values."""
+        return SharedValues(self)
+
+    def items(self) -> ItemsView[Any, Any]:
+        """Return a view of the pairs of key and value."""
+        return SharedItems(self)
+
+    def to_dict(self) -> dict[Any, Any]:
+        """Return a plain dict of what is stored now: a snapshot, even while others write.
+
+        Examples
+        --------
+        >>> import shmkernel as shm
+        >>> shm.create("cfg", {"a": [1]}).to_dict()
+        {'a': [1]}
+        >>> shm.unlink("cfg")
+        """
+        while True:
+            with self._reading() as txn:
+                keys_, values_ = items(txn, entries.walk(txn, None, None))
+            with contextlib.suppress(GoneError):  # replaced since: then there is a newer snapshot
+                return dict(zip(keys_, map(self._whole, values_), strict=True))
+
+    copy = to_dict
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self.to_dict() == (other.to_dict() if isinstance(other, SharedDict) else dict(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __or__(self, other: object) -> dict[Any, Any]:
+        return self.to_dict() | dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: object) -> dict[Any, Any]:
+        return dict(other) | self.to_dict() if isinstance(other, Mapping) else NotImplemented
+
+    def __repr__(self) -> str:
+        shown = [f"{key!r}: {value!r}" for key, value in itertools.islice(self.items(), _SHOWN)]
+        more = len(self) - len(shown)
+        return f"{{{', '.join(shown)}{f', ... {more} more' if more > 0 else ''}}}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.to_dict(),)  # a pickle on disk must not hold a name that dies with a kernel
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change, by whatever process."""
+        words = self._store.words
+        return max(words[_FIRST], words[_SECOND])
+
+    # Writing
+
+    def __setitem__(self, key: object, value: object) -> None:
+        ready, opened = self._ready(key, value), self._store
+        if opened.owner == get_ident() or ready.file:
+            self._change(lambda txn: self._put(txn, ready), ready)
+            return
+        txn = opened.writing()
+        try:  # `_change`, without the time it takes
+            self._put(txn, ready)
+            number = txn.id()
+            opened.commit(txn)
+        except lmdb.Error as error:
+            opened.abort(txn)
+            raise opened.failure(error) from None
+        except BaseException:
+            opened.abort(txn)
+            raise
+        with self._guard:
+            cache = opened.cache
+            if cache.tag == 2 * number - 3:  # nobody else wrote since: the other values hold
+                if type(value) in FROZEN and len(ready.data) <= LONGEST:
+                    cache.values[key] = value
+                else:
+                    cache.values.pop(key, None)
+                cache.tag = 2 * number - 1
+
+    def __delitem__(self, key: object) -> None:
+        raw = known(key)
+        if raw is None or not self._change(lambda txn: self._delete(txn, raw)):
+            raise KeyError(key)
+
+    def pop(self, key: object, default: Any = MISSING) -> Any:  # noqa: ANN401
+        """Remove the key and return its value; without such a key return `default`, or raise KeyError."""
+        raw = known(key)
+
+        def step(txn: Txn) -> Any:  # noqa: ANN401
+            if raw is None or (entry := txn.get(raw)) is None:
+                return MISSING
+            value = self._whole(entries.value_of(entry))
+            self._delete(txn, raw)
+            return value
+
+        value = self._change(step)
+        if value is MISSING and default is MISSING:
+            raise KeyError(key)
+        return default if value is MISSING else value
+
+    def popitem(self) -> tuple[Any, Any]:
+        """Remove the pair that was inserted last, and return it."""
+
+        def step(txn: Txn) -> tuple[Any, Any]:
+            found = entries.walk(txn, None, 1, backwards=True)
+            if not found:
+                raise KeyError("popitem(): dictionary is empty")
+            raw, key = entries.key_of(found[0][1])
+            pair = key, self._whole(*entries.read(txn, [raw]))
+            self._delete(txn, raw)
+            return pair
+
+        return self._change(step)
+
+    def setdefault(self, key: object, default: Any = None) -> Any:  # noqa: ANN401
+        """Return the value of the key, which is `default` from now on if there was none."""
+        ready = self._ready(key, default)
+
+        def step(txn: Txn) -> Any:  # noqa: ANN401
+            entry = txn.get(ready.raw)
+            if entry is not None:
+                return self._whole(entries.value_of(entry))
+            self._put(txn, ready)
+            return default
+
+        return self._change(step, ready)
+
+    def update(self, other: Any = (), /, **more: Any) -> None:  # noqa: ANN401
+        """Take over all pairs of a mapping or iterable, and keyword arguments, in one step."""
+        content = other.to_dict() if isinstance(other, SharedDict) else dict(other)
+        ready = [self._ready(key, value) for key, value in (content | more).items()]
+
+        def step(txn: Txn) -> None:
+            for one in ready:
+                self._put(txn, one)
+
+        self._change(step, *ready)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # noqa: ANN401  | gives a plain dict
+        self.update(other)
+        return self
+
+    def clear(self) -> None:
+        """Remove everything."""
+
+        def step(txn: Txn) -> None:
+            opened = self._store
+            if opened.has_files():
+                found = (entry for key, entry in txn.cursor() if key[0] != keys.ORDER and entries.is_file(entry))
+                opened.doomed += [f"{entries.value_of(entry)}.npy" for entry in found]
+            opened.clear(txn)
+
+        self._change(step)
+
+    def increment(self, key: object, by: Any = 1) -> Any:  # noqa: ANN401
+        """Add to a number in one step for all kernels, and return the sum. Without such a key it was 0.
+
+        Examples
+        --------
+        >>> import shmkernel as shm
+        >>> cfg = shm.create("cfg", {"done": 3})
+        >>> cfg.increment("done"), cfg.increment("errors", by=2)
+        (4, 2)
+        >>> shm.unlink("cfg")
+        """
+        raw, _ = self._key(key)
+
+        def step(txn: Txn) -> Any:  # noqa: ANN401
+            entry = txn.get(raw)
+            total = by if entry is None else self._whole(entries.value_of(entry)) + by
+            self._put(txn, self._ready(key, total))
+            return total
+
+        return self._change(step)
+
+    def compare_and_set(self, key: object, old: object, new: object) -> bool:
+        """Store `new` if the value is `old`, in one step for all kernels; say whether it was.
+
+        Examples
+        --------
+        >>> import shmkernel as shm
+        >>> cfg = shm.create("cfg", {"turn": "a"})
+        >>> cfg.compare_and_set("turn", "a", "b"), cfg.compare_and_set("turn", "a", "c")
+        (True, False)
+        >>> shm.unlink("cfg")
+        """
+        ready = self._ready(key, new)
+
+        def step(txn: Txn) -> bool:
+            entry = txn.get(ready.raw)
+            if entry is None or not _same(self._whole(entries.value_of(entry)), old):
+                return False
+            self._put(txn, ready)
+            return True
+
+        return self._change(step, ready)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """Make all that follows in the block one step for all kernels, or nothing of it if it raises.
+
+        Others read what was before until the block ends; whoever wants to write waits for that, so keep it short.
+        One inside another joins it.
+
+        Examples
+        --------
+        >>> import shmkernel as shm
+        >>> cfg = shm.create("cfg", {"from": 10, "to": 0})
+        >>> with cfg.transaction():
+        ...     cfg["from"] -= 4
+        ...     cfg["to"] += 4
+        >>> cfg
+        {'from': 6, 'to': 4}
+        >>> shm.unlink("cfg")
+        """
+        self._check_writable()
+        opened = self._store
+        if opened.owner == get_ident():
+            try:
+                yield self
+            except BaseException:
+                opened.failed = True
+                raise
+            return
+        txn = opened.writing()
+        opened.txn, opened.owner, opened.failed, opened.cache = txn, get_ident(), False, store.Cache(-1)
+        with self._undone_on_error(txn):
+            try:
+                yield self
+                if opened.txn is not txn:  # a child that was forked inside: the transaction is the parent's
+                    return
+                if opened.failed:
+                    raise ArgumentError(
+                        f"{self.name!r}: nothing of the transaction is stored, since a part of it failed"
+                    )
+            finally:
+                if opened.txn is txn:
+                    opened.txn = opened.owner = None
+            opened.commit(txn)
+
+    def _pairs(self, *, backwards: bool = False) -> Iterator[tuple[Any, Any]]:
+        for key, value in self._each(
+            lambda txn, found: list(zip(*items(txn, found), strict=True)), backwards=backwards
+        ):
+            if type(value) is values.File:
+                whole = self._get(key)
+                if whole is not MISSING:  # else it was removed since
+                    yield key, whole
+            else:
+                yield key, value
+
+
+class SharedKeys(KeysView[Any]):
+    """The keys, as they are now."""
+
+    _mapping: SharedDict
+
+    def __reversed__(self) -> Iterator[Any]:
+        return reversed(self._mapping)
+
+
+class SharedValues(ValuesView[Any]):
+    """The values, as they are now."""
+
+    _mapping: SharedDict
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping.items())
+
+    def __reversed__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping._pairs(backwards=True))  # noqa: SLF001
+
+
+class SharedItems(ItemsView[Any, Any]):
+    """The pairs of key and value, as they are now."""
+
+    _mapping: SharedDict
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self._mapping._pairs()  # noqa: SLF001  the view is a part of it
+
+    def __reversed__(self) -> Iterator[tuple[Any, Any]]:
+        return self._mapping._pairs(backwards=True)  # noqa: SLF001
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return type(one) is type(other) and np.array_equal(cast("Any", one), cast("Any", other))
+    return bool(one == other)

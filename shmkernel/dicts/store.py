@@ -1,0 +1,293 @@
+"""The LMDB file under a shared dict: open it, read in it, write to it without ever being killed for it.
+
+A store through a mapping into a full memory would end the process by SIGBUS, so pages are reserved before LMDB
+writes to them: as many as the next change can need behind the last one, and 1 MiB that only deleting may use. The
+map has one size for everybody, far beyond what there is: whoever opens the file with a smaller one cuts it off
+under the others. The lock file is made here, whole, before LMDB sees it, and never opened again: closing any
+descriptor of it would drop LMDB's locks.
+
+A forked child can use nothing of this; it lets go of all, and opens the store for itself when it needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import lmdb
+
+from shmkernel import limits, memory
+from shmkernel.errors import DamagedError, FullError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAP = 64 << 30
+PAGE = mmap.PAGESIZE
+KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
+_LOCKS = 32 << 10  # bytes: 510 readers
+_STEP = 64 << 20  # the most that is reserved beyond what is needed
+_CHECKED = 16 << 20  # less is not worth a look at the machine's memory
+_BATCH = 64  # changes in one transaction between two looks at how it has grown
+_SLACK = 64  # pages for LMDB's own list of free ones
+_INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
+_MAGIC = 0xBEEFC0DE
+# Positions in the two first pages, in words of 8 bytes (MDB_meta in mdb.c); the page with the greater number counts
+_DEPTH, _BRANCHES, _LEAVES, _ENTRIES, _LAST, _NUMBER = 11, 12, 13, 15, 17, 18
+_OTHER = PAGE // 8
+NUMBERS = _NUMBER, _OTHER + _NUMBER
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_guard = threading.RLock()  # garbage collection may strike inside
+
+
+class Cache:
+    """Values that do not change, as they were after a commit. ``tag`` is the sum of both pages' numbers then."""
+
+    __slots__ = ("tag", "values")
+
+    def __init__(self, tag: int) -> None:
+        self.tag = tag
+        self.values: dict[object, object] = {}
+
+
+class Store:
+    """One LMDB file, open once in a process. ``words`` are its first two pages, as they are now."""
+
+    __slots__ = (
+        "__weakref__", "_changes", "_env", "_fd", "_known", "_long", "_reserved", "_start", "born", "cache", "doomed",
+        "failed", "home", "mapping", "name", "owner", "touched", "txn", "words",
+    )  # fmt: skip
+
+    def __init__(self, home: str, mapping: mmap.mmap, name: str) -> None:
+        self.home, self.mapping, self.name = home, mapping, name
+        self.words = memoryview(mapping).cast("Q")
+        self.owner: int | None = None  # the thread that is inside `transaction`
+        self.txn: lmdb.Transaction[bytes] | None = None
+        self.failed = self.touched = False  # what it did so far is not whole; whether it did anything
+        self.born: list[str] = []  # files that a value of this transaction refers to
+        self.doomed: list[str] = []  # files that none will refer to after it
+        self.cache = Cache(-1)
+        self._fd = -1
+        self._reserved = 0
+        self._env: lmdb.Environment | None = self._open()
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def reading(self) -> lmdb.Transaction[bytes]:
+        """Begin to read: a snapshot, until the transaction is aborted. In a transaction of this thread, that."""
+        env = self._env or self._reopen()
+        try:
+            return env.begin()
+        except lmdb.ReadersFullError:
+            env.reader_check()
+        except lmdb.Error as error:
+            if error.code not in (errno.EAGAIN, errno.EACCES):
+                raise self.failure(error) from None
+        try:
+            return env.begin()
+        except lmdb.Error:  # 510 readers, or one of the same pid in another container: wait for the writers' turn
+            return self._begin(env)
+
+    def writing(self) -> lmdb.Transaction[bytes]:
+        """Begin to write; waits until no other process does."""
+        txn = self._begin(self._env or self._reopen())
+        words = self.words
+        at = 0 if words[_NUMBER] > words[_OTHER + _NUMBER] else _OTHER
+        self._start = (words[at + _LAST] + 1, words[at + _BRANCHES] + words[at + _LEAVES], words[at + _DEPTH] >> 48)
+        self._known = self._changes = self._long = 0
+        self.born.clear()
+        self.doomed.clear()
+        return txn
+
+    def room(self, txn: lmdb.Transaction[bytes], size: int, kept: int = KEPT) -> None:
+        """Reserve the pages that one more change of the transaction can need, with a key and value of `size` bytes.
+
+        Deleting may use the kept ones: `kept` is 0 then.
+
+        Raises
+        ------
+        FullError
+            If there is no room; the transaction can go on, with less.
+        """
+        end, tree, depth = self._start
+        if size > _INLINE:
+            self._long += size // PAGE + 1
+        self._changes += 1
+        if self._changes % _BATCH == 0:
+            now = txn.stat()
+            grown = now["branch_pages"] + now["leaf_pages"] - tree
+            self._known = max(self._known, grown + min(tree, self._changes * depth))  # a page is copied once
+        end += self._known + self._changes % _BATCH * 2 * (depth + 2) + self._long + _SLACK + kept
+        if end * PAGE > self._reserved:
+            self._reserve(end * PAGE)
+
+    def fill(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write sorted entries into a store that is empty, and that nobody else has open."""
+        batch: list[tuple[bytes, bytes]] = []
+        size = 0
+        for entry in entries:
+            batch.append(entry)
+            size += len(entry[0]) + len(entry[1]) + 16
+            if size > 1 << 20:
+                self._append(batch, size)
+                batch, size = [], 0
+        self._append(batch, size)
+
+    def _append(self, batch: list[tuple[bytes, bytes]], size: int) -> None:
+        txn = self.writing()
+        try:
+            self._reserve((self._start[0] + 3 * size // PAGE + _SLACK + KEPT) * PAGE)
+            txn.cursor().putmulti(batch, append=True)
+            self.commit(txn)
+        except lmdb.Error as error:
+            raise self.failure(error) from None
+        finally:
+            txn.abort()
+
+    def commit(self, txn: lmdb.Transaction[bytes]) -> None:
+        """Make the changes of a transaction everybody's, all at once."""
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            raise self.failure(error) from None
+        remove(self.home, self.doomed)
+
+    def abort(self, txn: lmdb.Transaction[bytes]) -> None:
+        """Undo the changes of a transaction."""
+        txn.abort()
+        remove(self.home, self.born)
+
+    def has_files(self) -> bool:
+        """Say whether values may refer to files."""
+        try:
+            return len(os.listdir(self.home)) > 2  # noqa: PLR2004  the store and its lock
+        except FileNotFoundError:  # unlinked
+            return False
+
+    def clear(self, txn: lmdb.Transaction[bytes]) -> None:
+        """Remove all entries."""
+        self.room(txn, self._start[1] * 8, kept=0)  # the list of the pages that become free
+        self.touched = True
+        if self._env:
+            txn.drop(self._env.open_db(None, txn), delete=False)
+
+    def leave(self) -> None:
+        """Let go of all that was inherited through a fork."""
+        if self._env:
+            self._env.close()
+        self._env = self.txn = self.owner = None
+        self.cache = Cache(-1)
+
+    def failure(self, error: lmdb.Error) -> Exception:
+        """Say what an error of LMDB means."""
+        if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
+            what = "all 64 GiB that a dict can have" if isinstance(error, lmdb.MapFullError) else "512 MiB at once"
+            message = f"{self.name!r} would need more than {what}. Use smaller steps, or several dicts"
+            return FullError(message, name=self.name, needed=MAP, free=limits.room().free)
+        if error.code == errno.ENOENT:
+            message = f"{self.name!r} was unlinked or replaced, so this process cannot open it any more: %shm_attach it"
+            return NotFoundError(message, name=self.name, similar=[])
+        if error.code in _NO_ROOM:
+            return self._full(PAGE)
+        message = f"{self.name!r} cannot be used: {error}. Remove it: %shm_unlink {self.name}"
+        return DamagedError(message, name=self.name, why=str(error))
+
+    def _full(self, needed: int) -> FullError:
+        error = memory.full(self.name, needed, limits.room().free)
+        message = f"{error.message}. Delete keys, or free some with %shm_unlink; nothing was changed"
+        return FullError(message, name=self.name, **error.facts)
+
+    def _begin(self, env: lmdb.Environment) -> lmdb.Transaction[bytes]:
+        try:
+            return env.begin(write=True)
+        except lmdb.Error as error:
+            raise self.failure(error) from None
+
+    def _reserve(self, end: int) -> None:
+        """Reserve the file up to `end`, with some more while there is plenty."""
+        start = max(self._reserved, self._start[0] * PAGE)
+        more = min(max(end >> 3, 1 << 20), _STEP)
+        if self._env:
+            self._env.reader_check()  # what the dead still seem to read is not used again: the file would only grow
+        for wanted in (end + more, end):
+            if wanted - start < _CHECKED or limits.room().free > wanted - start:
+                try:
+                    os.posix_fallocate(self._fd, start, wanted - start)
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                else:
+                    self._reserved = wanted
+                    return
+        raise self._full(end - start)
+
+    def _open(self) -> lmdb.Environment:
+        try:
+            if self._fd < 0:
+                self._fd = os.open(f"{self.home}/data.mdb", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            env = lmdb.open(
+                self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False
+            )
+        except lmdb.Error as error:
+            raise self.failure(error) from None
+        env.reader_check()
+        return env
+
+    def _reopen(self) -> lmdb.Environment:
+        with _guard:
+            if self._env is None:
+                self._env = self._open()
+            return self._env
+
+
+def make(home: str) -> None:
+    """Make a store of the empty file in a new folder."""
+    lmdb.open(home, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False).close()  # writes its first pages
+    lock = os.open(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(lock, 0, _LOCKS)
+    finally:
+        os.close(lock)
+
+
+def connect(home: str, mapping: mmap.mmap, name: str) -> Store:
+    """Return this process's one Store of this folder."""
+    with _guard:
+        found = _stores.get(home)
+        if found is None:
+            found = _stores[home] = Store(home, mapping, name)
+        return found
+
+
+def remove(home: str, files: list[str]) -> None:
+    """Remove files beside the store."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{home}/{file}")
+    files.clear()
+
+
+def _after_fork() -> None:
+    global _guard  # noqa: PLW0603  another thread of the parent may have held it
+    _guard = threading.RLock()
+    for store in list(_stores.values()):
+        store.leave()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def count(words: memoryview) -> int:
+    """Return how many keys there are, and raise ValueError if these are not the first pages of a store."""
+    if len(words) <= _OTHER + _NUMBER or words[2] & 0xFFFFFFFF != _MAGIC or words[2] >> 32 != 1:
+        raise ValueError("its first bytes are not those of an LMDB file")
+    at = 0 if words[_NUMBER] > words[_OTHER + _NUMBER] else _OTHER
+    return int(words[at + _ENTRIES]) // 2

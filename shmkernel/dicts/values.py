@@ -1,0 +1,250 @@
+"""Values of a shared dict as MessagePack, each coming back as the type it had.
+
+MessagePack has numbers, texts, bytes, lists and maps. All else is an extension: a code, and data that is mostly
+MessagePack again. Nothing is ever pickled, and what would not come back as it is, is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import datetime as dt
+import decimal
+import functools
+import struct
+import uuid
+import zoneinfo
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import numpy as np
+from numpy.lib import format as npy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+Ext = msgspec.msgpack.Ext
+SCALARS: frozenset[type] = frozenset({str, int, float, bool, bytes, type(None)})  # what MessagePack has itself
+_SURE: frozenset[type] = SCALARS - {str, int}  # what it has of these whatever the value
+(
+    _TUPLE, _SET, _FROZENSET, _MAP, _INT, _TEXT, _COMPLEX, _DATETIME, _DATE, _TIME, _SPAN, _DECIMAL, _UUID, _SCALAR,
+    _ARRAY, _FILE,
+) = range(1, 17)  # fmt: skip
+_PARTS: dict[type, int] = {list: 0, tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
+_SMALLEST, _GREATEST = -(1 << 63), (1 << 64) - 1
+_PAIR = struct.Struct(">dd")
+
+
+class NoValueError(Exception):
+    """A value that cannot be stored: ``path`` leads to it, ``why`` says why and what to do."""
+
+    def __init__(self, value: object, why: str = "") -> None:
+        super().__init__()
+        self.type, self.why = type(value), why or _cure(value)
+        self.path: tuple[object, ...] = ()
+
+
+class File(str):
+    """A reference to an array that lies in a file of its own."""
+
+    __slots__ = ()
+
+
+def pack(value: object) -> bytes:
+    """Write a value.
+
+    Raises
+    ------
+    NoValueError
+        If it would not come back as it is.
+
+    Examples
+    --------
+    >>> unpack(pack([(1, 2), {3}, 2**70, 1j]))
+    [(1, 2), {3}, 1180591620717411303424, 1j]
+    """
+    try:
+        with contextlib.suppress(OverflowError, UnicodeEncodeError):  # large numbers and lone surrogates are rare
+            return encode(_lower(value, SCALARS))
+        return encode(_lower(value, _SURE))
+    except RecursionError:
+        raise NoValueError(value, "it is nested too deep, or contains itself") from None
+
+
+def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
+    """Read a value. A list, dict or array is a new one each time."""
+    return decode(data)
+
+
+def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401
+    make = _RAISE.get(code)
+    if make is None:
+        raise ValueError(f"it holds a value of a later version of shmkernel (extension {code})")
+    return make(data)
+
+
+encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=_raise).decode
+
+
+def _lower(value: object, sure: frozenset[type]) -> object:
+    """Return a value as MessagePack knows it: plain, or an extension. Values of the types in `sure` are plain."""
+    kind = type(value)
+    if kind in sure:
+        return value
+    if (code := _PARTS.get(kind)) is not None:
+        parts = _items(cast("Iterable[object]", value), sure)
+        return Ext(code, encode(parts)) if code else parts
+    if kind is dict:
+        return _dict(cast("Mapping[Any, object]", value), sure)
+    if make := _LOWER.get(kind):
+        return make(value)
+    if isinstance(value, np.generic):
+        return Ext(_SCALAR, encode([_describe(value, value.dtype), [], "C", value.tobytes()]))
+    raise NoValueError(value)
+
+
+def _items(value: Iterable[object], sure: frozenset[type]) -> list[object]:
+    items = list(value)
+    if not set(map(type, items)) <= sure:
+        for at, item in enumerate(items):
+            try:
+                items[at] = _lower(item, sure)
+            except NoValueError as error:
+                error.path = (at, *error.path)
+                raise
+    return items
+
+
+def _dict(value: Mapping[Any, object], sure: frozenset[type]) -> object:
+    lowered: dict[Any, object] = {}
+    for key, item in value.items():
+        try:
+            lowered[key] = _lower(item, sure)
+        except NoValueError as error:
+            error.path = (key, *error.path)
+            raise
+    if set(map(type, lowered)) <= {str} and (str in sure or all(type(_text(key)) is str for key in lowered)):
+        return lowered
+    return Ext(_MAP, encode([_items(lowered, _SURE), list(lowered.values())]))
+
+
+def _int(value: int) -> object:
+    if _SMALLEST <= value <= _GREATEST:
+        return value
+    return Ext(_INT, value.to_bytes((value.bit_length() + 8) // 8, "big", signed=True))
+
+
+def _text(value: str) -> object:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
+    return value
+
+
+def _moment(code: int) -> Callable[[Any], object]:
+    def lower(value: dt.datetime | dt.time) -> object:
+        return Ext(code, encode([value.replace(tzinfo=None).isoformat(), value.fold, _zone(value)]))
+
+    return lower
+
+
+def _zone(value: dt.datetime | dt.time) -> object:
+    zone = value.tzinfo
+    if zone is None:
+        return None
+    if type(zone) is zoneinfo.ZoneInfo and zone.key:
+        return zone.key
+    if type(zone) is not dt.timezone:
+        why = f"its time zone is a {type(zone).__name__}, and must be a zoneinfo.ZoneInfo or datetime.timezone"
+        raise NoValueError(value, why)
+    offset, name = zone.utcoffset(None), zone.tzname(None)
+    unnamed = name == dt.timezone(offset).tzname(None)
+    return [offset.days, offset.seconds, offset.microseconds, None if unnamed else name]
+
+
+def _in_zone(kind: Any, text: str, fold: int, zone: Any) -> Any:  # noqa: ANN401
+    found: dt.tzinfo | None = None
+    if isinstance(zone, str):
+        found = zoneinfo.ZoneInfo(zone)
+    elif zone is not None:
+        offset = dt.timedelta(*zone[:3])
+        found = dt.timezone(offset) if zone[3] is None else dt.timezone(offset, zone[3])
+    return kind.fromisoformat(text).replace(tzinfo=found, fold=fold)
+
+
+def _array(value: NDArray[Any]) -> object:
+    order: Any = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    return Ext(_ARRAY, encode([_describe(value, value.dtype), value.shape, order, value.tobytes(order)]))
+
+
+def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
+    return np.ndarray(tuple(shape), _dtype(text), bytearray(data), order=order)
+
+
+def _describe(value: object, dtype: np.dtype[Any]) -> str:
+    """Write a dtype as text."""
+    if dtype.hasobject or dtype.kind not in "?biufcmMSUV":
+        raise NoValueError(value, f"its dtype {dtype} holds addresses, or bytes whose meaning no file format tells")
+    descr: object = npy.dtype_to_descr(dtype)
+    text = descr if isinstance(descr, str) else repr(descr)
+    try:
+        same = _dtype(text) == dtype
+    except (ValueError, TypeError):
+        same = False
+    if not same:
+        raise NoValueError(value, f"its dtype {dtype} would come back as another")
+    return text
+
+
+@functools.lru_cache(maxsize=256)
+def _dtype(text: str) -> np.dtype[Any]:
+    descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
+    return npy.descr_to_dtype(descr)
+
+
+_LOWER: dict[type, Callable[[Any], object]] = {
+    int: _int,
+    str: _text,
+    complex: lambda value: Ext(_COMPLEX, _PAIR.pack(value.real, value.imag)),
+    dt.datetime: _moment(_DATETIME),
+    dt.date: lambda value: Ext(_DATE, value.isoformat().encode()),
+    dt.time: _moment(_TIME),
+    dt.timedelta: lambda value: Ext(_SPAN, encode([value.days, value.seconds, value.microseconds])),
+    decimal.Decimal: lambda value: Ext(_DECIMAL, str(value).encode()),
+    uuid.UUID: lambda value: Ext(_UUID, value.bytes),
+    np.ndarray: _array,
+    File: lambda value: Ext(_FILE, value.encode()),
+}
+_RAISE: dict[int, Callable[[memoryview], Any]] = {
+    _TUPLE: lambda data: tuple(decode(data)),
+    _SET: lambda data: set(decode(data)),
+    _FROZENSET: lambda data: frozenset(decode(data)),
+    _MAP: lambda data: dict(zip(*decode(data), strict=True)),
+    _INT: lambda data: int.from_bytes(data, "big", signed=True),
+    _TEXT: lambda data: bytes(data).decode("utf-8", "surrogatepass"),
+    _COMPLEX: lambda data: complex(*_PAIR.unpack(data)),
+    _DATETIME: lambda data: _in_zone(dt.datetime, *decode(data)),
+    _DATE: lambda data: dt.date.fromisoformat(bytes(data).decode()),
+    _TIME: lambda data: _in_zone(dt.time, *decode(data)),
+    _SPAN: lambda data: dt.timedelta(*decode(data)),
+    _DECIMAL: lambda data: decimal.Decimal(bytes(data).decode()),
+    _UUID: lambda data: uuid.UUID(bytes=bytes(data)),
+    _SCALAR: lambda data: _new_array(*decode(data))[()],
+    _ARRAY: lambda data: _new_array(*decode(data)),
+    _FILE: lambda data: File(bytes(data).decode()),
+}
+
+
+def _cure(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return "give its plain values: numpy.asarray(...), or .filled(...) of a masked one"
+    if hasattr(value, "to_numpy"):
+        return "give its to_numpy(), or to_dict()"
+    for plain in (bool, int, float, str, bytes, list, tuple, set, dict):
+        if isinstance(value, plain) or (plain is bytes and isinstance(value, (bytearray, memoryview))):
+            return f"give {plain.__name__}(...) of it"
+    return "give what it consists of as numbers, texts, lists and dicts"

@@ -1,0 +1,168 @@
+"""Dicts: a segment is an LMDB file, and what is handed out a mapping that every kernel shares.
+
+The file has a folder to itself; `shmkernel.dicts` says why, and what is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from shmkernel import kinds, memory
+from shmkernel.dicts import entries, store, values
+from shmkernel.dicts.access import Arrays, is_large, key_bytes, packed
+from shmkernel.dicts.shared import SharedDict
+from shmkernel.errors import ArgumentError, DamagedError, FolderError, UnsupportedError
+from shmkernel.kinds import Description, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+
+class Dict:
+    """The dict kind; see `shmkernel.kinds.Keeper`."""
+
+    name = "dict"
+    file = "data.mdb"
+    suffixes = (".json", ".msgpack")
+
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002  what others take
+        """Take mappings."""
+        return isinstance(value, Mapping)
+
+    def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
+        """Lay out a mapping, or an empty one."""
+        if given := [key for key, option in options.items() if option is not None]:
+            raise ArgumentError(f"{name!r}: a dict takes no {given[0]}", name=name)
+        if isinstance(value, SharedDict):
+            value = value.to_dict()
+        try:
+            content = dict(cast("Any", value)) if value is not None else {}
+        except (TypeError, ValueError) as error:
+            raise UnsupportedError(f"{name!r}: no dict can be made of it: {error}", name=name) from None
+        large: dict[str, Plan] = {}
+
+        def pack(key: object, one: object) -> bytes:
+            if not is_large(one):
+                return packed(name, key, one)
+            large[file := secrets.token_hex(8)] = _array().plan(name, one, {})
+            return values.pack(values.File(file))
+
+        made = entries.all_of(content, lambda key: key_bytes(name, key), pack)
+        size = sum(len(key) + len(entry) + 16 for key, entry in made) + sum(one.size for one in large.values())
+
+        def build(home: str, fd: int, progress: Callable[[int], None]) -> None:
+            store.make(home)
+            for file, one in large.items():
+                _write(home, file, one, progress)
+            store.connect(home, mmap.mmap(fd, 2 * store.PAGE, access=mmap.ACCESS_READ), name).fill(made)
+
+        return Plan(size, lambda: iter(()), build=build)
+
+    def load(self, name: str, path: str) -> Plan:
+        """Lay out the content of a JSON or MessagePack file."""
+        with open(path, "rb") as file:
+            text = file.read()
+        try:
+            found = json.loads(text) if text.lstrip()[:1] == b"{" else values.decode(text)
+            if not isinstance(found, dict):
+                raise TypeError(f"it holds a {type(found).__name__}")  # noqa: TRY301
+        except (ValueError, TypeError, RecursionError) as error:
+            what = "A dict is loaded from JSON, or from what %shm_save wrote"
+            raise DamagedError(f"{path} cannot be loaded: {error}. {what}", name=name, path=path) from None
+        return self.plan(name, found, {})
+
+    def save(self, value: SharedDict, path: str) -> Iterator[bytes]:
+        """Write a snapshot: as JSON if the path says so, else as MessagePack."""
+        content = value.to_dict()
+        if not path.endswith(".json"):
+            yield values.pack(content)
+            return
+        if wrong := [key for key, one in content.items() if type(key) is not str or not _is_json(one)]:
+            message = f"{value.name!r}: JSON would change {wrong[0]!r}: give a path that ends in .msgpack"
+            raise UnsupportedError(message, name=value.name, key=wrong[0])
+        yield json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+
+    def matches(self, head: bytes) -> bool:
+        """Say whether these are the first bytes of an LMDB file."""
+        return _count(head) is not None
+
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
+        """Refuse: a store cannot be used without its folder."""
+        raise ValueError("it was put there by another program, which alone can say where its lock file is")
+
+    def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> SharedDict:
+        """Return the mapping over the store in the folder `home`."""
+        if mode == "c":
+            message = f"{name!r}: a dict has no private changes (mode c). A copy of it: shm.attach({name!r}).to_dict()"
+            raise ArgumentError(message, name=name, mode=mode)
+        store.count(memoryview(mapping).cast("Q"))
+        return SharedDict(store.connect(home, mapping, name), mapping, mode, Arrays(_put, _attach))
+
+    def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map
+        """Say how many keys there are."""
+        found = _count(head)
+        if found is None:
+            raise ValueError("its first bytes are not those of an LMDB file")
+        return Description(f"{found} key{'s' * (found != 1)}")
+
+
+KIND = Dict()
+
+
+def _count(head: bytes) -> int | None:
+    try:
+        return store.count(memoryview(head[: len(head) // 8 * 8]).cast("Q"))
+    except ValueError:
+        return None
+
+
+def _is_json(value: object) -> bool:
+    """Say whether a value comes back from JSON as it is."""
+    kind = type(value)
+    if kind is list:
+        return all(map(_is_json, cast("list[object]", value)))
+    if kind is dict:
+        parts = cast("dict[object, object]", value)
+        return all(type(key) is str and _is_json(one) for key, one in parts.items())
+    return value is None or kind in (bool, int, str) or (kind is float and math.isfinite(cast("float", value)))
+
+
+def _array() -> kinds.Kind:
+    return kinds.named("array")
+
+
+def _put(home: str, array: NDArray[Any]) -> str:
+    """Put an array into a file of its own; return its name, or none where the folder has gone with the store's name."""
+    file = secrets.token_hex(8)
+    try:
+        _write(home, file, _array().plan("array", array, {}), lambda _: None)
+    except (FileNotFoundError, FolderError):
+        if os.path.exists(home):
+            raise
+        return ""
+    return file
+
+
+def _write(home: str, file: str, plan: Plan, progress: Callable[[int], None]) -> None:
+    fd = memory.blank(home)
+    try:
+        memory.fill(fd, plan.size, plan.pieces(), file, progress)
+        memory.link(fd, f"{home}/{file}.npy")
+    finally:
+        os.close(fd)
+
+
+def _attach(path: str, mode: str) -> NDArray[Any]:
+    fd, found = memory.attach(path, mode, os.path.basename(path))
+    try:
+        return cast("NDArray[Any]", _array().open(memory.map_(fd, found.st_size, mode), path, mode))
+    finally:
+        os.close(fd)
