@@ -189,9 +189,9 @@ def _describe(value: object, dtype: np.dtype[Any]) -> str:
     """Write a dtype as text."""
     if dtype.hasobject or dtype.kind not in "?biufcmMSUV":
         raise NoValueError(value, f"its dtype {dtype} holds addresses, or bytes whose meaning no file format tells")
-    descr: object = npy.dtype_to_descr(dtype)
-    text = descr if isinstance(descr, str) else repr(descr)
     try:
+        descr: object = npy.dtype_to_descr(dtype)
+        text = descr if isinstance(descr, str) else repr(descr)
         same = _dtype(text) == dtype
     except (ValueError, TypeError):
         same = False
