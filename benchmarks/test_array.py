@@ -17,7 +17,7 @@ import pytest
 import SharedArray
 
 import shmkernel as shm
-from shmkernel import memory, names, registry
+from shmkernel import memory, names, records, registry
 from shmkernel.kinds import array
 
 if TYPE_CHECKING:
@@ -123,6 +123,6 @@ def _segment(name: str, count: int, *, sparse: bool) -> None:
     fd = memory.blank(names.folder())
     os.write(fd, head)
     os.ftruncate(fd, len(head) + 8 * count)
-    record = registry.Record(os.fstat(fd).st_ino, name, "array", session.id, "", "session", time.time())
+    record = records.Record(os.fstat(fd).st_ino, name, "array", session.id, "", "session", time.time())
     registry.publish([(fd, record)], lambda _: False)
     os.close(fd)

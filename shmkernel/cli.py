@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shmkernel as shm
-from shmkernel import limits, memory, names, registry, render, sessions
+from shmkernel import limits, memory, names, records, registry, render, sessions
 from shmkernel.errors import ShmError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _NAME = _Argument("name", "a segment's name", {"metavar": "NAME"})
 _NAMES = _Argument("name", "names, as in: shmkernel list", {"metavar": "NAME", "nargs": "+"})
 _FILE = _Argument("file", "its path", {"metavar": "FILE"})
 _JSON = _Argument("--json", "print objects, for programs", {"action": "store_true"})
-_LIFETIME = _Argument("--lifetime", "by default keep", {"choices": registry.LIFETIMES, "default": "keep"})
+_LIFETIME = _Argument("--lifetime", "by default keep", {"choices": records.LIFETIMES, "default": "keep"})
 _DRY_RUN = _Argument("--dry-run", "only say what would be unlinked", {"action": "store_true"})
 _REPLACE = _Argument("--replace", "take the name from the segment that has it", {"action": "store_true"})
 

@@ -1,12 +1,8 @@
-"""What the operating system cannot hold about a segment, and the changes of names.
+"""The changes of names: who gets one, who keeps it, and what goes when its time is over.
 
-A segment exists if its file does. Whose it is, of what kind, and how long it lives stands in one small record,
-`records/<inode>`, written before the link and removed after the unlink: a crash between the two leaves a record
-without a segment, never a segment without a record, and sweeps drop it. A reused inode number is harmless, since
-the newcomer's record is written anew.
-
-Every change of names happens under `names.lock`, a short flock: with it, "compare, then unlink" cannot hit the
-segment that took the name in between. To replace is to link under a hidden name, then to rename over.
+A segment exists if its file does; what the file cannot say stands in its record. Every change happens under
+`names.lock`, a short flock: with it, "compare, then unlink" cannot hit the segment that took the name in between. To
+replace is to link under a hidden name, then to rename over.
 
     publish   names.lock -> is the name free? -> record -> link (or link and rename) -> the old record goes
     sweep     names.lock -> each record: does its owner live, does it lead to its segment? -> unlink -> record goes
@@ -16,59 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from shmkernel import memory, names, sessions
+from shmkernel import memory, names, records, sessions
 from shmkernel.errors import RefusedError, TakenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-LIFETIMES = ("session", "attached", "keep")
-_known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: when the segment changed, its record
-_KNOWN = 4096
+    from shmkernel.records import Record
+
 _CLAIMED = 16  # descriptors at a time: a process may have as few as 256
 _thread = threading.local()
 _locks: set[int] = set()
-
-
-class Record(NamedTuple):
-    """What is known of one segment beyond its file. ``owner`` is a session's id, ``label`` its notebook."""
-
-    inode: int
-    name: str
-    kind: str
-    owner: str
-    label: str
-    lifetime: str
-    created: float
-
-
-def encode(record: Record) -> bytes:
-    """Write a record as the text of its file."""
-    return json.dumps(record._asdict()).encode()
-
-
-def parse(text: bytes) -> Record | None:
-    """Read a record's file; fields of a later version are passed over.
-
-    Examples
-    --------
-    >>> record = Record(7, "x", "array", "1f", "plot.ipynb", "session", 0.0)
-    >>> parse(encode(record)) == record
-    True
-    """
-    try:
-        fields = json.loads(text)
-        found = Record(**{key: fields[key] for key in Record._fields})
-        names.path_of(found.name)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return found
 
 
 def begin() -> sessions.Session:
@@ -77,46 +36,6 @@ def begin() -> sessions.Session:
     if new:
         sweep()
     return session
-
-
-def of(segment: os.stat_result) -> Record | None:
-    """Return the record of an open segment, read once: whoever changes it moves the segment's ctime."""
-    known = _known.get((segment.st_dev, segment.st_ino))
-    if known and known[0] == segment.st_ctime_ns:
-        return known[1]
-    found = record(segment.st_ino)
-    if found:
-        if len(_known) >= _KNOWN:
-            _known.clear()
-        _known[segment.st_dev, segment.st_ino] = segment.st_ctime_ns, found
-    return found
-
-
-def record(inode: int) -> Record | None:
-    """Return the record of the segment with this inode; a file without one came from another program."""
-    return _read(str(inode))
-
-
-def _read(entry: str) -> Record | None:
-    try:
-        with open(names.runtime("records", entry), "rb") as file:
-            found = parse(file.read())
-    except FileNotFoundError:
-        return None
-    return found if found and str(found.inode) == entry else None
-
-
-def records() -> Iterator[Record]:
-    """Yield all records, also of segments that are about to appear or to go."""
-    for entry in os.listdir(f"{names.prepare()}/records"):
-        if found := _read(entry):
-            yield found
-
-
-def change(new: Record) -> None:
-    """Replace the record of a segment that has its name. Call it with names locked."""
-    put(new)
-    os.chmod(names.path_of(new.name), 0o600)  # nothing but its ctime, for those who have read the old record
 
 
 def inode_at(name: str) -> int | None:
@@ -191,7 +110,7 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
         return None
     if stat.S_ISDIR(os.lstat(names.path_of(name)).st_mode):
         raise RefusedError(f"{name!r} cannot be replaced: {names.path_of(name)} is a directory", name=name)
-    held = record(inode)
+    held = records.read(inode)
     if may_replace(held) or (held and ended(held)):
         return inode
     whose = "by a file of another program"
@@ -223,7 +142,7 @@ def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record 
         renamed = [(fd, new, replaced) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is not None]
         try:  # all that can fail comes before the first value is replaced
             for _, new in drafts:
-                put(new)
+                records.put(new)
             for fd, new, _ in renamed:
                 memory.link(fd, names.runtime("pending", str(new.inode)))
             for fd, new in fresh:
@@ -247,7 +166,7 @@ def unlink(name: str) -> Record | None:
         inode = inode_at(name)
         if inode is None:
             raise memory.missing(name)
-        held = record(inode)
+        held = records.read(inode)
         try:
             os.unlink(names.path_of(name))
         except OSError as error:
@@ -259,7 +178,7 @@ def unlink(name: str) -> Record | None:
 
 def unlink_unused(inode: int) -> None:
     """Unlink a segment of lifetime ``attached`` if its last user has gone; for whoever lets go of one."""
-    held = record(inode)
+    held = records.read(inode)
     if held and held.lifetime == "attached":
         if getattr(_thread, "locked", False):  # garbage collection struck while this thread changes names
             vars(_thread).setdefault("late", []).append(inode)
@@ -270,7 +189,7 @@ def unlink_unused(inode: int) -> None:
 
 def _clear(inode: int) -> None:
     """Unlink a segment whose lifetime is over. Call it with names locked."""
-    held = record(inode)
+    held = records.read(inode)
     if held and inode_at(held.name) == inode:
         with contextlib.suppress(FileNotFoundError):
             fd = _claim(held)
@@ -292,7 +211,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
     try:
         with locked():
             for entry in os.listdir(names.runtime("records")):
-                found = _read(entry)
+                found = records.read(entry)
                 try:
                     fd = _claim(found) if found and inode_at(found.name) == found.inode else -1
                 except FileNotFoundError:  # another program has just removed the file
@@ -333,7 +252,7 @@ def abandon(inode: int) -> None:
     """Forget a segment that was made and will not be published; does nothing to one that was."""
     if os.path.isdir(names.runtime("dicts", str(inode))):
         with locked():
-            if record(inode) is None:
+            if records.read(inode) is None:
                 _raze(inode)
 
 
@@ -343,18 +262,6 @@ def size(found: os.stat_result) -> int:
         with contextlib.suppress(FileNotFoundError), os.scandir(names.runtime("dicts", str(found.st_ino))) as inside:
             return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in inside)
     return found.st_size
-
-
-def put(new: Record) -> None:
-    """Write a record, in one step for those who read it. Call it with names locked."""
-    fresh = names.runtime("pending", f"{new.inode}.record")
-    try:
-        with open(fresh, "wb") as file:
-            file.write(encode(new))
-        os.rename(fresh, names.runtime("records", str(new.inode)))
-    except BaseException:
-        _gone(fresh)
-        raise
 
 
 def holders() -> dict[tuple[int, int], list[int]]:

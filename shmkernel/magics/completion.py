@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
-from shmkernel import names, registry
+from shmkernel import names, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"(?:^\s*%{0,2}|[\s=]%{1,2})(shm_[a-z]+)\s(.*)$")
 _VALUES = {
     "--mode": ("r+", "r", "c"),
-    "--lifetime": registry.LIFETIMES,
+    "--lifetime": records.LIFETIMES,
     "--order": ("C", "F"),
     "--kind": ("array", "list", "raw"),
     "--dtype": ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]"),

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import shmkernel as shm
-from shmkernel import kinds, names, registry, render
+from shmkernel import kinds, names, records, registry, render
 from shmkernel.errors import ArgumentError
 from shmkernel.magics import variables
 from shmkernel.magics.parsing import evaluate, lengths, literal, number, size
-from shmkernel.verbs import life
+from shmkernel.verbs import drafts
 
 if TYPE_CHECKING:
     import argparse
@@ -48,7 +48,7 @@ class _Terms(NamedTuple):
 
     mode: str
     lifetime: str
-    replace: life.Replace
+    replace: drafts.Replace
 
 
 def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
@@ -70,7 +70,7 @@ def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share the content of a file."""
     (name,) = args.names
     terms = _terms(magics, args)
-    life.check(name, *terms)
+    drafts.check(name, *terms)
     if not args.overwrite:
         variables.check_free(magics.space, name, name, "Use another NAME, or --overwrite to replace it")
     before = _earlier(name)
@@ -125,7 +125,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
         variables.check_free(magics.space, name, name, cure)
     if _is_done(args, name, value):
         return _Wish(name, value)
-    life.check(name, *terms)
+    drafts.check(name, *terms)
     options = {
         "shape": lengths(args.shape) if args.shape else None,
         "dtype": args.dtype,
@@ -174,18 +174,18 @@ def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
 
 def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
     """Make what is wished for; the wishes are consumed, since their plans hold the private copies."""
-    drafts: list[life.Draft] = []
+    made: list[drafts.Draft] = []
     try:
         while wishes:
             name, _, kind, plan, *_ = wishes.pop(0)
             if kind and plan:
-                drafts.append(life.make(name, kind, plan, *terms))
+                made.append(drafts.make(name, kind, plan, *terms))
     except BaseException:
-        life.discard(drafts)
-        drafts.clear()  # an interrupt's traceback keeps this frame
+        drafts.discard(made)
+        made.clear()  # an interrupt's traceback keeps this frame
         raise
-    values = life.publish(drafts, terms.replace) if drafts else []
-    return dict(zip([one.record.name for one in drafts], values, strict=True))
+    values = drafts.publish(made, terms.replace) if made else []
+    return dict(zip([one.record.name for one in made], values, strict=True))
 
 
 def _made(magics: ShmMagics, args: argparse.Namespace, wish: _Wish) -> str:
@@ -222,7 +222,7 @@ def _earlier(name: str) -> str:
     if inode is None:
         return ""
     with contextlib.suppress(shm.ShmError), registry.locked():
-        record = registry.record(inode)
+        record = records.read(inode)
         if record and registry.ended(record):
             return ""
     one = shm.info(name)

@@ -7,10 +7,10 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel import memory, names, registry, sessions
+from shmkernel import memory, names, records, registry, sessions
 from shmkernel.errors import ArgumentError, NotFoundError, TakenError
 from shmkernel.kinds import Kind, Plan, raw
-from shmkernel.verbs import held, life
+from shmkernel.verbs import drafts, held, life
 
 if TYPE_CHECKING:
     import mmap
@@ -132,10 +132,10 @@ class SharedMemory:
             self._name = posix
             value = view(mapping, path, "r+")
         except ValueError as error:
-            raise life.damaged(name, error if found.st_size else "the file is empty") from None
+            raise drafts.damaged(name, error if found.st_size else "the file is empty") from None
         finally:
             os.close(fd)
-        held.note(mapping, value, found, "r+", registry.of(found), path, name, kind)
+        held.note(mapping, value, found, "r+", records.of(found), path, name, kind)
 
     def _create(self, posix: str | None, kind: Kind, plan: Plan) -> None:
         """Carry out a kind's plan; without a name under a random one."""
@@ -144,7 +144,7 @@ class SharedMemory:
             self._name = posix or _make_filename()
             name = names.called(_path(self._name))
             try:
-                life.publish([life.make(name, kind, plan, "r+", lifetime, replace=False)], replace=False)
+                drafts.publish([drafts.make(name, kind, plan, "r+", lifetime, replace=False)], replace=False)
             except TakenError:
                 self.close()
                 if posix:

@@ -7,10 +7,10 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import kinds, memory, names, registry
+from shmkernel import kinds, memory, names, records, registry
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.progress import Progress
-from shmkernel.verbs import life
+from shmkernel.verbs import drafts, life
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def load(
     kind: str | None = None,
     mode: str = "r+",
     lifetime: str = "session",
-    replace: life.Replace = False,
+    replace: drafts.Replace = False,
 ) -> Any:  # noqa: ANN401
     """Share the content of a file, a ``.npy`` file for an array, without a second copy in memory.
 
@@ -83,7 +83,7 @@ def load(
             guess = kinds.for_path(source) or kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
         reader = kinds.named(kind) if kind else guess
         plan = reader.load(name, source)
-        (shared,) = life.publish([life.make(name, reader, plan, mode, lifetime, replace)], replace)
+        (shared,) = drafts.publish([drafts.make(name, reader, plan, mode, lifetime, replace)], replace)
     except OSError as error:
         raise _failed(name, source, error) from None
     return shared
@@ -91,7 +91,7 @@ def load(
 
 def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | None:
     """Return the content of a segment whose own file is none to keep, in a form that is."""
-    record = registry.of(found)
+    record = records.of(found)
     kind = kinds.named(record.kind) if record else None
     return kind.save(life.attach(name, "r"), target) if kind and kinds.keeps(kind) else None
 

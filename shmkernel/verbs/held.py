@@ -9,7 +9,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import names, registry
+from shmkernel import names, records, registry
 
 if TYPE_CHECKING:
     import mmap
@@ -33,7 +33,7 @@ class Held(weakref.ref["mmap.mmap"]):
     last_unlinks: bool
     name: str
     path: str
-    record: registry.Record | None
+    record: records.Record | None
     size: int
     value: weakref.ref[Any]
 
@@ -49,7 +49,7 @@ def put(
     value: object,
     found: os.stat_result,
     mode: str,
-    record: registry.Record | None,
+    record: records.Record | None,
     path: str,
     name: str,
     kind: str,
@@ -73,7 +73,7 @@ def note(
     value: object,
     found: os.stat_result,
     mode: str,
-    record: registry.Record | None,
+    record: records.Record | None,
     path: str,
     name: str,
     kind: str,
@@ -98,7 +98,7 @@ def _held(
     value: object,
     found: os.stat_result,
     mode: str,
-    record: registry.Record | None,
+    record: records.Record | None,
     path: str,
     name: str,
     kind: str,

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import mmap
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from shmkernel import kinds, limits, memory, names, registry, sessions
-from shmkernel.errors import ArgumentError, DamagedError, FullError, NotFoundError
-from shmkernel.progress import Progress
-from shmkernel.verbs import held, listing
+from shmkernel import kinds, memory, names, records, registry, sessions
+from shmkernel.errors import ArgumentError, DamagedError, NotFoundError
+from shmkernel.verbs import drafts, held, listing
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterator, Sequence
-
-
-Replace = bool | Literal["own"]  # whether a segment of the name gives way: any, none, or this session's
-
-
-class Draft(NamedTuple):
-    """A segment that is whole but for its name. ``value`` is the object over it."""
-
-    fd: int
-    record: registry.Record
-    value: Any
-    mode: str
-    stat: os.stat_result
+    from collections.abc import Sequence
 
 
 def create(
@@ -104,7 +87,7 @@ def create(
     [None, None, None]
     """
     options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size}
-    (shared,) = publish([draft(name, value, options, kind, mode, lifetime, replace)], replace)
+    (shared,) = drafts.publish([drafts.draft(name, value, options, kind, mode, lifetime, replace)], replace)
     return shared
 
 
@@ -148,25 +131,25 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     memory.check_mode(mode)
     path = names.path_of(name)
     if sessions.mine() is None:  # before: with lifetime attached, this process may be the last one at once
-        with _room_for(name):
+        with drafts.room_for(name):
             registry.begin()
     fd, found = memory.attach(path, mode, name)
     try:
         given = held.get(found, mode)
         if given is not None:
             return given
-        record = registry.of(found)
+        record = records.of(found)
         reader = _reader(name, fd, kind or (record.kind if record else None))
         try:
-            mapping, value = _open(reader, fd, found, path, name, mode)
+            mapping, value = drafts.open_(reader, fd, found, path, name, mode)
         except NotFoundError:  # the folder of a store went, and with it the name
             if registry.inode_at(name) == found.st_ino:
-                raise damaged(name, "the folder of its store is gone") from None
+                raise drafts.damaged(name, "the folder of its store is gone") from None
             return attach(name, mode, kind)
         except ArgumentError:
             raise
         except ValueError as error:  # an empty file cannot even be mapped
-            raise damaged(name, error if found.st_size else "the file is empty") from None
+            raise drafts.damaged(name, error if found.st_size else "the file is empty") from None
     finally:
         os.close(fd)
     return held.put(mapping, value, found, mode, record, path, name, reader.name)
@@ -246,10 +229,10 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
     'keep'
     >>> shm.unlink("x")
     """
-    _check_lifetime(lifetime)
-    with _room_for(name):
+    drafts.check_lifetime(lifetime)
+    with drafts.room_for(name):
         session = registry.begin()
-    with _room_for(name), registry.locked():
+    with drafts.room_for(name), registry.locked():
         inode = registry.inode_at(name)
         left = next((one.value() for one in held.everything() if one.name == name), None)
         if inode is None and left is None:
@@ -258,10 +241,10 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
             message = f"nobody has {name!r} attached, so with that lifetime it would be gone at once: keep, or session"
             raise ArgumentError(message, name=name, lifetime=lifetime)
         if inode is not None:
-            record = registry.record(inode) or _adopted(name, inode)
+            record = records.read(inode) or _adopted(name, inode)
             if lifetime != "keep" and not sessions.alive(record.owner):
                 record = record._replace(owner=session.id, label=session.label)
-            registry.change(record._replace(lifetime=lifetime))
+            records.change(record._replace(lifetime=lifetime))
             held.relive(inode, lifetime)
     if inode is None:
         create(name, left, lifetime=lifetime)
@@ -286,125 +269,6 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     return [(record.name, size) for record, size in registry.sweep(dry_run=dry_run)]
 
 
-def draft(
-    name: str,
-    value: object,
-    options: dict[str, object],
-    kind: str | None,
-    mode: str,
-    lifetime: str,
-    replace: Replace,
-) -> Draft:
-    """Make a segment that only lacks its name; `publish` or `discard` it."""
-    names.path_of(name)
-    maker = kinds.named(kind) if kind else kinds.for_value(name, value, options)
-    return make(name, maker, maker.plan(name, value, options), mode, lifetime, replace)
-
-
-def make(
-    name: str,
-    kind: kinds.Kind,
-    plan: kinds.Plan,
-    mode: str,
-    lifetime: str,
-    replace: Replace,
-) -> Draft:
-    """Carry out a kind's plan."""
-    path = names.path_of(name)
-    with _room_for(name):
-        check(name, mode, lifetime, replace)
-        session = registry.begin()
-        fd = memory.blank(names.folder())
-        try:
-            if plan.sparse:
-                os.ftruncate(fd, plan.size)
-            else:
-                with Progress(name, plan.size) as progress:
-                    if plan.build and kinds.keeps(kind):
-                        plan.build(registry.house(fd, kind.file), fd, progress)
-                    else:
-                        memory.fill(fd, plan.size, plan.pieces(), name, progress)
-            found = os.fstat(fd)
-            mapping, shared = _open(kind, fd, found, path, name, mode)
-            record = registry.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-            given = held.put(mapping, shared, found, mode, record, path, name, kind.name)
-            return Draft(fd, record, given, mode, found)
-        except BaseException:
-            registry.abandon(os.fstat(fd).st_ino)
-            os.close(fd)
-            raise
-
-
-def publish(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
-    """Name the drafts, all or none, and return their values."""
-    try:
-        with _room_for(drafts[0].record.name):
-            registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
-    except BaseException:
-        for one in drafts:
-            registry.abandon(one.record.inode)
-        raise
-    finally:
-        for one in drafts:
-            os.close(one.fd)
-    return [one.value for one in drafts]
-
-
-def discard(drafts: Sequence[Draft]) -> None:
-    """Give up drafts that will not be published."""
-    for one in drafts:
-        registry.abandon(one.record.inode)
-        os.close(one.fd)
-
-
-def _open(
-    kind: kinds.Kind, fd: int, found: os.stat_result, path: str, name: str, mode: str
-) -> tuple[mmap.mmap, object]:
-    """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
-    if not kinds.keeps(kind):
-        mapping = memory.map_(fd, found.st_size, mode)
-        return mapping, kind.open(mapping, path, mode)
-    mapping = memory.map_(fd, min(found.st_size, kinds.HEAD), "r")
-    value = kind.connect(mapping, _home(found), name, mode)
-    held.send_by_name(value.__class__)
-    return mapping, value
-
-
-def _home(found: os.stat_result) -> str:
-    return names.runtime("dicts", str(found.st_ino))
-
-
-def check(name: str, mode: str, lifetime: str, replace: Replace) -> None:
-    """Raise what `make` would raise before it allocates anything."""
-    names.path_of(name)
-    memory.check_mode(mode)
-    _check_lifetime(lifetime)
-    with registry.locked():
-        registry.check_free(name, _may_replace(replace))
-
-
-def damaged(name: str, why: object) -> DamagedError:
-    """Make the error for bytes that cannot be trusted."""
-    message = f"{name!r} is damaged: {why}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
-    return DamagedError(message, name=name, why=str(why))
-
-
-def _may_replace(replace: Replace) -> Callable[[registry.Record | None], bool]:
-    mine = sessions.mine()
-    if replace == "own":
-        return lambda record: bool(record and mine and record.owner == mine.id)
-    return lambda _: replace
-
-
-def _check_lifetime(lifetime: str) -> None:
-    if lifetime not in registry.LIFETIMES:
-        message = (
-            f"lifetime {lifetime!r} is unknown: session (until the owner's process ends), "
-            "attached (until the last process lets go) or keep (until unlinked)"
-        )
-        raise ArgumentError(message, lifetime=lifetime)
-
-
 def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
     if kind is not None:
         return kinds.named(kind)
@@ -418,37 +282,9 @@ def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
     return found
 
 
-def _adopted(name: str, inode: int) -> registry.Record:
+def _adopted(name: str, inode: int) -> records.Record:
     session = registry.begin()
     kind = kinds.for_bytes(memory.peek(names.path_of(name), kinds.HEAD, name), foreign=names.foreign(name))
     if kind is None:
-        raise damaged(name, "it has no record, and its first bytes are of no kind")
-    return registry.Record(inode, name, kind.name, session.id, session.label, "session", time.time())
-
-
-@contextlib.contextmanager
-def _room_for(name: str) -> Iterator[None]:
-    """Say that the folder is too full with figures and the cure: for the segment, for its record or a session."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        known = error if isinstance(error, FullError) else memory.full(name, mmap.PAGESIZE, limits.room().free)
-        raise _full(known) from None
-
-
-def _full(error: FullError) -> FullError:
-    """Add what a person can do about it."""
-    largest = None
-    with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
-        largest = max(listing.list(), key=lambda one: one.size, default=None)
-    what = f" of {limits.human(limits.room().total)}"
-    if largest:
-        what += f". The largest here: {largest.name} {limits.human(largest.size)} ({largest.owner})"
-    gib = -(-int(vars(error)["needed"]) // (1 << 30))
-    cure = (
-        ". Free some with %shm_unlink, choose another folder with SHMKERNEL_DIR, "
-        f"or give the container more: docker run --shm-size={gib + 1}g"
-    )
-    return FullError(error.message + what + cure, name=error.name, **error.facts)
+        raise drafts.damaged(name, "it has no record, and its first bytes are of no kind")
+    return records.Record(inode, name, kind.name, session.id, session.label, "session", time.time())

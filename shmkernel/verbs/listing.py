@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import kinds, memory, names, registry, sessions
+from shmkernel import kinds, memory, names, records, registry, sessions
 from shmkernel.verbs import held
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     [('x', 'unlinked')]
     >>> del x
     """
-    posix = [record.name for record in registry.records() if record.name.startswith("/")]
+    posix = [record.name for record in records.everything() if record.name.startswith("/")]
     return _look([*names.names(), *sorted(posix)])
 
 
@@ -121,7 +121,7 @@ def _row(
 ) -> tuple[Info, int]:
     path = names.path_of(name)
     found = os.lstat(path)
-    record = registry.record(found.st_ino)
+    record = records.read(found.st_ino)
     state, what = "", kinds.Description("unknown")
     kind = record.kind if record else "file"
     try:

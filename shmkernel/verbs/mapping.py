@@ -6,7 +6,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from shmkernel import names
-from shmkernel.verbs import life
+from shmkernel.verbs import drafts, life
 
 
 class Session(MutableMapping[str, Any]):
@@ -29,7 +29,7 @@ class Session(MutableMapping[str, Any]):
         return life.attach(name)
 
     def __setitem__(self, name: str, value: object) -> None:
-        life.publish([life.draft(name, value, {}, None, "r+", "session", "own")], "own")
+        drafts.publish([drafts.draft(name, value, {}, None, "r+", "session", "own")], "own")
 
     def __delitem__(self, name: str) -> None:
         life.unlink(name)

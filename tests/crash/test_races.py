@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 import shmkernel as shm
-from shmkernel import memory, names, registry, sessions
+from shmkernel import memory, names, records, registry, sessions
 from shmkernel.verbs import held
 from tests.helpers import Child, kill_watchdogs, left, until_left
 
@@ -111,7 +111,7 @@ def test_a_sweep_takes_no_replacement_for_what_it_replaced(shm_dir):
             x = shm.create("x", np.ones(3), replace=True)
             inode = os.stat(names.path_of("x")).st_ino
             return bool(x.all()) and (
-                registry.inode_at("x") == inode or registry.record(registry.inode_at("x")) is not None
+                registry.inode_at("x") == inode or records.read(registry.inode_at("x")) is not None
             )
 
         return on_and_on(once)

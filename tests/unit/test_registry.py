@@ -8,60 +8,60 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import memory, names, registry, sessions
-from shmkernel.verbs import life
+from shmkernel import memory, names, records, registry, sessions
+from shmkernel.verbs import drafts
 from tests.helpers import holding, left
 
-RECORD = registry.Record(7, "x", "array", "1f", "plot.ipynb", "session", 0.5)
+RECORD = records.Record(7, "x", "array", "1f", "plot.ipynb", "session", 0.5)
 OPTIONS = {"shape": None, "dtype": None, "order": None, "fill": None}
 
 
-def drafts(*values, replace=False):
-    return [life.draft(name, value, OPTIONS, None, "r+", "session", replace) for name, value in values]
+def drafted(*values, replace=False):
+    return [drafts.draft(name, value, OPTIONS, None, "r+", "session", replace) for name, value in values]
 
 
 TEXTS = [st.text()] * 4
 
 
-@given(st.builds(registry.Record, st.integers(), st.just("x"), *TEXTS, st.floats(0, 1e9)))
+@given(st.builds(records.Record, st.integers(), st.just("x"), *TEXTS, st.floats(0, 1e9)))
 def test_records_come_back_as_they_are(record):
-    assert registry.parse(registry.encode(record)) == record
+    assert records.parse(records.encode(record)) == record
 
 
 def test_fields_of_a_later_version_are_passed_over():
-    assert registry.parse(registry.encode(RECORD)[:-1] + b', "colour": "red"}') == RECORD
+    assert records.parse(records.encode(RECORD)[:-1] + b', "colour": "red"}') == RECORD
 
 
 @given(st.binary())
 def test_anything_else_is_no_record(text):
-    assert registry.parse(text) is None
+    assert records.parse(text) is None
 
 
 def test_a_record_under_another_inode_is_none():
     names.prepare()
     with open(names.runtime("records", "8"), "wb") as file:
-        file.write(registry.encode(RECORD))
-    assert registry.record(8) is None
-    assert list(registry.records()) == []
+        file.write(records.encode(RECORD))
+    assert records.read(8) is None
+    assert list(records.everything()) == []
     assert shm.gc() == []
 
 
 def test_several_names_are_published_all_or_none(shm_dir):
     shm.create("b", 0)
     before = left(shm_dir)
-    three = drafts(("a", 1), ("c", 3)) + drafts(("b", 2), replace=True)
+    three = drafted(("a", 1), ("c", 3)) + drafted(("b", 2), replace=True)
     with pytest.raises(shm.TakenError, match="'b' is taken"):
-        life.publish(three, replace=False)
+        drafts.publish(three, replace=False)
     assert left(shm_dir) == before
     assert shm.attach("b") == 0
-    made = life.publish(drafts(("a", 1), ("b", 2), ("c", 3), replace=True), replace=True)
-    assert [int(one) for one in made] == [1, 2, 3]
+    values = drafts.publish(drafted(("a", 1), ("b", 2), ("c", 3), replace=True), replace=True)
+    assert [int(one) for one in values] == [1, 2, 3]
     assert names.names() == ["a", "b", "c"]
 
 
 def test_the_same_name_twice_publishes_none(shm_dir):
     with pytest.raises(shm.TakenError):
-        life.publish(drafts(("a", 1), ("b", 2), ("a", 3)), replace=False)
+        drafts.publish(drafted(("a", 1), ("b", 2), ("a", 3)), replace=False)
     assert [path for path in left(shm_dir) if "sessions" not in path] == []
 
 
@@ -69,7 +69,7 @@ def test_the_same_name_twice_publishes_none(shm_dir):
 def test_a_failure_on_the_way_leaves_the_names_as_they_were(failing, monkeypatch, shm_dir):
     kept = shm.create("b", 0)
     before = left(shm_dir)
-    three = drafts(("a", 1), ("b", 2), ("c", 3), replace=True)
+    three = drafted(("a", 1), ("b", 2), ("c", 3), replace=True)
     count = iter(range(10))
 
     def link(fd, path, real=memory.link):
@@ -79,7 +79,7 @@ def test_a_failure_on_the_way_leaves_the_names_as_they_were(failing, monkeypatch
 
     monkeypatch.setattr(memory, "link", link)
     with pytest.raises(KeyboardInterrupt):
-        life.publish(three, replace=True)
+        drafts.publish(three, replace=True)
     monkeypatch.undo()
     assert left(shm_dir) == before
     assert shm.attach("b") is kept
@@ -89,7 +89,7 @@ def test_a_draft_that_is_not_published_leaves_nothing(shm_dir):
     registry.begin()
     before = left(shm_dir)
     fds = os.listdir("/proc/self/fd")
-    life.discard(drafts(("a", np.arange(1000))))
+    drafts.discard(drafted(("a", np.arange(1000))))
     assert left(shm_dir) == before
     assert os.listdir("/proc/self/fd") == fds
 
@@ -98,7 +98,7 @@ def test_taking_a_name_says_whose_it_is():
     with holding(lambda: shm.create("x", 1)) as child:
         for replace in (False, "own"):
             with pytest.raises(shm.TakenError, match=r"'x' is taken, by .* \(alive\).*replace=True") as caught:
-                life.publish(drafts(("x", 2), replace=replace), replace)
+                drafts.publish(drafted(("x", 2), replace=replace), replace)
             assert caught.value.owner
         child.end()
 
@@ -115,7 +115,7 @@ def test_replacing_takes_the_name_over(shm_dir):
 
 def test_own_replaces_only_what_this_session_made():
     shm.create("x", 1)
-    (x,) = life.publish(drafts(("x", 2), replace="own"), "own")
+    (x,) = drafts.publish(drafted(("x", 2), replace="own"), "own")
     assert shm.attach("x") is x
     assert x == 2
 
@@ -135,11 +135,11 @@ def test_holders_are_found_by_the_operating_system():
 def test_a_change_of_lifetime_is_seen_by_who_has_read_the_record():
     x = shm.create("x", 1)
     found = os.stat(names.path_of("x"))
-    assert registry.of(found).lifetime == "session"
+    assert records.of(found).lifetime == "session"
     shm.keep("x")
-    assert registry.of(os.stat(names.path_of("x"))).lifetime == "keep"
+    assert records.of(os.stat(names.path_of("x"))).lifetime == "keep"
     shm.keep("x", "attached")
-    assert registry.of(os.stat(names.path_of("x"))).lifetime == "attached"
+    assert records.of(os.stat(names.path_of("x"))).lifetime == "attached"
     del x
     assert names.names() == []
 

@@ -1,0 +1,106 @@
+"""What the operating system cannot hold about a segment: one small file each, ``records/<inode>``.
+
+Whose it is, of what kind, how long it lives. It is written before the segment gets its name and removed after that
+has gone: a crash between the two leaves a record without a segment, never a segment without a record, and sweeps drop
+it. A reused inode number is harmless, since the newcomer's record is written anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from shmkernel import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIFETIMES = ("session", "attached", "keep")
+_known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: when the segment changed, its record
+_KNOWN = 4096
+
+
+class Record(NamedTuple):
+    """What is known of one segment beyond its file. ``owner`` is a session's id, ``label`` its notebook."""
+
+    inode: int
+    name: str
+    kind: str
+    owner: str
+    label: str
+    lifetime: str
+    created: float
+
+
+def encode(record: Record) -> bytes:
+    """Write a record as the text of its file."""
+    return json.dumps(record._asdict()).encode()
+
+
+def parse(text: bytes) -> Record | None:
+    """Read a record's file; fields of a later version are passed over.
+
+    Examples
+    --------
+    >>> record = Record(7, "x", "array", "1f", "plot.ipynb", "session", 0.0)
+    >>> parse(encode(record)) == record
+    True
+    """
+    try:
+        fields = json.loads(text)
+        found = Record(**{key: fields[key] for key in Record._fields})
+        names.path_of(found.name)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return found
+
+
+def of(segment: os.stat_result) -> Record | None:
+    """Return the record of an open segment, read once: whoever changes it moves the segment's ctime."""
+    known = _known.get((segment.st_dev, segment.st_ino))
+    if known and known[0] == segment.st_ctime_ns:
+        return known[1]
+    found = read(segment.st_ino)
+    if found:
+        if len(_known) >= _KNOWN:
+            _known.clear()
+        _known[segment.st_dev, segment.st_ino] = segment.st_ctime_ns, found
+    return found
+
+
+def read(inode: int | str) -> Record | None:
+    """Return the record of the segment with this inode; a file without one came from another program."""
+    try:
+        with open(names.runtime("records", str(inode)), "rb") as file:
+            found = parse(file.read())
+    except FileNotFoundError:
+        return None
+    return found if found and str(found.inode) == str(inode) else None
+
+
+def everything() -> Iterator[Record]:
+    """Yield all records, also of segments that are about to appear or to go."""
+    for entry in os.listdir(f"{names.prepare()}/records"):
+        if found := read(entry):
+            yield found
+
+
+def put(new: Record) -> None:
+    """Write a record, in one step for those who read it. Call it with names locked."""
+    fresh = names.runtime("pending", f"{new.inode}.record")
+    try:
+        with open(fresh, "wb") as file:
+            file.write(encode(new))
+        os.rename(fresh, names.runtime("records", str(new.inode)))
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh)
+        raise
+
+
+def change(new: Record) -> None:
+    """Replace the record of a segment that has its name. Call it with names locked."""
+    put(new)
+    os.chmod(names.path_of(new.name), 0o600)  # nothing but its ctime, for those who have read the old record

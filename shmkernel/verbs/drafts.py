@@ -1,0 +1,179 @@
+"""Segments on their way: made and filled without a name, then named, several at a time, all or none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from shmkernel import kinds, limits, memory, names, records, registry, sessions
+from shmkernel.errors import ArgumentError, DamagedError, FullError
+from shmkernel.progress import Progress
+from shmkernel.verbs import held, listing
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Iterator, Sequence
+
+Replace = bool | Literal["own"]  # whether a segment of the name gives way: any, none, or this session's
+
+
+class Draft(NamedTuple):
+    """A segment that is whole but for its name. ``value`` is the object over it."""
+
+    fd: int
+    record: records.Record
+    value: Any
+    mode: str
+    stat: os.stat_result
+
+
+def draft(
+    name: str,
+    value: object,
+    options: dict[str, object],
+    kind: str | None,
+    mode: str,
+    lifetime: str,
+    replace: Replace,
+) -> Draft:
+    """Make a segment that only lacks its name; `publish` or `discard` it."""
+    names.path_of(name)
+    maker = kinds.named(kind) if kind else kinds.for_value(name, value, options)
+    return make(name, maker, maker.plan(name, value, options), mode, lifetime, replace)
+
+
+def make(
+    name: str,
+    kind: kinds.Kind,
+    plan: kinds.Plan,
+    mode: str,
+    lifetime: str,
+    replace: Replace,
+) -> Draft:
+    """Carry out a kind's plan."""
+    path = names.path_of(name)
+    with room_for(name):
+        check(name, mode, lifetime, replace)
+        session = registry.begin()
+        fd = memory.blank(names.folder())
+        try:
+            if plan.sparse:
+                os.ftruncate(fd, plan.size)
+            else:
+                with Progress(name, plan.size) as progress:
+                    if plan.build and kinds.keeps(kind):
+                        plan.build(registry.house(fd, kind.file), fd, progress)
+                    else:
+                        memory.fill(fd, plan.size, plan.pieces(), name, progress)
+            found = os.fstat(fd)
+            mapping, shared = open_(kind, fd, found, path, name, mode)
+            record = records.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
+            given = held.put(mapping, shared, found, mode, record, path, name, kind.name)
+            return Draft(fd, record, given, mode, found)
+        except BaseException:
+            registry.abandon(os.fstat(fd).st_ino)
+            os.close(fd)
+            raise
+
+
+def publish(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
+    """Name the drafts, all or none, and return their values."""
+    try:
+        with room_for(drafts[0].record.name):
+            registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
+    except BaseException:
+        for one in drafts:
+            registry.abandon(one.record.inode)
+        raise
+    finally:
+        for one in drafts:
+            os.close(one.fd)
+    return [one.value for one in drafts]
+
+
+def discard(drafts: Sequence[Draft]) -> None:
+    """Give up drafts that will not be published."""
+    for one in drafts:
+        registry.abandon(one.record.inode)
+        os.close(one.fd)
+
+
+def open_(
+    kind: kinds.Kind, fd: int, found: os.stat_result, path: str, name: str, mode: str
+) -> tuple[mmap.mmap, object]:
+    """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
+    if not kinds.keeps(kind):
+        mapping = memory.map_(fd, found.st_size, mode)
+        return mapping, kind.open(mapping, path, mode)
+    mapping = memory.map_(fd, min(found.st_size, kinds.HEAD), "r")
+    value = kind.connect(mapping, _home(found), name, mode)
+    held.send_by_name(value.__class__)
+    return mapping, value
+
+
+def _home(found: os.stat_result) -> str:
+    return names.runtime("dicts", str(found.st_ino))
+
+
+def check(name: str, mode: str, lifetime: str, replace: Replace) -> None:
+    """Raise what `make` would raise before it allocates anything."""
+    names.path_of(name)
+    memory.check_mode(mode)
+    check_lifetime(lifetime)
+    with registry.locked():
+        registry.check_free(name, _may_replace(replace))
+
+
+def damaged(name: str, why: object) -> DamagedError:
+    """Make the error for bytes that cannot be trusted."""
+    message = f"{name!r} is damaged: {why}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
+    return DamagedError(message, name=name, why=str(why))
+
+
+def _may_replace(replace: Replace) -> Callable[[records.Record | None], bool]:
+    mine = sessions.mine()
+    if replace == "own":
+        return lambda record: bool(record and mine and record.owner == mine.id)
+    return lambda _: replace
+
+
+def check_lifetime(lifetime: str) -> None:
+    """Raise ArgumentError unless there is such a lifetime."""
+    if lifetime not in records.LIFETIMES:
+        message = (
+            f"lifetime {lifetime!r} is unknown: session (until the owner's process ends), "
+            "attached (until the last process lets go) or keep (until unlinked)"
+        )
+        raise ArgumentError(message, lifetime=lifetime)
+
+
+@contextlib.contextmanager
+def room_for(name: str) -> Iterator[None]:
+    """Say that the folder is too full with figures and the cure: for the segment, for its record or a session."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        known = error if isinstance(error, FullError) else memory.full(name, mmap.PAGESIZE, limits.room().free)
+        raise _full(known) from None
+
+
+def _full(error: FullError) -> FullError:
+    """Add what a person can do about it."""
+    largest = None
+    with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
+        largest = max(listing.list(), key=lambda one: one.size, default=None)
+    what = f" of {limits.human(limits.room().total)}"
+    if largest:
+        what += f". The largest here: {largest.name} {limits.human(largest.size)} ({largest.owner})"
+    gib = -(-int(vars(error)["needed"]) // (1 << 30))
+    cure = (
+        ". Free some with %shm_unlink, choose another folder with SHMKERNEL_DIR, "
+        f"or give the container more: docker run --shm-size={gib + 1}g"
+    )
+    return FullError(error.message + what + cure, name=error.name, **error.facts)
