@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import stat
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from shmkernel import memory, names, records, sessions
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 _CLAIMED = 16  # descriptors at a time: a process may have as few as 256
 _thread = threading.local()
-_locks: set[int] = set()
+_locks: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
 
 
 def begin() -> sessions.Session:
@@ -180,7 +182,7 @@ def unlink_unused(inode: int) -> None:
     """Unlink a segment of lifetime ``attached`` if its last user has gone; for whoever lets go of one."""
     held = records.read(inode)
     if held and held.lifetime == "attached":
-        if getattr(_thread, "locked", False):  # garbage collection struck while this thread changes names
+        if _holds_lock():  # garbage collection struck while this thread changes names
             vars(_thread).setdefault("late", []).append(inode)
             return
         with locked():
@@ -277,29 +279,41 @@ def holders() -> dict[tuple[int, int], list[int]]:
     return found
 
 
-@contextlib.contextmanager
-def locked() -> Iterator[None]:
-    """Exclude every other change of names, by whatever process or thread of this user. Not re-entrant."""
-    path = f"{names.prepare()}/names.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    _locks.add(fd)
-    _thread.locked = True  # before and until after the lock: garbage collection may strike at any line
+def locked() -> io.FileIO:
+    """Exclude every other change of names, by whatever process or thread of this user: ``with locked():``.
+
+    Not re-entrant. It is a file that closes itself, in C, and so lets go however early Ctrl-C comes: no function in
+    Python could end a ``with`` as surely, and a lock that stayed would stop every kernel of this user.
+    """
+    file = io.FileIO(f"{names.prepare()}/names.lock", "r+", opener=_open_lock)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        _locks.discard(fd)
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile may hold a duplicate
-        os.close(fd)
-        _thread.locked = False
-        while late := vars(_thread).get("late"):
-            unlink_unused(late.pop())
+        _locks.add(file)
+        _thread.lock = weakref.ref(file, _catch_up)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _open_lock(path: str, _: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _holds_lock() -> bool:
+    file = getattr(_thread, "lock", lambda: None)()
+    return file is not None and not file.closed
+
+
+def _catch_up(_: object) -> None:
+    """Do what garbage collection has asked for while names were locked."""
+    while late := vars(_thread).get("late"):
+        unlink_unused(late.pop())
 
 
 def _after_fork() -> None:
-    for fd in _locks:  # of other threads of the parent, which may die before it unlocks
-        os.close(fd)
-    _locks.clear()
+    for file in [*_locks]:  # of other threads of the parent
+        file.close()
 
 
 os.register_at_fork(after_in_child=_after_fork)
