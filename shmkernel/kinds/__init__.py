@@ -104,9 +104,9 @@ HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 @functools.cache
 def _ours() -> dict[str, Kind]:
-    from shmkernel.kinds import array, dicts, lists, raw  # noqa: PLC0415  with numpy, which faces do without until here
+    from shmkernel.kinds import array, dicts, lists, raw, ring  # noqa: PLC0415  with numpy, which faces do without
 
-    return {kind.name: kind for kind in (array.KIND, lists.KIND, raw.KIND, dicts.KIND)}
+    return {kind.name: kind for kind in (ring.KIND, array.KIND, lists.KIND, raw.KIND, dicts.KIND)}
 
 
 @functools.cache

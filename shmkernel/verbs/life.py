@@ -25,6 +25,7 @@ def create(
     order: str | None = None,
     fill: object = None,
     size: int | None = None,
+    ring: int | None = None,
     mode: str = "r+",
     lifetime: str = "session",
     replace: bool = False,
@@ -50,6 +51,8 @@ def create(
         What a new array is filled with, by default zeros.
     size : int, optional
         Bytes of a new block; what `value` leaves of them is zero.
+    ring : int, optional
+        How many slots a new stream has, for frames of this `shape` and `dtype`.
     mode : {'r+', 'r', 'c'}
         How the result may be used here: written to, only read, or changed privately.
     lifetime : {'session', 'attached', 'keep'}
@@ -86,7 +89,7 @@ def create(
     >>> [shm.unlink(name) for name in ("x", "people", "block")]
     [None, None, None]
     """
-    options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size}
+    options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size, "ring": ring}
     (shared,) = drafts.publish([drafts.draft(name, value, options, kind, mode, lifetime, replace)], replace)
     return shared
 
