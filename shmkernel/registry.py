@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from shmkernel import memory, names, records, sessions
 from shmkernel.errors import RefusedError, TakenError
+from shmkernel.sync import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -351,6 +352,7 @@ def _tidy() -> None:
     for id_ in os.listdir(names.runtime("sessions")):
         if not sessions.alive(id_):
             _gone(names.runtime("sessions", id_))
+    files.tidy()
     for entry in os.listdir(names.runtime("pending")):
         _gone(names.runtime("pending", entry))
     for entry in os.listdir(names.runtime("dicts")):

@@ -36,7 +36,7 @@ from shmkernel import identity, memory, names
 from shmkernel.errors import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
 SIZE = 4096
 MAGIC = int.from_bytes(b"shmksyn1", "little")
@@ -228,11 +228,11 @@ def peek(name: str) -> tuple[int, Who | None]:
 
 def tidy() -> None:
     """Remove the files of free names that nobody has open, unless a holder's death is still to be told."""
-    taken: Collection[str] = set(os.listdir(names.folder()))
-    for entry in os.listdir(names.runtime("sync")):
-        if entry not in taken:
-            with contextlib.suppress(OSError):  # busy, or another sweep was faster
-                _remove_unused(names.runtime("sync", entry))
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.listdir(names.runtime("sync")):
+            if not os.path.lexists(f"{names.folder()}/{entry}"):
+                with contextlib.suppress(OSError):  # busy, or another sweep was faster
+                    _remove_unused(names.runtime("sync", entry))
 
 
 def _remove_unused(path: str) -> None:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel import kinds, memory, names, records, registry, sessions
+from shmkernel.sync import files
 from shmkernel.verbs import held
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Info(NamedTuple):
     ``type`` is the short form of what it holds; ``size`` is in bytes, ``created`` in seconds since 1970.
     ``owner`` names the notebook or program, ``owner_alive`` says whether it still runs. ``attached`` lists the
     holders that the OS names; ``elsewhere`` says that there are others, in another container.
+    ``version`` counts what was published under the name.
     ``state`` is empty, or ``replaced`` or ``unlinked`` for memory that only this process still has under that
     name, or ``damaged`` with the reason in ``type``.
     """
@@ -47,6 +49,7 @@ class Info(NamedTuple):
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
     order: str | None = None
+    version: int = 0
 
 
 def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
@@ -149,7 +152,7 @@ def _row(
         owner_pid=owner.pid if owner else None, mine=bool(record and mine and record.owner == mine.id),
         attached=holders, elsewhere=elsewhere,
         lifetime=record.lifetime if record else "keep", created=record.created if record else found.st_mtime,
-        path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order,
+        path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=files.peek(name)[0],
     ), found.st_ino  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from shmkernel import functions, registry
 from shmkernel.errors import NotFoundError
+from shmkernel.kinds import ring
 from shmkernel.verbs import held, life
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _LOKY = ("loky.backend.reduction", "joblib.externals.loky.backend.reduction")
 def register() -> None:
     """Teach the picklers that are loaded to send references."""
     ForkingPickler.register(np.ndarray, reduce)
+    register_named(ring.Ring)
     if functions.in_notebook():  # the dispatch table, which `register` fills, is not asked about functions
         setattr(ForkingPickler, "reducer_override", functions.reducer_override)  # noqa: B010  mypy knows no such method
     for name in _LOKY:
