@@ -24,7 +24,7 @@ from shmkernel.errors import RefusedError, TakenError
 from shmkernel.sync import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from shmkernel.records import Record
 
@@ -365,16 +365,15 @@ def _busy(folder: str) -> bool:
 
     Nothing else in the folder may be opened: to close it again could drop locks that this process holds.
     """
-    for entry in os.scandir(folder):
-        if entry.inode() == int(os.path.basename(folder)):
-            fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            finally:
-                os.close(fd)
-    return False
+    with os.scandir(folder) as inside:
+        store = next((entry.path for entry in inside if entry.inode() == int(os.path.basename(folder))), None)
+    if store is None:
+        return False
+    fd = os.open(store, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return not _locks_at_once(fd)
+    finally:
+        os.close(fd)
 
 
 def _gone(path: str) -> None:
