@@ -66,7 +66,7 @@ class Store:
 
     def __init__(self, home: str, mapping: mmap.mmap, name: str) -> None:
         self.home, self.mapping, self.name = home, mapping, name
-        self.words = memoryview(mapping).cast("Q")
+        self.words = memoryview(mapping)[: 2 * PAGE].cast("Q")
         self.owner: int | None = None  # the thread that is inside `transaction`
         self.txn: lmdb.Transaction[bytes] | None = None
         self.failed = self.touched = False  # what it did so far is not whole; whether it did anything
@@ -193,12 +193,15 @@ class Store:
             message = f"{self.name!r} would need more than {what}. Use smaller steps, or several dicts"
             return FullError(message, name=self.name, needed=MAP, free=limits.room().free)
         if error.code == errno.ENOENT:
-            message = f"{self.name!r} was unlinked or replaced, so this process cannot open it any more: %shm_attach it"
-            return NotFoundError(message, name=self.name, similar=[])
+            return self._gone()
         if error.code in _NO_ROOM:
             return self._full(PAGE)
         message = f"{self.name!r} cannot be used: {error}. Remove it: %shm_unlink {self.name}"
         return DamagedError(message, name=self.name, why=str(error))
+
+    def _gone(self) -> NotFoundError:
+        message = f"{self.name!r} was unlinked or replaced, so this process cannot open it any more: %shm_attach it"
+        return NotFoundError(message, name=self.name, similar=[])
 
     def _full(self, needed: int) -> FullError:
         error = memory.full(self.name, needed, limits.room().free)
@@ -236,6 +239,8 @@ class Store:
             env = lmdb.open(
                 self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False
             )
+        except FileNotFoundError:
+            raise self._gone() from None
         except lmdb.Error as error:
             raise self.failure(error) from None
         env.reader_check()

@@ -103,7 +103,8 @@ class Dict:
         if mode == "c":
             message = f"{name!r}: a dict has no private changes (mode c). A copy of it: shm.attach({name!r}).to_dict()"
             raise ArgumentError(message, name=name, mode=mode)
-        store.count(memoryview(mapping).cast("Q"))
+        if _count(mapping[:]) is None:
+            raise ValueError("its first bytes are not those of an LMDB file")
         return SharedDict(store.connect(home, mapping, name), mapping, mode, Arrays(_put, _attach))
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map
