@@ -134,7 +134,7 @@ def test_death_at_any_step_of_attaching_as_the_last_one_unlinks(shm_dir):
 
     def die_after_the_maker():
         signal.pidfd_send_signal(maker.pidfd, signal.SIGKILL)
-        if not getattr(registry._thread, "locked", False):  # for its watchdog needs names.lock
+        if not registry._holds_lock():  # for its watchdog needs names.lock
             until(lambda: not os.path.exists(f"{shm_dir}/{session}"), "the maker's watchdog sweeps")
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -198,24 +198,55 @@ def test_death_at_any_step_of_unlink_leaves_a_whole_segment_or_none(shm_dir):
     assert step > 5
 
 
-def test_ctrl_c_at_any_step_of_create_leaves_nothing_behind(shm_dir):
-    def run(connection):
-        for step in itertools.count(1):
-            fds = len(os.listdir("/proc/self/fd"))
-            try:
-                at_step(step, lambda: signal.raise_signal(signal.SIGINT))
-                x = shm.create("x", NEW)
-                sys.setprofile(None)
-            except KeyboardInterrupt:
-                connection.send((step, value_at("x") is None, len(os.listdir("/proc/self/fd")) - fds, left(shm_dir)))
-                continue
+@pytest.mark.parametrize("replace", [False, True], ids=["create", "replace"])
+def test_ctrl_c_at_any_step_leaves_the_old_value_or_the_new_and_no_lock(replace, shm_dir):
+    def run(connection, step):
+        registry.begin()
+        if replace:
+            shm.create("x", OLD)
+        try:
+            at_step(step, lambda: signal.raise_signal(signal.SIGINT))
+            x = shm.create("x", NEW, replace=replace)
+            sys.setprofile(None)
+        except KeyboardInterrupt:
+            assert is_one_of(value_at("x"), OLD if replace else None, NEW)
+            assert shm.gc() == []  # the record of what was replaced may have stayed
+            assert len(left(shm_dir)) == 1 + 2 * len(names.names())  # the session, and a record for each segment
+            assert shm.create("x", OLD, replace=True) is shm.attach("x")
+            connection.send(step)
+        else:
             assert np.array_equal(x, NEW)
-            break
-        connection.send(None)
+            connection.send(None)
 
-    with Child(run) as child:
-        heard = list(iter(child.hear, None))
-        assert child.join() == 0
-    assert len(heard) > 10
-    assert [one for one in heard if not one[1]] == []
-    until_left(shm_dir)
+    def interrupted(step):
+        with Child(partial(run, step=step)) as child:
+            heard = child.hear()
+            assert child.join() == 0
+        until_left(shm_dir)
+        return heard
+
+    steps = list(iter(map(interrupted, itertools.count(1)).__next__, None))
+    assert len(steps) > 10
+
+
+def test_ctrl_c_at_any_step_of_a_sessions_start_leaves_no_lock(shm_dir):
+    def run(connection, step):
+        try:
+            at_step(step, lambda: signal.raise_signal(signal.SIGINT))
+            registry.begin()
+            sys.setprofile(None)
+        except KeyboardInterrupt:
+            assert np.array_equal(shm.create("x", NEW), NEW)
+            connection.send(step)
+        else:
+            connection.send(None)
+
+    def interrupted(step):
+        with Child(partial(run, step=step)) as child:
+            heard = child.hear()
+            assert child.join() == 0
+        until_left(shm_dir)
+        return heard
+
+    steps = list(iter(map(interrupted, itertools.count(1)).__next__, None))
+    assert len(steps) > 10
