@@ -71,7 +71,7 @@ class Ring:
     ...     out[:] = 7
     >>> ring.latest().tolist()
     [[7, 7], [7, 7]]
-    >>> for frame in ring.since(1):
+    >>> for frame in ring.since(0):
     ...     print(frame.number, frame.missed, frame.sum())
     ...     if frame.number == ring.newest: break
     1 0 10

@@ -279,6 +279,7 @@ def test_what_is_attached_so_that_it_cannot_have_changed_is_not_published():
             for _ in range(3):
                 assert how in child.hear()
             assert child.hear() == "locked"
+            child.join()
 
 
 def test_the_listing_knows_the_version_without_making_a_sync_file(shm_dir):

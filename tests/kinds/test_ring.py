@@ -1,0 +1,336 @@
+import asyncio
+import os
+import pickle
+import threading
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import names
+from shmkernel.kinds import ring as kind
+from shmkernel.sync import wakeups
+from tests.helpers import Child, until
+from tests.kinds.contract import attach_hostile
+
+
+def stream(slots=4, shape=(2, 3), dtype="i4", **options):
+    return shm.create("frames", ring=slots, shape=shape, dtype=dtype, **options)
+
+
+def in_another_process(work):
+    with Child(lambda _: work()) as child:
+        assert child.join() == 0
+
+
+def frame(value):
+    return np.full((2, 3), value, "i4")
+
+
+def test_frames_come_in_order_and_as_they_were_put():
+    ring = stream()
+    assert [ring.put(frame(i)) for i in (7, 8, 9)] == [1, 2, 3]
+    frames = ring.since(0)
+    assert [next(frames).tolist() for _ in range(3)] == [frame(i).tolist() for i in (7, 8, 9)]
+
+
+def test_a_slot_is_filled_in_place():
+    ring = stream()
+    with ring.slot() as out:
+        assert (out.shape, out.dtype, out.flags.owndata) == ((2, 3), np.dtype("i4"), False)
+        assert out.ctypes.data % 64 == 0
+        out[:] = 5
+        assert ring.newest == 0
+    assert (ring.newest, ring.latest().tolist()) == (1, frame(5).tolist())
+
+
+def test_a_slot_that_fails_is_no_frame():
+    ring = stream()
+    ring.put(frame(1))
+    with pytest.raises(ZeroDivisionError), ring.slot():
+        raise ZeroDivisionError
+    assert (ring.newest, ring.put(frame(2)), ring.latest().number) == (1, 2, 2)
+
+
+def test_a_slot_within_a_slot_is_refused():
+    ring = stream()
+    with ring.slot() as out:
+        out[:] = 1
+        with pytest.raises(shm.LockError, match="being filled already"):
+            ring.put(frame(2))
+    assert (ring.newest, ring.latest().max()) == (1, 1)
+
+
+def test_a_frame_is_a_private_copy():
+    ring = stream()
+    ring.put(frame(1))
+    one = ring.latest()
+    for i in range(2, 9):
+        ring.put(frame(i))
+    assert (one.number, one.tolist()) == (1, frame(1).tolist())
+    assert isinstance(one, np.ndarray)
+
+
+def test_a_slow_reader_learns_how_many_he_missed():
+    ring = stream(slots=8)
+    frames = ring.since(0)
+    seen = []
+    for i in range(1, 30):
+        ring.put(frame(i))
+        if i in (1, 2, 5, 29):
+            seen.append(next(frames))
+    seen += [next(frames) for _ in range(29 - seen[-1].number)]
+    assert [one.number for one in seen][:3] == [1, 2, 3]
+    assert all((one == one.number).all() for one in seen)
+    assert [one.missed for one in seen] == [0, *np.diff([one.number for one in seen]) - 1]
+    assert sum(one.missed for one in seen) + len(seen) == 29
+    assert seen[3].number >= 29 - 8
+
+
+def test_a_loop_begins_with_the_next_frame_and_since_with_a_given_one():
+    ring = stream()
+    for i in range(3):
+        ring.put(frame(i))
+    now, before = iter(ring), ring.since(2)
+    ring.put(frame(3))
+    assert (next(now).number, next(before).number, next(ring.since(0)).number) == (4, 3, 1)
+
+
+def test_latest_is_none_before_the_first():
+    assert stream().latest() is None
+
+
+def test_read_gives_what_is_still_there():
+    ring = stream(slots=2)
+    for i in (1, 2, 3):
+        ring.put(frame(i))
+    assert [ring.read(i) is not None for i in range(-1, 6)] == [False, False, False, True, True, False, False]
+
+
+def test_a_reader_sleeps_until_there_is_a_frame_of_another_process():
+    ring = stream()
+
+    def work():
+        attached = shm.attach("frames")
+        with attached.slot() as out:
+            out[:] = 42
+
+    def act():
+        until(lambda: wakeups._waiters, "the reader sleeps")
+        in_another_process(work)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    assert (next(iter(ring)) == 42).all()
+    thread.join()
+
+
+def test_a_loop_ends_with_the_stream():
+    ring = stream()
+    ring.put(frame(1))
+    frames = ring.since(0)
+
+    def act():
+        until(lambda: wakeups._waiters, "the reader sleeps")
+        in_another_process(lambda: shm.unlink("frames"))
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    assert [one.number for one in frames] == [1]
+    thread.join()
+    stream(slots=2)
+    assert list(frames) == []
+
+
+def test_a_loop_ends_when_another_stream_takes_the_name():
+    ring = stream()
+    ring.put(frame(1))
+    other = stream(replace=True)
+    other.put(frame(2))
+    assert [one.max() for one in ring.since(0)] == [1]
+    assert other.newest == 1
+
+
+def test_async_for_gives_the_same_frames():
+    async def main():
+        ring = stream()
+
+        async def consume():
+            return [one.number async for one in ring]
+
+        task = asyncio.create_task(consume())
+        while not wakeups._waiters:  # noqa: ASYNC110  it sends no event when it falls asleep
+            await asyncio.sleep(0)
+        in_another_process(lambda: [shm.attach("frames").put(frame(i)) for i in range(3)])
+        shm.unlink("frames")
+        return await asyncio.wait_for(task, 30)
+
+    assert asyncio.run(main()) == [1, 2, 3]
+
+
+def test_writers_in_several_processes_lose_no_frame_and_tear_none():
+    ring = stream(slots=4000)
+
+    def work(base):
+        attached = shm.attach("frames")
+        for i in range(500):
+            attached.put(frame(base + i))
+
+    with Child(lambda _: work(1000)) as one, Child(lambda _: work(5000)) as other:
+        assert (one.join(), other.join()) == (0, 0)
+    frames = ring.since(0)
+    seen = [next(frames) for _ in range(1000)]
+    assert all(one.min() == one.max() for one in seen)
+    values = [int(one.max()) for one in seen]
+    assert [v for v in values if v < 5000] == list(range(1000, 1500))
+    assert [v for v in values if v >= 5000] == list(range(5000, 5500))
+
+
+def test_readers_who_are_overtaken_again_and_again_still_get_whole_frames():
+    ring = stream(slots=2, shape=(300_000,))
+
+    def work(connection):
+        attached = shm.attach("frames")
+        connection.send("ready")
+        number = 0
+        while not connection.poll():
+            number += 1
+            with attached.slot() as out:
+                out[:] = number
+
+    with Child(work) as child:
+        child.hear()
+        frames = iter(ring)
+        for _ in range(30):
+            one = next(frames)
+            assert one.min() == one.max() == one.number
+            two = ring.latest()
+            assert two.min() == two.max() == two.number
+        child.tell()
+        assert child.join() == 0
+
+
+def test_without_ordered_stores_readers_lock(monkeypatch):
+    ring = stream()
+    ring.put(frame(1))
+    monkeypatch.setattr(kind.copies, "ORDERED", False)
+    entered = []
+    monkeypatch.setattr(type(ring._shared), "__enter__", lambda lock: entered.append(lock.shared))
+    monkeypatch.setattr(type(ring._shared), "__exit__", lambda *_: None)
+    assert (ring.latest().number, next(ring.since(0)).number) == (1, 1)
+    assert entered
+    assert all(entered)
+
+
+def test_numpy_opens_it_as_records():
+    ring = stream(slots=3)
+    for i in (1, 2, 3, 4):
+        ring.put(frame(i))
+    records = np.load(names.path_of("frames"), mmap_mode="r")
+    assert records["number"].tolist() == [4, 2, 3]
+    assert (records["frame"][0] == 4).all()
+
+
+def test_the_listing_describes_it():
+    stream(slots=64, shape=(480, 640, 3), dtype="u1")
+    one = shm.info("frames")
+    assert (one.kind, one.type, one.dtype, one.shape) == (
+        "ring", "64 slots of uint8 (480, 640, 3)", "uint8", (64, 480, 640, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((), "f8"), (3, "M8[ns]"), ((2, 2), [("a", "i2"), ("b", "U3")])])
+def test_frames_of_any_shape_and_dtype(shape, dtype):
+    ring = stream(shape=shape, dtype=dtype)
+    value = np.zeros(shape, dtype)
+    ring.put(value)
+    assert (ring.latest() == value).all()
+    assert (ring.latest().shape, ring.latest().dtype) == (value.shape, value.dtype)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"slots": 1}, shm.ArgumentError, "2 slots at least"),
+        ({"slots": 2.5}, shm.ArgumentError, "2 slots at least"),
+        ({"shape": None}, shm.ArgumentError, "a ring begins empty"),
+        ({"value": [1, 2]}, shm.ArgumentError, "a ring begins empty"),
+        ({"shape": (3, 0)}, shm.ArgumentError, "hold nothing"),
+        ({"dtype": "nonsense"}, shm.ArgumentError, "cannot be"),
+        ({"dtype": object}, shm.UnsupportedError, "would not come back"),
+        ({"fill": 3}, shm.ArgumentError, "takes no fill"),
+        ({"mode": "c"}, shm.UnsupportedError, "no private copy"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        stream(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(np.zeros(3, "i4"), shm.ArgumentError), (np.zeros((2, 3)), shm.UnsupportedError), ("text", shm.ArgumentError)],
+)
+def test_a_frame_that_does_not_fit_is_refused(given, error):
+    ring = stream()
+    with pytest.raises(error, match="'frames' holds"):
+        ring.put(given)
+    assert ring.newest == 0
+
+
+def test_attached_to_be_read_it_takes_no_frame():
+    stream().put(frame(3))
+    ring = shm.attach("frames", mode="r")
+    assert ring.latest().max() == 3
+    with pytest.raises(PermissionError, match="attached read only"):
+        ring.put(frame(1))
+
+
+def test_it_goes_to_another_process_by_name():
+    ring = stream()
+    assert pickle.loads(ForkingPickler.dumps(ring)) is ring
+    with pytest.raises(TypeError):
+        pickle.dumps(ring)
+
+
+def test_the_memory_goes_with_the_last_reference():
+    ring = stream()
+    assert shm.close("frames") is False
+    del ring
+    with pytest.raises(shm.NotFoundError, match="not attached here"):
+        shm.close("frames")
+
+
+def test_a_saved_one_is_loaded_as_records(tmp_path):
+    stream().put(frame(6))
+    shm.save("frames", tmp_path / "x.npy")
+    assert shm.load("x", tmp_path / "x.npy")["frame"][0].tolist() == frame(6).tolist()
+    with pytest.raises(shm.UnsupportedError, match="kind array"):
+        shm.load("y", tmp_path / "x.npy", kind="ring")
+
+
+class Hostile:
+    """What `attach_hostile` asks for."""
+
+    kind = "ring"
+
+    @staticmethod
+    def touch(ring):
+        ring.latest()
+        ring.read(1)
+
+
+def test_bytes_that_are_no_ring_are_damaged_or_harmless():
+    stream(slots=2)
+    with open(names.path_of("frames"), "rb") as file:
+        whole = bytearray(file.read())
+    for end in range(0, len(whole), 7):
+        attach_hostile(Hostile, bytes(whole[:end]))
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        changed = whole.copy()
+        for at in generator.integers(0, 200, 3):
+            changed[at] = generator.integers(0, 256)
+        attach_hostile(Hostile, bytes(changed))
+    assert os.path.exists(names.path_of("frames"))
