@@ -105,18 +105,10 @@ class Array:
         """Say whether these are the first bytes of a ``.npy`` file."""
         return head.startswith(npy.MAGIC_PREFIX)
 
-    def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:
-        """Return a plain array over the mapping.
-
-        A numpy.memmap stands between the two: joblib finds it in the base chain, and sends path and offset in
-        place of the values. Private changes (mode c) are in no file, so there it must not.
-        """
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:  # noqa: ARG002  as every kind
+        """Return a plain array over the mapping."""
         shape, dtype, order, offset, _ = decode(mapping[: _length(mapping[:12])], len(mapping))
-        if mode == "c":
-            return np.ndarray(shape, dtype, mapping, offset, order=_letter(order))
-        hidden = np.ndarray.__new__(np.memmap, shape, dtype, mapping, offset, None, _letter(order))
-        hidden.__dict__.update(_mmap=mapping, offset=offset, mode=mode, filename=path)
-        return hidden.view(np.ndarray)
+        return np.ndarray(shape, dtype, mapping, offset, order=_letter(order))
 
     def describe(self, head: bytes, size: int) -> Description:
         """Say dtype and shape."""

@@ -14,13 +14,12 @@ from shmkernel import names, records, registry
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
+    from types import ModuleType
 
 Key = tuple[int, int, str]
 guard = threading.RLock()  # re-entrant: garbage collection may strike inside
 _open: dict[Key, Held] = {}
-_closed: dict[
-    int, Held
-] = {}  # by id(), since a dead reference has no hash: no longer given out, but their last view has not gone
+_closed: dict[int, Held] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
 
 
 class Held(weakref.ref["mmap.mmap"]):
@@ -55,7 +54,7 @@ def put(
     kind: str,
 ) -> Any:  # noqa: ANN401
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
-    _send_by_reference()
+    _transfer().register()
     held = _held(mapping, value, found, mode, record, path, name, kind)
     key = held.key
     with guard:
@@ -136,18 +135,16 @@ def forget(name: str) -> list[Held]:
 
 
 @functools.cache
-def _send_by_reference() -> None:
+def _transfer() -> ModuleType:
     from shmkernel.verbs import transfer  # noqa: PLC0415  it brings numpy, without which much of the command line works
 
-    transfer.register()
+    return transfer
 
 
 @functools.cache
 def send_by_name(kind: type[object]) -> None:
     """Have objects of this type sent to other processes as the names they are attached by."""
-    from shmkernel.verbs import transfer  # noqa: PLC0415  as above
-
-    transfer.register_named(kind)
+    _transfer().register_named(kind)
 
 
 def _let_go(held: Held, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:

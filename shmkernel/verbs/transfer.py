@@ -1,15 +1,15 @@
 """Shared arrays on their way to another process: a reference travels, not the values.
 
-Only what sends to a process that lives now does so: multiprocessing's pickler, and loky's where that is loaded.
+Only what sends to a process that lives now does so: multiprocessing's pickler, loky's and joblib's if they are loaded.
 `pickle.dumps` and `copy.deepcopy` take the values, since a pickle on disk must not hold a name that dies with a
-kernel. joblib finds the numpy.memmap in the base chain by itself.
+kernel.
 """
 
 from __future__ import annotations
 
+import multiprocessing.reduction  # noqa: F401  so that there is one to teach
 import pickle
 import sys
-from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,28 +20,57 @@ from shmkernel.kinds import ring
 from shmkernel.verbs import held, life
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
-_LOKY = ("loky.backend.reduction", "joblib.externals.loky.backend.reduction")
+Reduced = tuple[Any, ...]
+_types: dict[type, Callable[[Any], Any]] = {}
+_taught: list[ModuleType] = []  # those that have a `register`
 
 
 def register() -> None:
-    """Teach the picklers that are loaded to send references."""
-    ForkingPickler.register(np.ndarray, reduce)
-    register_named(ring.Ring)
-    if functions.in_notebook():  # the dispatch table, which `register` fills, is not asked about functions
-        setattr(ForkingPickler, "reducer_override", functions.reducer_override)  # noqa: B010  mypy knows no such method
-    for name in _LOKY:
+    """Teach the picklers that are loaded to send references. To be repeated: others may be loaded by then."""
+    for name in [*_lessons]:
         if module := sys.modules.get(name):
-            module.register(np.ndarray, reduce)
+            _lessons.pop(name)(module)
 
 
 def register_named(kind: type) -> None:
     """Teach them to send an object of this type as the name it is attached by."""
-    ForkingPickler.register(kind, reduce_named)
-    for name in _LOKY:
-        if module := sys.modules.get(name):
-            module.register(kind, reduce_named)
+    _register(kind, reduce_named)
+
+
+def _register(kind: type, reducer: Callable[[Any], Any]) -> None:
+    _types[kind] = reducer
+    for module in _taught:
+        module.register(kind, reducer)
+
+
+def _teach_multiprocessing(module: ModuleType) -> None:
+    if functions.in_notebook():  # the dispatch table, which `register` fills, is not asked about functions
+        module.ForkingPickler.reducer_override = functions.reducer_override
+    _teach(module)
+
+
+def _teach(module: ModuleType) -> None:
+    _taught.append(module)
+    for kind, reducer in _types.items():
+        module.register(kind, reducer)
+
+
+def _teach_joblib(module: ModuleType) -> None:
+    """Step in before joblib's own reducer: that loses the strides of views of a numpy.memmap (joblib#1019)."""
+    forward = getattr(module, "ArrayMemmapForwardReducer", None)
+    if forward is None:  # another joblib than we know: it will send the values
+        return
+    values = forward.__call__
+
+    def call(self: object, array: NDArray[Any]) -> object:
+        return _reference(array) or values(self, array)
+
+    forward.__call__ = call
 
 
 def reduce_named(value: object) -> Any:  # noqa: ANN401
@@ -63,12 +92,16 @@ def rebuild_named(name: str, inode: int, mode: str) -> Any:  # noqa: ANN401
 
 def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
     """Reduce a view of a segment to where it lies, anything else to its values."""
+    return _reference(array) or array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+def _reference(array: NDArray[Any]) -> Reduced | None:
     mapping: Any = array
     while isinstance(mapping, np.ndarray):
         mapping = mapping.base
     one = next((one for one in held.everything() if mapping is not None and one() is mapping), None)
     if one is None or one.key[2] == "c" or registry.inode_at(one.name) != one.key[1]:
-        return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)  # private changes, or a name that leads elsewhere
+        return None  # not ours, private changes, or a name that leads elsewhere
     offset = _address(array) - _address(np.frombuffer(mapping, np.uint8))
     writable = bool(array.flags.writeable)
     return rebuild, (one.name, one.key[1], one.key[2], offset, array.shape, array.strides, array.dtype, writable)
@@ -105,3 +138,13 @@ def rebuild(
 
 def _address(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
+
+
+_register(np.ndarray, reduce)
+_register(ring.Ring, reduce_named)
+_lessons: dict[str, Callable[[ModuleType], None]] = {
+    "multiprocessing.reduction": _teach_multiprocessing,
+    "loky.backend.reduction": _teach,
+    "joblib.externals.loky.backend.reduction": _teach,
+    "joblib._memmapping_reducer": _teach_joblib,
+}
