@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 
 from shmkernel.dicts import entries, keys, store, values
-from shmkernel.errors import ArgumentError, NotFoundError, UnsupportedError
+from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,13 +198,23 @@ class Access:
                 except BaseException:
                     opened.failed |= opened.touched
                     raise
-            txn = opened.writing()
-            with self._undone_on_error(txn):
-                result = step(txn)
-                opened.commit(txn)
-            return result
+            try:
+                return self._once(step)
+            except FullError:
+                opened.turn()
+                for one in ready:
+                    one.put = False
+                return self._once(step)
         finally:
             store.remove(opened.home, [f"{one.file}.npy" for one in ready if one.file and not one.put])
+
+    def _once(self, step: Callable[[Txn], T]) -> T:
+        opened = self._store
+        txn = opened.writing()
+        with self._undone_on_error(txn):
+            result = step(txn)
+            opened.commit(txn)
+        return result
 
     @contextlib.contextmanager
     def _undone_on_error(self, txn: Txn) -> Iterator[None]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from shmkernel.dicts import entries, keys, store, values
 from shmkernel.dicts.access import FROZEN, LONGEST, MISSING, Access, GoneError, items, known, only_keys
-from shmkernel.errors import ArgumentError
+from shmkernel.errors import ArgumentError, FullError
 
 if TYPE_CHECKING:
     Txn = lmdb.Transaction[bytes]
@@ -169,6 +169,10 @@ class SharedDict(Access, MutableMapping[Any, Any]):
             self._put(txn, ready)
             number = txn.id()
             opened.commit(txn)
+        except FullError:
+            opened.abort(txn)
+            self._change(lambda txn: self._put(txn, ready), ready)  # which tries harder
+            return
         except lmdb.Error as error:
             opened.abort(txn)
             raise opened.failure(error) from None

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from shmkernel import limits, memory
+from shmkernel.dicts import freelist
 from shmkernel.errors import DamagedError, FullError, NotFoundError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _SLACK = 64  # pages for LMDB's own list of free ones
 _INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
 _MAGIC = 0xBEEFC0DE
 # Positions in the two first pages, in words of 8 bytes (MDB_meta in mdb.c); the page with the greater number counts
-_DEPTH, _BRANCHES, _LEAVES, _ENTRIES, _LAST, _NUMBER = 11, 12, 13, 15, 17, 18
+_FREE, _DEPTH, _BRANCHES, _LEAVES, _ENTRIES, _LAST, _NUMBER = 10, 11, 12, 13, 15, 17, 18
 _OTHER = PAGE // 8
 NUMBERS = _NUMBER, _OTHER + _NUMBER
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -125,9 +126,10 @@ class Store:
             now = txn.stat()
             grown = now["branch_pages"] + now["leaf_pages"] - tree
             self._known = max(self._known, grown + min(tree, self._changes * depth))  # a page is copied once
-        end += self._known + self._changes % _BATCH * 2 * (depth + 2) + self._long + _SLACK + kept
-        if end * PAGE > self._reserved:
-            self._reserve(end * PAGE)
+        single = self._known + self._changes % _BATCH * 2 * (depth + 2)
+        run = self._long + _SLACK  # these have to follow one another
+        if (end + single + run + kept) * PAGE > self._reserved:
+            self._reserve((end + single + run + kept) * PAGE, (end + run) * PAGE, single + kept)
 
     def fill(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Write sorted entries into a store that is empty, and that nobody else has open."""
@@ -144,7 +146,8 @@ class Store:
     def _append(self, batch: list[tuple[bytes, bytes]], size: int) -> None:
         txn = self.writing()
         try:
-            self._reserve((self._start[0] + 3 * size // PAGE + _SLACK + KEPT) * PAGE)
+            end = (self._start[0] + 3 * size // PAGE + _SLACK + KEPT) * PAGE
+            self._reserve(end, end, 0)
             txn.cursor().putmulti(batch, append=True)
             self.commit(txn)
         except lmdb.Error as error:
@@ -164,6 +167,21 @@ class Store:
         """Undo the changes of a transaction."""
         txn.abort()
         remove(self.home, self.born)
+
+    def turn(self) -> None:
+        """Commit a change that changes nothing: only the one after it can use the pages that the last one freed."""
+        txn = self.writing()
+        try:
+            self.room(txn, 0, kept=0)
+            cursor = txn.cursor()
+            if cursor.first():
+                txn.put(*cursor.item())
+            else:
+                txn.put(b"\xfe", b"")
+                txn.delete(b"\xfe")
+            txn.commit()
+        finally:
+            txn.abort()
 
     def has_files(self) -> bool:
         """Say whether values may refer to files."""
@@ -189,8 +207,7 @@ class Store:
     def failure(self, error: lmdb.Error) -> Exception:
         """Say what an error of LMDB means."""
         if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
-            what = "all 64 GiB that a dict can have" if isinstance(error, lmdb.MapFullError) else "512 MiB at once"
-            message = f"{self.name!r} would need more than {what}. Use smaller steps, or several dicts"
+            message = f"{self.name!r} would need more than the {limits.human(MAP)} that a dict can have. Use several"
             return FullError(message, name=self.name, needed=MAP, free=limits.room().free)
         if error.code == errno.ENOENT:
             return self._gone()
@@ -214,23 +231,41 @@ class Store:
         except lmdb.Error as error:
             raise self.failure(error) from None
 
-    def _reserve(self, end: int) -> None:
-        """Reserve the file up to `end`, with some more while there is plenty."""
+    def _reserve(self, end: int, least: int, single: int) -> None:
+        """Reserve the file up to `end`, with some more while there is plenty.
+
+        Where there is no room, `least` suffices if so many single pages are free inside.
+        """
         start = max(self._reserved, self._start[0] * PAGE)
-        more = min(max(end >> 3, 1 << 20), _STEP)
+        more = min(max(end >> 3, 1 << 18), _STEP)
         if self._env:
             self._env.reader_check()  # what the dead still seem to read is not used again: the file would only grow
-        for wanted in (end + more, end):
-            if wanted - start < _CHECKED or limits.room().free > wanted - start:
-                try:
-                    os.posix_fallocate(self._fd, start, wanted - start)
-                except OSError as error:
-                    if error.errno not in _NO_ROOM:
-                        raise
-                else:
-                    self._reserved = wanted
-                    return
+        if self._allocate(start, end + more) or self._allocate(start, end):
+            return
+        if self._allocate(start, least) and self._reusable() >= single:
+            return
         raise self._full(end - start)
+
+    def _allocate(self, start: int, end: int) -> bool:
+        if end > start:
+            if end - start > _CHECKED and limits.room().free < end - start:
+                return False
+            try:
+                os.posix_fallocate(self._fd, start, end - start)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                return False
+            self._reserved = end
+        return True
+
+    def _reusable(self) -> int:
+        """Return how many free pages LMDB can use now: those freed before the last change and all that is read."""
+        words, env = self.words, self._env or self._reopen()
+        at = 0 if words[_NUMBER] > words[_OTHER + _NUMBER] else _OTHER
+        limit = min(int(words[at + _NUMBER]), freelist.oldest(env.readers()))
+        found = freelist.records(lambda page: os.pread(self._fd, PAGE, page * PAGE), words[at + _FREE])
+        return sum(count for number, count in found if number < limit)
 
     def _open(self) -> lmdb.Environment:
         try:

@@ -1,0 +1,53 @@
+"""LMDB's list of free pages, which its interface does not show.
+
+A second tree in the file: under the number of each transaction, the pages that it freed. The layout is that of
+MDB_page and MDB_node in mdb.c (LMDB 0.9). Looked at only where a memory is full.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NONE = (1 << 64) - 1  # the root of an empty tree
+_LEAF, _ELSEWHERE = 0x02, 0x01  # a page's flag, a node's: the data has a page of its own
+_PAGE = struct.Struct("<8xHHHH")  # of its head: pad, flags, lower, upper
+_HEAD = 16
+_NODE = struct.Struct("<HHHH")  # size or page, its upper half, flags or more of the page, length of the key
+_NUMBER = struct.Struct("<Q")
+
+
+def records(read: Callable[[int], bytes], root: int) -> Iterator[tuple[int, int]]:
+    """Yield the number of each transaction in the tree, and how many pages it freed; `read` gives a page."""
+    if root == NONE:
+        return
+    page = read(root)
+    _, flags, lower, _ = _PAGE.unpack_from(page)
+    for (at,) in struct.iter_unpack("<H", page[_HEAD:lower]):
+        low, high, node, key = _NODE.unpack_from(page, at)
+        if not flags & _LEAF:
+            yield from records(read, low | high << 16 | node << 32)
+            continue
+        (number,) = _NUMBER.unpack_from(page, at + _NODE.size)
+        data = at + _NODE.size + key
+        if node & _ELSEWHERE:
+            (elsewhere,) = _NUMBER.unpack_from(page, data)
+            (count,) = _NUMBER.unpack_from(read(elsewhere), _HEAD)
+        else:
+            (count,) = _NUMBER.unpack_from(page, data)
+        yield number, count
+
+
+def oldest(readers: str) -> int:
+    r"""Return the number of the oldest snapshot that is being read, by the text of `Environment.readers`.
+
+    Examples
+    --------
+    >>> oldest("    pid     thread     txnid\n  41 7f00 -\n  42 7f00 17\n") == 17
+    True
+    """
+    words = (line.split() for line in readers.splitlines()[1:])
+    return min((int(parts[-1]) for parts in words if parts and parts[-1].isdigit()), default=NONE)

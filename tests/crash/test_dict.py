@@ -1,0 +1,266 @@
+"""Dicts whose writers are killed, whose memory is full, and whose readers never come back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import random
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import names
+from tests.crash.test_full import fill_up
+from tests.crash.test_steps import killed_at
+from tests.helpers import Child, kill_watchdogs, left, until, until_left
+
+KILLED = int(os.environ.get("SHMKERNEL_KILLS", "20"))  # 200 before a release
+PARTS = 12
+STEPS = ("begin", "put", "delete", "get", "commit", "cursor")
+LARGE = np.arange(200_000.0)
+
+
+def write(x, chance, stamp):
+    """Change everything in one transaction: each part of it says the same, in values of all sizes."""
+    with x.transaction():
+        for part in chance.sample(range(PARTS), PARTS):
+            x.pop(("extra", part), None)
+            if chance.random() < 0.5:
+                x["extra", part] = stamp
+            x[f"part {part}"] = [stamp, "x" * chance.choice([0, 100, 3000, 9000])]
+        x["extras"] = sorted(part for part in range(PARTS) if ("extra", part) in x)
+        x["stamp"] = stamp
+
+
+def check(x, *, quiet=False):
+    """Assert that a full scan shows one whole transaction, and return its stamp. `quiet`: nobody writes."""
+    seen = x.to_dict()
+    stamp = seen["stamp"]
+    assert {seen[f"part {part}"][0] for part in range(PARTS)} == {stamp}
+    assert {part: seen["extra", part] for part in seen["extras"]} == dict.fromkeys(seen["extras"], stamp)
+    assert len(seen) == PARTS + 2 + len(seen["extras"])
+    assert not quiet or len(x) == len(list(x)) == len(list(reversed(x))) == len(seen)
+    return stamp
+
+
+def writer(seed):
+    """Write without end."""
+
+    def work(connection):
+        chance = random.Random(seed)
+        x = shm.attach("x")
+        for n in itertools.count():
+            write(x, chance, f"{seed} {n}")
+            if n == 0:
+                connection.send("writes")
+
+    return work
+
+
+def test_writers_killed_at_any_moment_leave_whole_transactions_and_hold_nobody_up():
+    x = shm.create("x", {})
+    write(x, random.Random(0), "0")
+    for kill in range(KILLED):
+        with Child(writer(kill)) as first, Child(writer(-kill - 1)) as second:
+            assert (first.hear(), second.hear()) == ("writes", "writes")
+            first.end(signal.SIGKILL)
+            stamp = check(x)
+            until(lambda before=stamp: check(x) != before, "the other writer goes on")
+            second.end(signal.SIGKILL)
+        write(x, random.Random(kill), "mine")
+        assert check(x, quiet=True) == "mine"
+    with Child(lambda connection: connection.send(check(shm.attach("x", "r"), quiet=True))) as child:
+        assert child.hear() == "mine"
+
+
+def test_a_writer_killed_between_any_two_steps_of_a_transaction_changes_nothing():
+    x = shm.create("x", {})
+    write(x, random.Random(0), "0")
+
+    def work(step):
+        def run(_):
+            y, count = shm.attach("x", "r+"), itertools.count(1)
+
+            def look(_frame, event, function):
+                if event == "c_call" and function.__name__ in STEPS and next(count) == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.setprofile(look)
+            write(y, random.Random(1), "never")
+
+        return run
+
+    for step in range(1, 80, 3):
+        with Child(work(step)) as child:
+            assert child.join() == -signal.SIGKILL
+        assert check(x, quiet=True) == "0"
+        x["stamp"] = "0"
+
+
+def test_a_killed_reader_does_not_let_it_grow():
+    x = shm.create("x", {"a": 0})
+
+    def read(connection):
+        txn = shm.attach("x", "r")._store.reading()
+        connection.send(txn.id())
+        connection.recv()
+
+    with Child(read) as child:
+        child.hear()
+        child.end()
+    for n in range(200):
+        x["a"] = bytes([n]) * (1 << 20)
+    assert shm.info("x").size < 24 << 20
+
+
+def test_more_readers_than_it_has_room_for_wait_for_the_writers_instead():
+    x = shm.create("x", {"a": [1]})
+    readers = [x._store.reading() for _ in range(510)]
+    assert x["a"] == [1]
+    x["a"] = [2]
+    assert x["a"] == [2]
+    for reader in readers:
+        reader.abort()
+
+
+def test_a_creation_killed_at_any_step_leaves_nothing(shm_dir):
+    steps = 0
+    for step in itertools.count(1, 2):
+        if not killed_at(step, lambda: shm.create("x", {"a": 1, "b": LARGE})):
+            break
+        steps += 1
+        until_left(shm_dir)
+    assert steps > 10
+    until_left(shm_dir)
+
+
+def test_an_array_that_is_stored_and_killed_at_any_step_is_there_or_not(shm_dir):
+    x = shm.create("x", {"a": LARGE})
+    for step in itertools.count(1):
+        if not killed_at(step, lambda: shm.attach("x").__setitem__("a", LARGE + 1)):
+            break
+        assert x["a"].sum() in (LARGE.sum(), (LARGE + 1).sum())
+        x["a"] = LARGE
+    assert step > 5
+    assert x["a"].sum() == (LARGE + 1).sum()
+    assert shm_dir.exists()
+
+
+def until_full(x, values):
+    """Store until there is no room; return how many were, and the error."""
+    stored = 0
+    with pytest.raises(shm.FullError) as caught:  # noqa: PT012
+        for value in values:
+            x[f"key {stored}"] = value
+            stored += 1
+    return stored, caught.value
+
+
+@pytest.mark.parametrize("size", [10, 1500, 5000, 70_000])
+def test_in_a_full_folder_nothing_is_lost_and_reads_and_deletes_go_on(small, size):
+    def read(connection):
+        x = shm.attach("x", "r")
+        connection.send("attached")
+        connection.recv()
+        connection.send(len(x.to_dict()))
+
+    def work():
+        x = shm.create("x", {})
+        other = Child(read)
+        other.hear()
+        count, error = until_full(x, (os.urandom(size) for _ in itertools.count()))
+        assert count > 20
+        assert error.errno == errno.ENOSPC
+        assert "Delete keys" in str(error)
+        assert "free" in str(error)
+        assert error.needed > 0
+        with contextlib.suppress(OSError):
+            fill_up()
+        assert list(x) == [f"key {n}" for n in range(count)]
+        assert {len(value) for value in x.values()} == {size}
+        with pytest.raises(shm.FullError), x.transaction():  # noqa: PT012
+            for n in range(count):
+                x[f"more {n}"] = bytes(size)
+                x[f"even more {n}"] = bytes(size)
+        assert len(x) == count
+        other.tell()
+        assert other.hear() == count
+        for n in range(0, count, 2):
+            del x[f"key {n}"]
+        assert len(x.to_dict()) == count // 2
+        x["again"] = bytes(size)
+        x.clear()
+        assert x.to_dict() == {}
+        assert until_full(x, itertools.repeat(bytes(size)))[0] > count / 2
+        assert other.join() == 0
+        shm.unlink("x")
+
+    small(work, "size=6m")
+
+
+def test_three_writers_fill_it_and_none_of_them_is_killed_by_it(small):
+    def fill(seed):
+        def work(connection):
+            chance = random.Random(seed)
+            x, full = shm.attach("x", "r+"), 0
+            while full < 30:
+                try:
+                    if full == 0 or chance.random() < 0.5:
+                        with x.transaction():
+                            for part in range(chance.randrange(20)):
+                                x[seed, chance.randrange(2000)] = bytes(chance.choice([1, 100, 2000, 9000])), part
+                    else:
+                        with contextlib.suppress(KeyError):
+                            x.popitem()
+                except shm.FullError:
+                    full += 1
+            connection.send(len(x.to_dict()))
+
+        return work
+
+    def work():
+        x = shm.create("x", {})
+        children = [Child(fill(seed)) for seed in range(3)]
+        assert [child.hear() > 0 for child in children] == [True] * 3
+        assert [child.join() for child in children] == [0, 0, 0]
+        assert len(x.to_dict()) == len(x)
+        shm.unlink("x")
+
+    small(work, "size=8m")
+
+
+def test_too_large_to_be_created_it_leaves_nothing(small):
+    def work():
+        for value in ({n: os.urandom(1000) for n in range(5000)}, {"a": np.zeros(1 << 20)}):
+            with pytest.raises(shm.FullError, match="free"):
+                shm.create("x", value)
+            assert [path for path in left(names.folder()) if "sessions" not in path] == []
+        assert os.listdir(names.runtime("dicts")) == []
+
+    small(work, "size=4m")
+
+
+def test_a_large_array_that_does_not_fit_changes_nothing(small):
+    def work():
+        x = shm.create("x", {"a": 1})
+        with pytest.raises(shm.FullError, match="free"):
+            x["a"] = np.zeros(1 << 20)
+        assert x == {"a": 1}
+        shm.unlink("x")
+
+    small(work, "size=4m")
+
+
+def test_both_owner_and_watchdog_killed_the_next_session_sweeps_it(shm_dir):
+    with Child(lambda connection: (shm.create("x", {"a": LARGE}), connection.send("made"), connection.recv())) as child:
+        child.hear()
+        kill_watchdogs(shm_dir)
+        child.end()
+    assert [path.name for path in shm_dir.glob("shmk-*")] == [os.path.basename(names.path_of("x"))]
+    assert shm.gc()[0][0] == "x"
+    until_left(shm_dir)

@@ -1,0 +1,92 @@
+"""What the store knows of LMDB's file beyond LMDB's interface must be what LMDB says."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+import shmkernel as shm
+from shmkernel.dicts import freelist, store
+
+
+def free(opened):
+    """Return the free pages as the list has them, and as the rest of the file leaves them."""
+    words = opened.words
+    at = 0 if words[store.NUMBERS[0]] > words[store.NUMBERS[1]] else store.PAGE // 8
+    listed = freelist.records(lambda page: os.pread(opened._fd, store.PAGE, page * store.PAGE), words[at + 10])
+    pages = words[at + 17] + 1 - 2
+    return sum(count for _, count in listed), pages - sum(words[at + n] for n in (6, 7, 8, 12, 13, 14))
+
+
+@pytest.mark.parametrize("changes", [0, 1, 50, 3000])
+def test_the_free_pages_are_those_that_nothing_else_uses(changes):
+    chance = random.Random(changes)
+    x = shm.create("x", {})
+    for n in range(changes):
+        if chance.random() < 0.3:
+            x.pop(chance.randrange(300), None)
+        else:
+            x[chance.randrange(300)] = bytes(chance.choice([1, 500, 3000, 50_000]))
+        if n % 100 == 0:
+            assert len(set(free(x._store))) == 1
+    x.clear()
+    listed, left = free(x._store)
+    assert listed == left
+
+
+def test_the_words_of_the_first_pages_are_what_lmdb_says_of_itself():
+    x = shm.create("x", dict.fromkeys(range(5000), "x" * 100))
+    x["large"] = bytes(1 << 16)
+    said, words = x._store._env.stat(), x._store.words
+    at = 0 if words[18] > words[store.NUMBERS[1]] else store.PAGE // 8
+    assert (words[at + 11] >> 48, words[at + 12], words[at + 13], words[at + 14], words[at + 15]) == (
+        said["depth"], said["branch_pages"], said["leaf_pages"], said["overflow_pages"], said["entries"],
+    )  # fmt: skip
+    assert words[at + 17] == x._store._env.info()["last_pgno"]
+    assert words[at + 18] == x._store._env.info()["last_txnid"] == x.version
+    assert len(x) == 5001
+
+
+def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(monkeypatch):
+    used, reserved = [], []
+    x = shm.create("x", dict.fromkeys(range(500), "x" * 1500))
+    opened = x._store
+    allocate = store.Store._allocate
+
+    def look(self, start, end):
+        reserved.append(end)
+        return allocate(self, start, end)
+
+    monkeypatch.setattr(store.Store, "_allocate", look)
+    chance = random.Random(1)
+    for _ in range(20):
+        with x.transaction():
+            for _ in range(400):
+                x[chance.randrange(3000)] = bytes(chance.choice([1, 300, 1900, 2100, 9000]))
+                if chance.random() < 0.4:
+                    x.popitem()
+        used.append(opened._env.info()["last_pgno"] * store.PAGE)
+        assert used[-1] < opened._reserved
+    assert reserved
+    assert max(used) > 4 << 20
+
+
+def test_one_map_size_for_everybody_and_none_of_it_taken_before_it_is_needed():
+    x = shm.create("x", {})
+    assert x._store._env.info()["map_size"] == store.MAP == os.fstat(x._store._fd).st_size
+    assert os.fstat(x._store._fd).st_blocks * 512 < 2 << 20
+
+
+def test_the_oldest_snapshot_is_found_in_what_lmdb_says_of_its_readers():
+    x = shm.create("x", {"a": 1})
+    env = x._store._env
+    assert freelist.oldest(env.readers()) == freelist.NONE
+    reader = x._store.reading()
+    x["a"] = 2
+    later = x._store.reading()
+    assert freelist.oldest(env.readers()) == reader.id() == later.id() - 1
+    reader.abort()
+    later.abort()
+    assert freelist.oldest(env.readers()) == freelist.NONE
