@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 GHOSTS = ("replaced", "unlinked")
 _OFTEN = 1.0  # seconds between two looks at what leaves no trace
 _SHARE = 100  # such a look may take a hundredth of the time
+_TICK = 20_000_000  # nanoseconds: more than a tick of the clock that stamps files
 
 _Clock = tuple[int, ...]
 
@@ -49,6 +50,7 @@ class Board:
         self.rows: dict[str, Row] = {}
         self._folders: _Clock = ()
         self._files: dict[str, _Clock] = {}
+        self._posix: dict[str, str] = {}  # by entry among the records: a name that no listing of the folder gives
         self._due = 0.0
 
     def scan(self) -> Change:
@@ -56,7 +58,8 @@ class Board:
         before = dict(self.rows)
         now, folders = time.monotonic(), _folders()
         if folders != self._folders:
-            self._folders = folders
+            settled = time.time_ns() - max(folders) > _TICK  # within one tick of its clock a folder may move again
+            self._folders = folders if settled else ()
             self._names()
             self._due = 0.0
         if now >= self._due:
@@ -69,7 +72,7 @@ class Board:
     def _names(self) -> None:
         """Follow names and records."""
         files = {}
-        for name in (*names.names(), *sorted(one.name for one in registry.records() if one.name[0] == "/")):
+        for name in (*names.names(), *self._foreign()):
             if clock := _file(name):
                 files[name] = clock
         stale = [name for name, clock in files.items() if self._files.get(name) != clock]
@@ -83,11 +86,22 @@ class Board:
         self.rows = found | {key: row for key, row in self.rows.items() if row.info.state in GHOSTS}
         self._files = {name: files[name] for name in found}
 
+    def _foreign(self) -> list[str]:
+        """Return the ``/posix`` names, which only records tell; each is read once."""
+        entries = [entry for entry in os.listdir(names.runtime("records")) if entry.isdigit()]
+        self._posix = {
+            entry: self._posix[entry] if entry in self._posix else record.name
+            for entry in entries
+            if entry in self._posix or (record := registry.record(int(entry)))
+        }
+        return sorted(name for name in self._posix.values() if name.startswith("/"))
+
     def _traceless(self) -> None:
         """Follow what no folder's clock tells: holders, owners, and what only this process still has."""
         live = [row for row in self.rows.values() if row.info.state not in GHOSTS]
         fresh = {info.name: info for info in listing.refreshed(row.info for row in live)}
-        ghosts = ghosts_of(listing.look(_lost())) if _lost() else []
+        lost = _lost()
+        ghosts = ghosts_of(listing.look(lost)) if lost else []
         self.rows = {
             **{row.key: row._replace(info=fresh[row.key]) for row in live if row.key in fresh},
             **{row.key: row for row in ghosts},

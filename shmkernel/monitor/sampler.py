@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 _LEASE = 30.0
 _BEAT = 1.0
 _MOST = 56 << 10  # bytes of rows in one message
-_CALM = 50  # times the processor time of the last turn: what the thread sleeps at least
+_SHARE, _CREDIT = 0.02, 0.1  # of a processor's time; seconds of it that may be spent at once after a calm time
 _SLOWEST = 1.0  # seconds
-
-Send = "Callable[[dict[str, Any], list[bytes]], None]"
 
 
 class Sampler:
@@ -92,10 +90,11 @@ class Sampler:
         room = board.room(self._board.rows.values())
         if everything or change.rows or change.gone or self._roughly(room):
             self._room = room
-            for number, part in enumerate(_parts(rows)):
-                first = number == 0
-                extra = {"first": everything, "gone": change.gone, "room": room._asdict()} if first else {}
-                self._tell({"do": "rows", "rows": part, **extra})
+            parts = list(_parts(rows))
+            for number, part in enumerate(parts):
+                ends = {"first": everything and number == 0, "last": everything and number == len(parts) - 1}
+                extra = {"gone": change.gone, "room": room._asdict()} if number == 0 else {}
+                self._tell({"do": "rows", "rows": part, **ends, **extra})
         self._picture(anew=everything)
         if time.monotonic() - self._sent > _BEAT:
             self._tell({"do": "beat"})
@@ -122,7 +121,7 @@ class Sampler:
         self._sent = time.monotonic()
 
     def _run(self) -> None:
-        pause = 0.0
+        pause, debt, last = 0.0, 0.0, time.monotonic()
         while not self._closed:
             self._wake.wait(pause if self.looked_at() else None)
             self._wake.clear()
@@ -133,10 +132,10 @@ class Sampler:
                 self.turn()
             except (ShmError, OSError) as error:  # the folder went, perhaps for a moment
                 self._tell({"do": "trouble", "text": str(error)})
-            spent = time.thread_time() - began
-            pause = max(self.interval, min(_CALM * spent, _SLOWEST))
-            if not self._greeted:
-                pause = max(pause, _BEAT / 2)
+            now = time.monotonic()
+            debt = max(-_CREDIT, debt + time.thread_time() - began - _SHARE * (now - last))
+            last = now
+            pause = max(self.interval if self._greeted else _BEAT / 2, min(debt / _SHARE, _SLOWEST))
 
 
 def _parts(rows: list[board.Row]) -> Iterator[list[dict[str, object]]]:
