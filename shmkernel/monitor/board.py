@@ -89,11 +89,9 @@ class Board:
     def _foreign(self) -> list[str]:
         """Return the ``/posix`` names, which only records tell; each is read once."""
         entries = [entry for entry in os.listdir(names.runtime("records")) if entry.isdigit()]
-        self._posix = {
-            entry: self._posix[entry] if entry in self._posix else record.name
-            for entry in entries
-            if entry in self._posix or (record := registry.record(int(entry)))
-        }
+        known = {entry: self._posix[entry] for entry in entries if entry in self._posix}
+        fresh = ((entry, registry.record(int(entry))) for entry in entries if entry not in known)
+        self._posix = known | {entry: record.name for entry, record in fresh if record}
         return sorted(name for name in self._posix.values() if name.startswith("/"))
 
     def _traceless(self) -> None:

@@ -114,7 +114,9 @@ class Sampler:
     def _roughly(self, room: board.Room) -> bool:
         """Say whether the use of the folder changed by more than others' noise."""
         last = self._room
-        return last is None or max(abs(a - b) for a, b in zip(room, last, strict=True)) > room.total >> 10
+        if last is None:
+            return True
+        return any(abs(a - b) > room.total >> 10 for a, b in zip(room, last, strict=True))
 
     def _tell(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
         self._send(content, buffers or [])

@@ -46,7 +46,7 @@ class Monitor(anywidget.AnyWidget):
         self._sampler.look(name or "", Look())
         self.on_msg(self._hear)
         if self.comm is not None:  # else a click waits for the running cell (guarded by a test)
-            vars(self.comm)["_reply_subshell_for"] = lambda _, default: default
+            setattr(self.comm, "_reply_subshell_for", lambda _, default: default)  # noqa: B010  private
         if self._shell is not None:
             self._shell.events.register("pre_execute", self._cell_begins)
             self._shell.events.register("post_execute", self._cell_ends)
@@ -64,7 +64,7 @@ class Monitor(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
         """Give viewers without widgets, GitHub's among them, a table of now."""
-        found = super()._repr_mimebundle_(**kwargs)
+        found: Any = super()._repr_mimebundle_(**kwargs)
         data, metadata = found if isinstance(found, tuple) else (found or {}, {})
         rows = shm.list()
         return {**data, "text/plain": render.table(rows), "text/html": render.table_html(rows)}, metadata
