@@ -38,7 +38,7 @@ class Sampler:
         self._send = send
         self._board = board.Board()
         self._wake = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         self._greeted, self._everything = False, True
         self._views: dict[str, float] = {"": time.monotonic()}  # one is about to appear
         self._key, self._look = "", Look()
@@ -52,7 +52,7 @@ class Sampler:
 
     def close(self) -> None:
         """End the thread."""
-        self._closed = True
+        self._closed.set()
         self._wake.set()
 
     def hello(self) -> None:
@@ -124,10 +124,10 @@ class Sampler:
 
     def _run(self) -> None:
         pause, debt, last = 0.0, 0.0, time.monotonic()
-        while not self._closed:
+        while not self._closed.is_set():
             self._wake.wait(pause if self.looked_at() else None)
             self._wake.clear()
-            if self._closed or not self.looked_at():
+            if self._closed.is_set() or not self.looked_at():
                 continue
             began = time.thread_time()
             try:

@@ -36,9 +36,9 @@ export class Panel {
     this.stats = make("dl", { class: "shm-stats" });
     this.note = make("div", { class: "shm-remark" });
     const bar = make("div", { class: "shm-head" }, this.title, this.what, this.buttons);
-    const shown = make("div", { class: "shm-shown" }, this.canvas, this.sheet, this.pager, this.reading);
+    this.shown = make("div", { class: "shm-shown" }, this.canvas, this.sheet, this.pager, this.reading);
     const side = make("div", { class: "shm-side" }, this.stats, this.note);
-    const content = make("div", { class: "shm-content" }, shown, side);
+    const content = make("div", { class: "shm-content" }, this.shown, side);
     this.element = make("section", { class: "shm-panel", "aria-label": "Selected segment" });
     this.element.append(bar, this.result, this.sliders, content);
     this.offer();
@@ -165,6 +165,8 @@ export class Panel {
     this.canvas.hidden = !picture;
     this.sheet.hidden = form !== "grid" && form !== "hex";
     this.reading.hidden = !picture;
+    const fixed = frame && picture && form !== "line"; // else as wide as there is room
+    this.shown.style.flex = fixed ? `0 1 ${Picture.width(frame)}px` : "";
     put(this.note, frame?.note ?? "");
     this.figures(frame?.stats ?? []);
     this.slide(frame?.axes ?? []);

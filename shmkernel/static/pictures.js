@@ -4,7 +4,8 @@ import { brief, colour } from "./texts.js";
 const FADE = 900; // milliseconds
 const LEFT = 56; // pixels for the numbers at the axes
 const BELOW = 18;
-const RIGHT = 64;
+const RIGHT = 76;
+const HEIGHT = 300; // as in the style sheet
 const PALETTE = Array.from({ length: 256 }, (_, at) => colour(at / 255).map(Math.round));
 const CALM = window.matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -28,6 +29,11 @@ export class Picture {
       this.point = null;
       this.read();
     });
+  }
+
+  /** @param {import("./texts.js").Frame} frame @returns {number} what a map or an image needs to be of full height */
+  static width(frame) {
+    return Math.ceil(LEFT + (HEIGHT - BELOW - 4) * proportion(frame) + RIGHT);
   }
 
   /** @param {import("./texts.js").Frame} frame @param {boolean} same whether it shows the same part of the same segment */
@@ -82,7 +88,7 @@ export class Picture {
    */
   cells(pen, frame, width, height, ink, now) {
     const image = frame.form === "image";
-    const ratio = Math.min(6, Math.max(1 / 3, frame.width / frame.height));
+    const ratio = proportion(frame);
     const room = { width: width - LEFT - (image ? 8 : RIGHT), height: height - BELOW - 4 };
     const wide = Math.min(room.width, room.height * ratio);
     const field = (this.field = { x: LEFT, y: 4, width: wide, height: wide / ratio });
@@ -203,6 +209,11 @@ export class Picture {
     if (across < 0 || across > 1 || down < 0 || down > 1) return;
     this.reading.textContent = frame.form === "line" ? reading1(frame, across) : reading2(frame, across, down);
   }
+}
+
+/** @param {import("./texts.js").Frame} frame @returns {number} width by height, not too far from a square */
+function proportion(frame) {
+  return Math.min(4, Math.max(1 / 3, frame.width / frame.height));
 }
 
 /** @param {import("./texts.js").Frame} frame @param {number} at @returns {[number, number]} */

@@ -154,6 +154,7 @@ export class Table {
       if (line === at) at = at.nextElementSibling;
       else this.body.insertBefore(line, at);
     }
+    this.table.classList.toggle("shm-unversioned", ![...this.lines.values()].some(({ row }) => row.version != null));
     this.table.setAttribute("aria-rowcount", String(wanted.length + 1));
     put(this.empty, wanted.length ? "" : this.lines.size ? "No segment matches the filter" : NOTHING);
     if (!wanted.some((line) => line.tabIndex === 0) && wanted[0]) wanted[0].tabIndex = 0;
