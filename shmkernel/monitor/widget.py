@@ -29,13 +29,19 @@ _MODULE_WORDS = re.compile(
 _QUICK = 0.05  # seconds
 
 
+def _script() -> str:
+    """Join the modules into the one that a widget may have: their imports of each other go, and their exports."""
+    texts = []
+    for part in _PARTS:
+        with open(os.path.join(_STATIC, part), encoding="utf-8") as file:
+            texts.append(_MODULE_WORDS.sub("", file.read()))
+    return "".join(texts)
+
+
 class Monitor(anywidget.AnyWidget):
     """A live view of what shared memory holds. Make one with `watch`."""
 
-    _esm = "".join(
-        _MODULE_WORDS.sub("", open(os.path.join(_STATIC, part), encoding="utf-8").read())  # noqa: SIM115
-        for part in _PARTS
-    )
+    _esm = _script()
     _css = os.path.join(_STATIC, "monitor.css")
     look = traitlets.Dict(help="what is selected: key, axes, start").tag(sync=True)
 

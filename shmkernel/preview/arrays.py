@@ -25,7 +25,7 @@ _ROW = 32 << 10  # bytes of a row that are read to pick some of its elements
 _POINTS = 9_000  # single elements read one by one: 5 ms
 _CELLS = 12_000  # of a heat map: 4 bytes each
 _PIXELS = 16_000  # of an image: 3 bytes each
-_SIDE, _FEW = 400, 40  # rows or columns at most; so few are not thinned out
+_SIDE, _FEW = 300, 40  # rows or columns: at most, and so few are not thinned out
 _DOTS = 1_000  # of a line, before it becomes an envelope
 _STRETCHES, _STRETCH = 500, 256  # of an envelope: how many, and how many elements of each are read at least
 _WIDE = 256  # characters of a text that are read
@@ -117,10 +117,12 @@ def _line(source: Source, shape: Shape) -> Preview:
 
 def _heat(source: Source, shape: Shape) -> Preview:
     rows, columns = _thinned(shape, _CELLS)
-    values = _numbers(_plane(source, shape, rows, columns))
+    whole = _whole_plane(source, shape)
+    known = _numbers(_plane(source, shape, rows, columns) if whole is None else whole)
+    values = known if whole is None else known[np.ix_(rows, columns)]
     facts = {
         "height": shape.lengths[0], "width": shape.lengths[1], "h": len(rows), "w": len(columns),
-        **_figures(values.ravel(), math.prod(shape.lengths), shape.dtype),
+        **_figures(known.ravel(), math.prod(shape.lengths), shape.dtype),
     }  # fmt: skip
     return Preview("heat", facts, values.astype("<f4").tobytes())
 
@@ -206,13 +208,8 @@ def _thinned(shape: Shape, cells: int, points: int = _POINTS) -> tuple[NDArray[n
     step, length = min(zip(shape.strides, shape.lengths, strict=True))
     if step * length > _ROW and height * width * shape.dtype.itemsize > _WHOLE:
         cells = min(cells, points)
-    rows, columns = min(height, _SIDE), min(width, _SIDE)
-    if rows * columns > cells:
-        scale = math.sqrt(cells / (rows * columns))
-        if min(rows, columns) <= _FEW:
-            rows, columns = (rows, cells // rows) if rows < columns else (cells // columns, columns)
-        else:
-            rows, columns = int(rows * scale), int(columns * scale)
+    scale = min(1.0, math.sqrt(cells / (height * width)))
+    rows, columns = (min(size, max(_FEW, int(size * scale)), _SIDE) for size in shape.lengths)
     return _spread(height, rows), _spread(width, columns)
 
 
@@ -226,11 +223,11 @@ def _plane(source: Source, shape: Shape, rows: NDArray[np.intp], columns: NDArra
     if shape.strides[0] < shape.strides[1]:
         turned = Shape(shape.dtype, shape.lengths[::-1], shape.strides[::-1], shape.offset)
         return _plane(source, turned, columns, rows).T
+    whole = _whole_plane(source, shape)
+    if whole is not None:
+        return whole[np.ix_(rows, columns)]
     size, (outer, inner) = shape.dtype.itemsize, shape.strides
     span = (shape.lengths[1] - 1) * inner + size
-    if inner == size and outer == span and shape.lengths[0] * outer <= _WHOLE:
-        whole = _array(source.read(shape.offset, shape.lengths[0] * outer), shape)
-        return whole.reshape(shape.lengths)[np.ix_(rows, columns)]
     if span <= _ROW:
         picked = [_strided(source.read(shape.offset + int(at) * outer, span), shape, columns) for at in rows]
         return np.stack(picked)
@@ -239,6 +236,18 @@ def _plane(source: Source, shape: Shape, rows: NDArray[np.intp], columns: NDArra
         source.read(start + step, size) for start in (shape.offset + rows * outer).tolist() for step in steps
     )
     return _array(blob, shape).reshape(len(rows), len(columns))
+
+
+def _whole_plane(source: Source, shape: Shape) -> NDArray[Any] | None:
+    """Return all elements, if they lie side by side and are few."""
+    size, (height, width) = math.prod(shape.lengths) * shape.dtype.itemsize, shape.lengths
+    if size > _WHOLE:
+        return None
+    if shape.strides == strides(shape.lengths, shape.dtype.itemsize, "C"):
+        return _array(source.read(shape.offset, size), shape).reshape(height, width)
+    if shape.strides == strides(shape.lengths, shape.dtype.itemsize, "F"):
+        return _array(source.read(shape.offset, size), shape).reshape(width, height).T
+    return None
 
 
 def _strided(blob: bytes, shape: Shape, columns: NDArray[np.intp]) -> NDArray[Any]:

@@ -218,7 +218,7 @@ export class Panel {
     this.pager.hidden = !(total > step);
     if (this.pager.hidden) return;
     if (!this.pager.children.length) {
-      for (const [text, title, way] of /** @type {[string, string, number][]} */ ([["⏮", "First", -Infinity], ["◀", "Back", -1], ["▶", "On", 1], ["⏭", "Last", Infinity]])) {
+      for (const [text, title, way] of /** @type {[string, string, number][]} */ ([["|◀", "First", -Infinity], ["◀", "Back", -1], ["▶", "On", 1], ["▶|", "Last", Infinity]])) {
         const button = make("button", { type: "button", title, "aria-label": title }, text);
         button.addEventListener("click", () => {
           const { start: from = 0, step: by = 0, total: of = 0 } = this.frame ?? {};

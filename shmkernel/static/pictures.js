@@ -153,8 +153,9 @@ export class Picture {
     const field = (this.field = { x: LEFT, y: 8, width: width - LEFT - 10, height: height - BELOW - 14 });
     const span = frame.high - frame.low || 1;
     const bottom = field.y + field.height;
+    const still = frame.high === frame.low ? field.height / 2 : 0; // one value: in the middle
     /** @param {number} value */
-    const y = (value) => bottom - (Math.min(frame.high, Math.max(frame.low, value)) - frame.low) / span * field.height;
+    const y = (value) => bottom - still - (Math.min(frame.high, Math.max(frame.low, value)) - frame.low) / span * field.height;
     /** @param {number} at */
     const x = (at) => field.x + (frame.dots > 1 ? at / (frame.dots - 1) : 0.5) * field.width;
     const ink = pen.fillStyle;

@@ -20,7 +20,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 60_000  # milliseconds until a test gives up; the events that it waits for take a second
+PATIENCE = 15_000  # milliseconds until a test gives up; the events that it waits for take a second
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True
@@ -49,7 +49,7 @@ class Server:
             [
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0",
                 "--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True",
-                f"--ServerApp.root_dir={self.root / 'work'}", "--LabApp.news_url=", "--LabApp.collaborative=False",
+                f"--ServerApp.root_dir={self.root / 'work'}", "--JupyterNotebookApp.expose_app_in_browser=True",
             ],
             env=environment, stdout=self.log, stderr=subprocess.STDOUT, cwd=self.root, start_new_session=True,
         )  # fmt: skip
@@ -110,6 +110,16 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def kill(pid, how):
+    """Send a signal to a kernel that a test started."""
+    os.kill(pid, how)
+
+
+def stranger(url, home):
+    """Say whether a page asks somebody other than its server."""
+    return not url.startswith((home, home.replace("http", "ws"), "data:", "blob:"))
+
+
 @contextmanager
 def server():
     """Run a server."""
@@ -143,7 +153,13 @@ class Book:
 
     def show(self):
         """Bring this notebook to the front."""
-        self.page.evaluate("(name) => window.jupyterapp.commands.execute('docmanager:open', { path: name })", self.name)
+        self.page.evaluate(
+            """async (path) => {
+                const widget = await window.jupyterapp.commands.execute("docmanager:open", { path });
+                window.jupyterapp.shell.activateById(widget.id);
+            }""",
+            self.name,
+        )
         return self
 
     def start(self, at):
@@ -154,8 +170,7 @@ class Book:
                 const panel = [...app.shell.widgets("main")].find((one) => one.context?.path === path);
                 panel.content.activeCellIndex = at;
                 panel.content.mode = "command";
-                app.shell.activateById(panel.id);
-                window.last = app.commands.execute("notebook:run-cell");
+                window.last = app.commands.execute("notebook:run-cell", { semanticWidget: panel.id });
             }""",
             [self.name, at],
         )
@@ -170,6 +185,23 @@ class Book:
     def errors(self):
         """Return the tracebacks that the notebook shows."""
         return self.page.locator(f"{self.panel} .jp-OutputArea-output[data-mime-type*='stderr']").all_inner_texts()
+
+    def start_text(self, text, at):
+        """Run a text as the given cell, without waiting for its end."""
+        self.set(at, text)
+        self.start(at)
+
+    def ask(self, expression):
+        """Return the text of an expression's value in this notebook's kernel, whichever is in front."""
+        found = self.page.evaluate(
+            """async ([path, expression]) => {
+                const panel = [...window.jupyterapp.shell.widgets("main")].find((one) => one.context?.path === path);
+                const content = { code: "", silent: true, user_expressions: { it: expression } };
+                return (await panel.sessionContext.session.kernel.requestExecute(content).done).content;
+            }""",
+            [self.name, expression],
+        )
+        return found["user_expressions"]["it"]["data"]["text/plain"]
 
     def set(self, at, text):
         """Write a cell anew."""
