@@ -14,7 +14,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-TOKEN = "for-tests"
+TOKEN = "for-tests"  # noqa: S105
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -72,7 +72,14 @@ class Server:
     def notebook(self, name, *cells):
         """Write a notebook, and return its name."""
         every = [
-            {"cell_type": "code", "source": cell, "metadata": {}, "outputs": [], "execution_count": None, "id": f"c{at}"}
+            {
+                "cell_type": "code",
+                "source": cell,
+                "metadata": {},
+                "outputs": [],
+                "execution_count": None,
+                "id": f"c{at}",
+            }
             for at, cell in enumerate(cells)
         ]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -82,10 +89,10 @@ class Server:
 
     def ask(self, path, method="GET"):
         """Call the server's API."""
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310  our own server
             f"{self.url}/api/{path}", method=method, headers={"Authorization": f"token {TOKEN}"}
         )
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
             return json.loads(answer.read() or "null")
 
     def kernel(self, name):

@@ -66,7 +66,7 @@ def test_what_one_notebook_creates_changes_and_unlinks_shows_in_the_others_monit
     check(b.monitor.locator(".shm-status")).to_have_text("live")
 
 
-def test_a_change_in_another_kernel_shows_within_a_moment(a, b):
+def test_a_change_in_another_kernel_shows_within_a_moment(b):
     """The promise is 300 ms; a machine that runs other tests as well may take longer."""
     check = expect()
     b.row("x").click()
@@ -212,7 +212,7 @@ def test_it_says_that_the_kernel_is_gone_and_a_reload_brings_it_back(b, server):
     check(b.monitor.locator(".shm-status")).to_contain_text("Not connected")
 
 
-def test_it_says_that_the_kernel_was_killed(b, server):
+def test_it_says_that_the_kernel_was_killed(b):
     b.does("import os; print(os.getpid())", 0)
     pid = int(b.page.locator(f"{b.panel} .jp-OutputArea-output pre").first.inner_text())
     lab.kill(pid, signal.SIGKILL)

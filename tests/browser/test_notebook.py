@@ -19,8 +19,13 @@ def test_the_monitor_is_live_in_notebook_7(page, server):
     page.goto(f"{server.url}/notebooks/seven.ipynb?token={lab.TOKEN}")
     page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
     check(page.locator(".jp-Notebook .jp-Cell")).to_have_count(3)
-    check(page.locator(".jp-NotebookKernelStatus, .jp-Notebook-ExecutionIndicator").first).to_be_attached()
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.evaluate(
+        """async () => {
+            const panel = window.jupyterapp.shell.currentWidget;
+            await panel.sessionContext.ready;
+            await window.jupyterapp.commands.execute("notebook:run-all-cells", { semanticWidget: panel.id });
+        }"""
+    )
     monitor = page.locator(".shm-monitor")
     check(monitor.locator(".shm-status")).to_have_text("live")
     check(monitor.locator("tr[data-key=x]")).to_have_attribute("aria-selected", "true")

@@ -6,13 +6,13 @@ import threading
 
 import numpy as np
 import pytest
-from ipywidgets import Widget
 
 import shmkernel as shm
 from shmkernel import names, registry
 from shmkernel.monitor import acts, board, sampler
 from shmkernel.monitor.board import Board
 from shmkernel.monitor.sampler import Sampler
+from shmkernel.monitor.widget import watch
 from shmkernel.preview import Look
 from tests.helpers import PATIENCE, holding, until
 
@@ -43,7 +43,7 @@ def frames(sent):
     return [(content, buffers) for content, buffers in sent if content["do"] == "frame"]
 
 
-def test_a_board_tells_what_came_what_changed_and_what_went(shm_dir):
+def test_a_board_tells_what_came_what_changed_and_what_went():
     seen = Board()
     assert seen.scan() == ([], [])
     x = shm.create("x", shape=3)
@@ -304,13 +304,16 @@ def test_watch_refuses_nonsense():
         shm.watch("two words")
 
 
-def test_the_magic_shows_a_monitor_and_returns_it(notebook):
-    assert "shm-" not in notebook("%shm_watch --every 1")
+def test_the_magic_shows_a_monitor_and_returns_it(notebook, monkeypatch):
+    made = []
+    monkeypatch.setattr(shm, "watch", lambda *args, **kwargs: made.append(watch(*args, **kwargs)) or made[-1])
+    assert notebook("%shm_watch --every 1").startswith("Nothing is shared yet")
     assert notebook.fails("%shm_watch a b").message.startswith("the content of one segment is shown first")
     notebook("w = %shm_watch")
-    assert isinstance(notebook["w"], Widget)
-    for widget in [one for one in Widget.widgets.values() if type(one).__name__ == "Monitor"]:
-        widget.close()
+    assert notebook["w"] is made[-1]
+    assert made[0]._sampler.interval == 1
+    for one in made:
+        one.close()
 
 
 def test_no_file_of_the_page_calls_for_html_or_for_the_network():

@@ -21,6 +21,17 @@ def over(data):
     return Source(lambda at, size: bytes(data[at : at + size]), len(data))
 
 
+class Calls:
+    """Reads a file, and counts."""
+
+    def __init__(self, fd):
+        self.fd, self.sizes = fd, []
+
+    def read(self, at, size):
+        self.sizes.append(size)
+        return os.pread(self.fd, size, at)
+
+
 def segment(values):
     return b"".join([array.encode(values.shape, values.dtype, "F" if _fortran(values) else "C"), values.tobytes("A")])
 
@@ -130,17 +141,12 @@ def test_eight_gib_with_holes_are_previewed_without_filling_any(shm_dir):
             file.truncate(len(head) + 8 * GIB)
         before = os.stat(path).st_blocks
         with path.open("rb") as file:
-            calls = []
-
-            def read(at, size, fd=file.fileno(), calls=calls):
-                calls.append(size)
-                return os.pread(fd, size, at)
-
-            found = array.KIND.preview(Source(read, len(head) + 8 * GIB), Look())
+            calls = Calls(file.fileno())
+            found = array.KIND.preview(Source(calls.read, len(head) + 8 * GIB), Look())
         assert found.form in ("line", "heat")
         assert "of a sample" in found.facts["note"]
-        assert sum(calls) < 4 << 20
-        assert len(calls) < 10_000
+        assert sum(calls.sizes) < 4 << 20
+        assert len(calls.sizes) < 10_000
         assert os.stat(path).st_blocks == before
     path.unlink()
 
