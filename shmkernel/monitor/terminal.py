@@ -65,7 +65,8 @@ class Screen:
         rest = height - shown - _ROOM + 4
         return Group(
             self._bar(width),
-            self._table(keys[first : first + shown], first, len(keys)),
+            self._table(keys[first : first + shown]),
+            Text(f"{first + 1} to {first + shown} of {len(keys)}" if shown < len(keys) else "", style="dim"),
             *self._content(width, max(rest, 3)),
             Text(_HINT, style="dim"),
         )
@@ -86,7 +87,7 @@ class Screen:
             return bar.append(f"{text}: running short", style="bold red")
         return bar.append(text, style="default")
 
-    def _table(self, keys: list[str], first: int, total: int) -> Table:
+    def _table(self, keys: list[str]) -> Table:
         table = Table(box=None, pad_edge=False, expand=True, caption=None)
         for title in ("", "name", "kind", "type", "size", "owner", "attached", "lifetime", "age"):
             table.add_column(title, justify="right" if title in ("size", "age") else "left", no_wrap=True)
@@ -99,14 +100,12 @@ class Screen:
                 render.age(time.time() - info.created) if info.created else "",
             )  # fmt: skip
             table.add_row(*map(Text, cells), style="reverse" if key == self.chosen else "")
-        if len(keys) < total:
-            table.add_row("", Text(f"rows {first + 1} to {first + len(keys)} of {total}", style="dim"))
         return table
 
     def _content(self, width: int, height: int) -> list[Any]:
         found = lens.see(self.board.rows[self.chosen].info, Look())
         stats = "   ".join(f"{name} {value}" for name, value in found.facts["stats"])
-        title = Text(f"\n{self.board.rows[self.chosen].info.name}   ", style="bold")
+        title = Text(f"{self.board.rows[self.chosen].info.name}   ", style="bold")
         title.append(f"{stats}   {found.facts['note']}", style="not bold dim")
         return [title, picture(found, width, height)]
 

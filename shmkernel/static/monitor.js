@@ -117,11 +117,8 @@ class View {
     this.watch = this.watch.bind(this);
     this.turned = () => this.watch(this.near);
     document.addEventListener("visibilitychange", this.turned);
-    const redraw = () => this.panel.picture.draw();
-    this.sized = new ResizeObserver(redraw);
+    this.sized = new ResizeObserver(() => this.panel.picture.draw());
     this.sized.observe(this.panel.canvas);
-    this.themed = new MutationObserver(redraw);
-    this.themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
     this.timer = window.setInterval(() => this.tick(), 500);
     store.views.add(this);
     this.table.selected = store.look.key;
@@ -159,6 +156,7 @@ class View {
     const parts = /** @type {[keyof Room, string][]} */ ([["mine", "this notebook's"], ["shared", "shared by others"], ["others", "other files"]]);
     const texts = parts.map(([key, word], at) => {
       const span = /** @type {HTMLElement} */ (this.bar.children[at]);
+      span.style.minWidth = room[key] ? "3px" : "0";
       span.style.width = `${(100 * Number(room[key])) / (room.total || 1)}%`;
       return (span.title = `${word}: ${human(Number(room[key]))}`);
     });
@@ -183,6 +181,7 @@ class View {
   tick() {
     if (!this.on) return;
     this.table.tick();
+    this.panel.picture.suit();
     this.connection();
     if (performance.now() - this.renewed > RENEW) {
       this.renewed = performance.now();
@@ -203,7 +202,6 @@ class View {
     this.store.views.delete(this);
     this.seen.disconnect();
     this.sized.disconnect();
-    this.themed.disconnect();
     document.removeEventListener("visibilitychange", this.turned);
     clearInterval(this.timer);
     cancelAnimationFrame(this.panel.picture.waiting);

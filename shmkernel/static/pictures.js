@@ -19,6 +19,7 @@ export class Picture {
     /** @type {Float64Array} */ this.moved = new Float64Array(0); // when each cell changed
     this.share = 0; // of the cells, how many changed last
     this.waiting = 0;
+    this.ink = "";
     /** @type {[number, number] | null} */ this.point = null;
     this.field = { x: 0, y: 0, width: 1, height: 1 };
     canvas.addEventListener("pointermove", (event) => {
@@ -58,6 +59,11 @@ export class Picture {
     this.draw();
   }
 
+  /** Draw anew if the theme has changed: no event says when its colours are there. */
+  suit() {
+    if (this.frame && getComputedStyle(this.canvas).color !== this.ink) this.draw();
+  }
+
   /** Draw, and go on as long as something fades. */
   draw() {
     cancelAnimationFrame(this.waiting);
@@ -71,7 +77,7 @@ export class Picture {
     const style = getComputedStyle(this.canvas);
     pen.scale(scale, scale);
     pen.font = `11px ${style.fontFamily}`;
-    pen.fillStyle = pen.strokeStyle = style.color;
+    pen.fillStyle = pen.strokeStyle = this.ink = style.color;
     const accent = style.getPropertyValue("--shm-accent") || "#1976d2";
     const now = performance.now();
     if (frame.form === "line") this.line(pen, frame, width, height, accent, now);

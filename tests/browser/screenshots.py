@@ -15,8 +15,7 @@ from tests.browser import lab
 PREPARE = """\
 import numpy as np, shmkernel as shm
 from matplotlib import cbook
-with np.load(cbook.get_sample_data("jacksboro_fault_dem.npz")) as found:
-    elevation = shm.create("elevation", found["elevation"])
+elevation = shm.create("elevation", cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"])
 time = np.linspace(0, 60, 200_000)
 signal = shm.create("signal", np.sin(time) * np.exp(-time / 40) + np.random.default_rng(1).normal(0, 0.06, time.size))
 scores = shm.create("scores", np.random.default_rng(2).integers(0, 100, (6, 9)), lifetime="keep")
