@@ -216,7 +216,7 @@ Use elsewhere  %shm_attach x                        x is the array of the other 
                %shm_attach x --as y --mode r        under another name, protected from writing
 Look           %shm_list                            what is shared, by whom, who has it
                %shm_info x                          all that is known of one
-               %shm_watch                           all of it live, contents too, in a table with buttons
+               %shm_watch                           all of it live, and what it holds, with buttons
 Let go         %shm_close x                         here; the others keep it
                %shm_unlink x                        the name goes, the memory with its last user
 Lifetime       %shm_keep x                          survives this kernel, until unlinked

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel import limits, names, registry, render
+from shmkernel.sync import files
 from shmkernel.verbs import held, listing
 
 if TYPE_CHECKING:
@@ -25,15 +26,21 @@ _OFTEN = 1.0  # seconds between two looks at what leaves no trace
 _SHARE = 100  # such a look may take a hundredth of the time
 _TICK = 20_000_000  # nanoseconds: more than a tick of the clock that stamps files
 
+_WORDS = 32  # bytes of a sync file that tell the version
+
 _Clock = tuple[int, ...]
 
 
 class Row(NamedTuple):
-    """A segment on the board. ``key`` tells apart what has the same name; ``inode`` is 0 where there is no file."""
+    """A segment on the board. ``key`` tells apart what has the same name; ``inode`` is 0 where there is no file.
+
+    ``version`` is None where nobody has asked for versions.
+    """
 
     key: str
     inode: int
     info: Info
+    version: int | None = None
 
 
 class Change(NamedTuple):
@@ -48,6 +55,7 @@ class Board:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        self.chosen = ""  # the key of a row whose version is followed closely
         self._folders: _Clock = ()
         self._files: dict[str, _Clock] = {}
         self._posix: dict[str, str] = {}  # by entry among the records: a name that no listing of the folder gives
@@ -66,6 +74,8 @@ class Board:
             began = time.thread_time()
             self._traceless()
             self._due = now + max(_OFTEN, _SHARE * (time.thread_time() - began))
+        if row := self.rows.get(self.chosen):
+            self.rows[row.key] = _versioned(row)
         changed = [row for key, row in self.rows.items() if before.get(key) is not row and before.get(key) != row]
         return Change(changed, [key for key in before if key not in self.rows])
 
@@ -100,10 +110,10 @@ class Board:
         fresh = {info.name: info for info in listing.refreshed(row.info for row in live)}
         lost = _lost()
         ghosts = ghosts_of(listing.look(lost)) if lost else []
-        self.rows = {
-            **{row.key: row._replace(info=fresh[row.key]) for row in live if row.key in fresh},
-            **{row.key: row for row in ghosts},
-        }
+        found = {row.key: row._replace(info=fresh[row.key]) for row in live if row.key in fresh}
+        for key in _with_versions() & found.keys():
+            found[key] = _versioned(found[key])
+        self.rows = found | {row.key: row for row in ghosts}
 
 
 class Room(NamedTuple):
@@ -147,8 +157,25 @@ def as_json(row: Row) -> dict[str, object]:
         "alive": info.owner_alive, "mine": info.mine, "pid": info.owner_pid,
         "attached": [f"{render.people([one])} ({one.pid})" for one in info.attached[:20]],
         "count": len(info.attached), "elsewhere": info.elsewhere, "lifetime": info.lifetime, "created": info.created,
-        "state": info.state, "note": render.clean(render.note(info)),
+        "version": row.version, "state": info.state, "note": render.clean(render.note(info)),
     }  # fmt: skip
+
+
+def _with_versions() -> set[str]:
+    """Name the segments that somebody has locked, published or waited for."""
+    try:
+        return set(map(names.called, os.listdir(names.runtime("sync"))))
+    except FileNotFoundError:
+        return set()
+
+
+def _versioned(row: Row) -> Row:
+    """Read a row's version where it stands: asking for it would make the file."""
+    try:
+        with open(names.runtime("sync", os.path.basename(row.info.path)), "rb") as file:
+            return row._replace(version=files.version_of(file.read(_WORDS), row.inode)) if row.inode else row
+    except (OSError, TypeError, IndexError):  # none, or one that is cut
+        return row
 
 
 def _folders() -> _Clock:

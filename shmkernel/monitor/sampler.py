@@ -85,6 +85,7 @@ class Sampler:
     def turn(self) -> None:
         """Look once, and send what changed."""
         everything, self._everything = self._everything, not self._greeted
+        self._board.chosen = self._key
         change = self._board.scan()
         rows = list(self._board.rows.values()) if everything else change.rows
         room = board.room(self._board.rows.values())

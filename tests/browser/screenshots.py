@@ -73,6 +73,11 @@ def main(folder: Path) -> None:
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
         page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
         page.locator("#jupyterlab-splash").wait_for(state="detached")
+        drawn = book.monitor.locator("canvas").get_attribute("data-drawn")
+        page.wait_for_function(
+            "([one, drawn]) => one.dataset.drawn !== drawn",
+            arg=[book.monitor.locator("canvas").element_handle(), drawn],
+        )
         take("monitor-dark")
         choose("signal")
         take("monitor-dark-line")

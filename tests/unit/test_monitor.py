@@ -86,6 +86,23 @@ def test_a_board_tells_who_has_what_attached_and_that_an_owner_ended():
     shm.unlink("x")
 
 
+def test_a_board_follows_the_version_of_the_chosen_row_and_of_others_now_and_then():
+    x, y = shm.create("x", shape=3), shm.create("y", shape=3)
+    seen = Board()
+    assert {row.key: row.version for row in seen.scan().rows} == {"x": None, "y": None}
+    assert not os.listdir(names.runtime("sync"))
+    until(lambda: seen.scan() == ([], []) and seen._folders, "settled clocks")
+    seen.chosen = "x"
+    version = shm.publish("x")
+    assert [(row.key, row.version) for row in seen.scan().rows] == [("x", version)]
+    version = shm.publish("y")
+    seen._due = 0.0
+    assert [(row.key, row.version) for row in seen.scan().rows] == [("y", version)]
+    shm.unlink("x")
+    shm.unlink("y")
+    del x, y
+
+
 def test_a_board_at_rest_looks_at_no_segment(monkeypatch):
     kept = [shm.create(f"x{at}", shape=3) for at in range(5)]
     seen = Board()
