@@ -85,6 +85,7 @@ export class Picture {
     this.read();
     const newest = this.share ? this.moved.reduce((a, b) => Math.max(a, b), 0) : 0;
     if (now - newest < FADE && !CALM.matches) this.waiting = requestAnimationFrame(() => this.draw());
+    this.canvas.dataset.ink = this.ink;
     this.canvas.dataset.drawn = String(Number(this.canvas.dataset.drawn || 0) + 1);
   }
 

@@ -1,5 +1,5 @@
 // The table of segments: sorted, filtered, kept in place; rows that come, change or go show it for a moment.
-import { age, by, life, matches } from "./texts.js";
+import { age, by, holders, life, matches } from "./texts.js";
 
 const COLUMNS = ["name", "kind", "type", "size", "owner", "attached", "version", "age"];
 const MOMENT = 1600; // milliseconds
@@ -119,7 +119,7 @@ export class Table {
     put(cells.size, row.human);
     put(cells.sign, sign);
     put(cells.owner, row.mine ? `${row.owner} (here)` : row.owner);
-    put(cells.attached, row.elsewhere && !row.count ? "elsewhere" : String(row.count));
+    put(cells.attached, holders(row));
     put(cells.version, row.version == null ? "" : String(row.version));
     put(cells.age, row.created ? age(Date.now() / 1000 - row.created) : "");
     cells.sign.title = word;

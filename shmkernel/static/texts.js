@@ -46,6 +46,13 @@ export function life(row) {
   return row.alive ? ["●", "its owner runs"] : ["○", "its owner has ended"];
 }
 
+/** @param {Row} row @returns {string} how many have it attached, and who: "3: here, plot +1" */
+export function holders(row) {
+  if (!row.count) return row.elsewhere ? "elsewhere" : "0";
+  const some = row.attached.slice(0, 2).map((one) => one.replace(/ \(\d+\)$/, ""));
+  return `${row.count}: ${some.join(", ")}${row.count > some.length ? ` +${row.count - some.length}` : ""}`;
+}
+
 /** @type {Record<string, (row: Row) => string | number>} */
 const ORDER = {
   name: (row) => row.name,

@@ -73,10 +73,9 @@ def main(folder: Path) -> None:
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
         page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
         page.locator("#jupyterlab-splash").wait_for(state="detached")
-        drawn = book.monitor.locator("canvas").get_attribute("data-drawn")
         page.wait_for_function(
-            "([one, drawn]) => one.dataset.drawn !== drawn",
-            arg=[book.monitor.locator("canvas").element_handle(), drawn],
+            "(one) => one.dataset.ink === getComputedStyle(one).color",
+            arg=book.monitor.locator("canvas").element_handle(),
         )
         take("monitor-dark")
         choose("signal")

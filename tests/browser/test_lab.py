@@ -51,6 +51,7 @@ def test_what_one_notebook_creates_changes_and_unlinks_shows_in_the_others_monit
     check = expect()
     check(b.row("x")).to_have_count(1)
     check(b.row("x").locator(".shm-owner")).to_contain_text("a.ipynb")
+    check(b.row("x").locator("td.shm-attached")).to_have_text("1: a")
     a.does("y = shm.create('y', np.arange(10))")
     check(b.show().row("y")).to_be_visible()
     check(b.row("y").locator(".shm-type")).to_have_text("int64 (10,)")
@@ -243,6 +244,9 @@ def test_a_dark_theme_changes_the_colours(b):
     b.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
     b.page.wait_for_function(
         "([one, light]) => getComputedStyle(one).color !== light", arg=[b.monitor.element_handle(), light]
+    )
+    b.page.wait_for_function(
+        "(one) => one.dataset.ink === getComputedStyle(one).color", arg=b.monitor.locator("canvas").element_handle()
     )
     b.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
 
