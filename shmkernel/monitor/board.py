@@ -12,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import limits, names, registry, render
+from shmkernel import limits, names, records, registry, render
 from shmkernel.sync import files
 from shmkernel.verbs import held, listing
 
@@ -100,7 +100,7 @@ class Board:
         """Return the ``/posix`` names, which only records tell; each is read once."""
         entries = [entry for entry in os.listdir(names.runtime("records")) if entry.isdigit()]
         known = {entry: self._posix[entry] for entry in entries if entry in self._posix}
-        fresh = ((entry, registry.record(int(entry))) for entry in entries if entry not in known)
+        fresh = ((entry, records.read(entry)) for entry in entries if entry not in known)
         self._posix = known | {entry: record.name for entry, record in fresh if record}
         return sorted(name for name in self._posix.values() if name.startswith("/"))
 

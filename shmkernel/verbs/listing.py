@@ -130,7 +130,7 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
             inode = os.lstat(row.path)
         except FileNotFoundError:
             continue
-        record = registry.of(inode)
+        record = records.of(inode)
         holders = tuple(map(label, sorted({*attached.get((inode.st_dev, inode.st_ino), ())})))
         changed = row._replace(
             attached=holders, owner_alive=bool(record and alive(record.owner)),
