@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import kinds, names
+from shmkernel import kinds, memory, names
 from shmkernel.preview import Look, Source
 from shmkernel.verbs import held
 from tests.helpers import Child, left
@@ -27,9 +27,9 @@ def write(name, data):
         file.write(data)
 
 
-def preview(kind, data):
-    """Return a preview of a segment with these bytes, and its size on the way to a page."""
-    found = kinds.named(kind).preview(Source(lambda at, size: data[at : at + size], len(data)), Look())
+def preview(kind, source):
+    """Return a preview, and its size on the way to a page."""
+    found = kinds.named(kind).preview(source, Look())
     return found, len(json.dumps(found.facts, allow_nan=False)) + len(found.data)
 
 
@@ -37,7 +37,7 @@ def attach_hostile(contract, data):
     """Attach bytes that may mean anything: DamagedError or a value, never another error, never a signal."""
     write("hostile", data)
     with contextlib.suppress(ValueError):
-        assert preview(contract.kind, data)[1] < 64 << 10
+        assert preview(contract.kind, Source(lambda at, size: data[at : at + size], len(data)))[1] < 64 << 10
     try:
         contract.touch(shm.attach("hostile", kind=contract.kind))
     except shm.DamagedError:
@@ -81,8 +81,9 @@ class KindContract:
 
     def test_its_preview_is_small_and_goes_to_json(self, value):
         shm.create("x", value)
-        with open(names.path_of("x"), "rb") as file:
-            found, size = preview(self.kind, file.read())
+        with memory.reading(path := names.path_of("x"), "x") as fd:
+            source = Source(lambda at, size: os.pread(fd, size, at), os.fstat(fd).st_size, path)
+            found, size = preview(self.kind, source)
         assert size < 64 << 10
         assert {"stats", "note"} <= found.facts.keys()
 

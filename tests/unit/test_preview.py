@@ -9,9 +9,12 @@ import struct
 import numpy as np
 import pytest
 
+import shmkernel as shm
 from shmkernel import kinds, preview, slots
 from shmkernel.kinds import array
+from shmkernel.monitor import lens
 from shmkernel.preview import Look, Source
+from tests.helpers import holding
 
 GIB = 1 << 30
 
@@ -173,6 +176,37 @@ def test_a_list_that_was_cut_is_an_error_or_has_a_preview(cut):
         except ValueError:
             continue
         assert found.form in ("grid", "none")
+
+
+def test_a_ring_shows_its_newest_frame():
+    ring = shm.create("ring", ring=3, shape=(2, 4), dtype="u1")
+    info = shm.info("ring")
+    assert lens.see(info, Look()).facts["note"] == "no frame yet"
+    for number in range(1, 6):
+        ring.put(np.full((2, 4), number, "u1"))
+    found = lens.see(info, Look())
+    assert (found.form, found.facts["note"]) == ("heat", "frame 5, of all 8 values")
+    assert set(heat(found).ravel()) == {5.0}
+    shm.unlink("ring")
+
+
+def test_a_dict_shows_key_type_and_value_in_order_without_attaching_it():
+    with holding(lambda: shm.create("d", {"b": [1, 2], "a": "text", 3: None, "large": np.zeros(300_000)})) as child:
+        found = lens.see(shm.info("d"), Look())
+        assert found.facts["rows"] == [
+            ["'b'", "list", "[1, 2]"], ["'a'", "str", "'text'"], ["3", "NoneType", "None"],
+            ["'large'", "array", "in a file of its own"],
+        ]  # fmt: skip
+        assert [one.pid for one in shm.info("d").attached] == [child.pid]
+
+
+def test_a_dict_of_many_keys_is_turned_page_by_page():
+    shared = shm.create("d", {at: at for at in range(120)})
+    assert lens.see(shm.info("d"), Look((), 100)).facts["rows"][-1] == ["119", "int", "119"]
+    shm.unlink("d")
+    (info,) = shm.list()
+    assert lens.see(info, Look()).form == "none"
+    del shared
 
 
 def test_bytes_are_shown_in_lines():
