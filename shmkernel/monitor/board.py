@@ -26,8 +26,6 @@ _OFTEN = 1.0  # seconds between two looks at what leaves no trace
 _SHARE = 100  # such a look may take a hundredth of the time
 _TICK = 20_000_000  # nanoseconds: more than a tick of the clock that stamps files
 
-_WORDS = 32  # bytes of a sync file that tell the version
-
 _Clock = tuple[int, ...]
 
 
@@ -170,12 +168,7 @@ def _with_versions() -> set[str]:
 
 
 def _versioned(row: Row) -> Row:
-    """Read a row's version where it stands: asking for it would make the file."""
-    try:
-        with open(names.runtime("sync", os.path.basename(row.info.path)), "rb") as file:
-            return row._replace(version=files.version_of(file.read(_WORDS), row.inode)) if row.inode else row
-    except (OSError, TypeError, IndexError):  # none, or one that is cut
-        return row
+    return row._replace(version=files.peek(row.info.name)[0] or None) if row.inode else row
 
 
 def _folders() -> _Clock:

@@ -26,14 +26,16 @@ picture = shm.create("picture", (127 + 120 * np.dstack(parts)).astype("uint8"))
 """
 MORE = """\
 import numpy as np, shmkernel as shm
-config = shm.create("config", ["learning rate", 0.001, "epochs", 40, "shuffle", True, "seed", None])
+config = shm.create("config", {"learning rate": 0.001, "epochs": 40, "shuffle": True, "seed": None, "layers": [64, 8]})
+labels = shm.create("labels", ["forest", "water", "rock", 3, 0.5, None] * 12)
+shm.publish("config")
 header = shm.create("header", b"\\x89PNG\\r\\n\\x1a\\n" + bytes(range(256)) * 4)
 people = shm.create("people", np.array([("Ada", 36, 1.68), ("Grace", 85, 1.60), ("Emmy", 53, 1.63)] * 30,
                     dtype=[("name", "U12"), ("age", "i4"), ("height", "f4")]))
 old = shm.create("draft", np.zeros(3)); shm.unlink("draft")
 """
 KINDS = {
-    "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "list",
+    "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict", "labels": "list",
     "header": "bytes", "people": "structure",
 }  # fmt: skip
 
