@@ -35,7 +35,8 @@ people = shm.create("people", np.array([("Ada", 36, 1.68), ("Grace", 85, 1.60), 
 old = shm.create("draft", np.zeros(3)); shm.unlink("draft")
 """
 KINDS = {
-    "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict", "labels": "list",
+    "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict",
+    "labels": "list",
     "header": "bytes", "people": "structure",
 }  # fmt: skip
 
