@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from shmkernel.errors import *  # noqa: F403
     from shmkernel.manager import ManagerError, SharedMemoryManager  # noqa: F401
+    from shmkernel.monitor.widget import watch as watch
     from shmkernel.verbs import *  # noqa: F403
 
 _ERRORS = (
@@ -35,6 +36,7 @@ _HOME = (
     dict.fromkeys(_ERRORS, "shmkernel.errors")
     | dict.fromkeys(_VERBS, "shmkernel.verbs")
     | dict.fromkeys(_MANAGER, "shmkernel.manager")
+    | {"watch": "shmkernel.monitor.widget"}
 )
 
 __all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not hide the builtin

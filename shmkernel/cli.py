@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shmkernel as shm
 from shmkernel import limits, memory, names, records, registry, render, sessions
-from shmkernel.errors import ShmError
+from shmkernel.errors import ShmError, UnsupportedError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Run = Callable[[Namespace], int | None]
 
 _ERROR, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141  # the last two as a shell says of SIGINT and SIGPIPE
+_QUICKEST = 0.05  # seconds
 _commands: dict[str, tuple[Run, tuple[_Argument, ...]]] = {}
 
 
@@ -43,6 +44,10 @@ def _command(name: str, *arguments: _Argument) -> Callable[[Run], Run]:
 _NAME = _Argument("name", "a segment's name", {"metavar": "NAME"})
 _NAMES = _Argument("name", "names, as in: shmkernel list", {"metavar": "NAME", "nargs": "+"})
 _FILE = _Argument("file", "its path", {"metavar": "FILE"})
+_SHOWN = _Argument("name", "whose content is shown first", {"metavar": "NAME", "nargs": "?", "default": ""})
+_EVERY = _Argument(
+    "--every", "how often to look, by default every 0.25", {"metavar": "SECONDS", "type": float, "default": 0.25}
+)
 _JSON = _Argument("--json", "print objects, for programs", {"action": "store_true"})
 _LIFETIME = _Argument("--lifetime", "by default keep", {"choices": records.LIFETIMES, "default": "keep"})
 _DRY_RUN = _Argument("--dry-run", "only say what would be unlinked", {"action": "store_true"})
@@ -82,6 +87,24 @@ def _info(args: Namespace) -> None:
     """
     rows = [shm.info(name) for name in args.name]
     print(_json(rows) if args.json else _as_typed_here("\n\n".join(map(render.card, rows))))
+
+
+@_command("watch", _SHOWN, _EVERY)
+def _watch(args: Namespace) -> None:
+    """Show what is shared, live, with the content of one segment.
+
+    The arrow keys choose the segment, q ends it. It needs rich: pip install "shmkernel[terminal]". Without a terminal
+    it prints once what it would show.
+    """
+    if args.name:
+        _check([args.name])
+    try:
+        from shmkernel.monitor.terminal import watch  # noqa: PLC0415  rich comes with it
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("rich"):
+            raise
+        raise UnsupportedError('shmkernel watch needs rich: pip install "shmkernel[terminal]"') from None
+    watch(args.name, max(args.every, _QUICKEST))
 
 
 @_command("keep", _NAMES, _LIFETIME)

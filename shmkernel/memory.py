@@ -12,6 +12,7 @@ unlinked between open and flock; the name may lead elsewhere by now, so the atta
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -23,7 +24,7 @@ from shmkernel import limits, names
 from shmkernel.errors import ArgumentError, DamagedError, FolderError, FullError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 _RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
 _CHECKED = 16 << 20  # smaller blocks are not worth a look at the machine's memory first
@@ -131,10 +132,17 @@ def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
 
 def peek(path: str, size: int, name: str) -> bytes:
     """Return the first `size` bytes without attaching; errors as for `attach`."""
+    with reading(path, name) as fd:
+        return os.pread(fd, size, 0)
+
+
+@contextlib.contextmanager
+def reading(path: str, name: str) -> Iterator[int]:
+    """Open the block to be read by calls, without attaching; errors as for `attach`."""
     fd = _open(path, _FLAGS["r"], name)
     try:
         _check(os.fstat(fd), path, name)
-        return os.pread(fd, size, 0)
+        yield fd
     finally:
         os.close(fd)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Iterator, Mapping
 
+    from shmkernel.preview import Look, Preview, Source
+
 
 class Plan(NamedTuple):
     """A value that is ready to be written: ``size`` bytes in all, of which ``pieces`` are the first.
@@ -71,6 +73,9 @@ class Kind(Protocol):
 
     def describe(self, head: bytes, size: int) -> Description:
         """Say what a segment of `size` bytes that begins with `head` holds; ValueError if it is damaged."""
+
+    def preview(self, source: Source, look: Look) -> Preview:
+        """Show what a segment holds: in 20 ms and 64 KiB at most, without a lock; ValueError if it is damaged."""
 
 
 class Keeper(Kind, Protocol):

@@ -22,12 +22,15 @@ from numpy.lib import format as npy
 from shmkernel import kinds
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import HEAD, Description, Plan
+from shmkernel.preview import arrays
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
+
+    from shmkernel.preview import Look, Preview, Source
 
 _PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
@@ -115,6 +118,13 @@ class Array:
         layout = decode(head[: _length(head)], size)
         dtype = str(layout.dtype) if layout.dtype.names is None else f"struct[{len(layout.dtype.names)}]"
         return Description(f"{dtype} {layout.shape}", str(layout.dtype), layout.shape, layout.order)
+
+    def preview(self, source: Source, look: Look) -> Preview:
+        """Show a picture of numbers, and a grid of other values."""
+        head = source.read(0, HEAD)
+        layout = decode(head[: _length(head)], source.size)
+        steps = arrays.strides(layout.shape, layout.dtype.itemsize, layout.order)
+        return arrays.preview(source, arrays.Shape(layout.dtype, layout.shape, steps, layout.offset), look)
 
 
 KIND = Array()

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from shmkernel import kinds, memory
-from shmkernel.dicts import entries, store, values
+from shmkernel.dicts import entries, glance, store, values
 from shmkernel.dicts.access import Arrays, is_large, key_bytes, packed
 from shmkernel.dicts.shared import SharedDict
 from shmkernel.errors import ArgumentError, DamagedError, FolderError, UnsupportedError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from shmkernel.preview import Look, Preview, Source
 
 
 class Dict:
@@ -113,6 +115,13 @@ class Dict:
         if found is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         return Description(f"{found} key{'s' * (found != 1)}")
+
+    def preview(self, source: Source, look: Look) -> Preview:
+        """Show keys, types and values."""
+        count = _count(source.read(0, 2 * store.PAGE))
+        if count is None:
+            raise ValueError("its first bytes are not those of an LMDB file")
+        return glance.preview(source, look, count)
 
 
 KIND = Dict()

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, cast
 from shmkernel import kinds, names, slots
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import Description, Plan
+from shmkernel.preview import lists as preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from shmkernel.preview import Look, Preview, Source
     from shmkernel.slots import Value
 
 _INT, _FLOAT, _BOOL, _NONE = map(slots.word, (slots.INT, slots.FLOAT, slots.BOOL, slots.NONE))
@@ -78,6 +80,10 @@ class List:
         """Say how many items there are."""
         count = slots.count(head, size)
         return Description(f"{count} item{'s' * (count != 1)}")
+
+    def preview(self, source: Source, look: Look) -> Preview:
+        """Show index, type and value of items."""
+        return preview.preview(source, look)
 
 
 KIND = List()

@@ -6,13 +6,15 @@ import operator
 import os
 from typing import TYPE_CHECKING, cast
 
-from shmkernel import kinds
+from shmkernel import kinds, preview
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Mapping
+
+    from shmkernel.preview import Look, Preview, Source
 
 
 class Raw:
@@ -58,6 +60,10 @@ class Raw:
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002
         """Say that there are bytes; a listing shows how many."""
         return Description("bytes")
+
+    def preview(self, source: Source, look: Look) -> Preview:
+        """Show the bytes."""
+        return preview.raw(source, look)
 
 
 KIND = Raw()

@@ -26,6 +26,7 @@ from numpy.lib import format as npy
 from shmkernel import kinds, names
 from shmkernel.errors import ArgumentError, LockError, NotFoundError, RefusedError, UnsupportedError
 from shmkernel.kinds import Description, Plan
+from shmkernel.preview import arrays, nothing
 from shmkernel.sync import copies, locks, versions
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from shmkernel.preview import Look, Preview, Source
+
 _ALIGN = 64
 _FIELDS = ("number", "frame")
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
 _TRIES = 20  # times that a reader is overtaken in a row before he locks
+_SEEN, _LOOKS = 4096, 3  # slots that a preview reads the numbers of, and how often, if it is overtaken
 _ID = slice(8, 24)  # bytes of the first slot's gap: which ring it is
 
 
@@ -322,6 +326,23 @@ class RingKind:
         found = decode(head, size)
         text = f"{found.slots} slots of {found.dtype} {found.shape}"
         return Description(text, str(found.dtype), (found.slots, *found.shape), "C")
+
+    def preview(self, source: Source, look: Look) -> Preview:
+        """Show the newest frame."""
+        found = decode(source.read(0, kinds.HEAD), source.size)
+        if found.slots > _SEEN:
+            return nothing(f"{found.slots:,} slots, too many to find the newest frame in")
+        offsets = range(found.offset, found.offset + found.slots * found.stride, found.stride)
+        for _ in range(_LOOKS):
+            number, at = max((int.from_bytes(source.read(offset, 8), "little"), offset) for offset in offsets)
+            if not number:
+                return nothing("no frame yet")
+            steps = arrays.strides(found.shape, found.dtype.itemsize, "C")
+            seen = arrays.preview(source, arrays.Shape(found.dtype, found.shape, steps, at + _ALIGN), look)
+            if source.read(at, 8) == number.to_bytes(8, "little"):
+                break
+        seen.facts["note"] = f"frame {number:,}, {seen.facts['note']}".rstrip(", ")
+        return seen
 
 
 KIND = RingKind()

@@ -102,6 +102,13 @@ def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
     return _rows(magics, [shm.info(name) for name in args.names], cards=True)
 
 
+def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
+    """Return a monitor, to be shown."""
+    if len(args.names) > 1:
+        raise ArgumentError(f"the content of one segment is shown first, so give one NAME, not {', '.join(args.names)}")
+    return shm.watch(*args.names, **({"interval": args.every} if args.every is not None else {}))
+
+
 def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
     """Write a segment to a file."""
     (name,) = args.names
@@ -209,6 +216,7 @@ Use elsewhere  %shm_attach x                        x is the array of the other 
                %shm_attach x --as y --mode r        under another name, protected from writing
 Look           %shm_list                            what is shared, by whom, who has it
                %shm_info x                          all that is known of one
+               %shm_watch                           all of it live, and what it holds, with buttons
 Let go         %shm_close x                         here; the others keep it
                %shm_unlink x                        the name goes, the memory with its last user
 Lifetime       %shm_keep x                          survives this kernel, until unlinked

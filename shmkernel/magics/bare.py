@@ -11,7 +11,7 @@ from IPython.display import display
 if TYPE_CHECKING:
     from types import FrameType
 
-_SHOWN = ("shm_list", "shm_info")  # these return what there is to see
+_SHOWN = ("shm_list", "shm_info", "shm_watch")  # these return what there is to see
 
 
 class Bare(ast.NodeTransformer):

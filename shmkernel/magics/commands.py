@@ -162,6 +162,16 @@ class ShmMagics(Magics):
         """Show all that is known of segments. ``i = %shm_info x`` gives a list of Info."""
 
     @_verb
+    @argument("names", metavar="NAME", nargs="*", help="whose content is shown first; $n and {n} are filled in")
+    @argument("--every", type=float, metavar="SECONDS", help="how often to look, by default every 0.25")
+    def shm_watch(self) -> None:
+        """Show what is shared, live: a table, the content of the chosen segment, buttons to attach, keep and unlink.
+
+        %shm_watch
+        %shm_watch x --every 1
+        """
+
+    @_verb
     @_NAME
     @argument("path", metavar="FILE", help="to write; an older one is replaced")
     def shm_save(self) -> None:

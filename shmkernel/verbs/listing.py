@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,7 +68,7 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     >>> del x
     """
     posix = [record.name for record in records.everything() if record.name.startswith("/")]
-    return _look([*names.names(), *sorted(posix)])
+    return look([*names.names(), *sorted(posix)])
 
 
 def info(name: str) -> Info:
@@ -87,13 +88,14 @@ def info(name: str) -> Info:
     >>> shm.unlink("x")
     """
     names.path_of(name)
-    found = [one for one in _look([name]) if one.name == name]
+    found = [one for one in look([name]) if one.name == name]
     if not found:
         raise memory.missing(name)
     return found[0]
 
 
-def _look(wanted: Iterable[str]) -> builtins.list[Info]:
+def look(wanted: Iterable[str]) -> builtins.list[Info]:
+    """Return those of the wanted segments that exist, and what only this process still has."""
     by_pid = {(one.pid, one.pid_ns): one for one in sessions.everyone()}
     attached = registry.holders()
     rows: builtins.list[Info] = []
@@ -115,6 +117,27 @@ def _look(wanted: Iterable[str]) -> builtins.list[Info]:
             head = mapping[: kinds.HEAD]
             rows.append(_ghost(one, head, "replaced" if one.name in live else "unlinked"))
     return rows
+
+
+def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
+    """Return rows as they are now in what changes without a trace in a segment's file: its owner, its holders."""
+    by_pid = {(one.pid, one.pid_ns): one for one in sessions.everyone()}
+    attached, mine = registry.holders(), sessions.mine()
+    alive, label = functools.cache(sessions.alive), functools.cache(lambda pid: Holder(pid, _label(pid, by_pid)))
+    found = []
+    for row in rows:
+        try:
+            inode = os.lstat(row.path)
+        except FileNotFoundError:
+            continue
+        record = records.of(inode)
+        holders = tuple(map(label, sorted({*attached.get((inode.st_dev, inode.st_ino), ())})))
+        changed = row._replace(
+            attached=holders, owner_alive=bool(record and alive(record.owner)),
+            mine=bool(record and mine and record.owner == mine.id),
+        )  # fmt: skip
+        found.append(changed)
+    return found
 
 
 def _row(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from typing import ClassVar
 
@@ -10,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel import kinds, memory, names
+from shmkernel.preview import Look, Source
 from shmkernel.verbs import held
 from tests.helpers import Child, left
 
@@ -24,9 +27,17 @@ def write(name, data):
         file.write(data)
 
 
+def preview(kind, source):
+    """Return a preview, and its size on the way to a page."""
+    found = kinds.named(kind).preview(source, Look())
+    return found, len(json.dumps(found.facts, allow_nan=False)) + len(found.data)
+
+
 def attach_hostile(contract, data):
     """Attach bytes that may mean anything: DamagedError or a value, never another error, never a signal."""
     write("hostile", data)
+    with contextlib.suppress(ValueError):
+        assert preview(contract.kind, Source(lambda at, size: data[at : at + size], len(data)))[1] < 64 << 10
     try:
         contract.touch(shm.attach("hostile", kind=contract.kind))
     except shm.DamagedError:
@@ -67,6 +78,14 @@ class KindContract:
         assert self.same(x, value)
         assert shm.info("x").kind == self.kind
         assert shm.info("x").size == os.path.getsize(names.path_of("x"))
+
+    def test_its_preview_is_small_and_goes_to_json(self, value):
+        shm.create("x", value)
+        with memory.reading(path := names.path_of("x"), "x") as fd:
+            source = Source(lambda at, size: os.pread(fd, size, at), os.fstat(fd).st_size, path)
+            found, size = preview(self.kind, source)
+        assert size < 64 << 10
+        assert {"stats", "note"} <= found.facts.keys()
 
     def test_another_process_sees_it(self, value):
         shm.create("x", value)

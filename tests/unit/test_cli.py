@@ -14,7 +14,7 @@ import shmkernel as shm
 from shmkernel import cli, sessions
 from tests.unit import orphans
 
-COMMANDS = ["list", "info", "keep", "unlink", "gc", "save", "load", "doctor", "demo"]
+COMMANDS = ["list", "info", "watch", "keep", "unlink", "gc", "save", "load", "doctor", "demo"]
 SHMKERNEL = [sys.executable, "-m", "shmkernel"]
 
 

@@ -1,0 +1,11 @@
+"""The monitor: what shared memory holds, live, as a widget in notebooks and on a terminal.
+
+From the facts to the face:
+
+    board     the rows: looked at anew only where something moved
+    lens      a preview of one segment
+    sampler   a thread that sends what changed, while somebody looks
+    acts      what the buttons do
+    widget    an anywidget around these; its other half is JavaScript, in ``shmkernel/static``
+    terminal  the same for ``shmkernel watch``
+"""

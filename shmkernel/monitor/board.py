@@ -1,0 +1,190 @@
+"""The rows of the monitor, kept up to date at little cost.
+
+A listing of 1,000 segments takes 50 ms, too much four times a second. So the board looks at the clocks of three
+folders first: names, records and sessions cannot change without moving one. Only segments whose file or record
+moved are looked at anew. What leaves no trace in a folder (who has what attached, an owner that was killed
+together with its watchdog, a mapping of this process that went) is asked for once a second.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from shmkernel import limits, names, records, registry, render
+from shmkernel.sync import files
+from shmkernel.verbs import held, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shmkernel.verbs.listing import Info
+
+GHOSTS = ("replaced", "unlinked")
+_OFTEN = 1.0  # seconds between two looks at what leaves no trace
+_SHARE = 100  # such a look may take a hundredth of the time
+_TICK = 20_000_000  # nanoseconds: more than a tick of the clock that stamps files
+
+_Clock = tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """A segment on the board. ``key`` tells apart what has the same name; ``inode`` is 0 where there is no file.
+
+    ``version`` is None where nobody has asked for versions.
+    """
+
+    key: str
+    inode: int
+    info: Info
+    version: int | None = None
+
+
+class Change(NamedTuple):
+    """What a scan has found: rows that are new or different, and the keys of those that went."""
+
+    rows: list[Row]
+    gone: list[str]
+
+
+class Board:
+    """All rows, by key. For one thread."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.chosen = ""  # the key of a row whose version is followed closely
+        self._folders: _Clock = ()
+        self._files: dict[str, _Clock] = {}
+        self._posix: dict[str, str] = {}  # by entry among the records: a name that no listing of the folder gives
+        self._due = 0.0
+
+    def scan(self) -> Change:
+        """Look, and say what changed since the last time."""
+        before = dict(self.rows)
+        now, folders = time.monotonic(), _folders()
+        if folders != self._folders:
+            settled = time.time_ns() - max(folders) > _TICK  # within one tick of its clock a folder may move again
+            self._folders = folders if settled else ()
+            self._names()
+            self._due = 0.0
+        if now >= self._due:
+            began = time.thread_time()
+            self._traceless()
+            self._due = now + max(_OFTEN, _SHARE * (time.thread_time() - began))
+        if row := self.rows.get(self.chosen):
+            self.rows[row.key] = _versioned(row)
+        changed = [row for key, row in self.rows.items() if before.get(key) is not row and before.get(key) != row]
+        return Change(changed, [key for key in before if key not in self.rows])
+
+    def _names(self) -> None:
+        """Follow names and records."""
+        files = {}
+        for name in (*names.names(), *self._foreign()):
+            if clock := _file(name):
+                files[name] = clock
+        stale = [name for name, clock in files.items() if self._files.get(name) != clock]
+        fresh = {one.name: one for one in listing.look(stale) if one.state not in GHOSTS}
+        found = {}
+        for name, (inode, *_) in files.items():
+            if info := fresh.get(name):
+                found[name] = Row(name, inode, info)
+            elif name in self.rows and name not in stale:
+                found[name] = self.rows[name]
+        self.rows = found | {key: row for key, row in self.rows.items() if row.info.state in GHOSTS}
+        self._files = {name: files[name] for name in found}
+
+    def _foreign(self) -> list[str]:
+        """Return the ``/posix`` names, which only records tell; each is read once."""
+        entries = [entry for entry in os.listdir(names.runtime("records")) if entry.isdigit()]
+        known = {entry: self._posix[entry] for entry in entries if entry in self._posix}
+        fresh = ((entry, records.read(entry)) for entry in entries if entry not in known)
+        self._posix = known | {entry: record.name for entry, record in fresh if record}
+        return sorted(name for name in self._posix.values() if name.startswith("/"))
+
+    def _traceless(self) -> None:
+        """Follow what no folder's clock tells: holders, owners, and what only this process still has."""
+        live = [row for row in self.rows.values() if row.info.state not in GHOSTS]
+        fresh = {info.name: info for info in listing.refreshed(row.info for row in live)}
+        lost = _lost()
+        ghosts = ghosts_of(listing.look(lost)) if lost else []
+        found = {row.key: row._replace(info=fresh[row.key]) for row in live if row.key in fresh}
+        for key in _with_versions() & found.keys():
+            found[key] = _versioned(found[key])
+        self.rows = found | {row.key: row for row in ghosts}
+
+
+class Room(NamedTuple):
+    """How the folder is used, in bytes: ``mine`` by this session's segments, ``shared`` by other segments."""
+
+    total: int
+    mine: int
+    shared: int
+    others: int
+    free: int
+    short: bool
+
+
+def room(rows: Iterable[Row]) -> Room:
+    """Divide the folder up; ``short`` says that less than a tenth is free."""
+    now = limits.room()
+    sizes = [(row.info.mine, row.info.size) for row in rows if row.info.state not in GHOSTS]
+    mine = min(sum(size for own, size in sizes if own), now.used)  # a sparse file is larger than what it uses
+    shared = min(sum(size for own, size in sizes if not own), now.used - mine)
+    return Room(now.total, mine, shared, now.used - mine - shared, now.free, now.free * 10 < now.total)
+
+
+def ghosts_of(infos: Iterable[Info]) -> list[Row]:
+    """Give rows to segments that only this process still has: several may have had the same name."""
+    found: dict[str, Row] = {}
+    for info in infos:
+        if info.state in GHOSTS:
+            number = 0
+            while (key := f"{info.name} ({info.state} {number})") in found:
+                number += 1
+            found[key] = Row(key, 0, info)
+    return list(found.values())
+
+
+def as_json(row: Row) -> dict[str, object]:
+    """Say what a page needs to know of a row."""
+    info = row.info
+    return {
+        "key": row.key, "inode": str(row.inode), "name": info.name, "kind": info.kind, "type": render.clean(info.type),
+        "size": info.size, "human": limits.human(info.size), "owner": render.clean(info.owner),
+        "alive": info.owner_alive, "mine": info.mine, "pid": info.owner_pid,
+        "attached": [f"{render.people([one])} ({one.pid})" for one in info.attached[:20]],
+        "count": len(info.attached), "elsewhere": info.elsewhere, "lifetime": info.lifetime, "created": info.created,
+        "version": row.version, "state": info.state, "note": render.clean(render.note(info)),
+    }  # fmt: skip
+
+
+def _with_versions() -> set[str]:
+    """Name the segments that somebody has locked, published or waited for."""
+    try:
+        return set(map(names.called, os.listdir(names.runtime("sync"))))
+    except FileNotFoundError:
+        return set()
+
+
+def _versioned(row: Row) -> Row:
+    return row._replace(version=files.peek(row.info.name)[0] or None) if row.inode else row
+
+
+def _folders() -> _Clock:
+    paths = (names.folder(), names.runtime("records"), names.runtime("sessions"))
+    names.prepare()
+    return tuple(os.stat(path).st_mtime_ns for path in paths)
+
+
+def _file(name: str) -> _Clock | None:
+    try:
+        found = os.lstat(names.path_of(name))
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_ctime_ns, found.st_size
+
+
+def _lost() -> set[str]:
+    """Name the segments whose name, as far as this process is concerned, leads elsewhere or nowhere."""
+    return {one.name for one in held.everything() if registry.inode_at(one.name) != one.key[1]}

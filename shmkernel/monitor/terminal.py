@@ -1,0 +1,228 @@
+"""The monitor on a terminal: ``shmkernel watch``. Drawn by rich, moved by keys."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import struct
+import sys
+import termios
+import time
+import tty
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from shmkernel import limits, names, render
+from shmkernel.monitor import board, lens
+from shmkernel.preview import Look, Preview
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shmkernel.verbs.listing import Info
+
+_KEYS = {"\x1b[A": -1, "k": -1, "\x1b[B": 1, "j": 1, "\x1b[5~": -10, "\x1b[6~": 10}
+_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)  # those of a fast hand come together
+_END = ("q", "\x03", "\x04")
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_GREYS = " ░▒▓█"  # for those who have no colours
+_SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # five of viridis
+_HINT = "↑ ↓ choose   q quit"
+_ROOM = 10  # lines that the table leaves to the rest
+
+
+class Screen:
+    """What is shown, as a function of the board and the chosen row."""
+
+    def __init__(self, chosen: str = "") -> None:
+        self.board = board.Board()
+        self.chosen = chosen
+
+    def move(self, step: int) -> None:
+        """Choose another row."""
+        keys = self._keys()
+        if keys:
+            at = keys.index(self.chosen) if self.chosen in keys else 0
+            self.chosen = keys[max(0, min(len(keys) - 1, at + step))]
+
+    def draw(self, width: int, height: int) -> Group:
+        """Look once, and lay out what there is to see in so many columns and lines."""
+        self.board.scan()
+        keys = self._keys()
+        if self.chosen not in keys:
+            self.chosen = keys[0] if keys else ""
+        if not keys:
+            return Group(self._bar(width), Text(render.NOTHING), Text(_HINT, style="dim"))
+        shown = max(3, min(len(keys), height - _ROOM - height // 3))
+        at = keys.index(self.chosen)
+        first = max(0, min(at - shown // 2, len(keys) - shown))
+        rest = height - shown - _ROOM + 4
+        return Group(
+            self._bar(width),
+            self._table(keys[first : first + shown]),
+            Text(f"{first + 1} to {first + shown} of {len(keys)}" if shown < len(keys) else "", style="dim"),
+            *self._content(width, max(rest, 3)),
+            Text(_HINT, style="dim"),
+        )
+
+    def _keys(self) -> list[str]:
+        return sorted(self.board.rows)
+
+    def _bar(self, width: int) -> Text:
+        room = board.room(self.board.rows.values())
+        used = width * (room.total - room.free) // (room.total or 1)
+        shared = width * (room.mine + room.shared) // (room.total or 1)
+        bar = Text("█" * shared, style="blue").append("▒" * max(used - shared, 0), style="default")
+        bar.append("░" * (width - used), style="dim default")
+        count, size = len(self.board.rows), limits.human(room.mine + room.shared)
+        text = f"\n{count} segment{'s' * (count != 1)}, {size}. {render.clean(names.folder())}: "
+        text += f"{limits.human(room.free)} free of {limits.human(room.total)}"
+        if room.short:
+            return bar.append(f"{text}: running short", style="bold red")
+        return bar.append(text, style="default")
+
+    def _table(self, keys: list[str]) -> Table:
+        table = Table(box=None, pad_edge=False, expand=True, caption=None)
+        for title in ("", "name", "kind", "type", "size", "owner", "attached", "lifetime", "age"):
+            table.add_column(title, justify="right" if title in ("size", "age") else "left", no_wrap=True)
+        for key in keys:
+            info = self.board.rows[key].info
+            cells = (
+                _sign(info), f"{info.name} {info.state}".strip(), info.kind, render.clean(info.type),
+                limits.human(info.size), render.owner(info),
+                f"{len(info.attached)} {render.people(info.attached, shown=1)}", info.lifetime,
+                render.age(time.time() - info.created) if info.created else "",
+            )  # fmt: skip
+            table.add_row(*map(Text, cells), style="reverse" if key == self.chosen else "")
+        return table
+
+    def _content(self, width: int, height: int) -> list[Any]:
+        found = lens.see(self.board.rows[self.chosen].info, Look())
+        stats = "   ".join(f"{name} {value}" for name, value in found.facts["stats"])
+        title = Text(f"{self.board.rows[self.chosen].info.name}   ", style="bold")
+        title.append(f"{stats}   {found.facts['note']}", style="not bold dim")
+        return [title, picture(found, width, height)]
+
+
+def _sign(info: Info) -> str:
+    if info.state == "damaged":
+        return "!"
+    return "◆" if info.lifetime == "keep" else "●" if info.owner_alive else "○"
+
+
+def picture(found: Preview, width: int, height: int) -> Text | Table:
+    """Draw a preview in characters."""
+    facts = found.facts
+    if found.form == "line":
+        values = struct.unpack(f"<{len(found.data) // 8}d", found.data)[: facts["dots"]]
+        return Text(spark(values, facts["low"], facts["high"], width), style="cyan")
+    if found.form in ("heat", "image"):
+        return _map(found, min(width, 2 * facts["w"]), min(height, facts["h"]))
+    if found.form == "grid":
+        table = Table(box=None, pad_edge=False)
+        for title in ("", *(name for name, _ in facts["columns"])):
+            table.add_column(Text(render.clean(title)), no_wrap=True)
+        for row in facts["rows"][:height]:
+            table.add_row(*(Text(render.clean(cell)) for cell in row))
+        return table
+    if found.form == "hex":
+        lines = [found.data[at : at + 16] for at in range(0, min(len(found.data), 16 * height), 16)]
+        return Text("\n".join(f"{line.hex(' '):48} {_letters(line)}" for line in lines))
+    return Text("")
+
+
+def spark(values: tuple[float, ...], low: float, high: float, width: int) -> str:
+    """Write numbers as bars, one character for one or more of them; none for NaN.
+
+    Examples
+    --------
+    >>> spark((0.0, 1.0, float("nan"), 2.0), 0.0, 2.0, 80)
+    '▁▅ █'
+    """
+    step = -(-len(values) // max(width, 1))
+    picked = values[:: max(step, 1)]
+    span = (high - low) or 1.0
+    return "".join(
+        " " if value != value else _BLOCKS[1 + round(max(0.0, min(1.0, (value - low) / span)) * 7)]  # noqa: PLR0124  NaN
+        for value in picked
+    )
+
+
+def _map(found: Preview, width: int, height: int) -> Text:
+    facts, text = found.facts, Text()
+    for row in range(height):
+        for column in range(width):
+            at = (row * facts["h"] // height) * facts["w"] + column * facts["w"] // width
+            if found.form == "image":
+                colour = tuple(found.data[at * 3 : at * 3 + 3])
+                share = sum(colour) / 3 / 255
+            else:
+                (value,) = struct.unpack_from("<f", found.data, at * 4)
+                share = (value - facts["low"]) / ((facts["high"] - facts["low"]) or 1.0)
+                colour = _shade(share)
+            shade = "rgb({},{},{})".format(*colour)
+            text.append(_GREYS[_level(share, len(_GREYS))], style=f"{shade} on {shade}")
+        text.append("\n")
+    return text
+
+
+def _shade(share: float) -> tuple[int, ...]:
+    if share != share:  # noqa: PLR0124  NaN
+        return 128, 128, 128
+    place = max(0.0, min(1.0, share)) * (len(_SHADES) - 1)
+    low = min(int(place), len(_SHADES) - 2)
+    return tuple(round(a + (b - a) * (place - low)) for a, b in zip(_SHADES[low], _SHADES[low + 1], strict=True))
+
+
+def _level(share: float, count: int) -> int:
+    """Return a number below `count`; NaN is nothing.
+
+    Examples
+    --------
+    >>> _level(0.0, 5), _level(1.0, 5), _level(float("nan"), 5)
+    (0, 4, 0)
+    """
+    return round(max(0.0, min(1.0, share)) * (count - 1)) if share == share else 0  # noqa: PLR0124
+
+
+def _letters(line: bytes) -> str:
+    return "".join(chr(byte) if 31 < byte < 127 else "·" for byte in line)  # noqa: PLR2004  what ASCII prints
+
+
+def watch(name: str, interval: float) -> None:
+    """Show the monitor until q or Ctrl-C; where there is no terminal, once."""
+    console, screen = Console(), Screen(name)
+    if not (console.is_terminal and sys.stdin.isatty()):
+        console.print(screen.draw(console.width, console.height))
+        return
+    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(screen.draw(console.width, console.height), refresh=True)
+            keys = _KEY.findall(pressed(interval))
+            if any(key in _END for key in keys):
+                return
+            screen.move(sum(_KEYS.get(key, 0) for key in keys))
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Any]:
+    """Read single keys from the terminal, and leave it as it was."""
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+
+    def pressed(patience: float) -> str:
+        if not select.select([fd], [], [], patience)[0]:
+            return ""
+        return os.read(fd, 16).decode(errors="replace")
+
+    tty.setcbreak(fd)
+    try:
+        yield pressed
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -1,0 +1,137 @@
+"""The monitor as a widget in a notebook: `watch`, and the model whose other half is JavaScript."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+from IPython.core.getipython import get_ipython
+
+import shmkernel as shm
+from shmkernel import names, render
+from shmkernel.errors import ArgumentError, ShmError
+from shmkernel.monitor import acts
+from shmkernel.monitor.sampler import Sampler
+from shmkernel.preview import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STATIC = os.path.join(os.path.dirname(os.path.dirname(__file__)), "static")
+_PARTS = ("texts.js", "pictures.js", "table.js", "panel.js", "monitor.js")
+_MODULE_WORDS = re.compile(
+    r'^import [^;]*? from "\./[^"]*";\n|^export (?=(async )?(function|const|class) )', re.MULTILINE
+)
+_QUICK = 0.05  # seconds
+
+
+def _script() -> str:
+    """Join the modules into the one that a widget may have: their imports of each other go, and their exports."""
+    texts = []
+    for part in _PARTS:
+        with open(os.path.join(_STATIC, part), encoding="utf-8") as file:
+            texts.append(_MODULE_WORDS.sub("", file.read()))
+    return "".join(texts)
+
+
+class Monitor(anywidget.AnyWidget):
+    """A live view of what shared memory holds. Make one with `watch`."""
+
+    _esm = _script()
+    _css = os.path.join(_STATIC, "monitor.css")
+    look = traitlets.Dict(help="what is selected: key, axes, start").tag(sync=True)
+
+    def __init__(self, name: str | None = None, interval: float = 0.25) -> None:
+        super().__init__(look={"key": name or "", "axes": [], "start": 0})
+        self._shell: Any = get_ipython()
+        self._sampler = Sampler(self._tell, interval)
+        self._sampler.look(name or "", Look())
+        self.on_msg(self._hear)
+        if self.comm is not None:  # else a click waits for the running cell (guarded by a test)
+            setattr(self.comm, "_reply_subshell_for", lambda _, default: default)  # noqa: B010  private
+        if self._shell is not None:
+            self._shell.events.register("pre_execute", self._cell_begins)
+            self._shell.events.register("post_execute", self._cell_ends)
+        self._sampler.start()
+
+    def close(self) -> None:
+        """End the sampling, and remove the view."""
+        self._sampler.close()
+        if self._shell is not None:
+            with contextlib.suppress(ValueError):
+                self._shell.events.unregister("pre_execute", self._cell_begins)
+                self._shell.events.unregister("post_execute", self._cell_ends)
+        self._shell = None
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
+        """Give viewers without widgets, GitHub's among them, a table of now."""
+        found: Any = super()._repr_mimebundle_(**kwargs)
+        data, metadata = found if isinstance(found, tuple) else (found or {}, {})
+        rows = shm.list()
+        return {**data, "text/plain": render.table(rows), "text/html": render.table_html(rows)}, metadata
+
+    def _cell_begins(self) -> None:
+        self._sampler.busy = True
+
+    def _cell_ends(self) -> None:
+        self._sampler.busy = False
+
+    def _tell(self, content: dict[str, Any], buffers: list[bytes]) -> None:
+        self.send(content, buffers)
+
+    def _hear(self, _: object, content: dict[str, Any], __: object) -> None:
+        """Answer the page."""
+        match content:
+            case {"do": "hello"}:
+                self._sampler.hello()
+            case {"do": "see", "view": str(view), "on": bool(on)}:
+                self._sampler.see(view, on=on)
+            case {"do": "look", "key": str(key), "axes": list(axes), "start": int(start)}:
+                self.look = {"key": key, "axes": axes, "start": start}
+                self._sampler.look(key, Look(tuple(map(int, axes)), start))
+            case {"do": "act", "id": int(number), "verb": str(verb), "name": str(name), "inode": str(inode)}:
+                self._act(number, verb, name, int(inode))
+
+    def _act(self, number: int, verb: str, name: str, inode: int) -> None:
+        push: Callable[[dict[str, Any]], None]
+        push, space = (self._shell.push, self._shell.user_ns) if self._shell else (lambda _: None, {})
+        try:
+            text, good = acts.act(verb, name, inode, push, space), True
+        except (ShmError, OSError) as error:
+            text, good = str(error), False
+        self._tell({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
+
+
+def watch(name: str | None = None, *, interval: float = 0.25) -> Monitor:
+    """Show what shared memory holds, live: a widget, as the last line of a cell.
+
+    Parameters
+    ----------
+    name : str, optional
+        The segment whose content is shown first.
+    interval : float
+        Seconds between two looks. The monitor never takes more than 2 % of a processor, and none while nobody sees it.
+
+    Returns
+    -------
+    Monitor
+        Its ``close()`` ends it.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> x = shm.create("x", shape=3)
+    >>> monitor = shm.watch("x")
+    >>> monitor.close()
+    >>> shm.unlink("x")
+    """
+    if name is not None:
+        names.path_of(name)
+    if not interval >= _QUICK:
+        raise ArgumentError(f"interval {interval!r}: seconds between two looks, at least {_QUICK}", interval=interval)
+    return Monitor(name, interval)

@@ -1,0 +1,61 @@
+"""Lists to look at: rows of index, type and value, read where they lie in the layout of `shmkernel.slots`."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from shmkernel import slots
+from shmkernel.preview import Look, Preview, Source, grid, nothing, page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LONGEST = 400  # bytes of a text that are read
+_COLUMNS = [("type", ""), ("value", "")]
+
+
+def preview(source: Source, look: Look) -> Preview:
+    """Show a page of the items; ValueError if it is no list."""
+    word = slots.WORD
+    length = slots.count(source.read(0, word), source.size)
+    if not length:
+        return nothing("no items")
+    rows = page(look, length)
+    bounds = _words(source.read(word * (1 + rows.start), word * (len(rows) + 1)))
+    start = word * (length + 2)
+    formats = start + slots.word(source.read(word * (1 + length), word))
+    kinds = _words(source.read(formats + word * rows.start, word * len(rows)))
+    codes = source.read(formats + word * length + rows.start, len(rows))
+    if not len(bounds) - 1 == len(kinds) == len(codes) == len(rows):
+        raise ValueError("it is no list, or was cut")
+    found = [
+        _item(source.read(start + begin, min(max(end - begin, 0), _LONGEST)), kind, code)
+        for begin, end, kind, code in zip(bounds, bounds[1:], kinds, codes, strict=False)
+    ]
+    return grid(_COLUMNS, map(str, rows), found, rows.start, length)
+
+
+def _words(data: bytes) -> Sequence[int]:
+    return struct.unpack(f"{len(data) // slots.WORD}q", data[: len(data) // slots.WORD * slots.WORD])
+
+
+def _item(data: bytes, kind: int, code: int) -> tuple[str, str]:
+    text = slots.text(kind)
+    try:
+        if text == slots.INT.rstrip(b"\0"):
+            return "int", str(slots.word(data[:8]))
+        if text == slots.FLOAT.rstrip(b"\0"):
+            return "float", repr(struct.unpack("d", data[:8])[0])
+    except struct.error:
+        return "?", "cannot be read"
+    if text == slots.BOOL.rstrip(b"\0"):
+        return "bool", str(any(data[:8]))
+    if text == slots.NONE.rstrip(b"\0"):
+        return "None", "None"
+    if (reader := slots.reader(kind)) is None:
+        return "?", "cannot be read"
+    exact = reader[1]
+    size = int(text.rstrip(b"s "))
+    value = data[:size] if exact else data[:size].rstrip(b"\0")
+    return ("bytes", repr(value)) if code == slots.BYTES else ("str", value.decode(errors="replace"))

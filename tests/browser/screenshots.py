@@ -1,0 +1,92 @@
+"""Take the pictures of the monitor: ``python -m tests.browser.screenshots FOLDER``, from the project's folder.
+
+One for each kind of content, light; one dark; one narrow; one of Notebook 7.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.browser import lab
+
+PREPARE = """\
+import numpy as np, shmkernel as shm
+from matplotlib import cbook
+elevation = shm.create("elevation", cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"])
+time = np.linspace(0, 60, 200_000)
+signal = shm.create("signal", np.sin(time) * np.exp(-time / 40) + np.random.default_rng(1).normal(0, 0.06, time.size))
+scores = shm.create("scores", np.random.default_rng(2).integers(0, 100, (6, 9)), lifetime="keep")
+volume = shm.create("volume", np.random.default_rng(3).normal(size=(24, 90, 120)).cumsum(1).cumsum(2))
+y, x = np.mgrid[-2:2:360j, -3:3:540j]
+parts = (np.sin(3 * x + y), np.cos(2 * y * x), np.sin(x * x + y * y))
+picture = shm.create("picture", (127 + 120 * np.dstack(parts)).astype("uint8"))
+"""
+MORE = """\
+import numpy as np, shmkernel as shm
+config = shm.create("config", {"learning rate": 0.001, "epochs": 40, "shuffle": True, "seed": None, "layers": [64, 8]})
+labels = shm.create("labels", ["forest", "water", "rock", 3, 0.5, None] * 12)
+shm.publish("config")
+header = shm.create("header", b"\\x89PNG\\r\\n\\x1a\\n" + bytes(range(256)) * 4)
+people = shm.create("people", np.array([("Ada", 36, 1.68), ("Grace", 85, 1.60), ("Emmy", 53, 1.63)] * 30,
+                    dtype=[("name", "U12"), ("age", "i4"), ("height", "f4")]))
+old = shm.create("draft", np.zeros(3)); shm.unlink("draft")
+"""
+KINDS = {
+    "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict",
+    "labels": "list",
+    "header": "bytes", "people": "structure",
+}  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    """Take them all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lab.server() as server, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=lab.CHROMIUM, args=lab.FLAGS)
+        page = browser.new_page(viewport={"width": 1180, "height": 1000})
+        page.set_default_timeout(lab.PATIENCE)
+        page.goto(f"{server.url}/lab?token={lab.TOKEN}")
+        page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
+        page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+        for name, text in (("prepare.ipynb", PREPARE), ("train.ipynb", MORE)):
+            server.notebook(name, text)
+            lab.Book(page, server, name).run(0)
+        server.notebook("plot.ipynb", "", "")
+        book = lab.Book(page, server, "plot.ipynb")
+        book.watch("%load_ext shmkernel\n%shm_watch", 0)
+
+        def take(name: str) -> None:
+            book.monitor.screenshot(path=folder / f"{name}.png", animations="disabled")
+
+        def choose(segment: str) -> None:
+            book.row(segment).click()
+            page.wait_for_function(
+                "(one) => one.querySelector('.shm-title').textContent && one.dataset.form !== 'none'",
+                arg=book.monitor.locator(".shm-panel").element_handle(),
+            )
+            page.mouse.move(0, 0)
+
+        for segment, name in KINDS.items():
+            choose(segment)
+            take(f"monitor-{name}")
+        choose("elevation")
+        page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+        page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+        page.locator("#jupyterlab-splash").wait_for(state="detached")
+        page.wait_for_function(
+            "(one) => one.dataset.ink === getComputedStyle(one).color",
+            arg=book.monitor.locator("canvas").element_handle(),
+        )
+        take("monitor-dark")
+        choose("signal")
+        take("monitor-dark-line")
+        page.set_viewport_size({"width": 520, "height": 1000})
+        take("monitor-narrow")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,343 @@
+"""The monitor without a page: what it finds, what it sends, what its buttons do."""
+
+import json
+import os
+import threading
+
+import ipykernel
+import numpy as np
+import pytest
+from ipykernel.comm.comm import BaseComm
+
+import shmkernel as shm
+from shmkernel import names, registry
+from shmkernel.monitor import acts, board, sampler
+from shmkernel.monitor.board import Board
+from shmkernel.monitor.sampler import Sampler
+from shmkernel.monitor.widget import watch
+from shmkernel.preview import Look
+from tests.helpers import PATIENCE, holding, until
+
+
+@pytest.fixture
+def sent():
+    return []
+
+
+@pytest.fixture
+def watching(sent):
+    """A sampler without a thread, with a page that has said hello."""
+    found = Sampler(lambda content, buffers: sent.append((content, buffers)), 0.25)
+    found.hello()
+    found.see("view", on=True)
+    return found
+
+
+def rows(sent):
+    return {row["key"]: row for content, _ in sent if content["do"] == "rows" for row in content["rows"]}
+
+
+def gone(sent):
+    return {key for content, _ in sent if content["do"] == "rows" for key in content.get("gone", ())}
+
+
+def frames(sent):
+    return [(content, buffers) for content, buffers in sent if content["do"] == "frame"]
+
+
+def test_a_board_tells_what_came_what_changed_and_what_went():
+    seen = Board()
+    assert seen.scan() == ([], [])
+    x = shm.create("x", shape=3)
+    assert [row.key for row in seen.scan().rows] == ["x"]
+    shm.keep("x")
+    (kept,) = seen.scan().rows
+    assert (kept.key, kept.info.lifetime) == ("x", "keep")
+    y = shm.create("y", shape=3, replace=True)
+    assert [row.key for row in seen.scan().rows] == ["y"]
+    shm.unlink("y")
+    del y
+    assert seen.scan() == ([], ["y"])
+    del x
+    shm.unlink("x")
+
+
+def test_a_board_tells_of_what_only_this_process_still_has():
+    x = shm.create("x", shape=3)
+    seen = Board()
+    seen.scan()
+    newer = shm.create("x", shape=4, replace=True)
+    change = seen.scan()
+    assert {row.key: row.info.state for row in change.rows} == {"x": "", "x (replaced 0)": "replaced"}
+    shm.unlink("x")
+    change = seen.scan()
+    assert change.gone == ["x", "x (replaced 0)"]
+    assert sorted(row.key for row in change.rows) == ["x (unlinked 0)", "x (unlinked 1)"]
+    del x, newer
+    assert until(lambda: seen.scan().gone, "what this process let go of") == ["x (unlinked 0)", "x (unlinked 1)"]
+
+
+def test_a_board_tells_who_has_what_attached_and_that_an_owner_ended():
+    with holding(lambda: shm.create("x", shape=3, lifetime="keep")) as child:
+        seen = Board()
+        (row,) = seen.scan().rows
+        assert (row.info.owner_alive, [one.pid for one in row.info.attached]) == (True, [child.pid])
+        child.end()
+        until(lambda: seen.scan() and not seen.rows["x"].info.attached, "no holder")
+        assert not seen.rows["x"].info.owner_alive
+    shm.unlink("x")
+
+
+def test_a_board_follows_the_version_of_the_chosen_row_and_of_others_now_and_then():
+    x, y = shm.create("x", shape=3), shm.create("y", shape=3)
+    seen = Board()
+    assert {row.key: row.version for row in seen.scan().rows} == {"x": None, "y": None}
+    assert not os.listdir(names.runtime("sync"))
+    until(lambda: seen.scan() == ([], []) and seen._folders, "settled clocks")
+    seen.chosen = "x"
+    version = shm.publish("x")
+    assert [(row.key, row.version) for row in seen.scan().rows] == [("x", version)]
+    version = shm.publish("y")
+    seen._due = 0.0
+    assert [(row.key, row.version) for row in seen.scan().rows] == [("y", version)]
+    shm.unlink("x")
+    shm.unlink("y")
+    del x, y
+
+
+def test_a_board_at_rest_looks_at_no_segment(monkeypatch):
+    kept = [shm.create(f"x{at}", shape=3) for at in range(5)]
+    seen = Board()
+    until(lambda: seen.scan() == ([], []) and seen._folders, "settled clocks")
+    seen._due = float("inf")
+    monkeypatch.setattr("shmkernel.verbs.listing.look", lambda _: pytest.fail("looked"))
+    assert seen.scan() == ([], [])
+    monkeypatch.undo()
+    for at in range(len(kept)):
+        shm.unlink(f"x{at}")
+
+
+def test_a_board_shows_posix_names_and_files_of_other_programs(posix_name):
+    block = shm.create(f"/{posix_name}", shape=3)
+    seen = Board()
+    assert f"/{posix_name}" in {row.key for row in seen.scan().rows}
+    shm.unlink(f"/{posix_name}")
+    del block
+    assert f"/{posix_name}" in seen.scan().gone
+
+
+def test_a_greeting_brings_everything_and_later_turns_only_what_changed(watching, sent):
+    x = shm.create("x", shape=3)
+    watching.turn()
+    first = sent[0][0]
+    assert (first["first"], first["last"], list(rows(sent))) == (True, True, ["x"])
+    sent.clear()
+    watching.turn()
+    assert not rows(sent)
+    shm.unlink("x")
+    watching.turn()
+    assert gone(sent) == {"x"}
+    del x
+
+
+def test_before_the_greeting_everything_is_told_again_and_again(sent):
+    x = shm.create("x", shape=3)
+    early = Sampler(lambda content, buffers: sent.append((content, buffers)), 0.25)
+    for _ in range(2):
+        sent.clear()
+        early.turn()
+        assert list(rows(sent)) == ["x"]
+    shm.unlink("x")
+    del x
+
+
+def test_a_frame_is_sent_when_the_values_changed(watching, sent):
+    x = shm.create("x", np.arange(4.0))
+    watching.look("x", Look())
+    watching.turn()
+    ((content, (data,)),) = frames(sent)
+    assert (content["key"], content["form"], np.frombuffer(data).tolist()) == ("x", "line", [0, 1, 2, 3])
+    sent.clear()
+    watching.turn()
+    assert not frames(sent)
+    x[1] = 9
+    watching.turn()
+    assert np.frombuffer(frames(sent)[0][1][0]).tolist() == [0, 9, 2, 3]
+    shm.unlink("x")
+    x[2] = 8
+    sent.clear()
+    watching.turn()
+    assert not frames(sent)
+    watching.look("x (unlinked 0)", Look())
+    watching.turn()
+    assert np.frombuffer(frames(sent)[0][1][0]).tolist() == [0, 9, 8, 3]
+
+
+def test_looking_at_a_segment_does_not_attach_it(watching):
+    with holding(lambda: shm.create("x", shape=3)) as child:
+        watching.look("x", Look())
+        watching.turn()
+        assert [one.pid for one in shm.info("x").attached] == [child.pid]
+
+
+def test_a_thousand_rows_come_in_messages_of_64_kib(watching, sent, monkeypatch):
+    x = shm.create("x", shape=3)
+    (row,) = Board().scan().rows
+    many = {f"x{at}": row._replace(key=f"x{at}", info=row.info._replace(owner="o" * 90)) for at in range(1000)}
+    monkeypatch.setattr(watching._board, "scan", lambda: board.Change([], []))
+    watching._board.rows = many
+    watching.turn()
+    assert set(rows(sent)) == set(many)
+    assert max(len(json.dumps(content)) for content, _ in sent) < 64 << 10
+    ends = [(content["first"], content["last"]) for content, _ in sent if content["do"] == "rows"]
+    assert ends == [(True, False), *[(False, False)] * (len(ends) - 2), (False, True)]
+    shm.unlink("x")
+    del x
+
+
+def test_a_segment_that_cannot_be_read_says_why_in_its_frame(watching, sent):
+    x = shm.create("x", shape=3)
+    with open(names.path_of("x"), "r+b") as file:
+        file.write(b"nonsense")
+    watching.look("x", Look())
+    watching.turn()
+    assert rows(sent)["x"]["state"] == "damaged"
+    content, (data,) = frames(sent)[0]
+    assert (content["form"], data[:8]) == ("hex", b"nonsense")
+    assert ".npy" in content["note"]
+    shm.unlink("x")
+    del x
+
+
+def test_nobody_looks_when_views_hide_or_vanish(watching, monkeypatch):
+    assert watching.looked_at()
+    watching.see("view", on=False)
+    assert not watching.looked_at()
+    watching.see("view", on=True)
+    now = sampler.time.monotonic()
+    monkeypatch.setattr(sampler.time, "monotonic", lambda: now + 31)
+    watching.busy = True  # its signs of life have to wait
+    assert watching.looked_at()
+    watching.busy = False
+    assert watching.looked_at()
+    monkeypatch.setattr(sampler.time, "monotonic", lambda: now + 62)
+    assert not watching.looked_at()
+
+
+def test_the_thread_samples_while_it_is_seen_and_ends_when_closed():
+    told = threading.Event()
+    found = Sampler(lambda *_: told.set(), 0.25)
+    found.start()
+    (thread,) = [one for one in threading.enumerate() if one.name == "shmkernel-monitor"]
+    assert told.wait(PATIENCE)
+    found.close()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def act(verb, name, space):
+    return acts.act(verb, name, registry.inode_at(name) or 0, space.update, space)
+
+
+def test_buttons_attach_keep_and_unlink():
+    space = {}
+    with holding(lambda: shm.create("x", np.arange(3))):
+        assert act("attach", "x", space).startswith("x: array int64 (3,), 152 B, from ")
+        assert space["x"].tolist() == [0, 1, 2]
+        assert act("attach", "x", space)
+        assert "lifetime keep" in act("keep", "x", space)
+        assert "here" in act("unlink", "x", space)
+        assert registry.inode_at("x") is None
+
+
+def test_buttons_refuse_with_a_cure():
+    x = shm.create("x", shape=3)
+    other = shm.create("a.b", shape=3)
+    with pytest.raises(shm.ArgumentError, match=r"your variable x is something else \(str\): %shm_attach x --as NAME"):
+        act("attach", "x", {"x": "mine"})
+    with pytest.raises(shm.ArgumentError, match=r"'a\.b' cannot be a variable: %shm_attach a\.b --as NAME"):
+        act("attach", "a.b", {})
+    before = registry.inode_at("x")
+    newer = shm.create("x", shape=4, replace=True)
+    with pytest.raises(shm.NotFoundError, match="replaced by another"):
+        acts.act("unlink", "x", before, dict, {})
+    assert registry.inode_at("x") is not None
+    shm.unlink("x")
+    with pytest.raises(shm.NotFoundError, match="has been unlinked meanwhile"):
+        acts.act("unlink", "x", before, dict, {})
+    with pytest.raises(shm.ArgumentError):
+        act("explode", "x", {})
+    shm.unlink("a.b")
+    del x, newer, other
+
+
+@pytest.fixture
+def monitor(monkeypatch):
+    """A widget, what it sends, and its page's messages by calling it."""
+    told = []
+    made = shm.watch("x")
+    monkeypatch.setattr(made, "send", lambda content, buffers=None: told.append((content, buffers)))
+    made.told, made.hear = told, lambda content: made._handle_custom_msg(content, [])
+    yield made
+    made.close()
+
+
+def test_the_widget_answers_its_page(monitor):
+    x = shm.create("x", np.arange(3))
+    monitor.hear({"do": "hello"})
+    monitor.hear({"do": "see", "view": "v", "on": True})
+    monitor.hear({"do": "look", "key": "x", "axes": [], "start": 0})
+    assert monitor.look == {"key": "x", "axes": [], "start": 0}
+    until(lambda: any(content["do"] == "frame" for content, _ in monitor.told), "a frame")
+    inode = str(registry.inode_at("x"))
+    monitor.hear({"do": "act", "id": 1, "verb": "keep", "name": "x", "inode": inode})
+    monitor.hear({"do": "act", "id": 2, "verb": "keep", "name": "no_such", "inode": "1"})
+    done = [content for content, _ in monitor.told if content["do"] == "done"]
+    assert [(one["id"], one["good"]) for one in done] == [(1, True), (2, False)]
+    for nonsense in ({}, {"do": "look", "key": 3}, {"do": "act", "verb": "unlink"}, {"do": "see"}):
+        monitor.hear(nonsense)
+    shm.unlink("x")
+    del x
+
+
+def test_viewers_without_widgets_get_a_table(monitor):
+    x = shm.create("x", shape=3)
+    data, _ = monitor._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["text/plain"].splitlines()[1].startswith("x ")
+    assert data["text/html"].startswith("<table>")
+    shm.unlink("x")
+    del x
+
+
+@pytest.mark.skipif(ipykernel.version_info[0] < 7, reason="it has no subshells: there a click waits for the cell")
+def test_a_comm_has_the_hook_that_lets_clicks_pass_a_running_cell():
+    assert callable(BaseComm._reply_subshell_for)
+
+
+def test_watch_refuses_nonsense():
+    with pytest.raises(shm.ArgumentError, match="interval"):
+        shm.watch(interval=0)
+    with pytest.raises(shm.ArgumentError, match="no name"):
+        shm.watch("two words")
+
+
+def test_the_magic_shows_a_monitor_and_returns_it(notebook, monkeypatch):
+    made = []
+    monkeypatch.setattr(shm, "watch", lambda *args, **kwargs: made.append(watch(*args, **kwargs)) or made[-1])
+    assert notebook("%shm_watch --every 1").startswith("Nothing is shared yet")
+    assert notebook.fails("%shm_watch a b").message.startswith("the content of one segment is shown first")
+    notebook("w = %shm_watch")
+    assert notebook["w"] is made[-1]
+    assert made[0]._sampler.interval == 1
+    for one in made:
+        one.close()
+
+
+def test_no_file_of_the_page_calls_for_html_or_for_the_network():
+    folder = os.path.join(os.path.dirname(shm.__file__), "static")
+    for entry in os.listdir(folder):
+        with open(os.path.join(folder, entry)) as file:
+            text = file.read()
+        for word in ("innerHTML", "outerHTML", "insertAdjacent", "://", "fetch(", "eval(", "url("):
+            assert word not in text
