@@ -60,7 +60,7 @@ def _list(args: Namespace) -> None:
 
     --json prints a list of objects with these keys, to which a later version may add:
 
-      name, kind      what to attach, and the kind of value, "array"
+      name, kind      what to attach, and the kind of value, "array" for one
       type            for people: "int16 (344, 403)"
       dtype, shape    of an array, else null; the shape is a list of numbers
       order           "C" or "F", else null
@@ -73,6 +73,7 @@ def _list(args: Namespace) -> None:
       lifetime        "session", "attached" or "keep"
       created         seconds since 1970
       path            the file
+      version         how often its content was published, or null
       state           "", or "damaged": then "type" says why
     """
     rows = shm.list()
