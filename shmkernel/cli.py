@@ -73,7 +73,7 @@ def _list(args: Namespace) -> None:
       lifetime        "session", "attached" or "keep"
       created         seconds since 1970
       path            the file
-      version         how often its content was published, or null
+      version         how often its content was published
       state           "", or "damaged": then "type" says why
     """
     rows = shm.list()
