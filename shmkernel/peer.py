@@ -111,6 +111,7 @@ class Peer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._client.stop_channels()
+        self._manager.cleanup_resources()
         os.close(self._death)
         self._death = -1
 
@@ -128,6 +129,7 @@ class Peer:
         for channel, monitor in zip(channels, monitors, strict=True):
             monitor.poll(_START * 1000)
             channel.socket.disable_monitor()
+            monitor.close()
 
     def _ask(self, code: str) -> str:
         while self._client.shell_channel.msg_ready():  # replies to earlier cells: their outputs have said it all
