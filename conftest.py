@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.documents import pytest_collect_file as pytest_collect_file
+from tests.documents import pytest_collect_file  # noqa: F401  a hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -47,10 +47,10 @@ def settings() -> Iterator[str]:
 def tree() -> Iterator[str]:
     """Write a table of the errors."""
     yield from ("| error | is also | when |", "|---|---|---|")
-    for name in sorted(one for one in shm.__all__ if one.endswith("Error")):
-        error = getattr(shm, name)
+    for error in (*(getattr(shm, one) for one in sorted(shm.__all__) if one.endswith("Error")), peer.PeerError):
         also = [one.__name__ for one in error.__mro__[1:] if one.__module__ == "builtins" and one not in _OBVIOUS]
-        yield f"| `{name}` | {', '.join(f'`{one}`' for one in also)} | {' '.join(inspect.getdoc(error).split())} |"
+        when = " ".join((inspect.getdoc(error) or "").split())
+        yield f"| `{error.__name__}` | {', '.join(f'`{one}`' for one in also)} | {when} |"
 
 
 def api() -> Iterator[str]:
@@ -62,6 +62,8 @@ def api() -> Iterator[str]:
             yield from (f".. autoclass:: shmkernel.{name}", "   :members:", "")
         elif inspect.isfunction(value):
             yield from (f".. autofunction:: shmkernel.{name}", "")
+        elif not inspect.isclass(value):
+            yield from (f".. autodata:: shmkernel.{name}", "   :no-value:", "")
     yield "```"
 
 
