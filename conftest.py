@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.documents import pytest_collect_file  # noqa: F401  a hook
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

@@ -1,7 +1,6 @@
 """The magics: what ``%load_ext shmkernel`` adds to a notebook.
 
     commands    the magics, their flags and help
-    parsing     a line -> names, flags and the text of an expression
     actions     what the verbs do to segments and to the notebook's variables
     variables   who holds what in the notebook's namespace
     bare        a magic whose value nobody takes makes no Out

@@ -9,8 +9,7 @@ from IPython.core.magic import Magics, line_magic, magics_class, needs_local_sco
 from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
-from shmkernel.errors import ShmError
-from shmkernel.magics.parsing import Helped, Parser, arguments, expanded
+from shmkernel.parsing import Parser, arguments, expanded, in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,32 +31,18 @@ _OVERWRITE = argument("--overwrite", action="store_true", help="let go of a diff
 
 
 def _verb(declared: Callable[[ShmMagics], None]) -> Callable[..., Any]:
-    """Make a line magic of a declaration: its decorators give the flags, its docstring the help.
+    """Make a line magic of a declaration: its decorators give the flags, its docstring the help."""
 
-    Mistakes show as one line, and fail the cell. The error is raised anew from here, since the frames of a
-    traceback, which IPython keeps until the next error, would keep half-made segments alive.
-    """
-
+    @in_one_line
     @functools.wraps(declared)
     def run(self: ShmMagics, line: str = "", local_ns: dict[str, Any] | None = None) -> Any:  # noqa: ANN401
-        try:
-            args = parser.parse_line(line)
-            args.scopes = (local_ns or {}, self.space)
-            if "names" in args:
-                args.names = list(dict.fromkeys(expanded(name, *args.scopes) for name in args.names))
-            from shmkernel.magics import actions  # noqa: PLC0415  numpy comes with it
+        args = parser.parse_line(line)
+        args.scopes = (local_ns or {}, self.space)
+        if "names" in args:
+            args.names = list(dict.fromkeys(expanded(name, *args.scopes) for name in args.names))
+        from shmkernel.magics import actions  # noqa: PLC0415  numpy comes with it
 
-            return getattr(actions, declared.__name__)(self, args)
-        except Helped:
-            return None
-        except ShmError as error:
-            failed = error.with_traceback(None)
-            failed.__context__ = None
-        vars(failed)["_render_traceback_"] = lambda text=failed.message: [f"shmkernel: {text}"]
-        try:
-            raise failed
-        finally:
-            del failed
+        return getattr(actions, declared.__name__)(self, args)
 
     magic = arguments()(run)
     parser: Parser = vars(magic)["parser"]

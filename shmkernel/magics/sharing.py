@@ -21,7 +21,7 @@ import shmkernel as shm
 from shmkernel import kinds, names, records, registry, render
 from shmkernel.errors import ArgumentError
 from shmkernel.magics import variables
-from shmkernel.magics.parsing import evaluate, lengths, literal, number, size
+from shmkernel.parsing import evaluate, lengths, literal, number, size
 from shmkernel.verbs import drafts
 
 if TYPE_CHECKING:

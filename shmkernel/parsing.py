@@ -1,4 +1,4 @@
-"""From the text after a magic to names, flags and the text of an expression.
+"""What all magics share: from a line to names, flags and the text of an expression; errors that take one line.
 
 argparse sees words only. What it must not touch is taken out before: a comment, a closing ``;``, and the Python
 expression after ``--from``, which may hold blanks, quotes and dashes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import inspect
 import re
 import shlex
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from IPython.core.magic_arguments import MagicArgumentParser, magic_arguments
 
 from shmkernel import names
-from shmkernel.errors import ArgumentError
+from shmkernel.errors import ArgumentError, ShmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -89,6 +90,31 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(parser.format_help().rstrip())
         raise Helped
+
+
+def in_one_line(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a magic's mistakes show as one line, and fail the cell.
+
+    The error is raised anew from here, since the frames of a traceback, which IPython keeps until the next error,
+    would keep half-made segments alive. One that has a `_render_traceback_` already shows as that says.
+    """
+
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        try:
+            return run(*args, **kwargs)
+        except Helped:
+            return None
+        except ShmError as error:
+            failed = error.with_traceback(None)
+            failed.__context__ = None
+        vars(failed).setdefault("_render_traceback_", lambda text=failed.message: [f"shmkernel: {text}"])
+        try:
+            raise failed
+        finally:
+            del failed
+
+    return guarded
 
 
 def uncommented(line: str) -> str:

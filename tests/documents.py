@@ -1,0 +1,136 @@
+"""Code blocks of README and docs are tests: each document is run from top to bottom, in a folder of its own.
+
+ipython     a notebook's cell
+python      a piece of a program; with a __main__ guard a script
+shell       bash, which stops at the first error
+c, ...      compiled or interpreted, where the language is installed
+yaml        only read
+text        no code
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, chdir
+from pathlib import Path
+
+import pytest
+import yaml
+from IPython.core.interactiveshell import InteractiveShell
+from sybil import Region, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import SkipParser
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
+from traitlets.config import Config
+
+from tests.helpers import PATIENCE, left, until
+
+ROOT = Path(__file__).parent.parent
+_evaluate = PythonEvaluator()
+
+
+def ipython(example):
+    if "shell" not in example.namespace:
+        InteractiveShell.clear_instance()
+        quiet = Config({"HistoryManager": {"enabled": False}, "colors": "nocolor"})
+        example.namespace["shell"] = InteractiveShell.instance(config=quiet)
+    done = example.namespace["shell"].run_cell(example.parsed, store_history=True)
+    error = done.error_in_exec or done.error_before_exec
+    if error is not None:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+
+def python(example):
+    if "__main__" in example.parsed:
+        _run(example, "py", sys.executable, "{file}")
+    else:
+        _evaluate(example)
+
+
+def shell(example):
+    _run(example, "sh", "bash", "-eu", "{file}")
+
+
+def c(example):
+    _run(example, "c", "cc", "-Wall", "-Werror", "-o", "program", "{file}")
+    _run(example, "out", "./program", *_segments())
+
+
+def javascript(example):
+    _run(example, "js", "node", "{file}", *_segments())
+
+
+def r(example):
+    _run(example, "R", "Rscript", "{file}", *_segments())
+
+
+def julia(example):
+    _run(example, "jl", "julia", "{file}", *_segments())
+
+
+def read_yaml(example):
+    assert yaml.safe_load(example.parsed)
+
+
+_LANGUAGES = {
+    "ipython": ipython, "python": python, "shell": shell, "c": c, "javascript": javascript, "r": r, "julia": julia,
+    "yaml": read_yaml,
+}  # fmt: skip
+
+
+def blocks(document):
+    """Find the code blocks; what is no program has the language text."""
+    for region in FencedCodeBlockLexer(r"\w+")(document):
+        language = region.lexemes["language"]
+        if language != "text":
+            yield Region(region.start, region.end, region.lexemes["source"], _LANGUAGES[language])
+
+
+def _segments():
+    """List what such a program is to open."""
+    return map(str, Path(os.environ["SHMKERNEL_DIR"]).glob("shmk-*"))
+
+
+def _run(example, suffix, program, *arguments):
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed")
+    file = Path(f"block.{suffix}")
+    file.write_text(example.parsed)
+    command = [program, *(word.format(file=file) for word in arguments)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, env=os.environ | {"PATH": path}, timeout=2 * PATIENCE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _setup(namespace):
+    stack = namespace["stack"] = ExitStack()
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-docs-", dir="/dev/shm"))
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("SHMKERNEL_DIR", folder)
+    stack.enter_context(chdir(stack.enter_context(tempfile.TemporaryDirectory())))
+
+
+def _teardown(namespace):
+    from shmkernel import sessions  # noqa: PLC0415  only when a document has run
+
+    with namespace.pop("stack"):
+        if shell := namespace.pop("shell", None):
+            shell.reset(new_session=False)
+            shell.run_line_magic("unload_ext", "shmkernel.peer")
+            InteractiveShell.clear_instance()
+        namespace.clear()
+        sessions.end()
+        folder = os.environ["SHMKERNEL_DIR"]
+        until(lambda: all("/sync/" in path for path in left(folder)), "an empty folder")  # locks outlive segments
+
+
+pytest_collect_file = Sybil(
+    [SkipParser(), blocks], path=str(ROOT), patterns=["README.md", "CONTRIBUTING.md", "docs/**/*.md", "docs/*.md"],
+    setup=_setup, teardown=_teardown,
+).pytest()  # fmt: skip

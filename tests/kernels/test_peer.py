@@ -1,0 +1,193 @@
+"""Cells of a notebook in a second kernel, with real kernels on both sides."""
+
+import os
+import signal
+from contextlib import contextmanager
+
+import pytest
+
+from tests.helpers import until
+from tests.kernels.kernel import PATIENCE, Kernel
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@contextmanager
+def loaded(folder):
+    kernel = Kernel("first.ipynb", folder)
+    try:
+        kernel("%load_ext shmkernel.peer")
+        yield kernel
+    finally:
+        kernel.end()
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """One for all tests that leave it usable."""
+    with loaded(tmp_path_factory.mktemp("k")) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def mortal(tmp_path_factory, monkeypatch):
+    """One for a test that ends it, and the folder for its temporary files."""
+    folder = tmp_path_factory.mktemp("t")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with loaded(tmp_path_factory.mktemp("k")) as kernel:
+        yield kernel, folder
+
+
+def pid_of(notebook, name="peer"):
+    return int(notebook(f"%%peer {name}\nimport os; print(os.getpid())"))
+
+
+def failure(notebook, cell):
+    """Run a cell that fails, and return the one error that it shows."""
+    reply, published = notebook.run(cell)
+    assert reply["status"] == "error"
+    (error,) = published["error"]
+    assert (error["ename"], error["evalue"]) == (reply["ename"], reply["evalue"])
+    return error
+
+
+def ended(pid):
+    """Say whether no process of this id runs, a zombie aside."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_peer_s_outputs_are_shown_as_the_cell_s_own(notebook):
+    _, published = notebook.run(
+        "%%peer\nimport os, sys\nfrom IPython.display import HTML, display\n"
+        "print('printed'); print('warned', file=sys.stderr); os.system('echo from a child')\n"
+        "display(HTML('<b>rich</b>'))\nx = 41\nx + 1"
+    )
+    assert {
+        name: "".join(one["text"] for one in published["stream"] if one["name"] == name)
+        for name in ("stdout", "stderr")
+    } == {"stdout": "printed\nfrom a child\n", "stderr": "warned\n"}
+    html, out = (one["data"] for one in published["display_data"])
+    assert (html["text/html"], out["text/plain"]) == ("<b>rich</b>", "42")
+    assert notebook("print('x' in globals())") == "False\n"
+    assert notebook("%%peer\nprint(x)") == "41\n"
+
+
+def test_a_picture_a_progress_bar_and_an_updated_display_arrive(notebook):
+    _, published = notebook.run(
+        "%%peer\n%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);\n"
+        "from tqdm.notebook import tqdm\nfor i in tqdm(range(3)): pass\n"
+        "from IPython.display import clear_output, display\nshown = display('before', display_id='it')\n"
+        "shown.update('after'); clear_output(wait=True)"
+    )
+    data = [one["data"] for one in published["display_data"]]
+    assert any("image/png" in one for one in data)
+    view = next(one[WIDGET]["model_id"] for one in data if WIDGET in one)
+    assert view in {one["comm_id"] for one in published["comm_open"]}
+    assert any(one["data"]["state"].get("value") == 3 for one in published["comm_msg"])
+    assert published["update_display_data"][0]["data"]["text/plain"] == "'after'"
+    assert published["clear_output"] == [{"wait": True}]
+
+
+def test_a_peer_s_error_fails_the_cell_and_shows_as_there(notebook):
+    error = failure(notebook, "%%peer\nvalues = {}\nvalues['gone']")
+    assert (error["ename"], error["evalue"]) == ("KeyError", "'gone'")
+    assert "values" in "".join(error["traceback"])
+    assert "peer.py" not in "".join(error["traceback"])
+    assert notebook("%%peer\nprint(values)") == "{}\n"
+
+
+def test_peers_have_names_and_variables_of_their_own(notebook):
+    notebook("%reload_ext shmkernel.peer")
+    notebook("%%peer plot\nx = 'in plot'")
+    notebook("%%peer model\nx = 'in model'")
+    assert notebook("%%peer plot\nprint(x, __session__)") == "in plot plot.ipynb\n"
+    assert notebook("%peer") == "peers: plot, model\n"
+
+
+def test_ctrl_c_reaches_the_peer_and_leaves_it_usable(notebook):
+    notebook("%%peer\nimport threading; x = 1")
+
+    def interrupt(message):
+        if message["content"].get("text") == "begun\n":
+            notebook.manager.interrupt_kernel()
+
+    cell = "%%peer\nprint('begun')\nthreading.Event().wait()"
+    reply = notebook.client.execute_interactive(cell, timeout=PATIENCE, output_hook=interrupt)
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    assert notebook("%%peer\nprint(x)") == "1\n"
+
+
+def test_a_peer_that_dies_fails_its_cell_in_one_line_and_the_next_starts_anew(notebook):
+    error = failure(notebook, "%%peer\nx = 1\nimport os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    assert error["ename"] == "PeerError"
+    assert error["traceback"] == [f"shmkernel: {error['evalue']}"]
+    assert error["evalue"].startswith("peer 'peer' died while it ran this cell (SIGSEGV)")
+    assert notebook("%%peer\nprint('x' in globals())") == "False\n"
+
+
+def test_a_peer_that_died_between_two_cells_is_not_replaced_in_silence(notebook):
+    pid = pid_of(notebook)
+    os.killpg(pid, signal.SIGKILL)
+    until(lambda: ended(pid), "the peer's end")
+    error = failure(notebook, "%%peer\nprint(1)")
+    assert "has died since its last cell (SIGKILL)" in error["evalue"]
+    assert notebook("%%peer\nprint(1)") == "1\n"
+
+
+@pytest.mark.parametrize(("flag", "said"), [("kill", "killed"), ("shutdown", "shut down"), ("restart", "restarted")])
+def test_a_peer_is_ended_or_restarted_by_hand(notebook, tmp_path, flag, said):
+    notebook("%reload_ext shmkernel.peer")
+    pid = pid_of(notebook, "plot")
+    notebook(f"%%peer plot\nimport atexit; atexit.register(open, {str(tmp_path / 'last')!r}, 'w');")
+    assert notebook(f"%peer plot --{flag}") == f"plot: {said}\n"
+    assert ended(pid)
+    assert (tmp_path / "last").exists() == (flag != "kill")
+    assert notebook("%peer").startswith("peers: plot" if flag == "restart" else "peers: none")
+    assert pid_of(notebook, "plot") != pid
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("%peer nobody --kill", "there is no peer 'nobody'"),
+        ("%peer --kil", "Did you mean --kill?"),
+        ("%peer two-words", "no name for a peer"),
+        ("%peer --kill --restart", "not both"),
+        ("%%peer --kill\nprint(1)", "a line of its own"),
+    ],
+)
+def test_a_mistake_is_one_line_and_fails_the_cell(notebook, line, why):
+    error = failure(notebook, line)
+    assert why in error["evalue"]
+    assert len(error["traceback"]) == 1
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_peers_end_with_the_notebook_s_kernel_and_leave_no_files(mortal, now):
+    notebook, folder = mortal
+    pids = [pid_of(notebook, name) for name in ("one", "two")]
+    assert not list(folder.iterdir())
+    notebook.manager.shutdown_kernel(now=now)
+    until(lambda: all(map(ended, pids)), "the end of the peers")
+
+
+def test_unloading_ends_the_peers_and_takes_the_magic_away(mortal):
+    notebook, _ = mortal
+    pid = pid_of(notebook)
+    notebook("%unload_ext shmkernel.peer")
+    assert ended(pid)
+    assert notebook("print(get_ipython().find_magic('peer'), get_ipython().find_cell_magic('peer'))") == "None None\n"
+
+
+def test_a_peer_s_question_is_asked_here(notebook):
+    notebook.client.allow_stdin = True
+    reply = notebook.client.execute_interactive(
+        "%%peer\nanswer = input('why? ')", timeout=PATIENCE,
+        stdin_hook=lambda message: notebook.client.input(f"{message['content']['prompt']}because"),
+    )  # fmt: skip
+    assert reply["content"]["status"] == "ok"
+    assert notebook("%%peer\nprint(answer)") == "why? because\n"
