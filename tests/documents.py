@@ -125,6 +125,8 @@ def _teardown(namespace):
             shell.run_line_magic("unload_ext", "shmkernel.peer")
             InteractiveShell.clear_instance()
         namespace.clear()
+        if loky := sys.modules.get("joblib.externals.loky"):  # its workers wait for more, with sessions of their own
+            loky.get_reusable_executor().shutdown(wait=True)
         sessions.end()
         folder = os.environ["SHMKERNEL_DIR"]
         until(lambda: all("/sync/" in path for path in left(folder)), "an empty folder")  # locks outlive segments
