@@ -262,18 +262,24 @@ class _Attempt:
 
 
 def _unlock(file: files.SyncFile, me: object, hold: Hold) -> None:
+    inside = not hold.shared
     try:
-        del file.holds[me]
-        if not file.holds:
-            files.busy.discard(file)
-        if not hold.shared:
+        if inside:
             file.words[RELEASED] += 1
             file.words[HOLDER] = 0
+            inside = False
         fcntl.fcntl(hold.fd, _TRY, UNLOCK_ALL)
         os.utime(hold.fd)
-    except BaseException:
-        files.drop(hold.fd)  # which unlocks, too
+        del file.holds[me]
+    except BaseException:  # Ctrl-C
+        file.holds.pop(me, None)
+        if inside:
+            file.words[RELEASED] += 1
+            file.words[HOLDER] = 0
+        files.drop(hold.fd)  # which unlocks, too, and wakes
         raise
+    if not file.holds:
+        files.busy.discard(file)
     file.idle.append(hold.fd)
 
 

@@ -146,8 +146,10 @@ def _alone(name: str, change: Callable[[files.SyncFile], None]) -> int:
                 file.check(fd)
                 change(file)
                 found = _read(file)
-            finally:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, locks.UNLOCK_ALL)
+            except BaseException:
+                files.drop(fd)  # which unlocks, too
+                raise
         except FileNotFoundError:
             file = files.renewed(file)
             continue
