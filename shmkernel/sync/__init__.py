@@ -5,6 +5,7 @@
     locks      exclusive and shared, between processes, threads and tasks
     versions   counting what was published, and waiting for the next
     copies     copies that are whole, without a lock
+    rings      streams of frames in slots
 
 Nothing is imported here: the watchdog needs the first alone.
 """

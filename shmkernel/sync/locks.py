@@ -13,8 +13,10 @@ OS's own queue.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import struct
+import sys
 import time
 import warnings
 from typing import TYPE_CHECKING, Self
@@ -24,7 +26,7 @@ from shmkernel.sync import files, wakeups
 from shmkernel.sync.files import HOLDER, RELEASED, WAITING, Hold
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 _LOCK, _GATE, VERSION = 0, 1, 2
 _TRY, _SLEEP = fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
@@ -73,9 +75,11 @@ class Lock:
         self.name, self.shared, self.timeout = name, shared, timeout
         self._file = files.opened(name)
         self._request = _LOCKS[shared]
+        if "IPython" in sys.modules:
+            _after_each_cell()
 
     def __enter__(self) -> Self:
-        self._enter(self.timeout)
+        self.enter(self.timeout, sys._getframe(1))  # noqa: SLF001
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -85,15 +89,15 @@ class Lock:
         import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
         file, me = self._file, asyncio.current_task()
-        _, hold = file.hold()
-        if hold is not None:
-            self._again(hold)
+        key, hold = file.hold()
+        if hold is not None and not _let_go(file, key, hold):
+            self._again(hold, None)
             return self
         try:
             fd = file.description()
             try:
                 await self._queue_async(_Attempt(file, fd, shared=self.shared))
-                self._entered(file, fd, me)
+                self._entered(file, fd, me, None)
             except BaseException:
                 self._undo(file, fd, me)
                 raise
@@ -110,7 +114,7 @@ class Lock:
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Enter, as multiprocessing's locks do: False when the time is over."""
         try:
-            self._enter(timeout if block else 0)
+            self.enter(timeout if block else 0, None)
         except TimedOutError:
             return False
         return True
@@ -125,45 +129,47 @@ class Lock:
     def __repr__(self) -> str:
         return f"<shmkernel lock {self.name!r}{', shared' if self.shared else ''}>"
 
-    def _again(self, hold: Hold) -> None:
+    def _again(self, hold: Hold, frame: FrameType | None) -> None:
         if hold.shared and not self.shared:
             message = (
                 f"this thread holds {self.name!r} shared already: leave that first, or take it exclusively "
                 "from the start. Two that wait for each other's share would wait for ever"
             )
             raise LockError(message, name=self.name)
-        hold.depth += 1
+        hold.frames.append(frame)
 
-    def _enter(self, timeout: float | None) -> None:
+    def enter(self, timeout: float | None, frame: FrameType | None) -> Hold:
+        """Enter on behalf of a frame: when that has ended, nobody is inside, though Ctrl-C kept him from leaving."""
         file = self._file
         me, hold = file.hold()
-        if hold is not None:
-            self._again(hold)
-            return
+        if hold is not None and not _let_go(file, me, hold):
+            self._again(hold, frame)
+            return hold
         try:
             fd = file.description()
             try:
                 if file.words[WAITING] or not _try(fd, self._request):
                     self._queue(_Attempt(file, fd, shared=self.shared), timeout)
-                self._entered(file, fd, me)
+                return self._entered(file, fd, me, frame)
             except BaseException:
                 self._undo(file, fd, me)
                 raise
         except FileNotFoundError:  # somebody has emptied the folder: logind at the last logout
             self._file = files.renewed(file)
-            self._enter(timeout)
+            return self.enter(timeout, frame)
 
-    def _entered(self, file: files.SyncFile, fd: int, me: object) -> None:
+    def _entered(self, file: files.SyncFile, fd: int, me: object, frame: FrameType | None) -> Hold:
         """Note who is in, and tell of one who died inside."""
         file.check(fd)
         self.abandoned = file.holder() if file.words[HOLDER] else None
-        file.holds[me] = Hold(fd, self.shared)
+        file.holds[me] = hold = Hold(fd, self.shared, frame)
         files.busy.add(file)
         if not self.shared:
             file.page[_HOLDER] = files.me()
         if self.abandoned is not None and self.warns:
             message = f"{self.abandoned} died holding {self.name!r}: what it protects may be half written"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
+        return hold
 
     def _undo(self, file: files.SyncFile, fd: int, me: object) -> None:
         if me in file.holds:
@@ -176,22 +182,12 @@ class Lock:
         me, hold = file.hold()
         if hold is None:
             raise LockError(f"{self.name!r} is not locked here", name=self.name)
-        if hold.depth > 1:
-            hold.depth -= 1
-            return
-        try:
-            del file.holds[me]
-            if not file.holds:
-                files.busy.discard(file)
-            if not hold.shared:
-                file.words[RELEASED] += 1
-                file.words[HOLDER] = 0
-            fcntl.fcntl(hold.fd, _TRY, UNLOCK_ALL)
-            os.utime(hold.fd)
-        except BaseException:
-            files.drop(hold.fd)  # which unlocks, too
-            raise
-        file.idle.append(hold.fd)
+        if len(hold.frames) > 1:
+            hold.gone()
+        if len(hold.frames) > 1:
+            hold.frames.pop()
+        else:
+            _unlock(file, me, hold)
 
     def _queue(self, attempt: _Attempt, timeout: float | None) -> None:
         if timeout is None:
@@ -263,6 +259,51 @@ class _Attempt:
         self._at_gate = False
         fcntl.fcntl(self._fd, _TRY, _UNGATE)
         os.utime(self._fd)
+
+
+def _unlock(file: files.SyncFile, me: object, hold: Hold) -> None:
+    inside = not hold.shared
+    try:
+        if inside:
+            file.words[RELEASED] += 1
+            file.words[HOLDER] = 0
+            inside = False
+        fcntl.fcntl(hold.fd, _TRY, UNLOCK_ALL)
+        os.utime(hold.fd)
+        del file.holds[me]
+    except BaseException:  # Ctrl-C
+        file.holds.pop(me, None)
+        if inside:
+            file.words[RELEASED] += 1
+            file.words[HOLDER] = 0
+        files.drop(hold.fd)  # which unlocks, too, and wakes
+        raise
+    if not file.holds:
+        files.busy.discard(file)
+    file.idle.append(hold.fd)
+
+
+def _let_go(file: files.SyncFile, me: object, hold: Hold) -> bool:
+    """Leave on behalf of frames that have ended; say whether nobody is inside any more."""
+    if not hold.gone():
+        return False
+    _unlock(file, me, hold)
+    return True
+
+
+def tidy(*_: object) -> None:
+    """Leave what this thread is inside of no more; a notebook does so after each cell."""
+    for file in [*files.busy]:
+        me, hold = file.hold()
+        if hold is not None:
+            _let_go(file, me, hold)
+
+
+@functools.cache
+def _after_each_cell() -> None:
+    shell = sys.modules["IPython"].get_ipython()
+    if shell is not None:
+        shell.events.register("post_run_cell", tidy)
 
 
 def _try(fd: int, request: bytes) -> bool:

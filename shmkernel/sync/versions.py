@@ -9,7 +9,6 @@ than before, raises the version. So a replacement counts whoever made it, even o
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import time
@@ -21,7 +20,7 @@ from shmkernel.sync import files, locks, wakeups
 from shmkernel.sync.files import INODE, PUBLISHED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable
 
 _LOCK = locks.request(fcntl.F_WRLCK, locks.VERSION)
 
@@ -35,9 +34,7 @@ def publish(name: str) -> int:
     >>> publish("results") - before
     1
     """
-    with _alone(name) as file:
-        file.words[PUBLISHED] += 1
-        return _read(file)
+    return _alone(name, _publish)
 
 
 def touch(name: str) -> None:
@@ -120,44 +117,45 @@ class _Watch:
 
 def _settled(file: files.SyncFile) -> int:
     """Return the version, raised if the name leads elsewhere than when it was read last."""
-    if file.segment() not in (0, file.words[INODE]):
-        with _alone(file.name) as found:
-            now = found.segment()
-            if now not in (0, found.words[INODE]):
-                found.words[PUBLISHED] += 1  # first: to die in between may count twice, but not pass it over
-                found.words[INODE] = now
-            return _read(found)
-    return _read(file)
+    return _read(file) if file.segment() in (0, file.words[INODE]) else _alone(file.name, _replace)
+
+
+def _publish(file: files.SyncFile) -> None:
+    file.words[PUBLISHED] += 1
+
+
+def _replace(file: files.SyncFile) -> None:
+    now = file.segment()
+    if now not in (0, file.words[INODE]):
+        file.words[PUBLISHED] += 1  # first: to die in between may count it twice, but not pass it over
+        file.words[INODE] = now
 
 
 def _read(file: files.SyncFile) -> int:
     return files.version_of(file.words, 0)
 
 
-@contextlib.contextmanager
-def _alone(name: str) -> Iterator[files.SyncFile]:
-    """Exclude all others who raise the version by publishing, and wake the waiters afterwards."""
+def _alone(name: str, change: Callable[[files.SyncFile], None]) -> int:
+    """Change words while nobody else does, wake the waiters, and return the version."""
     file = files.opened(name)
     while True:
         try:
             fd = file.description()
-            try:
+            try:  # no context manager: Ctrl-C could end that before it unlocks
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _LOCK)
                 file.check(fd)
+                change(file)
+                found = _read(file)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, locks.UNLOCK_ALL)
             except BaseException:
-                files.drop(fd)
+                files.drop(fd)  # which unlocks, too
                 raise
-            break
         except FileNotFoundError:
             file = files.renewed(file)
-    try:
-        yield file
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, locks.UNLOCK_ALL)
+            continue
         os.utime(fd)
-    except BaseException:
-        files.drop(fd)
-        raise
-    file.idle.append(fd)
+        file.idle.append(fd)
+        return found
 
 
 def _end(timeout: float | None) -> float | None:

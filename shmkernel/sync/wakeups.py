@@ -16,12 +16,15 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from types import TracebackType
 
 TICK = 0.05  # seconds; a loop that sleeps does not see Ctrl-C
@@ -36,7 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _guard = threading.RLock()  # held over a fork
 _inotify = -1
 _watches: dict[int, int] = {}  # by watch: how many wait for it
-_waiters: set[Waiter] = set()
+_waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
 
 
 class Waiter:
@@ -89,7 +92,7 @@ class Waiter:
     def close(self) -> None:
         """Wait no more."""
         with _guard:
-            if self not in _waiters:
+            if self._poll.closed:
                 return
             _waiters.discard(self)
             for watch in self._watches:
@@ -105,6 +108,10 @@ class Waiter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not ending():  # Ctrl-C has ended its block too early
+            self.close()
 
     def _watch(self, path: str) -> bool:
         mask = _FOLDER_MASK if os.path.isdir(path) else _MASK

@@ -16,7 +16,7 @@ import numpy as np
 
 from shmkernel import functions, registry
 from shmkernel.errors import NotFoundError
-from shmkernel.kinds import ring
+from shmkernel.sync.rings import Ring
 from shmkernel.verbs import held, life
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _address(array: NDArray[Any]) -> int:
 
 
 _register(np.ndarray, reduce)
-_register(ring.Ring, reduce_named)
+_register(Ring, reduce_named)
 _lessons: dict[str, Callable[[ModuleType], None]] = {
     "multiprocessing.reduction": _teach_multiprocessing,
     "loky.backend.reduction": _teach,

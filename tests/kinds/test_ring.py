@@ -9,8 +9,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import names
-from shmkernel.kinds import ring as kind
-from shmkernel.sync import wakeups
+from shmkernel.sync import rings, wakeups
 from tests.helpers import Child, until
 from tests.kinds.contract import attach_hostile
 
@@ -117,7 +116,7 @@ def test_a_reader_sleeps_until_there_is_a_frame_of_another_process():
             out[:] = 42
 
     def act():
-        until(lambda: wakeups._waiters, "the reader sleeps")
+        until(lambda: len(wakeups._waiters), "the reader sleeps")
         in_another_process(work)
 
     thread = threading.Thread(target=act)
@@ -132,7 +131,7 @@ def test_a_loop_ends_with_the_stream():
     frames = ring.since(0)
 
     def act():
-        until(lambda: wakeups._waiters, "the reader sleeps")
+        until(lambda: len(wakeups._waiters), "the reader sleeps")
         in_another_process(lambda: shm.unlink("frames"))
 
     thread = threading.Thread(target=act)
@@ -160,7 +159,7 @@ def test_async_for_gives_the_same_frames():
             return [one.number async for one in ring]
 
         task = asyncio.create_task(consume())
-        while not wakeups._waiters:  # noqa: ASYNC110  it sends no event when it falls asleep
+        while not len(wakeups._waiters):  # noqa: ASYNC110  it sends no event when it falls asleep
             await asyncio.sleep(0)
         in_another_process(lambda: [shm.attach("frames").put(frame(i)) for i in range(3)])
         shm.unlink("frames")
@@ -214,7 +213,7 @@ def test_readers_who_are_overtaken_again_and_again_still_get_whole_frames():
 def test_without_ordered_stores_readers_lock(monkeypatch):
     ring = stream()
     ring.put(frame(1))
-    monkeypatch.setattr(kind.copies, "ORDERED", False)
+    monkeypatch.setattr(rings.copies, "ORDERED", False)
     entered = []
     monkeypatch.setattr(type(ring._shared), "__enter__", lambda lock: entered.append(lock.shared))
     monkeypatch.setattr(type(ring._shared), "__exit__", lambda *_: None)
@@ -269,8 +268,32 @@ def test_what_makes_no_sense_is_refused(options, error, message):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "given"),
+    [
+        ("u1", [0, 255]), ("u1", np.array([3, 4], "i8")), ("f4", np.array([0.1, 1e-60])), ("f4", [1, 2]),
+        ("i4", np.array([1.0, 2.0])), ("f8", np.array([1, 2], "i8")),
+    ],
+)  # fmt: skip
+def test_a_frame_is_converted_where_that_loses_but_digits(dtype, given):
+    ring = stream(shape=2, dtype=dtype)
+    ring.put(given)
+    assert np.allclose(ring.latest(), given)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given"),
+    [("u1", [0, 256]), ("u1", [-1, 0]), ("i4", [0.5, 1]), ("i2", [1e9, 0]), ("f8", [1j, 0]), ("i4", "ab")],
+)
+def test_a_frame_whose_values_would_change_is_refused(dtype, given):
+    ring = stream(shape=2, dtype=dtype)
+    with pytest.raises(shm.UnsupportedError, match="would change"):
+        ring.put(np.array(list(given)))
+    assert ring.newest == 0
+
+
+@pytest.mark.parametrize(
     ("given", "error"),
-    [(np.zeros(3, "i4"), shm.ArgumentError), (np.zeros((2, 3)), shm.UnsupportedError), ("text", shm.ArgumentError)],
+    [(np.zeros(3, "i4"), shm.ArgumentError), (np.full((2, 3), 0.5), shm.UnsupportedError), ("text", shm.ArgumentError)],
 )
 def test_a_frame_that_does_not_fit_is_refused(given, error):
     ring = stream()

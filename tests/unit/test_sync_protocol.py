@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import shmkernel as shm
-from shmkernel.kinds import ring as kind
-from shmkernel.sync import copies, files, locks
+from shmkernel.sync import copies, files, locks, rings
 from shmkernel.sync.files import HOLDER, RELEASED
 
 
@@ -114,6 +113,16 @@ def test_no_copy_beside_a_writer_is_torn_however_their_steps_interleave(dies_aft
     assert accepted
 
 
+class NoLock:
+    """In place of the writers' lock: there is one."""
+
+    def enter(self, *_):
+        return object()
+
+    def release(self):
+        pass
+
+
 class Slots:
     """A ring's words and frames, seen by the reader."""
 
@@ -138,17 +147,13 @@ class Slots:
 def test_no_frame_of_a_ring_is_torn_out_of_order_or_counted_wrong(slots, schedule, deaths):
     def write():
         for attempt in itertools.count():
-            slot = ring.slot()
-            out = slot.__enter__()
-            number = ring.newest + 1
+            out = ring._begin(None)
+            number = ring._number
             yield
             for at in range(len(out)):
                 out[at] = number
                 yield
-            if attempt in deaths:
-                slot.gen.close()
-            else:
-                slot.__exit__(None, None, None)
+            ring._end(done=attempt not in deaths)
             yield
 
     def advance():
@@ -156,7 +161,7 @@ def test_no_frame_of_a_ring_is_torn_out_of_order_or_counted_wrong(slots, schedul
             next(steps)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind.Ring, "_exclusive", contextlib.nullcontext())
+        patch.setattr(rings.Ring, "_exclusive", NoLock())
         patch.setattr(copies, "ORDERED", True)
         ring = shm.create("frames", ring=slots, shape=3, dtype="i4", replace=True)
         reader = shm.attach("frames", mode="r")
@@ -164,7 +169,7 @@ def test_no_frame_of_a_ring_is_torn_out_of_order_or_counted_wrong(slots, schedul
         reader._words, reader._frames = Interleaved(reader._words, advance), Slots(reader._frames, advance)
         frames, last = reader.since(0), 0
         for _ in range(20):
-            frame = frames._ready()
+            frame = frames.ready()
             if frame is not None:
                 assert set(frame.tolist()) == {frame.number}
                 assert frame.missed == frame.number - last - 1 >= 0
@@ -208,7 +213,7 @@ class RingAndList(RuleBasedStateMachine):
     def read(self, data):
         at = data.draw(st.integers(0, len(self.readers) - 1))
         frames, last = self.readers[at]
-        if (frame := frames._ready()) is None:
+        if (frame := frames.ready()) is None:
             assert last == len(self.frames)
             return
         assert frame.tolist() == [self.frames[frame.number - 1]] * 2

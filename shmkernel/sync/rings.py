@@ -1,0 +1,301 @@
+"""Streams: frames in a fixed number of slots, for those who acquire and those who plot.
+
+    writer   the name's exclusive lock -> number = 0 -> fill -> number = n -> leave the lock, which wakes the readers
+    reader   number, n? -> copy -> number, n still? -> the next; if not, he was overtaken, and skips ahead
+
+A slot's number is its frame's, counted from 1; 0 stands for one that is empty or being filled. Nothing else is written
+down. The newest frame is the highest number; since only the slot that is being filled has none, two slots suffice to
+know it whoever dies. A reader takes no lock and holds up nobody; where the processor does not keep stores in order, or
+he is overtaken again and again, he takes the shared lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from shmkernel.errors import ArgumentError, LockError, NotFoundError, RefusedError, UnsupportedError
+from shmkernel.sync import copies, locks, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from shmkernel.sync.files import Hold
+
+_TRIES = 20  # times that a reader is overtaken in a row before he locks
+_NUMBERS = "biuf"
+
+
+class Slots(NamedTuple):
+    """The memory of a ring: ``words[at + i * step]`` is the number of slot i, as is ``numbers[i]``.
+
+    ``here`` says whether its name still leads to it.
+    """
+
+    words: memoryview
+    at: int
+    step: int
+    numbers: NDArray[np.uint64]
+    frames: NDArray[Any]
+    here: Callable[[], bool]
+
+
+class Frame(np.ndarray[Any, np.dtype[Any]]):
+    """A private copy of a frame: its ``number``, from 1 on, and how many were ``missed`` right before it."""
+
+    number = 0
+    missed = 0
+
+
+class Ring:
+    """A stream of frames, over shared memory.
+
+    Examples
+    --------
+    >>> import shmkernel as shm
+    >>> ring = shm.create("frames", ring=4, shape=(2, 2), dtype="uint8")
+    >>> ring.put([[1, 2], [3, 4]])
+    1
+    >>> with ring.slot() as out:
+    ...     out[:] = 7
+    >>> ring.latest().tolist()
+    [[7, 7], [7, 7]]
+    >>> for frame in ring.since(0):
+    ...     print(frame.number, frame.missed, frame.sum())
+    ...     if frame.number == ring.newest: break
+    1 0 10
+    2 0 28
+    >>> shm.unlink("frames")
+    """
+
+    def __init__(self, name: str, slots: Slots, *, writable: bool) -> None:
+        self.name, self.slots, self.dtype, self.shape = (
+            name,
+            len(slots.frames),
+            slots.frames.dtype,
+            slots.frames.shape[1:],
+        )
+        self._memory, self._words, self._frames, self._writable = slots, slots.words, slots.frames, writable
+        self._newest = self._number = 0
+        self._filling: Hold | None = None  # whose slot is open; one that Ctrl-C left so is another by then
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest frame, 0 if there was none yet."""
+        known, words = self._newest, self._words
+        if known == 0 or words[self._place(known)] != known:
+            known = int(self._memory.numbers.max())
+        while words[self._place(known + 1)] == known + 1:
+            known += 1
+        self._newest = known
+        return known
+
+    def put(self, frame: ArrayLike) -> int:
+        """Add a frame, and return its number.
+
+        Raises
+        ------
+        ArgumentError
+            A ValueError, if it has another shape.
+        UnsupportedError
+            A TypeError, if its values would change.
+        """
+        source = np.asarray(frame)
+        if source.shape != self.shape:
+            message = f"{self.name!r} holds frames of shape {self.shape}, and this has {source.shape}"
+            raise ArgumentError(message, name=self.name, shape=source.shape)
+        if not np.can_cast(source.dtype, self.dtype, "safe"):
+            source = self._converted(source)
+        with self.slot() as out:
+            np.copyto(out, source, casting="unsafe")
+            return self._number
+
+    def slot(self) -> Slot:
+        """Fill the next frame in place: it appears when the block is left, unless by an error.
+
+        Other writers wait meanwhile; readers do not.
+        """
+        if not self._writable:
+            message = f"{self.name!r} is attached read only here. To write: %shm_attach {self.name} --mode r+"
+            raise RefusedError(message, name=self.name)
+        return Slot(self._begin, self._end)
+
+    def latest(self) -> Frame | None:
+        """Return the newest frame, or None if there was none yet."""
+        for _ in range(_TRIES):
+            number = self.newest
+            if not number:
+                return None
+            if (frame := self.read(number)) is not None:
+                return frame
+        with self._shared:
+            return self.read(self.newest)
+
+    def since(self, number: int) -> Frames:
+        """Iterate over the frames after this number, then over those to come; 0 begins with the oldest there is."""
+        return Frames(self, number, self._shared, self._memory.here)
+
+    def read(self, number: int) -> Frame | None:
+        """Return one frame, or None if it is not there yet or not any more."""
+        if copies.ORDERED:
+            return self._copied(number)
+        with self._shared:
+            return self._copied(number)
+
+    def __iter__(self) -> Frames:
+        return self.since(self.newest)
+
+    def __aiter__(self) -> Frames:
+        return self.since(self.newest)
+
+    def __repr__(self) -> str:
+        return f"<ring {self.name!r}: {self.slots} slots of {self.dtype} {self.shape}, newest frame {self.newest}>"
+
+    def _begin(self, frame: FrameType) -> NDArray[Any]:
+        hold = self._exclusive.enter(None, frame)
+        try:
+            self._take(hold)
+        except BaseException:
+            self._exclusive.release()
+            raise
+        return self._frames[(self._number - 1) % self.slots, ...]
+
+    def _take(self, hold: Hold) -> None:
+        if self._filling is hold:
+            raise LockError(f"a slot of {self.name!r} is being filled already, by this very thread", name=self.name)
+        self._number = self.newest + 1
+        self._words[self._place(self._number)] = 0
+        self._filling = hold
+
+    def _end(self, *, done: bool) -> None:
+        self._filling = None
+        if done:
+            self._words[self._place(self._number)] = self._number
+        self._exclusive.release()
+
+    def _place(self, number: int) -> int:
+        """Return the index of the word that holds the number of the slot which this frame has, or will have."""
+        return self._memory.at + (number - 1) % self.slots * self._memory.step
+
+    def _copied(self, number: int) -> Frame | None:
+        at = self._place(number)
+        if number < 1 or self._words[at] != number:
+            return None
+        made: Frame = np.ndarray.__new__(Frame, self.shape, self.dtype)
+        made[...] = self._frames[(number - 1) % self.slots]
+        if self._words[at] != number:
+            return None
+        made.number = number
+        return made
+
+    def _converted(self, source: NDArray[Any]) -> NDArray[Any]:
+        """Convert what loses nothing by it, or only digits after the point."""
+        if source.dtype.kind in _NUMBERS and self.dtype.kind in _NUMBERS:
+            with np.errstate(all="ignore"):
+                made = source.astype(self.dtype)
+            if np.can_cast(source.dtype, self.dtype, "same_kind") and made.dtype.kind == "f":
+                return made
+            if (made == source).all():
+                return made
+        message = (
+            f"{self.name!r} holds {self.dtype}, and values of this {source.dtype} frame would change. "
+            f"If that is meant: frame.astype({str(self.dtype)!r})"
+        )
+        raise UnsupportedError(message, name=self.name, dtype=str(source.dtype))
+
+    @functools.cached_property
+    def _exclusive(self) -> locks.Lock:
+        return self._lock(shared=False)
+
+    @functools.cached_property
+    def _shared(self) -> locks.Lock:
+        return self._lock(shared=True)
+
+    def _lock(self, *, shared: bool) -> locks.Lock:
+        lock = locks.Lock(self.name, shared=shared)
+        lock.warns = False  # of who died in a slot nothing is left
+        return lock
+
+
+class Slot:
+    """The next slot of a ring, for ``with``."""
+
+    def __init__(self, begin: Callable[[FrameType], NDArray[Any]], end: Callable[..., None]) -> None:
+        self._begin, self._end = begin, end
+
+    def __enter__(self) -> NDArray[Any]:
+        return self._begin(sys._getframe(1))  # noqa: SLF001
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end(done=kind is None)
+
+
+class Frames:
+    """One reader's way through a ring, for ``for`` and ``async for``.
+
+    It ends when the ring is unlinked or replaced, after the last frame.
+    """
+
+    def __init__(self, ring: Ring, number: int, shared: locks.Lock, here: Callable[[], bool]) -> None:
+        self._ring, self._last, self._failed = ring, number, 0
+        self._shared, self._here = shared, here
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frame:
+        frame, version = self._look()
+        while frame is None:
+            if not self._here():
+                raise StopIteration
+            with contextlib.suppress(NotFoundError):
+                versions.wait(self._ring.name, version)
+            frame, version = self._look()
+        return frame
+
+    async def __anext__(self) -> Frame:
+        frame, version = self._look()
+        while frame is None:
+            if not self._here():
+                raise StopAsyncIteration
+            with contextlib.suppress(NotFoundError):
+                await versions.following(self._ring.name, version)
+            frame, version = self._look()
+        return frame
+
+    def _look(self) -> tuple[Frame | None, int]:
+        """Return the next frame, or the version under which there was none yet."""
+        if (frame := self.ready()) is not None:
+            return frame, 0
+        version = versions.version(self._ring.name)
+        return self.ready(), version
+
+    def ready(self) -> Frame | None:
+        """Return the next frame, or a later one if that is gone; None if there is none yet."""
+        ring = self._ring
+        while True:
+            with self._shared if self._failed > _TRIES else contextlib.nullcontext():
+                wanted = self._last + 1
+                frame = ring.read(wanted)
+                if frame is None:
+                    newest = ring.newest
+                    if newest <= self._last:
+                        return None
+                    ahead = newest - ring.slots + 1 + self._failed * ring.slots // 4
+                    wanted = min(newest, max(wanted, ahead))
+                    frame = ring.read(wanted)
+            if frame is not None:
+                frame.missed = wanted - self._last - 1
+                self._last, self._failed = wanted, 0
+                return frame
+            self._failed += 1
