@@ -199,7 +199,10 @@ def _at(shape: Shape, further: int) -> Shape:
 def _text(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    return str(value)
+    try:
+        return str(value)
+    except OverflowError:  # a date further off than numpy can write
+        return "out of range"
 
 
 def _thinned(shape: Shape, cells: int, points: int = _POINTS) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -13,7 +13,7 @@ import shmkernel as shm
 from shmkernel import kinds, preview, slots
 from shmkernel.kinds import array
 from shmkernel.monitor import lens
-from shmkernel.preview import Look, Source
+from shmkernel.preview import Look, Source, arrays
 from tests.helpers import holding
 
 GIB = 1 << 30
@@ -214,3 +214,11 @@ def test_bytes_are_shown_in_lines():
     assert (found.form, found.facts["start"], found.facts["total"]) == ("hex", 3, 1600)
     assert found.data[:3] == bytes([48, 49, 50])
     assert kinds.named("raw").preview(over(b"abc"), Look((), 7)).data == b"abc"
+
+
+def test_a_date_that_numpy_cannot_write_is_shown_as_out_of_range():
+    class Far:  # as datetime64 of 25 s near its end, in some versions of numpy
+        def __str__(self):
+            raise OverflowError
+
+    assert arrays._text(Far()) == "out of range"
