@@ -16,7 +16,7 @@ from shmkernel.errors import NotFoundError, ShmError
 from shmkernel.sync.locks import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, MutableMapping
     from multiprocessing.context import BaseContext
     from multiprocessing.pool import Pool
     from types import TracebackType
@@ -99,6 +99,11 @@ class SharedMemoryManager:
         shape = isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(n, int) for n in value))
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
         return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
+
+    def dict(self, *args: Any, **items: Any) -> MutableMapping[Any, Any]:  # noqa: ANN401  what dict takes
+        """Make a dict, of what `dict` takes, that every process reads and writes."""
+        name = self._name()
+        return self._keep(lambda: verbs.create(name, dict(*args, **items), kind="dict"), lambda _: name)
 
     def Lock(self) -> Lock:  # noqa: N802  the stdlib's name
         """Make a lock for `with`: it can be sent to any process, and a holder's death frees it."""

@@ -103,3 +103,15 @@ def test_pickling_a_list_gives_the_same_one():
     c[0] = -999
     assert a[0] == b[0] == c[0] == -999
     a.shm.unlink()
+
+
+def write_into(shared, number):
+    shared[number] = number**2
+
+
+@pytest.mark.parametrize("way", START_METHODS)
+def test_ten_workers_of_a_managers_pool_write_into_one_dict(way):
+    with SharedMemoryManager(ctx=get_context(way)) as smm:
+        shared = smm.dict(first=1)
+        smm.Pool(10).starmap(write_into, [(shared, number) for number in range(10)])
+        assert dict(shared) == {"first": 1} | {number: number**2 for number in range(10)}
