@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -25,9 +24,7 @@ T = TypeVar("T")
 LARGE = 1 << 20  # bytes from which an array gets a file of its own
 MISSING: Any = object()
 FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # the cache may give out the same one again
-LONGEST = 1 << 10  # bytes of a value in the cache
-_CACHED = 1 << 16  # values in it
-_AT_ONCE = 64, 4096  # entries read in one transaction: at first, and later
+AT_ONCE = 64, 4096  # entries read in one transaction: at first, and later
 
 
 class Arrays(NamedTuple):
@@ -79,12 +76,11 @@ def packed(name: str, key: object, value: object) -> bytes:
 class Access:
     """A store, as it was attached here."""
 
-    __slots__ = ("__weakref__", "_arrays", "_attached", "_guard", "_mapping", "_mode", "_store")
+    __slots__ = ("__weakref__", "_arrays", "_attached", "_mapping", "_mode", "_store")
 
     def __init__(self, opened: store.Store, mapping: object, mode: str, arrays: Arrays) -> None:
         self._store, self._mapping, self._mode, self._arrays = opened, mapping, mode, arrays
         self._attached: weakref.WeakValueDictionary[str, NDArray[Any]] = weakref.WeakValueDictionary()
-        self._guard = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -109,8 +105,8 @@ class Access:
                 return MISSING
             value = entries.value_of(entry)
             if type(value) in FROZEN:
-                if txn is None and len(entry) <= LONGEST:
-                    self._remember(2 * number - 1, key, value)
+                if txn is None and len(entry) <= store.SHORT:
+                    opened.remember(2 * number - 1, key, value)
                 return value
             try:
                 return self._whole(value)
@@ -118,16 +114,6 @@ class Access:
                 if value == missed:
                     raise
                 missed = value
-
-    def _remember(self, tag: int, key: object, value: object) -> None:
-        opened = self._store
-        with self._guard:
-            cache = opened.cache
-            if cache.tag != tag or len(cache.values) >= _CACHED:
-                if tag < cache.tag or opened.owner is not None:
-                    return
-                cache = opened.cache = store.Cache(tag)
-            cache.values[key] = value
 
     def _whole(self, value: Any) -> Any:  # noqa: ANN401
         """Attach a large array; anything else is the value itself."""
@@ -157,16 +143,16 @@ class Access:
         finally:
             txn.abort()
 
-    def _each(self, make: Callable[[Txn, entries.Walk], list[T]], *, backwards: bool = False) -> Iterator[T]:
-        at, count = None, _AT_ONCE[0]
+    def _batches(self, make: Callable[[Txn, list[bytes]], T], *, backwards: bool = False) -> Iterator[T]:
+        at, count = None, AT_ONCE[0]
         while True:
             with self._reading() as txn:
-                found = entries.walk(txn, at, count, backwards=backwards)
-                made = make(txn, found)
-            yield from made
-            if len(found) < count:
+                placed, at = entries.walk(txn, at, count, backwards=backwards)
+                made = make(txn, placed)
+            yield made
+            if at is None:
                 return
-            at, count = found[-1][0] + (-1 if backwards else 1), _AT_ONCE[1]
+            count = AT_ONCE[1]
 
     def _check_writable(self) -> None:
         if self._mode == "r":
@@ -269,12 +255,7 @@ def known(key: object) -> bytes | None:
         return None
 
 
-def only_keys(_: Txn, found: entries.Walk) -> list[Any]:
-    """Return the keys at these places."""
-    return [entries.key_of(placed)[1] for _, placed in found]
-
-
-def items(txn: Txn, found: entries.Walk) -> tuple[list[Any], list[Any]]:
-    """Return the keys at these places, and their values."""
-    pairs = [entries.key_of(placed) for _, placed in found]
-    return [key for _, key in pairs], entries.read(txn, [raw for raw, _ in pairs])
+def items(txn: Txn, placed: list[bytes]) -> tuple[list[Any], list[Any]]:
+    """Return the keys at these places of the order, and their values."""
+    raws, keys_ = entries.keys_of(placed)
+    return keys_, entries.read(txn, raws)

@@ -8,14 +8,15 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMappi
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import lmdb
 import numpy as np
 
 from shmkernel.dicts import entries, keys, store, values
-from shmkernel.dicts.access import FROZEN, LONGEST, MISSING, Access, GoneError, items, known, only_keys
-from shmkernel.errors import ArgumentError, FullError
+from shmkernel.dicts.access import AT_ONCE, MISSING, Access, GoneError, items, known
+from shmkernel.errors import ArgumentError
 
 if TYPE_CHECKING:
+    import lmdb
+
     Txn = lmdb.Transaction[bytes]
 
 _FIRST, _SECOND = store.NUMBERS
@@ -95,10 +96,10 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return store.count(opened.words)
 
     def __iter__(self) -> Iterator[Any]:
-        return self._each(only_keys)
+        return self._keys()
 
     def __reversed__(self) -> Iterator[Any]:
-        return self._each(only_keys, backwards=True)
+        return self._keys(backwards=True)
 
     def keys(self) -> KeysView[Any]:
         """Return a view of the keys."""
@@ -123,10 +124,16 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         >>> shm.unlink("cfg")
         """
         while True:
-            with self._reading() as txn:
-                keys_, values_ = items(txn, entries.walk(txn, None, None))
-            with contextlib.suppress(GoneError):  # replaced since: then there is a newer snapshot
-                return dict(zip(keys_, map(self._whole, values_), strict=True))
+            with contextlib.suppress(GoneError), self._reading() as txn:  # replaced since: there is a newer snapshot
+                found: dict[Any, Any] = {}
+                at: int | None = 0
+                while at is not None:
+                    placed, at = entries.walk(txn, at, AT_ONCE[1])
+                    keys_, values_ = items(txn, placed)
+                    if values.File in set(map(type, values_)):
+                        values_ = list(map(self._whole, values_))
+                    found.update(zip(keys_, values_, strict=True))
+                return found
 
     copy = to_dict
 
@@ -160,33 +167,16 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     # Writing
 
     def __setitem__(self, key: object, value: object) -> None:
-        ready, opened = self._ready(key, value), self._store
-        if opened.owner == get_ident() or ready.file:
-            self._change(lambda txn: self._put(txn, ready), ready)
-            return
-        txn = opened.writing()
-        try:  # `_change`, without the time it takes
-            self._put(txn, ready)
-            number = txn.id()
-            opened.commit(txn)
-        except FullError:
-            opened.abort(txn)
-            self._change(lambda txn: self._put(txn, ready), ready)  # which tries harder
-            return
-        except lmdb.Error as error:
-            opened.abort(txn)
-            raise opened.failure(error) from None
-        except BaseException:
-            opened.abort(txn)
-            raise
-        with self._guard:
-            cache = opened.cache
-            if cache.tag == 2 * number - 3:  # nobody else wrote since: the other values hold
-                if type(value) in FROZEN and len(ready.data) <= LONGEST:
-                    cache.values[key] = value
-                else:
-                    cache.values.pop(key, None)
-                cache.tag = 2 * number - 1
+        opened = self._store
+        if type(value) in values.SCALARS and type(key) is str and opened.owner is None and self._mode != "r":
+            try:
+                raw, data = key.encode(), values.encode(value)
+            except (OverflowError, UnicodeEncodeError):
+                raw = data = b""
+            if 0 < len(raw) <= keys.LONGEST and len(data) <= store.SHORT and opened.overwrite(raw, data, key, value):
+                return
+        ready = self._ready(key, value)
+        self._change(lambda txn: self._put(txn, ready), ready)
 
     def __delitem__(self, key: object) -> None:
         raw = known(key)
@@ -213,10 +203,10 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         """Remove the pair that was inserted last, and return it."""
 
         def step(txn: Txn) -> tuple[Any, Any]:
-            found = entries.walk(txn, None, 1, backwards=True)
-            if not found:
+            placed, _ = entries.walk(txn, None, 1, backwards=True)
+            if not placed:
                 raise KeyError("popitem(): dictionary is empty")
-            raw, key = entries.key_of(found[0][1])
+            raw, key = entries.key_of(placed[0])
             pair = key, self._whole(*entries.read(txn, [raw]))
             self._delete(txn, raw)
             return pair
@@ -349,16 +339,19 @@ class SharedDict(Access, MutableMapping[Any, Any]):
                     opened.txn = opened.owner = None
             opened.commit(txn)
 
+    def _keys(self, *, backwards: bool = False) -> Iterator[Any]:
+        for _, keys_ in self._batches(lambda _, placed: entries.keys_of(placed), backwards=backwards):
+            yield from keys_
+
     def _pairs(self, *, backwards: bool = False) -> Iterator[tuple[Any, Any]]:
-        for key, value in self._each(
-            lambda txn, found: list(zip(*items(txn, found), strict=True)), backwards=backwards
-        ):
-            if type(value) is values.File:
-                whole = self._get(key)
+        for keys_, values_ in self._batches(items, backwards=backwards):
+            if values.File not in set(map(type, values_)):
+                yield from zip(keys_, values_, strict=True)
+                continue
+            for key, value in zip(keys_, values_, strict=True):
+                whole = self._get(key) if type(value) is values.File else value
                 if whole is not MISSING:  # else it was removed since
                     yield key, whole
-            else:
-                yield key, value
 
 
 class SharedKeys(KeysView[Any]):

@@ -57,14 +57,14 @@ class Dict:
             large[file := secrets.token_hex(8)] = _array().plan(name, one, {})
             return values.pack(values.File(file))
 
-        made = entries.all_of(content, lambda key: key_bytes(name, key), pack)
-        size = sum(len(key) + len(entry) + 16 for key, entry in made) + sum(one.size for one in large.values())
+        raws, data = entries.all_of(content, lambda key: key_bytes(name, key), pack)
+        size = sum(map(len, raws)) + sum(map(len, data)) + sum(one.size for one in large.values())
 
         def build(home: str, fd: int, progress: Callable[[int], None]) -> None:
             store.make(home)
             for file, one in large.items():
                 _write(home, file, one, progress)
-            store.connect(home, mmap.mmap(fd, 2 * store.PAGE, access=mmap.ACCESS_READ), name).fill(made)
+            store.connect(home, mmap.mmap(fd, 2 * store.PAGE, access=mmap.ACCESS_READ), name).fill(raws, data, progress)
 
         return Plan(size, lambda: iter(()), build=build)
 
