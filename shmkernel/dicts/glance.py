@@ -33,12 +33,13 @@ def preview(source: Source, look: Look, count: int) -> Preview:
     txn = opened.reading()
     try:
         rows = page(look, min(count, _FAR))
-        found = [entries.key_of(placed) for _, placed in entries.walk(txn, None, rows.stop)[rows.start :]]
-        texts = [_row(txn, raw) for raw, _ in found]
+        placed, _ = entries.walk(txn, None, rows.stop)
+        raws, found = entries.keys_of(placed[rows.start :])
+        texts = [_row(txn, raw) for raw in raws]
     finally:
         txn.abort()
     note = f"the first {_FAR:,} of {count:,} keys" if count > _FAR else ""
-    return grid(_COLUMNS, [_short.repr(key) for _, key in found], texts, rows.start, min(count, _FAR), note=note)
+    return grid(_COLUMNS, [_short.repr(key) for key in found], texts, rows.start, min(count, _FAR), note=note)
 
 
 def _row(txn: lmdb.Transaction[bytes], raw: bytes) -> tuple[str, str]:

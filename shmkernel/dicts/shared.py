@@ -173,7 +173,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
                 raw, data = key.encode(), values.encode(value)
             except (OverflowError, UnicodeEncodeError):
                 raw = data = b""
-            if 0 < len(raw) <= keys.LONGEST and len(data) <= store.SHORT and opened.overwrite(raw, data, key, value):
+            if 0 < len(raw) <= keys.LONGEST and len(data) <= store.SHORT and opened.set(raw, data, key, value):
                 return
         ready = self._ready(key, value)
         self._change(lambda txn: self._put(txn, ready), ready)

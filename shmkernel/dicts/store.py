@@ -54,12 +54,13 @@ _guard = threading.RLock()  # garbage collection may strike inside
 class Cache:
     """Values that do not change, as they were after a commit. ``tag`` is the sum of both pages' numbers then."""
 
-    __slots__ = ("heads", "tag", "values")
+    __slots__ = ("heads", "last", "tag", "values")
 
     def __init__(self, tag: int) -> None:
         self.tag = tag
         self.values: dict[object, object] = {}
         self.heads: dict[bytes, bytes] = {}  # what precedes the value in the entry of a key
+        self.last: int | None = None  # the greatest number in the order
 
 
 class Store:
@@ -115,8 +116,8 @@ class Store:
         self.doomed.clear()
         return txn
 
-    def overwrite(self, raw: bytes, data: bytes, key: object, value: object) -> bool:
-        """Store a short value in place of another, in a transaction of its own; False if it takes the longer way."""
+    def set(self, raw: bytes, data: bytes, key: object, value: object) -> bool:
+        """Store a short value in a transaction of its own; False if it takes the longer way."""
         env = self._env
         if env is None:
             return False
@@ -127,12 +128,17 @@ class Store:
             if words[_LAST if first > second else _OTHER + _LAST] > self._calm:
                 return False
             cache, tag = self.cache, first + second
-            head = cache.heads.get(raw) if cache.tag == tag else None
+            head, last = (cache.heads.get(raw), cache.last) if cache.tag == tag else (None, None)
             if head is None:
                 entry = txn.get(raw)
-                if entry is None or entries.is_file(entry):
+                if entry is None:
+                    last = (entries.last(txn) if last is None else last) + 1
+                    txn.put(entries.place(last), raw)
+                    head = entries.head(last)
+                elif entries.is_file(entry):
                     return False
-                head = entries.head_of(entry)
+                else:
+                    head = entries.head_of(entry)
             txn.put(raw, head + data)
             txn.commit()
         except lmdb.Error as error:
@@ -140,12 +146,13 @@ class Store:
         finally:
             txn.abort()
         with self.guard:
-            if cache.tag != tag:  # others wrote since: what was remembered may be old
+            if cache.tag != tag or len(cache.heads) >= _CACHED:  # others wrote since: what was remembered may be old
                 if self.cache is not cache or self.owner is not None:
                     return True
                 cache = self.cache = Cache(tag)
             cache.values[key] = value
             cache.heads[raw] = head
+            cache.last = last
             cache.tag = tag + 2
         return True
 

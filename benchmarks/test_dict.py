@@ -1,0 +1,184 @@
+"""A shared dict beside its peers, in one run: `uv run --group bench pytest benchmarks/test_dict.py`.
+
+Manager().dict() asks a server process; UltraDict keeps a dict in each process and streams changes; plain LMDB is what
+a user would write with the same two packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+import msgspec
+import pytest
+from UltraDict import UltraDict
+
+import shmkernel as shm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, MutableMapping
+    from pathlib import Path
+
+MILLION = 1_000_000
+COUNT = 5_000  # writes of each of two processes
+CONTENT = {f"key {n}": n for n in range(1000)}
+PEERS = ["shmkernel", "plain lmdb", "UltraDict", "Manager"]
+
+
+class Plain:
+    """LMDB and msgspec, without more."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.env = lmdb.open(folder, map_size=1 << 30, sync=False, metasync=False)
+        self.encode, self.decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+
+    def __getitem__(self, key: str) -> Any:
+        with self.env.begin() as txn:
+            return self.decode(txn.get(key.encode()))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        with self.env.begin(write=True) as txn:
+            txn.put(key.encode(), self.encode(value))
+
+    def update(self, content: dict[str, Any]) -> None:
+        with self.env.begin(write=True) as txn:
+            for key, value in content.items():
+                txn.put(key.encode(), self.encode(value))
+
+    def __reduce__(self) -> Any:
+        return Plain, (self.folder,)
+
+
+@contextlib.contextmanager
+def made(peer: str, folder: Path, *, locked: bool = False) -> Iterator[Any]:
+    """Make a peer's dict; `locked` if more than one process will write."""
+    with contextlib.ExitStack() as stack:
+        if peer == "shmkernel":
+            found: Any = shm.create("bench", {})
+            stack.callback(shm.unlink, "bench")
+        elif peer == "plain lmdb":
+            found = Plain(f"{folder}/plain")
+            stack.callback(shutil.rmtree, f"{folder}/plain")
+        elif peer == "UltraDict":
+            found = UltraDict(shared_lock=locked, buffer_size=1 << 20)
+            stack.callback(found.unlink)
+        else:
+            found = stack.enter_context(multiprocessing.get_context("spawn").Manager()).dict()
+        found.update(CONTENT)
+        yield found
+
+
+@pytest.mark.parametrize("value", [7, "some text"], ids=["number", "text"])
+@pytest.mark.parametrize("peer", PEERS)
+def test_get(benchmark: Any, shm_dir: Path, peer: str, value: object) -> None:
+    benchmark.group = f"get a {type(value).__name__}"
+    with made(peer, shm_dir) as found:
+        found["key 5"] = value
+        assert benchmark(lambda: found["key 5"]) == value
+
+
+@pytest.mark.parametrize("value", [7, "some text"], ids=["number", "text"])
+@pytest.mark.parametrize("peer", PEERS)
+def test_set(benchmark: Any, shm_dir: Path, peer: str, value: object) -> None:
+    benchmark.group = f"set a {type(value).__name__}"
+    with made(peer, shm_dir) as found:
+        benchmark(lambda: found.__setitem__("key 5", value))
+        assert found["key 5"] == value
+
+
+@pytest.mark.benchmark(group="set a key that is new")
+@pytest.mark.parametrize("peer", PEERS)
+def test_insert(benchmark: Any, shm_dir: Path, peer: str) -> None:
+    names = iter(f"new {n}" for n in range(1 << 30))
+    with made(peer, shm_dir) as found:
+        benchmark.pedantic(lambda: found.__setitem__(next(names), 1), rounds=200, iterations=100)
+
+
+def write(found: MutableMapping[str, int], seed: int, ready: Any, begin: Any, done: Any) -> None:
+    """Write from a process of its own, once both are there."""
+    found[f"key {seed}"] = 0
+    ready.wait()
+    begin.wait()
+    for n in range(COUNT):
+        found[f"key {(n * 7 + seed) % 1000}"] = n
+    done.wait()
+
+
+@pytest.mark.benchmark(group=f"two processes set {COUNT} each")
+@pytest.mark.parametrize("peer", PEERS)
+def test_two_processes_write(benchmark: Any, shm_dir: Path, peer: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    children: list[Any] = []
+    with made(peer, shm_dir, locked=True) as found:
+
+        def start() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            ready, begin, done = (context.Barrier(3) for _ in range(3))
+            for seed in range(2):
+                children.append(context.Process(target=write, args=(found, seed, ready, begin, done), daemon=True))
+                children[-1].start()
+            ready.wait()
+            return (begin, done), {}
+
+        def run(begin: Any, done: Any) -> None:
+            begin.wait()
+            done.wait()
+
+        benchmark.pedantic(run, setup=start, rounds=3)
+        for child in children:
+            child.join()
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    return [f"item {n}" for n in range(MILLION)]
+
+
+@pytest.mark.benchmark(group="create from 1,000,000 items")
+@pytest.mark.parametrize("peer", ["a plain dict", "shmkernel"])
+def test_create(benchmark: Any, names: list[str], peer: str) -> None:
+    content = dict(zip(names, range(MILLION), strict=True))
+    ways: dict[str, Callable[[], Any]] = {
+        "a plain dict": lambda: {f"item {n}": n for n in range(MILLION)},
+        "shmkernel": lambda: shm.create("bench", content),
+    }
+
+    def clear() -> None:
+        if "bench" in shm.session:
+            shm.unlink("bench")
+
+    benchmark.pedantic(ways[peer], setup=clear, rounds=3, warmup_rounds=1)
+    clear()
+
+
+@pytest.mark.benchmark(group="scan 1,000,000 items")
+@pytest.mark.parametrize("way", ["keys", "items", "to_dict"])
+def test_scan(benchmark: Any, names: list[str], way: str) -> None:
+    found = shm.create("bench", dict(zip(names, range(MILLION), strict=True)))
+    count = benchmark.pedantic(lambda: sum(1 for _ in getattr(found, way)()), rounds=3, warmup_rounds=1)
+    assert count == MILLION
+    shm.unlink("bench")
+
+
+@pytest.mark.benchmark(group="a step of several kernels")
+@pytest.mark.parametrize("way", ["increment", "transaction", "attach and get"])
+def test_step(benchmark: Any, way: str) -> None:
+    found = shm.create("bench", CONTENT)
+
+    def transaction() -> None:
+        with found.transaction():
+            found["key 5"] += 1
+
+    def attach() -> Any:
+        nonlocal found
+        found = None
+        found = shm.attach("bench")
+        return found["key 5"]
+
+    benchmark(
+        {"increment": lambda: found.increment("key 5"), "transaction": transaction, "attach and get": attach}[way]
+    )
+    shm.unlink("bench")
