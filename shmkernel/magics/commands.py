@@ -87,14 +87,17 @@ class ShmMagics(Magics):
     @argument("--fill", metavar="VALUE", help="what an array of --shape holds, by default zeros")
     @argument("--order", metavar="{C,F}", help="rows first or columns first, by default the value's")
     @argument("--list", dest="items", metavar="ITEMS", help="make a list of these: \"[1, 'a', None]\"")
+    @argument("--dict", dest="empty", action="store_true", help="make an empty dict, to be filled by every notebook")
     @argument("--size", metavar="64K", help="make a block of so many bytes; K, M, G and T count in 1024")
-    @argument("--kind", metavar="{array,list,raw}", help="what to make of the value, by default what it looks like")
+    @argument(
+        "--kind", metavar="{array,dict,list,raw}", help="what to make of the value, by default what it looks like"
+    )
     @_LIFETIME
     @_MODE
     @_REPLACE
     @_OVERWRITE
     def shm_create(self) -> None:
-        """Share arrays, lists and bytes: each variable of that name becomes what is shared.
+        """Share arrays, dicts, lists and bytes: each variable of that name becomes what is shared.
 
         Other notebooks get it by %shm_attach NAME. Of several names all are shared, or none.
 
@@ -102,6 +105,7 @@ class ShmMagics(Magics):
         %shm_create x --from table.to_numpy()
         %shm_create x --shape 1000,1000 --dtype float32      then x[:] = ...
         %shm_create people --list "['Ada', 1815, None]"
+        %shm_create cfg --dict                               then cfg["rate"] = 0.1
         %shm_create block --size 64K                         then block.buf[:3] = b"abc"
         """
 

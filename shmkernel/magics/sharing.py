@@ -105,6 +105,8 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise ArgumentError(f"--from gives one value, so give one NAME, not {', '.join(args.names)}")
     if args.items is not None and (clash := args.expression or args.shape or args.size):
         raise ArgumentError(f"--list makes a list, so nothing else gives a value: leave out {clash}")
+    if args.empty and (clash := args.expression or args.items or args.shape or args.size):
+        raise ArgumentError(f"--dict makes an empty dict, so nothing else gives a value: leave out {clash}")
     if args.size and args.shape:
         raise ArgumentError("--size makes a block of bytes, --shape makes an array: give one of them")
     if args.fill is not None and not args.shape:
@@ -120,7 +122,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
             raise
         raise ArgumentError(f"{error.message}. So: %shm_create NAME --from {name}", name=name) from None
     value = _value(magics, args, name)
-    if (args.shape or args.size or value is not magics.space.get(name)) and not args.overwrite:
+    if (args.shape or args.size or args.empty or value is not magics.space.get(name)) and not args.overwrite:
         cure = f"Share it: %shm_create {name}. Replace it: --overwrite"
         variables.check_free(magics.space, name, name, cure)
     if _is_done(args, name, value):
@@ -133,7 +135,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
         "fill": number(args.fill, args.dtype) if args.fill is not None else None,
         "size": size(args.size) if args.size else None,
     }
-    wanted = args.kind or (args.items and "list")
+    wanted = args.kind or (args.items and "list") or (args.empty and "dict")
     kind = kinds.named(wanted) if wanted else kinds.for_value(name, value, options)
     private = variables.watch(magics.space.get(name))
     return _Wish(name, None, kind, kind.plan(name, value, options), _earlier(name), private)
@@ -144,7 +146,7 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
         return evaluate(args.expression, *args.scopes)
     if args.items is not None:
         return literal(args.items)
-    if args.shape or args.size:
+    if args.shape or args.size or args.empty:
         return None
     for scope in args.scopes:
         if name in scope:

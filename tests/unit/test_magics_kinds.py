@@ -25,6 +25,20 @@ def test_a_list_can_be_written_out(notebook, flag):
     assert "It replaces the earlier one" in notebook(f"%shm_create sl {flag}")
 
 
+def test_an_empty_dict_is_made_and_filled_by_name(notebook):
+    assert notebook("%shm_create cfg --dict").startswith("cfg: dict 0 keys, ")
+    notebook("cfg['rate'] = 0.1")
+    assert shm.attach("cfg") == {"rate": 0.1}
+    assert "shared already" in notebook("%shm_create cfg")
+
+
+def test_a_dict_of_the_notebook_becomes_the_shared_one(notebook):
+    assert notebook("cfg = {'rate': 0.1}\n%shm_create cfg").startswith("cfg: dict 1 key, ")
+    assert notebook["cfg"] is shm.attach("cfg")
+    notebook("%shm_create other --from {'a': [1]}\nother['a'] += [2]")
+    assert shm.attach("other") == {"a": [1, 2]}
+
+
 @pytest.mark.parametrize(("size", "count"), [("100", 100), ("64K", 65536), ("1.5 MiB", 3 << 19), ("2kb", 2048)])
 def test_a_block_is_made_of_a_size(notebook, size, count):
     assert notebook(f'%shm_create block --size "{size}"').startswith("block: raw bytes, ")
@@ -58,6 +72,8 @@ def test_what_is_shared_already_stays_as_it_is(notebook, name):
         ("x --list [1", "in quotes"),
         ("x --list open(1)", "in quotes"),
         ("x --list 5", "no list"),
+        ("x --dict --shape 3", "leave out"),
+        ("x --dict --from {}", "leave out {}"),
         ("x --list [1] --shape 3", "leave out 3"),
         ("x --list [1] --from y", "leave out y"),
         ("x --size 64Q", "64K"),
