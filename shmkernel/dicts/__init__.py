@@ -17,3 +17,22 @@ with the name, in one step; a process that has the store open goes on with it.
     dicts/<inode>/lock.mdb    LMDB's readers and its mutex
     dicts/<inode>/<id>.npy    a large array, referred to by a value
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from shmkernel.dicts import access, entries, glance, shared, store, values
+
+__all__ = ["access", "entries", "glance", "shared", "store", "values"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a part at first use: LMDB and msgspec take 40 ms, and many a kernel shares arrays alone."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -8,7 +8,7 @@ import reprlib
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import names
-from shmkernel.dicts import entries, store
+from shmkernel.dicts import entries, meta, store
 from shmkernel.preview import Look, Preview, Source, grid, nothing, page
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def preview(source: Source, look: Look, count: int) -> Preview:
         return nothing("its name is gone, and what it holds is seen by who has it alone")
     with open(source.path, "rb") as file:
         home = names.runtime("dicts", str(os.fstat(file.fileno()).st_ino))
-        mapping = mmap.mmap(file.fileno(), 2 * store.PAGE, access=mmap.ACCESS_READ)
+        mapping = mmap.mmap(file.fileno(), 2 * meta.PAGE, access=mmap.ACCESS_READ)
     opened = store.connect(home, mapping, names.called(source.path))
     txn = opened.reading()
     try:

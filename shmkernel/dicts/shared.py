@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from shmkernel.dicts import entries, keys, store, values
+from shmkernel.dicts import entries, keys, meta, store, values
 from shmkernel.dicts.access import AT_ONCE, MISSING, Access, GoneError, items, known
 from shmkernel.errors import ArgumentError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Txn = lmdb.Transaction[bytes]
 
-_FIRST, _SECOND = store.NUMBERS
+_FIRST, _SECOND = meta.NUMBERS
 _SHOWN = 100  # items in the repr
 
 
@@ -93,7 +93,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         opened = self._store
         if opened.owner == get_ident() and opened.txn:
             return opened.txn.stat()["entries"] // 2
-        return store.count(opened.words)
+        return meta.count(opened.words)
 
     def __iter__(self) -> Iterator[Any]:
         return self._keys()

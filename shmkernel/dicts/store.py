@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import threading
 import weakref
@@ -22,14 +21,15 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from shmkernel import limits, memory
-from shmkernel.dicts import entries, freelist
+from shmkernel.dicts import entries, freelist, meta
+from shmkernel.dicts.meta import LAST, OTHER, PAGE
 from shmkernel.errors import DamagedError, FullError, NotFoundError
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
 MAP = 64 << 30
-PAGE = mmap.PAGESIZE
 KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
 _LOCKS = 32 << 10  # bytes: 510 readers
 _PORTION = 1 << 14  # entries that are written at once
@@ -41,11 +41,7 @@ _CACHED = 1 << 16  # values that are remembered
 SHORT = 1 << 10  # bytes of the longest
 _SLACK = 64  # pages for LMDB's own list of free ones
 _INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
-_MAGIC = 0xBEEFC0DE
-# Positions in the two first pages, in words of 8 bytes (MDB_meta in mdb.c); the page with the greater number counts
-_FREE, _DEPTH, _BRANCHES, _LEAVES, _ENTRIES, _LAST, _NUMBER = 10, 11, 12, 13, 15, 17, 18
-_OTHER = PAGE // 8
-NUMBERS = _NUMBER, _OTHER + _NUMBER
+_FIRST, _SECOND = meta.NUMBERS
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _guard = threading.RLock()  # garbage collection may strike inside
@@ -109,8 +105,12 @@ class Store:
         """Begin to write; waits until no other process does."""
         txn = self._begin(self._env or self._reopen())
         words = self.words
-        at = 0 if words[_NUMBER] > words[_OTHER + _NUMBER] else _OTHER
-        self._start = (words[at + _LAST] + 1, words[at + _BRANCHES] + words[at + _LEAVES], words[at + _DEPTH] >> 48)
+        at = meta.current(words)
+        self._start = (
+            words[at + meta.LAST] + 1,
+            words[at + meta.BRANCHES] + words[at + meta.LEAVES],
+            words[at + meta.DEPTH] >> 48,
+        )
         self._known = self._changes = self._long = 0
         self.born.clear()
         self.doomed.clear()
@@ -124,8 +124,8 @@ class Store:
         txn = env.begin(None, None, True)  # keywords take a tenth of a microsecond
         try:
             words = self.words
-            first, second = words[_NUMBER], words[_OTHER + _NUMBER]
-            if words[_LAST if first > second else _OTHER + _LAST] > self._calm:
+            first, second = words[_FIRST], words[_SECOND]
+            if words[LAST if first > second else OTHER + LAST] > self._calm:
                 return False
             cache, tag = self.cache, first + second
             head, last = (cache.heads.get(raw), cache.last) if cache.tag == tag else (None, None)
@@ -322,9 +322,9 @@ class Store:
     def _reusable(self) -> int:
         """Return how many free pages LMDB can use now: those freed before the last change and all that is read."""
         words, env = self.words, self._env or self._reopen()
-        at = 0 if words[_NUMBER] > words[_OTHER + _NUMBER] else _OTHER
-        limit = min(int(words[at + _NUMBER]), freelist.oldest(env.readers()))
-        found = freelist.records(lambda page: os.pread(self._fd, PAGE, page * PAGE), words[at + _FREE])
+        at = meta.current(words)
+        limit = min(int(words[at + meta.NUMBER]), freelist.oldest(env.readers()))
+        found = freelist.records(lambda page: os.pread(self._fd, PAGE, page * PAGE), words[at + meta.FREE])
         return sum(count for number, count in found if number < limit)
 
     def _open(self) -> lmdb.Environment:
@@ -383,11 +383,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def count(words: memoryview) -> int:
-    """Return how many keys there are, and raise ValueError if these are not the first pages of a store."""
-    if len(words) <= _OTHER + _NUMBER or words[2] & 0xFFFFFFFF != _MAGIC or words[2] >> 32 != 1:
-        raise ValueError("its first bytes are not those of an LMDB file")
-    at = 0 if words[_NUMBER] > words[_OTHER + _NUMBER] else _OTHER
-    return int(words[at + _ENTRIES]) // 2

@@ -13,10 +13,8 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from shmkernel import kinds, memory
-from shmkernel.dicts import entries, glance, store, values
-from shmkernel.dicts.access import Arrays, is_large, key_bytes, packed
-from shmkernel.dicts.shared import SharedDict
+from shmkernel import dicts, kinds, memory
+from shmkernel.dicts import meta
 from shmkernel.errors import ArgumentError, DamagedError, FolderError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from shmkernel.dicts.shared import SharedDict
     from shmkernel.preview import Look, Preview, Source
 
 
@@ -43,7 +42,7 @@ class Dict:
         """Lay out a mapping, or an empty one."""
         if given := [key for key, option in options.items() if option is not None]:
             raise ArgumentError(f"{name!r}: a dict takes no {given[0]}", name=name)
-        if isinstance(value, SharedDict):
+        if isinstance(value, dicts.shared.SharedDict):
             value = value.to_dict()
         try:
             content = dict(cast("Any", value)) if value is not None else {}
@@ -52,19 +51,21 @@ class Dict:
         large: dict[str, Plan] = {}
 
         def pack(key: object, one: object) -> bytes:
-            if not is_large(one):
-                return packed(name, key, one)
+            if not dicts.access.is_large(one):
+                return dicts.access.packed(name, key, one)
             large[file := secrets.token_hex(8)] = _array().plan(name, one, {})
-            return values.pack(values.File(file))
+            return dicts.values.pack(dicts.values.File(file))
 
-        raws, data = entries.all_of(content, lambda key: key_bytes(name, key), pack)
+        raws, data = dicts.entries.all_of(content, lambda key: dicts.access.key_bytes(name, key), pack)
         size = sum(map(len, raws)) + sum(map(len, data)) + sum(one.size for one in large.values())
 
         def build(home: str, fd: int, progress: Callable[[int], None]) -> None:
-            store.make(home)
+            dicts.store.make(home)
             for file, one in large.items():
                 _write(home, file, one, progress)
-            store.connect(home, mmap.mmap(fd, 2 * store.PAGE, access=mmap.ACCESS_READ), name).fill(raws, data, progress)
+            dicts.store.connect(home, mmap.mmap(fd, 2 * meta.PAGE, access=mmap.ACCESS_READ), name).fill(
+                raws, data, progress
+            )
 
         return Plan(size, lambda: iter(()), build=build)
 
@@ -73,7 +74,7 @@ class Dict:
         with open(path, "rb") as file:
             text = file.read()
         try:
-            found = json.loads(text) if text.lstrip()[:1] == b"{" else values.decode(text)
+            found = json.loads(text) if text.lstrip()[:1] == b"{" else dicts.values.decode(text)
             if not isinstance(found, dict):
                 raise TypeError(f"it holds a {type(found).__name__}")  # noqa: TRY301
         except (ValueError, TypeError, RecursionError) as error:
@@ -85,7 +86,7 @@ class Dict:
         """Write a snapshot: as JSON if the path says so, else as MessagePack."""
         content = value.to_dict()
         if not path.endswith(".json"):
-            yield values.pack(content)
+            yield dicts.values.pack(content)
             return
         if wrong := [key for key, one in content.items() if type(key) is not str or not _is_json(one)]:
             message = f"{value.name!r}: JSON would change {wrong[0]!r}: give a path that ends in .msgpack"
@@ -94,7 +95,7 @@ class Dict:
 
     def matches(self, head: bytes) -> bool:
         """Say whether these are the first bytes of an LMDB file."""
-        return _count(head) is not None
+        return meta.count_in(head) is not None
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
         """Refuse: a store cannot be used without its folder."""
@@ -105,33 +106,27 @@ class Dict:
         if mode == "c":
             message = f"{name!r}: a dict has no private changes (mode c). A copy of it: shm.attach({name!r}).to_dict()"
             raise ArgumentError(message, name=name, mode=mode)
-        if _count(mapping[:]) is None:
+        if meta.count_in(mapping[:]) is None:
             raise ValueError("its first bytes are not those of an LMDB file")
-        return SharedDict(store.connect(home, mapping, name), mapping, mode, Arrays(_put, _attach))
+        opened = dicts.store.connect(home, mapping, name)
+        return dicts.shared.SharedDict(opened, mapping, mode, dicts.access.Arrays(_put, _attach))
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map
         """Say how many keys there are."""
-        found = _count(head)
+        found = meta.count_in(head)
         if found is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         return Description(f"{found} key{'s' * (found != 1)}")
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Show keys, types and values."""
-        count = _count(source.read(0, 2 * store.PAGE))
+        """Show keys, types and dicts.values."""
+        count = meta.count_in(source.read(0, 2 * meta.PAGE))
         if count is None:
             raise ValueError("its first bytes are not those of an LMDB file")
-        return glance.preview(source, look, count)
+        return dicts.glance.preview(source, look, count)
 
 
 KIND = Dict()
-
-
-def _count(head: bytes) -> int | None:
-    try:
-        return store.count(memoryview(head[: len(head) // 8 * 8]).cast("Q"))
-    except ValueError:
-        return None
 
 
 def _is_json(value: object) -> bool:

@@ -8,14 +8,14 @@ import random
 import pytest
 
 import shmkernel as shm
-from shmkernel.dicts import freelist, store
+from shmkernel.dicts import freelist, meta, store
 
 
 def free(opened):
     """Return the free pages as the list has them, and as the rest of the file leaves them."""
     words = opened.words
-    at = 0 if words[store.NUMBERS[0]] > words[store.NUMBERS[1]] else store.PAGE // 8
-    listed = freelist.records(lambda page: os.pread(opened._fd, store.PAGE, page * store.PAGE), words[at + 10])
+    at = 0 if words[meta.NUMBERS[0]] > words[meta.NUMBERS[1]] else meta.PAGE // 8
+    listed = freelist.records(lambda page: os.pread(opened._fd, meta.PAGE, page * meta.PAGE), words[at + 10])
     pages = words[at + 17] + 1 - 2
     return sum(count for _, count in listed), pages - sum(words[at + n] for n in (6, 7, 8, 12, 13, 14))
 
@@ -40,7 +40,7 @@ def test_the_words_of_the_first_pages_are_what_lmdb_says_of_itself():
     x = shm.create("x", dict.fromkeys(range(5000), "x" * 100))
     x["large"] = bytes(1 << 16)
     said, words = x._store._env.stat(), x._store.words
-    at = 0 if words[18] > words[store.NUMBERS[1]] else store.PAGE // 8
+    at = 0 if words[18] > words[meta.NUMBERS[1]] else meta.PAGE // 8
     assert (words[at + 11] >> 48, words[at + 12], words[at + 13], words[at + 14], words[at + 15]) == (
         said["depth"], said["branch_pages"], said["leaf_pages"], said["overflow_pages"], said["entries"],
     )  # fmt: skip
@@ -67,7 +67,7 @@ def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(
                 x[chance.randrange(3000)] = bytes(chance.choice([1, 300, 1900, 2100, 9000]))
                 if chance.random() < 0.4:
                     x.popitem()
-        used.append(opened._env.info()["last_pgno"] * store.PAGE)
+        used.append(opened._env.info()["last_pgno"] * meta.PAGE)
         assert used[-1] < opened._reserved
     assert reserved
     assert max(used) > 4 << 20

@@ -1,0 +1,33 @@
+"""The first two pages of an LMDB file, which say where all else is: MDB_meta in mdb.c (LMDB 0.9).
+
+Each commit writes the older of the two, its number last; the page with the greater number counts. They are read as
+words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+PAGE = mmap.PAGESIZE
+OTHER = PAGE // 8  # where the second page begins, in words
+FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, LAST, NUMBER = 10, 11, 12, 13, 15, 17, 18  # positions in a page
+NUMBERS = NUMBER, OTHER + NUMBER
+_MAGIC, _VERSION = 0xBEEFC0DE, 1
+
+
+def current(words: memoryview) -> int:
+    """Return where the page that counts begins."""
+    return 0 if words[NUMBER] > words[OTHER + NUMBER] else OTHER
+
+
+def count(words: memoryview) -> int:
+    """Return how many keys the dict has: half of the entries."""
+    return int(words[current(words) + ENTRIES]) // 2
+
+
+def count_in(head: bytes) -> int | None:
+    """Return how many keys a dict has that begins like this; None if that is no LMDB file."""
+    words = memoryview(head[: len(head) // 8 * 8]).cast("Q")
+    if len(words) <= OTHER + NUMBER or words[2] & 0xFFFFFFFF != _MAGIC or words[2] >> 32 != _VERSION:
+        return None
+    return count(words)
