@@ -34,7 +34,7 @@ def left(folder):
     return sorted(
         str(path.relative_to(folder))
         for path in Path(folder).rglob("*")
-        if path.name not in for_good and not path.name.startswith(".shmk-")
+        if path.name not in for_good and path.parent.name != "sync" and not path.name.startswith(".shmk-")
     )
 
 
