@@ -51,6 +51,8 @@ _EVERY = _Argument(
 _JSON = _Argument("--json", "print objects, for programs", {"action": "store_true"})
 _LIFETIME = _Argument("--lifetime", "by default keep", {"choices": records.LIFETIMES, "default": "keep"})
 _DRY_RUN = _Argument("--dry-run", "only say what would be unlinked", {"action": "store_true"})
+_SINCE = _Argument("--since", "known so far; by default the present one", {"metavar": "VERSION", "type": int})
+_TIMEOUT = _Argument("--timeout", "to wait at most", {"metavar": "SECONDS", "type": float})
 _REPLACE = _Argument("--replace", "take the name from the segment that has it", {"action": "store_true"})
 
 
@@ -136,6 +138,16 @@ def _unlink(args: Namespace) -> None:
         pids = sorted({*attached.get((found.st_dev, found.st_ino), ())})
         still = ", ".join(f"{render.clean(labels.get(pid, 'process'))} ({pid})" for pid in pids)
         print(f"{name}: unlinked{f'; still attached by {still}' if still else ''}")
+
+
+@_command("wait", _NAME, _SINCE, _TIMEOUT)
+def _wait(args: Namespace) -> None:
+    """Sleep until there is something new, and print its version.
+
+    That is when somebody publishes it, leaves its exclusive lock, or replaces it. A name without a segment is waited
+    for until it has one. The exit status is 1 when the time is over, or the segment unlinked.
+    """
+    print(shm.wait(args.name, args.since, args.timeout))
 
 
 @_command("gc", _DRY_RUN)

@@ -202,6 +202,7 @@ def _facts(one: Info, remark: str) -> list[tuple[str, str]]:
         ("created", f"{made}, {age(time.time() - one.created)} ago" if one.created else ""),
         ("attached", holders or ("by processes elsewhere, in another container" if one.elsewhere else "nowhere")),
         ("lifetime", f"{one.lifetime}: {lives}"),
+        ("version", str(one.version or "")),
         ("note", note(one) or remark),
     ]
     return [(title, clean(text)) for title, text in facts if text]

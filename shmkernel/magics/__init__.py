@@ -2,6 +2,7 @@
 
     commands    the magics, their flags and help
     actions     what the verbs do to segments and to the notebook's variables
+    agreement   locks and waiting
     variables   who holds what in the notebook's namespace
     bare        a magic whose value nobody takes makes no Out
     completion  names and flags for <TAB>
@@ -41,8 +42,9 @@ def unload(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.pop(_KEY, None)
     if magics is None:
         return
-    for name in magics.magics["line"]:
-        shell.magics_manager.magics["line"].pop(name, None)
+    for kind, ours in magics.magics.items():
+        for name in ours:
+            shell.magics_manager.magics[kind].pop(name, None)
     _remove(shell.ast_transformers, magics.bare)
     _remove(shell.configurables, magics)
     if shell.Completer is not None:

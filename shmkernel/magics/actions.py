@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import shmkernel as shm
 from shmkernel import limits, memory, names, registry, render
 from shmkernel.errors import ArgumentError, NotFoundError
-from shmkernel.magics import sharing, variables
+from shmkernel.magics import agreement, sharing, variables
 from shmkernel.verbs import held
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ _MODES = {"r+": "writable", "r": "read only", "c": "changes stay private"}
 
 shm_create = sharing.create
 shm_load = sharing.load
+shm_lock = agreement.lock
+shm_publish = agreement.publish
+shm_wait = agreement.wait
 
 
 def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
@@ -223,6 +226,10 @@ Lifetime       %shm_keep x                          survives this kernel, until 
                %shm_keep x --lifetime session       ends with its owner again
 Files          %shm_save x x.npy                    write it
                %shm_load x x.npy                    share what a file holds
+Take turns     %%shm_lock x                         nobody else is under the lock meanwhile
+Wait           %shm_wait x --timeout 10             sleep until there is something new
+               %shm_publish x                       say so
+Streams        %shm_create f --ring 64 --shape 480,640           f.put(a), for a in f: ...
 Care           %shm_gc --dry-run                    what kernels left that died by force
                %shm_doctor                          what this machine allows, with cures
 Flags of each  %shm_create -h                       Defaults: %config ShmMagics"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
 from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
@@ -27,16 +27,18 @@ _LIFETIME = argument(
     help="until this kernel ends, until the last one lets go, or until unlinked",
 )  # fmt: skip
 _REPLACE = argument("--replace", action="store_true", help="take the name from another notebook's segment")
+_TIMEOUT = argument("--timeout", metavar="SECONDS", type=float, help="to wait at most, by default until Ctrl-C")
 _OVERWRITE = argument("--overwrite", action="store_true", help="let go of a different variable of that name")
 
 
-def _verb(declared: Callable[[ShmMagics], None]) -> Callable[..., Any]:
+def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = line_magic) -> Callable[..., Any]:
     """Make a line magic of a declaration: its decorators give the flags, its docstring the help."""
 
     @in_one_line
     @functools.wraps(declared)
-    def run(self: ShmMagics, line: str = "", local_ns: dict[str, Any] | None = None) -> Any:  # noqa: ANN401
+    def run(self: ShmMagics, line: str = "", cell: str | None = None, local_ns: Any = None) -> Any:  # noqa: ANN401
         args = parser.parse_line(line)
+        args.cell = cell
         args.scopes = (local_ns or {}, self.space)
         if "names" in args:
             args.names = list(dict.fromkeys(expanded(name, *args.scopes) for name in args.names))
@@ -46,7 +48,11 @@ def _verb(declared: Callable[[ShmMagics], None]) -> Callable[..., Any]:
 
     magic = arguments()(run)
     parser: Parser = vars(magic)["parser"]
-    return line_magic(no_var_expand(needs_local_scope(magic)))
+    found: Callable[..., Any] = register(no_var_expand(needs_local_scope(magic)))
+    return found
+
+
+_cell_verb = functools.partial(_verb, register=line_cell_magic)
 
 
 @magics_class
@@ -89,6 +95,7 @@ class ShmMagics(Magics):
     @argument("--list", dest="items", metavar="ITEMS", help="make a list of these: \"[1, 'a', None]\"")
     @argument("--dict", dest="empty", action="store_true", help="make an empty dict, to be filled by every notebook")
     @argument("--size", metavar="64K", help="make a block of so many bytes; K, M, G and T count in 1024")
+    @argument("--ring", metavar="64", type=int, help="make a stream with so many slots, for frames of --shape")
     @argument(
         "--kind", metavar="{array,dict,list,raw}", help="what to make of the value, by default what it looks like"
     )
@@ -107,6 +114,7 @@ class ShmMagics(Magics):
         %shm_create people --list "['Ada', 1815, None]"
         %shm_create cfg --dict                               then cfg["rate"] = 0.1
         %shm_create block --size 64K                         then block.buf[:3] = b"abc"
+        %shm_create frames --ring 64 --shape 480,640,3 --dtype uint8     then frames.put(...)
         """
 
     @_verb
@@ -180,6 +188,35 @@ class ShmMagics(Magics):
         """Share the content of a file, without a second copy in memory.
 
         %shm_load x results/x.npy
+        """
+
+    @_cell_verb
+    @_NAME
+    @argument("--shared", action="store_true", help="only read: others may read, too")
+    @_TIMEOUT
+    def shm_lock(self) -> None:
+        """Run the rest of the cell while nobody else holds the lock of this name.
+
+        Others lock it likewise, or by ``with shm.lock("x"):``. Leaving raises the version, which %shm_wait waits for.
+
+        %%shm_lock x
+        x += 1
+        """
+
+    @_verb
+    @_NAMES
+    def shm_publish(self) -> None:
+        """Say that there is something new: raise the version, and wake who waits for it."""
+
+    @_verb
+    @_NAME
+    @argument("--since", metavar="VERSION", type=int, help="known so far; by default the present one")
+    @_TIMEOUT
+    def shm_wait(self) -> None:
+        """Sleep until there is something new: until it is published, its lock left, or the segment replaced.
+
+        %shm_wait x --timeout 10
+        v = %shm_wait x
         """
 
     @_verb

@@ -36,8 +36,13 @@ _FREE = (
     "--as",
     "--list",
     "--size",
+    "--ring",
+    "--timeout",
+    "--since",
 )  # any value; --from and --shape may have several words
-_SEGMENTS = ("shm_attach", "shm_close", "shm_unlink", "shm_keep", "shm_info", "shm_save")
+_SEGMENTS = (
+    "shm_attach", "shm_close", "shm_unlink", "shm_keep", "shm_info", "shm_save", "shm_lock", "shm_publish", "shm_wait",
+)  # fmt: skip
 _PRIORITY = 1000.0  # before the others, whose work is then spared
 
 

@@ -109,6 +109,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ArgumentError(f"--dict makes an empty dict, so nothing else gives a value: leave out {clash}")
     if args.size and args.shape:
         raise ArgumentError("--size makes a block of bytes, --shape makes an array: give one of them")
+    if args.ring is not None and not args.shape:
+        raise ArgumentError("--ring makes slots for frames: give their --shape too")
     if args.fill is not None and not args.shape:
         raise ArgumentError("--fill fills a new array: give its --shape too")
 
@@ -134,6 +136,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
         "order": args.order,
         "fill": number(args.fill, args.dtype) if args.fill is not None else None,
         "size": size(args.size) if args.size else None,
+        "ring": args.ring,
     }
     wanted = args.kind or (args.items and "list") or (args.empty and "dict")
     kind = kinds.named(wanted) if wanted else kinds.for_value(name, value, options)

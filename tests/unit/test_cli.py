@@ -14,7 +14,7 @@ import shmkernel as shm
 from shmkernel import cli, sessions
 from tests.unit import orphans
 
-COMMANDS = ["list", "info", "watch", "keep", "unlink", "gc", "save", "load", "doctor", "demo"]
+COMMANDS = ["list", "info", "watch", "keep", "unlink", "wait", "gc", "save", "load", "doctor", "demo"]
 SHMKERNEL = [sys.executable, "-m", "shmkernel"]
 
 
@@ -35,7 +35,7 @@ def said(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_s_help_is_its_docstring(said, command):
     run = cli.argument_parser().parse_args(
-        [command, *["x"] * {"save": 2, "load": 2}.get(command, command in "info keep unlink")]
+        [command, *["x"] * {"save": 2, "load": 2}.get(command, command in "info keep unlink wait")]
     )
     status, out, err = said(command, "--help")
     assert (status, err) == (0, "")

@@ -10,7 +10,10 @@ import shmkernel as shm
 from shmkernel.verbs import held
 from tests.unit.elsewhere import elsewhere
 
-VERBS = {"attach", "close", "create", "doctor", "gc", "help", "info", "keep", "list", "load", "save", "unlink"}
+VERBS = {
+    "attach", "close", "create", "doctor", "gc", "help", "info", "keep", "list", "load", "lock", "publish", "save",
+    "unlink", "wait",
+}  # fmt: skip
 
 
 def test_attach_makes_the_variable_and_says_whose_it_is(notebook):
@@ -220,7 +223,7 @@ def test_each_verb_has_help(notebook, verb):
 
 def test_help_shows_each_verb_on_one_screen(notebook):
     lines = notebook("%shm_help").splitlines()
-    assert len(lines) <= 24
+    assert len(lines) <= 26
     assert max(map(len, lines)) <= 100
     assert all(f"%shm_{verb}" in "\n".join(lines) for verb in VERBS - {"help"})
 
