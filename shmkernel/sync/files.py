@@ -109,10 +109,10 @@ class SyncFile:
     as processes do. None of them is the mapping's, which forked children inherit.
     """
 
-    __slots__ = ("__weakref__", "holds", "idle", "inode", "name", "page", "path", "sure", "words")
+    __slots__ = ("__weakref__", "holds", "idle", "inode", "leads", "name", "page", "path", "sure", "words")
 
     def __init__(self, name: str, path: str) -> None:
-        self.name, self.path = name, path
+        self.name, self.path, self.leads = name, path, names.path_of(name)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
         self.sure = 0.0
@@ -159,7 +159,7 @@ class SyncFile:
     def segment(self) -> int:
         """Return the inode that the name leads to now, 0 for none."""
         try:
-            return os.lstat(names.path_of(self.name)).st_ino
+            return os.lstat(self.leads).st_ino
         except FileNotFoundError:
             return 0
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from shmkernel import memory, names
 from shmkernel.errors import TimedOutError
 from shmkernel.sync import files, locks, wakeups
-from shmkernel.sync.files import INODE, PUBLISHED
+from shmkernel.sync.files import INODE, PUBLISHED, RELEASED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -58,23 +58,33 @@ def wait(name: str, since: int | None = None, timeout: float | None = None) -> i
         A TimeoutError, after `timeout` seconds.
     """
     watch, end = _Watch(name, since), _end(timeout)
-    while True:
-        with watch.waiter() as waiter:
-            while watch.valid():
-                if (found := watch.look()) is not None:
-                    return found
+    found = watch.look()
+    while found is None:
+        waiter = watch.waiter()
+        try:
+            while (found := watch.look()) is None and watch.valid():
                 waiter.wait(_left(end, name, timeout))
+        except BaseException:
+            waiter.close()
+            raise
+        waiter.rest()
+    return found
 
 
 async def following(name: str, since: int) -> int:
     """Wait likewise, and let other tasks run meanwhile."""
     watch = _Watch(name, since)
-    while True:
-        with watch.waiter() as waiter:
-            while watch.valid():
-                if (found := watch.look()) is not None:
-                    return found
+    found = watch.look()
+    while found is None:
+        waiter = watch.waiter()
+        try:
+            while (found := watch.look()) is None and watch.valid():
                 await waiter.wait_async()
+        except BaseException:
+            waiter.close()
+            raise
+        waiter.rest()
+    return found
 
 
 def changes(name: str, since: int | None = None) -> AsyncGenerator[int]:
@@ -97,9 +107,10 @@ class _Watch:
         self._linked = bool(self._file.words[INODE] if since is not None else self._file.segment())
 
     def waiter(self) -> wakeups.Waiter:
-        self._file = files.opened(self._name)
-        segment = names.path_of(self._name)
-        return wakeups.Waiter(self._file.path, segment if os.path.lexists(segment) else names.folder())
+        file = self._file = files.opened(self._name)
+        inode = file.segment()
+        beside = file.leads if inode else names.folder()
+        return wakeups.waiter((file.path, file.inode, inode), file.path, beside)
 
     def valid(self) -> bool:
         """Say whether the sync file is where it was: we remove none that is open, others may."""
@@ -109,15 +120,18 @@ class _Watch:
             return False
 
     def look(self) -> int | None:
-        if self._linked and not self._file.segment():
+        inode = self._file.segment()
+        if self._linked and not inode:
             raise memory.missing(self._name)
-        found = _settled(self._file)
+        found = _settled(self._file, inode)
         return found if found != self._since else None
 
 
-def _settled(file: files.SyncFile) -> int:
+def _settled(file: files.SyncFile, inode: int | None = None) -> int:
     """Return the version, raised if the name leads elsewhere than when it was read last."""
-    return _read(file) if file.segment() in (0, file.words[INODE]) else _alone(file.name, _replace)
+    if inode is None:
+        inode = file.segment()
+    return _read(file) if inode in (0, file.words[INODE]) else _alone(file.name, _replace)
 
 
 def _publish(file: files.SyncFile) -> None:
@@ -132,7 +146,7 @@ def _replace(file: files.SyncFile) -> None:
 
 
 def _read(file: files.SyncFile) -> int:
-    return files.version_of(file.words, 0)
+    return int(file.words[PUBLISHED] + file.words[RELEASED])
 
 
 def _alone(name: str, change: Callable[[files.SyncFile], None]) -> int:

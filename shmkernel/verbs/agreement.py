@@ -5,7 +5,6 @@ Each verb takes a name, or the object that is shared under it, or a view of that
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkernel import names
@@ -81,9 +80,7 @@ def publish(x: Any) -> int:  # noqa: ANN401
     (1, 1)
     >>> shm.unlink("x")
     """
-    name = name_of(x)
-    _check_writable(name, x)
-    return versions.publish(name)
+    return versions.publish(_writable(x))
 
 
 def version(x: Any) -> int:  # noqa: ANN401
@@ -179,9 +176,7 @@ def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN
     array([1., 2., 3.])
     >>> shm.unlink("x")
     """
-    name = name_of(x)
-    _check_writable(name, x)
-    return lock(name, timeout=timeout)
+    return lock(_writable(x), timeout=timeout)
 
 
 def snapshot(x: Any) -> Any:  # noqa: ANN401
@@ -220,29 +215,30 @@ def name_of(x: Any) -> str:  # noqa: ANN401
     if isinstance(x, str):
         names.path_of(x)
         return x
-    found = _held(x)
-    if found is None:
-        message = f"this {type(x).__name__} is not shared from here. Give a name, or what create or attach returned"
-        raise UnsupportedError(message, type=type(x).__name__)
-    return found.name
+    return _held(x).name
 
 
-def _held(x: Any) -> held.Held | None:  # noqa: ANN401
-    attached = held.everything()
-    while x is not None:
-        for one in attached:
-            if one() is x or one.value() is x:
-                return one
-        x = getattr(x, "base", None)
-    return None
-
-
-def _check_writable(name: str, x: Any) -> None:  # noqa: ANN401
-    """See that what was given, or what is attached under the name, can have changed for others."""
-    one = None if isinstance(x, str) else _held(x)
-    path = os.path.basename(names.path_of(name))
-    modes = {one.key[2]} if one else {h.key[2] for h in held.everything() if os.path.basename(h.path) == path}
+def _writable(x: Any) -> str:  # noqa: ANN401
+    """Return the name, where what was given, or is attached under the name, can have changed for others."""
+    if isinstance(x, str):
+        name, path = x, names.path_of(x)
+        modes = {one.key[2] for one in held.everything() if one.path == path}
+    else:
+        one = _held(x)
+        name, modes = one.name, {one.key[2]}
     if modes and "r+" not in modes:
         how = "read only" if "r" in modes else "with private changes"
         message = f"{name!r} is attached {how} here, so nothing new is in it. To write: %shm_attach {name} --mode r+"
         raise RefusedError(message, name=name)
+    return name
+
+
+def _held(x: Any) -> held.Held:  # noqa: ANN401
+    attached, part = held.everything(), x
+    while part is not None:
+        for one in attached:
+            if one() is part or one.value() is part:
+                return one
+        part = getattr(part, "base", None)
+    message = f"this {type(x).__name__} is not shared from here. Give a name, or what create or attach returned"
+    raise UnsupportedError(message, type=type(x).__name__)
