@@ -74,8 +74,11 @@ def pack(value: object) -> bytes:
 
 
 def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
-    """Read a value. A list, dict or array is a new one each time."""
-    return decode(data)
+    """Read a value. A list, dict or array is a new one each time. ValueError if these bytes are none."""
+    try:
+        return decode(data)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401

@@ -74,7 +74,7 @@ class Dict:
         with open(path, "rb") as file:
             text = file.read()
         try:
-            found = json.loads(text) if text.lstrip()[:1] == b"{" else dicts.values.decode(text)
+            found = json.loads(text) if text.lstrip()[:1] == b"{" else dicts.values.unpack(text)
             if not isinstance(found, dict):
                 raise TypeError(f"it holds a {type(found).__name__}")  # noqa: TRY301
         except (ValueError, TypeError, RecursionError) as error:

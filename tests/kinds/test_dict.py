@@ -277,8 +277,9 @@ class TestTransactions:
         def watch(connection):
             other = shm.attach("x")
             connection.send("ready")
-            pairs = set()
-            while not connection.poll():
+            pairs, over = set(), False
+            while not over:
+                over = connection.poll()
                 snapshot = other.to_dict()
                 pairs.add((snapshot["a"], snapshot["b"]))
             connection.send(pairs)
