@@ -6,18 +6,33 @@ words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
+
+from shmkernel import names
 
 PAGE = mmap.PAGESIZE
 OTHER = PAGE // 8  # where the second page begins, in words
 FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, LAST, NUMBER = 10, 11, 12, 13, 15, 17, 18  # positions in a page
 NUMBERS = NUMBER, OTHER + NUMBER
+LISTENED = OTHER - 1  # ours: LMDB leaves the rest of these pages alone. Not 0: somebody wants to be told of changes
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 
 
 def current(words: memoryview) -> int:
     """Return where the page that counts begins."""
     return 0 if words[NUMBER] > words[OTHER + NUMBER] else OTHER
+
+
+def listen(inode: int) -> None:
+    """Have those who write to the dict with this inode, if it is one, say so: publish, for its name's version."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(names.runtime("dicts", str(inode), "data.mdb"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, b"\1", LISTENED * 8)
+        finally:
+            os.close(fd)
 
 
 def count(words: memoryview) -> int:

@@ -64,7 +64,7 @@ class Store:
 
     __slots__ = (
         "__weakref__", "_calm", "_changes", "_env", "_fd", "_known", "_long", "_reserved", "_start", "born", "cache",
-        "doomed", "failed", "guard", "home", "mapping", "name", "owner", "touched", "txn", "words",
+        "doomed", "failed", "guard", "home", "mapping", "name", "owner", "told", "touched", "txn", "words",
     )  # fmt: skip
 
     def __init__(self, home: str, mapping: mmap.mmap, name: str) -> None:
@@ -76,6 +76,7 @@ class Store:
         self.born: list[str] = []  # files that a value of this transaction refers to
         self.doomed: list[str] = []  # files that none will refer to after it
         self.cache = Cache(-1)
+        self.told: Callable[[str], object] | None = None  # called after a change, where somebody listens
         self._fd = -1
         self._reserved = 0
         self._calm = -1  # the last page up to which a short change needs no more than is reserved
@@ -145,6 +146,8 @@ class Store:
             raise self.failure(error) from None
         finally:
             txn.abort()
+        if words[meta.LISTENED]:
+            self._tell()
         with self.guard:
             if cache.tag != tag or len(cache.heads) >= _CACHED:  # others wrote since: what was remembered may be old
                 if self.cache is not cache or self.owner is not None:
@@ -221,6 +224,14 @@ class Store:
         except lmdb.Error as error:
             raise self.failure(error) from None
         remove(self.home, self.doomed)
+        if self.words[meta.LISTENED]:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell who waits for it that it has changed, unless another has its name by now."""
+        if self.told and os.path.exists(self.home):
+            with contextlib.suppress(OSError):  # it is stored, whether they hear of it or not
+                self.told(self.name)
 
     def abort(self, txn: lmdb.Transaction[bytes]) -> None:
         """Undo the changes of a transaction."""

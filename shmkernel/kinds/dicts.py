@@ -109,6 +109,7 @@ class Dict:
         if meta.count_in(mapping[:]) is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         opened = dicts.store.connect(home, mapping, name)
+        opened.told = _publish
         return dicts.shared.SharedDict(opened, mapping, mode, dicts.access.Arrays(_put, _attach))
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map
@@ -138,6 +139,12 @@ def _is_json(value: object) -> bool:
         parts = cast("dict[object, object]", value)
         return all(type(key) is str and _is_json(one) for key, one in parts.items())
     return value is None or kind in (bool, int, str) or (kind is float and math.isfinite(cast("float", value)))
+
+
+def _publish(name: str) -> None:
+    from shmkernel.sync import versions  # noqa: PLC0415  only where somebody has asked for versions
+
+    versions.publish(name)
 
 
 def _array() -> kinds.Kind:

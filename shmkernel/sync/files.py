@@ -33,6 +33,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel import identity, memory, names
+from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class SyncFile:
         self.name, self.path, self.leads = name, path, names.path_of(name)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
+        meta.listen(self.segment())
         self.sure = 0.0
         self.idle: list[int] = []
         self.holds: dict[object, Hold] = {}

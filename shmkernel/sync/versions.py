@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from shmkernel import memory, names
+from shmkernel.dicts import meta
 from shmkernel.errors import TimedOutError
 from shmkernel.sync import files, locks, wakeups
 from shmkernel.sync.files import INODE, PUBLISHED, RELEASED
@@ -143,6 +144,7 @@ def _replace(file: files.SyncFile) -> None:
     if now not in (0, file.words[INODE]):
         file.words[PUBLISHED] += 1  # first: to die in between may count it twice, but not pass it over
         file.words[INODE] = now
+        meta.listen(now)
 
 
 def _read(file: files.SyncFile) -> int:

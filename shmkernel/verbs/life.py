@@ -36,10 +36,10 @@ def create(
     ----------
     name : str
         Letters, digits and ``_``; parts may be joined by dots.
-    value : array_like, list or bytes-like, optional
+    value : array_like, list, dict or bytes-like, optional
         What to copy in: an array or number; a flat list or tuple of int, float, bool, str, bytes and None;
-        bytes. Without one, give `shape` or `size`.
-    kind : {'array', 'list', 'raw'}, optional
+        a dict; bytes. Without one, give `shape` or `size`.
+    kind : {'array', 'dict', 'list', 'raw'}, optional
         By default the kind that takes the value.
     shape : int or sequence of int, optional
         Shape of a new array, to be filled in place: no second copy is ever needed.
@@ -62,7 +62,7 @@ def create(
 
     Returns
     -------
-    numpy.ndarray, ShareableList or SharedMemory
+    numpy.ndarray, ShareableList, SharedDict or SharedMemory
         Over the shared memory, which lives at least as long as it or a view of it.
 
     Raises
@@ -109,7 +109,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
 
     Returns
     -------
-    numpy.ndarray, ShareableList or SharedMemory
+    numpy.ndarray, ShareableList, SharedDict or SharedMemory
         The same object each time, for as long as it lives.
 
     Raises

@@ -20,7 +20,7 @@ from shmkernel import names, registry
 from shmkernel.dicts import access
 from shmkernel.dicts.shared import SharedDict
 from shmkernel.verbs import held
-from tests.helpers import Child, left, python, until, until_left
+from tests.helpers import PATIENCE, Child, left, python, until, until_left
 from tests.kinds.contract import KindContract, attach_hostile, write
 
 LARGE = np.arange(200_000.0)
@@ -417,6 +417,34 @@ class TestAttached:
         with x.transaction():
             x["b"] = x["c"] = 1
         assert x.version == before + 3
+
+    def test_whoever_waits_for_it_is_woken_by_any_change_of_it(self):
+        def change(connection):
+            x = shm.attach("x")
+            while (act := connection.recv()) is not None:
+                if act == "transaction":
+                    with x.transaction():
+                        x["b"] = x["c"] = 2
+                else:
+                    {"set": lambda: x.update(a=1), "quick": partial(x.__setitem__, "a", 2), "clear": x.clear}[act]()
+            connection.send(None)
+
+        x = shm.create("x", {})
+        with Child(change) as child:
+            known = shm.version(x)
+            for act in ("set", "quick", "transaction", "clear", "set"):
+                child.tell(act)
+                assert shm.wait("x", known, timeout=PATIENCE) == known + 1
+                known += 1
+            y = shm.create("x", {"a": 0}, replace=True)
+            assert shm.wait("x", known, timeout=PATIENCE) == known + 1
+            child.tell("set")
+            child.tell()
+            child.hear()
+            assert shm.version("x") == known + 1
+            y["a"] = 1
+            assert shm.wait("x", known + 1, timeout=PATIENCE) == known + 2
+        assert shm.info("x").version == known + 2
 
     def test_twice_in_one_process_it_is_one_store(self):
         x, y = shm.create("x", {"a": 1}), shm.attach("x", "r")
