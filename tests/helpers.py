@@ -31,9 +31,10 @@ def until(condition, what):
 def left(folder):
     """List all that lies in a folder of segments, beyond what its first session makes for good."""
     for_good = {"sessions", "records", "pending", "dicts", "sync", "names.lock"}
-    return sorted(
+    found = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
+    return sorted(  # not rglob, which fails if what it looks at is swept meanwhile
         str(path.relative_to(folder))
-        for path in Path(folder).rglob("*")
+        for path in found
         if path.name not in for_good and path.parent.name != "sync" and not path.name.startswith(".shmk-")
     )
 
