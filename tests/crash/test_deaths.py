@@ -33,10 +33,15 @@ def exists(name="x"):
     return os.path.exists(names.path_of(name))
 
 
+def hang_up():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it was ignored
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
 WAYS = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
-    "SIGHUP": lambda: os.kill(os.getpid(), signal.SIGHUP),
+    "SIGHUP": hang_up,
     "abort": os.abort,
     "a segmentation fault": faulthandler._sigsegv,
     "os._exit": lambda: os._exit(0),

@@ -14,6 +14,7 @@ from tests.kernels.kernel import Kernel
 SHARE = """
 import atexit, faulthandler, os, signal
 import numpy as np, shmkernel as shm
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it was ignored
 x = shm.create("x", np.arange(1000))
 """
 ENDS = {  # a cell; whether it lets the kernel end by itself
