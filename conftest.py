@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +22,9 @@ from tests.documents import pytest_collect_file  # noqa: F401  a hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# A shell's job in the background ignores Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PATIENCE = 5.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
 
