@@ -104,13 +104,18 @@ def foreign(name: str) -> bool:
 
 def names() -> list[str]:
     """Return the names in use by this user, sorted; ``/posix`` names are not among them."""
+    return sorted(inodes())
+
+
+def inodes() -> dict[str, int]:
+    """Return the names in use by this user, and the inode that each leads to."""
     start = prefix()
     try:
-        entries = os.listdir(folder())
+        with os.scandir(folder()) as entries:
+            found = {entry.name[len(start) :]: entry.inode() for entry in entries if entry.name.startswith(start)}
     except OSError as error:
         raise _no_folder(error) from None
-    found = (entry[len(start) :] for entry in entries if entry.startswith(start))
-    return sorted(name for name in found if _NAME.fullmatch(name))
+    return {name: inode for name, inode in found.items() if _NAME.fullmatch(name)}
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:

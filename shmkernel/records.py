@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from shmkernel import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LIFETIMES = ("session", "attached", "keep")
 _known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: when the segment changed, its record
@@ -80,9 +80,9 @@ def read(inode: int | str) -> Record | None:
     return found if found and str(found.inode) == str(inode) else None
 
 
-def everything() -> Iterator[Record]:
-    """Yield all records, also of segments that are about to appear or to go."""
-    for entry in os.listdir(f"{names.prepare()}/records"):
+def others(known: Iterable[int]) -> Iterator[Record]:
+    """Yield the records of all inodes but the known, also of segments that are about to appear or to go."""
+    for entry in {*os.listdir(f"{names.prepare()}/records")} - {*map(str, known)}:
         if found := read(entry):
             yield found
 

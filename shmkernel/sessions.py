@@ -68,6 +68,11 @@ def mine() -> Session | None:
     return own.session if own else None
 
 
+def covers(path: str) -> bool:
+    """Say whether this process has begun a session in the folder of a segment's path."""
+    return path.rpartition("/")[0] in _mine
+
+
 def begin() -> tuple[Session, bool]:
     """Return this process's session, begun and watched over, and whether it is new.
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shmkernel.preview import Look, Preview, Source
 
 _PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
+_USUAL = 128  # bytes of header: all but structured dtypes
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
 _KINDS = "?biufcmMSUV"
 _PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
@@ -96,7 +97,7 @@ class Array:
             start = file.read(HEAD)
             size = os.fstat(file.fileno()).st_size
         try:
-            found = decode(start[: _length(start)], size)
+            found = decode(start, size)
         except ValueError as error:
             message = f"{path} cannot be loaded: {error}. A .npy file is what numpy.save and %shm_save write"
             raise DamagedError(message, name=name, path=path) from None
@@ -110,19 +111,20 @@ class Array:
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:  # noqa: ARG002  as every kind
         """Return a plain array over the mapping."""
-        shape, dtype, order, offset, _ = decode(mapping[: _length(mapping[:12])], len(mapping))
+        head = mapping[:_USUAL]
+        shape, dtype, order, offset, _ = decode(head if _length(head) <= _USUAL else mapping[:HEAD], len(mapping))
         return np.ndarray(shape, dtype, mapping, offset, order=_letter(order))
 
     def describe(self, head: bytes, size: int) -> Description:
         """Say dtype and shape."""
-        layout = decode(head[: _length(head)], size)
+        layout = decode(head, size)
         dtype = str(layout.dtype) if layout.dtype.names is None else f"struct[{len(layout.dtype.names)}]"
         return Description(f"{dtype} {layout.shape}", str(layout.dtype), layout.shape, layout.order)
 
     def preview(self, source: Source, look: Look) -> Preview:
         """Show a picture of numbers, and a grid of other values."""
         head = source.read(0, HEAD)
-        layout = decode(head[: _length(head)], source.size)
+        layout = decode(head, source.size)
         steps = arrays.strides(layout.shape, layout.dtype.itemsize, layout.order)
         return arrays.preview(source, arrays.Shape(layout.dtype, layout.shape, steps, layout.offset), look)
 
@@ -171,8 +173,8 @@ def _parse(head: bytes) -> Layout:
 
 
 def decode(head: bytes, size: int) -> Layout:
-    """Read the header of a ``.npy`` file of `size` bytes; ValueError says what is wrong with it."""
-    layout = _parse(head)
+    """Read the header that a ``.npy`` file of `size` bytes begins with; ValueError says what is wrong with it."""
+    layout = _parse(head[: _length(head)])
     if layout.offset + layout.nbytes > size:
         raise ValueError(f"its header promises {layout.offset + layout.nbytes} bytes, the file holds {size}")
     return layout

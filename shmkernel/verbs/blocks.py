@@ -124,7 +124,7 @@ class SharedMemory:
         """Attach the named block, and give its mapping to `view`, which returns the object that it is for."""
         path = _path(posix)
         name = names.called(path)
-        if sessions.mine() is None:
+        if not sessions.covers(path):
             registry.begin()
         fd, found = memory.attach(path, "r+", name)
         try:
@@ -135,7 +135,7 @@ class SharedMemory:
             raise drafts.damaged(name, error if found.st_size else "the file is empty") from None
         finally:
             os.close(fd)
-        held.note(mapping, value, found, "r+", records.of(found), path, name, kind)
+        held.note(mapping, value, held.Segment(found, "r+", path, name, kind, records.of(found)))
 
     def _create(self, posix: str | None, kind: Kind, plan: Plan) -> None:
         """Carry out a kind's plan; without a name under a random one."""

@@ -72,7 +72,7 @@ def make(
             found = os.fstat(fd)
             mapping, shared = open_(kind, fd, found, path, name, mode)
             record = records.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-            given = held.put(mapping, shared, found, mode, record, path, name, kind.name)
+            given = held.put(mapping, shared, held.Segment(found, mode, path, name, kind.name, record))
             return Draft(fd, record, given, mode, found)
         except BaseException:
             registry.abandon(os.fstat(fd).st_ino)

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import names, records, registry
 
@@ -20,6 +20,17 @@ Key = tuple[int, int, str]
 guard = threading.RLock()  # re-entrant: garbage collection may strike inside
 _open: dict[Key, Held] = {}
 _closed: dict[int, Held] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
+
+
+class Segment(NamedTuple):
+    """What a mapping is of; ``mode`` is how it is mapped."""
+
+    stat: os.stat_result
+    mode: str
+    path: str
+    name: str
+    kind: str
+    record: records.Record | None
 
 
 class Held(weakref.ref["mmap.mmap"]):
@@ -43,42 +54,23 @@ def get(found: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or 
     return held.value() if held else None
 
 
-def put(
-    mapping: mmap.mmap,
-    value: object,
-    found: os.stat_result,
-    mode: str,
-    record: records.Record | None,
-    path: str,
-    name: str,
-    kind: str,
-) -> Any:  # noqa: ANN401
+def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: ANN401
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
     _transfer().register()
-    held = _held(mapping, value, found, mode, record, path, name, kind)
-    key = held.key
+    held = _held(mapping, value, segment)
     with guard:
-        first = _open.get(key)
+        first = _open.get(held.key)
         if first is not None:
             if (given := first.value()) is not None:
                 return given
             _closed[id(first)] = first
-        _open[key] = held
+        _open[held.key] = held
     return value
 
 
-def note(
-    mapping: mmap.mmap,
-    value: object,
-    found: os.stat_result,
-    mode: str,
-    record: records.Record | None,
-    path: str,
-    name: str,
-    kind: str,
-) -> None:
+def note(mapping: mmap.mmap, value: object, segment: Segment) -> None:
     """Remember a mapping whose object is its maker's alone: it is not given out again."""
-    held = _held(mapping, value, found, mode, record, path, name, kind)
+    held = _held(mapping, value, segment)
     with guard:
         _closed[id(held)] = held
 
@@ -92,21 +84,14 @@ def retire(mapping: mmap.mmap | None) -> None:
                 return
 
 
-def _held(
-    mapping: mmap.mmap,
-    value: object,
-    found: os.stat_result,
-    mode: str,
-    record: records.Record | None,
-    path: str,
-    name: str,
-    kind: str,
-) -> Held:
+def _held(mapping: mmap.mmap, value: object, segment: Segment) -> Held:
     held = Held(mapping, _let_go)
+    found, mode, held.path, held.name, held.kind, held.record = segment
     held.key = (found.st_dev, found.st_ino, mode)
-    held.name, held.kind, held.size, held.value = name, kind, registry.size(found), weakref.ref(value)
-    held.record, held.path = record, path
-    held.last_unlinks = record is not None and record.lifetime == "attached"
+    # a store is mapped in part, the rest of it lies elsewhere
+    held.size = len(mapping) if len(mapping) == found.st_size else registry.size(found)
+    held.value = weakref.ref(value)
+    held.last_unlinks = held.record is not None and held.record.lifetime == "attached"
     return held
 
 

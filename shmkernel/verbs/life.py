@@ -133,7 +133,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     """
     memory.check_mode(mode)
     path = names.path_of(name)
-    if sessions.mine() is None:  # before: with lifetime attached, this process may be the last one at once
+    if not sessions.covers(path):  # before: with lifetime attached, this process may be the last one at once
         with drafts.room_for(name):
             registry.begin()
     fd, found = memory.attach(path, mode, name)
@@ -155,7 +155,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
             raise drafts.damaged(name, error if found.st_size else "the file is empty") from None
     finally:
         os.close(fd)
-    return held.put(mapping, value, found, mode, record, path, name, reader.name)
+    return held.put(mapping, value, held.Segment(found, mode, path, name, reader.name, record))
 
 
 def close(name: str) -> bool:

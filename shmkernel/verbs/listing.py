@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds, memory, names, records, registry, sessions
 from shmkernel.sync import files
@@ -67,8 +67,9 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     [('x', 'unlinked')]
     >>> del x
     """
-    posix = [record.name for record in records.everything() if record.name.startswith("/")]
-    return look([*names.names(), *sorted(posix)])
+    found = names.inodes()
+    posix = [record.name for record in records.others(found.values()) if record.name.startswith("/")]
+    return look([*sorted(found), *sorted(posix)])
 
 
 def info(name: str) -> Info:
@@ -96,17 +97,19 @@ def info(name: str) -> Info:
 
 def look(wanted: Iterable[str]) -> builtins.list[Info]:
     """Return those of the wanted segments that exist, and what only this process still has."""
-    by_pid = {(one.pid, one.pid_ns): one for one in sessions.everyone()}
-    attached = registry.holders()
+    now = _Now()
     rows: builtins.list[Info] = []
     here: set[int] = set()
     for name in wanted:
         try:
-            row, inode = _row(name, attached, by_pid)
+            row, inode = _row(name, now)
         except FileNotFoundError:
             continue
         here.add(inode)
         rows.append(row)
+    if not all(row.attached for row in rows):
+        with registry.locked():
+            rows = [row if row.attached else row._replace(elsewhere=registry.in_use(row.name)) for row in rows]
     live = {row.name for row in rows}
     for one in held.everything():
         mapping = one()  # another thread may let go of it meanwhile
@@ -115,39 +118,66 @@ def look(wanted: Iterable[str]) -> builtins.list[Info]:
         if one.name in live or registry.inode_at(one.name) is None:
             here.add(one.key[1])
             head = mapping[: kinds.HEAD]
-            rows.append(_ghost(one, head, "replaced" if one.name in live else "unlinked"))
+            rows.append(_ghost(one, head, "replaced" if one.name in live else "unlinked", now))
     return rows
 
 
 def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
     """Return rows as they are now in what changes without a trace in a segment's file: its owner, its holders."""
-    by_pid = {(one.pid, one.pid_ns): one for one in sessions.everyone()}
-    attached, mine = registry.holders(), sessions.mine()
-    alive, label = functools.cache(sessions.alive), functools.cache(lambda pid: Holder(pid, _label(pid, by_pid)))
+    now = _Now()
     found = []
     for row in rows:
         try:
-            inode = os.lstat(row.path)
+            at = os.lstat(row.path)
         except FileNotFoundError:
             continue
-        record = records.of(inode)
-        holders = tuple(map(label, sorted({*attached.get((inode.st_dev, inode.st_ino), ())})))
-        changed = row._replace(
-            attached=holders, owner_alive=bool(record and alive(record.owner)),
-            mine=bool(record and mine and record.owner == mine.id),
-        )  # fmt: skip
-        found.append(changed)
+        found.append(row._replace(attached=now.holders(at), **now.owner(records.of(at))))
     return found
 
 
-def _row(
-    name: str,
-    attached: dict[tuple[int, int], builtins.list[int]],
-    by_pid: dict[tuple[int, int], sessions.Session],
-) -> tuple[Info, int]:
+class _Now:
+    """What the sessions and the OS say of life and death, each asked once for all rows."""
+
+    def __init__(self) -> None:
+        people = sessions.everyone()
+        self._by_id = {one.id: one for one in people}
+        self._by_pid = {(one.pid, one.pid_ns): one for one in people}
+        self._attached, self._mine = registry.holders(), sessions.mine()
+        self._alive, self._holder = functools.cache(sessions.alive), functools.cache(self._find)
+
+    def owner(self, record: records.Record | None) -> dict[str, Any]:
+        """Return what an `Info` says of a segment's owner beyond his label."""
+        if record is None:
+            return {"owner_alive": False, "owner_pid": None, "mine": False}
+        session = self._by_id.get(record.owner)
+        return {
+            "owner_alive": self._alive(record.owner),
+            "owner_pid": session.pid if session else None,
+            "mine": bool(self._mine and record.owner == self._mine.id),
+        }
+
+    def holders(self, found: os.stat_result) -> tuple[Holder, ...]:
+        """Return the processes that the OS names as holders of a file's lock."""
+        return tuple(map(self._holder, sorted({*self._attached.get((found.st_dev, found.st_ino), ())})))
+
+    def _find(self, pid: int) -> Holder:
+        """Name a process by its session, or the session it is a descendant of."""
+        space, at = sessions.pid_namespace(), pid
+        while at > 1:
+            if session := self._by_pid.get((at, space)):
+                return Holder(pid, session.label if at == pid else f"child of {session.label}")
+            try:
+                with open(f"/proc/{at}/stat") as file:
+                    at = int(file.read().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                break
+        return Holder(pid, f"process {pid}")
+
+
+def _row(name: str, now: _Now) -> tuple[Info, int]:
     path = names.path_of(name)
     found = os.lstat(path)
-    record = records.read(found.st_ino)
+    record = records.of(found)
     state, what = "", kinds.Description("unknown")
     kind = record.kind if record else "file"
     try:
@@ -159,48 +189,21 @@ def _row(
         raise
     except (OSError, ValueError) as error:
         state, what = "damaged", kinds.Description(str(error))
-    owner = sessions.read(record.owner) if record else None
-    mine = sessions.mine()
-    holders = tuple(
-        Holder(pid, _label(pid, by_pid)) for pid in sorted(set(attached.get((found.st_dev, found.st_ino), ())))
-    )
-    elsewhere = False
-    if not holders:
-        with registry.locked():
-            elsewhere = registry.in_use(name)
     return Info(
         name=name, kind=kind, type=what.text, size=registry.size(found),
-        owner=record.label if record else "another program",
-        owner_alive=bool(record and sessions.alive(record.owner)),
-        owner_pid=owner.pid if owner else None, mine=bool(record and mine and record.owner == mine.id),
-        attached=holders, elsewhere=elsewhere,
+        owner=record.label if record else "another program", attached=now.holders(found), elsewhere=False,
         lifetime=record.lifetime if record else "keep", created=record.created if record else found.st_mtime,
         path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=files.peek(name)[0],
+        **now.owner(record),
     ), found.st_ino  # fmt: skip
 
 
-def _ghost(one: held.Held, head: bytes, state: str) -> Info:
-    what = kinds.named(one.kind).describe(head, one.size)
-    me, mine, record = Holder(os.getpid(), "here"), sessions.mine(), one.record
+def _ghost(one: held.Held, head: bytes, state: str, now: _Now) -> Info:
+    what, record = kinds.named(one.kind).describe(head, one.size), one.record
     return Info(
         name=one.name, kind=one.kind, type=what.text, size=one.size,
-        owner=record.label if record else "another program",
-        owner_alive=bool(record and sessions.alive(record.owner)), owner_pid=None,
-        mine=bool(record and mine and record.owner == mine.id), attached=(me,), elsewhere=False, lifetime="attached",
-        created=record.created if record else None,
+        owner=record.label if record else "another program", attached=(Holder(os.getpid(), "here"),), elsewhere=False,
+        lifetime="attached", created=record.created if record else None,
         path=names.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
+        **now.owner(record) | {"owner_pid": None},
     )  # fmt: skip
-
-
-def _label(pid: int, by_pid: dict[tuple[int, int], sessions.Session]) -> str:
-    """Name a process by its session, or the session it is a descendant of."""
-    space, at = sessions.pid_namespace(), pid
-    while at > 1:
-        if session := by_pid.get((at, space)):
-            return session.label if at == pid else f"child of {session.label}"
-        try:
-            with open(f"/proc/{at}/stat") as file:
-                at = int(file.read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
-    return f"process {pid}"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, sessions
+from shmkernel import names, registry, sessions
 from tests.helpers import holding, kill_watchdogs
 from tests.unit.elsewhere import elsewhere
 
@@ -97,3 +97,13 @@ def test_posix_names_that_were_made_here_are_listed():
 def test_info_of_a_bad_name_is_an_error(name):
     with pytest.raises(shm.ArgumentError):
         shm.info(name)
+
+
+def test_a_listing_takes_the_lock_of_names_once_for_all_that_nobody_here_has(monkeypatch):
+    for name in "abc":
+        shm.create(name, 1)
+    taken = []
+    locked = registry.locked
+    monkeypatch.setattr(registry, "locked", lambda: taken.append(1) or locked())
+    assert [one.attached for one in shm.list()] == [(), (), ()]
+    assert taken == [1]
