@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FROM = re.compile(r"(?:^|(?<=\s))--from(?:=|\s|$)")
 _EXPANDED = re.compile(r"\$([^\W\d]\w*)|\{([^{}]+)\}")
+_BRACES = re.compile(r"""("[^"]*"|'[^']*')|\{[^{}]*\}""")
 _LENGTH = re.compile(r"[\d,()\[\]]+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
@@ -62,7 +63,7 @@ class Parser(MagicArgumentParser):
         """Parse the text after the magic; ``expression`` is what followed ``--from``, or None."""
         rest, expression = split(uncommented(line)) if "--from" in self.flags() else (uncommented(line), None)
         try:
-            words = shlex.split(rest)
+            words = shlex.split(_BRACES.sub(lambda found: found[0] if found[1] else shlex.quote(found[0]), rest))
         except ValueError as error:
             self.error(f"{rest.strip()}: {error}")
         found = self.parse_args(_tied(words))

@@ -136,7 +136,7 @@ def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind that takes the value; it is never guessed."""
     if found := _first(lambda kind: kind.recognises(value, options)):
         return found
-    message = f"{name!r}: a {type(value).__name__} cannot be shared. {_cure(value)}"
+    message = f"{name!r}: {a_type(value)} cannot be shared. {_cure(value)}"
     raise UnsupportedError(message, name=name, type=type(value).__name__)
 
 
@@ -144,6 +144,18 @@ def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
     """Return the kind that a file without a record seems to be of; one that may be any program's is raw at least."""
     found = _first(lambda kind: kind.matches(head))
     return named("raw") if found is None and foreign else found
+
+
+def a_type(value: object) -> str:
+    """Name the type of a value, with its article.
+
+    Examples
+    --------
+    >>> a_type(1), a_type("x")
+    ('an int', 'a str')
+    """
+    kind = type(value).__name__
+    return f"{'an' if kind[:1].lower() in 'aeio' else 'a'} {kind}"
 
 
 def only(name: str, what: str, options: Mapping[str, object], *allowed: str) -> None:

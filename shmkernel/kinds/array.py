@@ -233,15 +233,35 @@ def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDA
     except (TypeError, ValueError):
         raise ArgumentError(f"{name!r}: {shape!r} is no shape. Examples: 10, (3, 4)", name=name) from None
     try:
-        if fill is None:
-            one = np.zeros((), dtype)
-        elif dtype.names:  # a tuple is one record here
-            one = np.array(fill, dtype)
-        else:
-            one = np.asarray(fill).astype(dtype, casting="unsafe")
-        return np.broadcast_to(one, lengths)
+        one = np.zeros((), dtype) if fill is None else _converted(fill, dtype)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"{name!r}: cannot fill {lengths} of {dtype} with {fill!r}: {error}", name=name) from None
+        raise ArgumentError(f"{name!r}: cannot fill {dtype} with {fill!r}: {error}", name=name) from None
+    try:
+        return np.broadcast_to(one, lengths)
+    except ValueError as error:  # more, or longer, dimensions than numpy has
+        raise ArgumentError(f"{name!r}: no array can have the shape {lengths} here: {error}", name=name) from None
+
+
+def _converted(fill: object, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the value in the dtype; ValueError if it would become another: 300 in uint8, 1.5 in an int, a cut text."""
+    if dtype.names:  # a tuple is one record here
+        return np.array(fill, dtype)
+    given = np.asarray(fill)
+    if given.dtype.kind == "c" and dtype.kind in "biuf":
+        raise ValueError("it is complex")
+    with np.errstate(all="ignore"):
+        found = given.astype(dtype, casting="unsafe")
+    if dtype.kind in "SU":
+        same: Any = found == given.astype(dtype.kind)
+    elif dtype.kind in "biu" and given.dtype.kind in "biufc":
+        same = found == given
+    elif dtype.kind in "fc" and given.dtype.kind in "biufc":  # it may be rounded, but not become infinite
+        same = np.isfinite(found) | ~np.isfinite(given)
+    else:
+        same = True
+    if not np.all(same):
+        raise ValueError(f"it would become {found}")
+    return found
 
 
 def _once(array: NDArray[Any]) -> NDArray[Any]:
@@ -290,7 +310,7 @@ def _length(head: bytes) -> int:
     """Return how many bytes the header takes, its magic included; beyond the limit it is not read."""
     if len(head) < 12 or head[6] not in (1, 2, 3):  # noqa: PLR2004
         raise ValueError("its first bytes are not those of a .npy file")
-    size = 10 + int.from_bytes(head[8:10], "little") if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
+    size = 10 + head[8] + (head[9] << 8) if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
     return min(size, _LONGEST + 1)
 
 

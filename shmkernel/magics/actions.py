@@ -177,7 +177,8 @@ def _named_again(magics: ShmMagics, name: str, ghosts: list[held.Held], lifetime
     rebound = variables.aliases(magics.space, old)
     for key in rebound:
         magics.bind(key, new, name)
-    return " and ".join(["named again, a copy", *(f"now your {key}" for key in rebound)]) + "; "
+    yours = f" and now your {' and '.join(rebound)}" if rebound else ""
+    return f"named again, a copy{yours}; "
 
 
 def _keepers(magics: ShmMagics, name: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from IPython.core.interactiveshell import ExecutionResult
 
+from shmkernel import kinds
 from shmkernel.errors import ArgumentError
 from shmkernel.verbs import held
 
@@ -41,9 +42,7 @@ def check_free(space: Mapping[str, Any], variable: str, name: str, cure: str) ->
         return
     one = origin(space[variable])
     if one is None or one.name != name:
-        kind = type(space[variable]).__name__
-        article = "an" if kind[:1].lower() in "aeio" else "a"
-        message = f"your variable {variable} is something else ({article} {kind}). {cure}"
+        message = f"your variable {variable} is something else ({kinds.a_type(space[variable])}). {cure}"
         raise ArgumentError(message, name=name, variable=variable)
 
 

@@ -56,8 +56,8 @@ def test_a_variable_of_an_earlier_segment_gives_way(notebook):
 
 
 def test_names_are_filled_in_and_near_ones_suggested(notebook):
-    notebook("n, k = 2, 'a'\n%shm_create part_$n part_{n+1} part_{n}.$k --shape 1")
-    assert [one.name for one in shm.list()] == ["part_2", "part_2.a", "part_3"]
+    notebook("n, k, d = 2, 'a', {'k': 9}\n%shm_create part_$n part_{n + 1} part_{n}.$k part_{d['k']} --shape 1")
+    assert [one.name for one in shm.list()] == ["part_2", "part_2.a", "part_3", "part_9"]
     error = notebook.fails("%shm_attach prat_2")
     assert str(error).startswith("no segment named 'prat_2'. Did you mean part_2")
     assert str(notebook.fails("%shm_info x_{nope}")) == "nope: NameError: name 'nope' is not defined"
