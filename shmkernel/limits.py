@@ -35,6 +35,8 @@ def room() -> Room:
     disk = os.statvfs(names.folder())
     total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
     used = total - disk.f_bfree * disk.f_frsize
+    if disk.f_files and not disk.f_favail:  # inodes: there is no room for another file, however small
+        free = 0
     limit, left = container()
     if is_tmpfs(names.folder()):
         machine = _meminfo()

@@ -7,6 +7,7 @@ that the standard library made. What the file itself cannot say stands in ``<fol
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -14,7 +15,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from shmkernel.errors import ArgumentError, FolderError, RefusedError
+from shmkernel.errors import ArgumentError, FolderError, FullError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _POSIX = re.compile(r"/[^/\0]+")
 _NAME_MAX = 255  # bytes in a file's name, on every Linux file system that matters
+LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # how names.lock is opened, by whoever is first
 _prepared: set[str] = set()
 
 
@@ -137,19 +139,16 @@ def prepare() -> str:
     ------
     RefusedError
         If something else stands there, or another user could reach in.
-    FolderError
+    FolderError, FullError
         If the folder of segments cannot hold it.
     """
     root = runtime()
     if root in _prepared and os.path.isdir(root):
         return root
     try:
-        os.mkdir(root, 0o700)
-    except FileExistsError:
-        pass
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(root, 0o700)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
         raise _no_folder(error) from None
     found = os.lstat(root)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
@@ -158,14 +157,17 @@ def prepare() -> str:
             "Have its owner remove it, or choose another folder with SHMKERNEL_DIR"
         )
         raise RefusedError(message, path=root, owner=found.st_uid)
-    for part in ("sessions", "records", "pending", "dicts", "sync"):
-        os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
+    try:
+        for part in ("sessions", "records", "pending", "dicts", "sync"):
+            os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
+        os.close(os.open(f"{root}/names.lock", LOCK, 0o600))
+    except OSError as error:
+        raise _no_folder(error) from None
     _prepared.add(root)
     return root
 
 
-def _no_folder(error: OSError) -> FolderError:
-    message = (
-        f"{folder()} cannot hold segments: {error.strerror}. Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
-    )
-    return FolderError(message, path=folder())
+def _no_folder(error: OSError) -> FolderError | FullError:
+    kind = FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FolderError
+    cure = "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
+    return kind(f"{folder()} cannot hold segments: {error.strerror}. {cure}", path=folder())

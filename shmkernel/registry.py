@@ -298,7 +298,7 @@ def locked() -> io.FileIO:
 
 
 def _open_lock(path: str, _: int) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.open(path, names.LOCK, 0o600)
 
 
 def _holds_lock() -> bool:

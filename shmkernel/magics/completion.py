@@ -26,22 +26,16 @@ _VALUES = {
     "--mode": ("r+", "r", "c"),
     "--lifetime": records.LIFETIMES,
     "--order": ("C", "F"),
-    "--kind": ("array", "list", "raw"),
+    "--kind": ("array", "dict", "list", "raw"),
     "--dtype": ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]"),
 }
-_FREE = (
-    "--from",
-    "--fill",
-    "--shape",
-    "--as",
-    "--list",
-    "--size",
-    "--ring",
-    "--timeout",
-    "--since",
-)  # any value; --from and --shape may have several words
+_FREE = (  # any value
+    "--as", "--every", "--fill", "--list", "--ring", "--shape", "--since", "--size", "--timeout",
+)  # fmt: skip
+_SHARED = (list, tuple, dict, bytes, bytearray)
 _SEGMENTS = (
     "shm_attach", "shm_close", "shm_unlink", "shm_keep", "shm_info", "shm_save", "shm_lock", "shm_publish", "shm_wait",
+    "shm_watch",
 )  # fmt: skip
 _PRIORITY = 1000.0  # before the others, whose work is then spared
 
@@ -78,19 +72,19 @@ def _complete(shell: InteractiveShell, verb: str, flags: list[str], text: str) -
     if words and words[-1] in _VALUES:
         return fragment, "value", _VALUES[words[-1]]
     if last == "--from":
-        return fragment, "variable", _arrays(shell)
+        return fragment, "variable", _values(shell)
     if words and words[-1] in _FREE:
         return fragment, "value", ()
     if verb == "shm_create":
-        return fragment, "variable", [one for one in _arrays(shell) if one not in words]
+        return fragment, "variable", [one for one in _values(shell) if one not in words]
     if verb in _SEGMENTS and not (verb == "shm_save" and any(words)):  # a file's name, for others to complete
         return fragment, "segment", [one for one in names.names() if one not in words]
     return fragment, "", ()
 
 
-def _arrays(shell: InteractiveShell) -> list[str]:
+def _values(shell: InteractiveShell) -> list[str]:
     """List the variables that can be shared; numpy need not be loaded to see them."""
     hidden = shell.user_ns_hidden
     items: list[tuple[str, Any]] = list(shell.user_ns.items())
-    arrays = (key for key, value in items if hasattr(type(value), "__array__"))
-    return sorted(key for key in arrays if not key.startswith("_") and key not in hidden)
+    found = (key for key, value in items if isinstance(value, _SHARED) or hasattr(type(value), "__array__"))
+    return sorted(key for key in found if not key.startswith("_") and key not in hidden)

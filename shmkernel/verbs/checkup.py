@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ROOT = ""  # where the machine's own files begin
 _LITTLE = 64 << 20  # bytes: what Docker and Kubernetes give /dev/shm
 _PEOPLE = 1000  # systemd leaves system users alone, whose uids are lower
+_TMPFS = "choose a tmpfs with SHMKERNEL_DIR, or leave that unset for /dev/shm"
 _STDLIB_TRACKS = sys.version_info < (3, 13)
 
 
@@ -49,11 +50,17 @@ def doctor() -> list[Finding]:
     >>> [one for one in shm.doctor() if one.level == "fail"]
     []
     """
+    found: list[Finding] = []
     try:
         names.prepare()
-        return [*_room(), *_trust(), *_mechanisms(), *_leftovers(), *_logind(*_user()), *_inotify(), *_stdlib()]
+        for part in (_room, _trust, _mechanisms, _leftovers, lambda: _logind(*_user()), _inotify, _stdlib):
+            found += part()
     except ShmError as error:
-        return [_failure(error)]
+        found.append(_failure(error))
+    except OSError as error:  # full to the last inode, perhaps
+        what = f"segments cannot be made in {names.folder()}: {error.strerror}"
+        found.append(Finding("fail", what, f"free some with %shm_unlink, or {_TMPFS}"))
+    return found
 
 
 def _room() -> Iterator[Finding]:
@@ -73,7 +80,7 @@ def _room() -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"{folder} is not in memory (no tmpfs): what is shared is written to disk",
-            "choose a folder in memory with SHMKERNEL_DIR, or leave that unset for /dev/shm",
+            _TMPFS,
         )
     if now.container is not None:
         yield Finding("ok", f"this container may use {limits.human(now.container)} of memory, what is shared included")
@@ -90,7 +97,6 @@ def _trust() -> Iterator[Finding]:
 def _mechanisms() -> Iterator[Finding]:
     """Do what every segment needs, once, beside the segments."""
     folder, path = names.folder(), names.runtime("pending", f"doctor-{os.getpid()}")
-    cure = "choose a tmpfs with SHMKERNEL_DIR, or leave that unset for /dev/shm"
     with registry.locked():  # a sweep clears away what is pending
         fd = memory.blank(folder)
         try:
@@ -99,21 +105,16 @@ def _mechanisms() -> Iterator[Finding]:
             found = os.fstat(fd)
             excluded = _is_locked(path)
             listed = os.getpid() in registry.holders().get((found.st_dev, found.st_ino), ())
-        except ShmError:
-            raise
-        except OSError as error:
-            yield Finding("fail", f"segments cannot be made in {folder}: {error.strerror}", cure)
-            return
         finally:
             os.close(fd)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
     if not excluded:
-        yield Finding("fail", f"locks (flock) have no effect in {folder}, so the living look dead", cure)
+        yield Finding("fail", f"locks (flock) have no effect in {folder}, so the living look dead", _TMPFS)
         return
     yield Finding("ok", "O_TMPFILE, linkat, fallocate and flock work there")
     if not listed:
-        yield Finding("warn", "/proc/locks does not say who has a segment attached, so listings cannot", cure)
+        yield Finding("warn", "/proc/locks does not say who has a segment attached, so listings cannot", _TMPFS)
 
 
 def _is_locked(path: str) -> bool:

@@ -159,21 +159,22 @@ def room_for(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        known = error if isinstance(error, FullError) else memory.full(name, mmap.PAGESIZE, limits.room().free)
-        raise _full(known) from None
+        facts: dict[str, Any] = {"needed": mmap.PAGESIZE, "free": limits.room().free} | getattr(error, "facts", {})
+        raise _full(name, facts["needed"], facts["free"]) from None
 
 
-def _full(error: FullError) -> FullError:
-    """Add what a person can do about it."""
+def _full(name: str, needed: int, free: int) -> FullError:
+    """Make the error that says what a person can do about it."""
     largest = None
     with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
         largest = max(listing.list(), key=lambda one: one.size, default=None)
     what = f" of {limits.human(limits.room().total)}"
     if largest:
         what += f". The largest here: {largest.name} {limits.human(largest.size)} ({largest.owner})"
-    gib = -(-int(vars(error)["needed"]) // (1 << 30))
+    gib = -(-needed // (1 << 30))
     cure = (
         ". Free some with %shm_unlink, choose another folder with SHMKERNEL_DIR, "
         f"or give the container more: docker run --shm-size={gib + 1}g"
     )
-    return FullError(error.message + what + cure, name=error.name, **error.facts)
+    message = memory.full(name, needed, free).message + what + cure
+    return FullError(message, name=name, needed=needed, free=free)

@@ -7,15 +7,16 @@ kernel.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing.reduction  # noqa: F401  so that there is one to teach
 import pickle
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from shmkernel import functions, registry
-from shmkernel.errors import NotFoundError
+from shmkernel.errors import NotFoundError, ShmError
 from shmkernel.sync.rings import Ring
 from shmkernel.verbs import held, life
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Reduced = tuple[Any, ...]
+_LOOPS = {("multiprocessing.pool", "worker"), ("concurrent.futures.process", "_process_worker")}
 _types: dict[type, Callable[[Any], Any]] = {}
 _taught: list[ModuleType] = []  # those that have a `register`
 
@@ -81,6 +83,48 @@ def reduce_named(value: object) -> Any:  # noqa: ANN401
     return rebuild_named, (one.name, one.key[1], one.key[2])
 
 
+class Lost:
+    """Stands for what was unlinked on its way to a worker; whatever the task does with it raises the error.
+
+    The loop of a worker would die of that error while it unpickles its task, and the Pool wait for ever.
+    """
+
+    def __init__(self, error: ShmError) -> None:
+        vars(self)["error"] = error
+
+    def __getattr__(self, _: str) -> NoReturn:
+        self()
+
+    def __reduce__(self) -> NoReturn:  # nor is it a result
+        self()
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Raise the error that reaches whoever sent the task."""
+        raise vars(self)["error"]
+
+
+for _name in {*dir(np.ndarray)} - {*dir(object)}:
+    if _name.startswith("__") and callable(getattr(np.ndarray, _name)):  # what operators look for in the class alone
+        setattr(Lost, _name, Lost.__call__)
+
+
+def _for_workers(rebuild: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a worker survive what cannot be rebuilt; anybody else who receives it gets the error at once."""
+
+    @functools.wraps(rebuild)
+    def rebuilt(*about: Any) -> Any:  # noqa: ANN401
+        try:
+            return rebuild(*about)
+        except ShmError as error:
+            caller = sys._getframe(2)  # noqa: SLF001  beyond the queue's get()
+            if (caller.f_globals.get("__name__"), caller.f_code.co_name) in _LOOPS:
+                return Lost(error.with_traceback(None))
+            raise
+
+    return rebuilt
+
+
+@_for_workers
 def rebuild_named(name: str, inode: int, mode: str) -> Any:  # noqa: ANN401
     """Attach in the receiving process."""
     value = life.attach(name, mode)
@@ -107,6 +151,7 @@ def _reference(array: NDArray[Any]) -> Reduced | None:
     return rebuild, (one.name, one.key[1], one.key[2], offset, array.shape, array.strides, array.dtype, writable)
 
 
+@_for_workers
 def rebuild(
     name: str,
     inode: int,

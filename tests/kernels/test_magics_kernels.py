@@ -81,6 +81,10 @@ def test_tab_offers_live_names_flags_and_values_and_nothing_else(kernel, shm_dir
     assert one.complete("%shm_create --order ") == (["C", "F"], "")
     assert one.complete("%shm_create z --from x") == (["xa", "xb"], "x")
     assert one.complete("%shm_create xa ") == (["xb"], "")
+    assert one.complete("%shm_create --kind d") == (["dict"], "d")
+    assert one.complete("%shm_watch x") == (["xa", "xb"], "x")
+    one("xd, xe, xf = {}, [1], b'1'")
+    assert one.complete("%shm_create x") == (["xa", "xb", "xd", "xe", "xf"], "x")
     many = [shm_dir / f"shmk-{os.geteuid()}-n{n:03}" for n in range(1000)]
     for path in many:
         path.touch()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
+import operator
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +19,7 @@ import shmkernel as shm
 from shmkernel import names, registry
 from shmkernel.verbs import transfer
 from tests import workers
+from tests.helpers import PATIENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -200,3 +203,28 @@ def test_what_a_loky_worker_creates_belongs_to_the_parent(parallel):
     get_reusable_executor().shutdown(wait=True)
     shm.gc()
     assert shm.attach("x").sum() == 45
+
+
+class Sent:
+    """An array as a pickler has reduced it already."""
+
+    def __init__(self, array):
+        self.reduced = transfer.reduce(array)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@METHODS
+def test_what_is_unlinked_on_its_way_to_a_worker_is_an_error_and_hangs_nobody(method):
+    sent = Sent(shm.create("x", np.arange(3)))
+    shm.unlink("x")
+    context = multiprocessing.get_context(method)
+    with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
+        for task in (workers.double, workers.look, np.sum, np.asarray, len, list, operator.neg, copy.copy):
+            with pytest.raises(shm.NotFoundError, match="no segment named 'x'"):
+                pool.apply_async(task, (sent,)).get(PATIENCE)
+            with pytest.raises(shm.NotFoundError, match="no segment named 'x'"):
+                executor.submit(task, sent).result(PATIENCE)
+    with pytest.raises(shm.NotFoundError):  # whoever else receives it
+        over(sent)
