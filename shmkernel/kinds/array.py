@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shmkernel.preview import Look, Preview, Source
 
 _PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
-_USUAL = 128  # bytes of header: all but structured dtypes
+_MAGIC = 12  # bytes that say how long the header is
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
 _KINDS = "?biufcmMSUV"
 _PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
@@ -111,9 +111,10 @@ class Array:
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:  # noqa: ARG002  as every kind
         """Return a plain array over the mapping."""
-        head = mapping[:_USUAL]
-        shape, dtype, order, offset, _ = decode(head if _length(head) <= _USUAL else mapping[:HEAD], len(mapping))
-        return np.ndarray(shape, dtype, mapping, offset, order=_letter(order))
+        shape, dtype, order, offset, _ = _whole(_parse(mapping[: _length(mapping[:_MAGIC])]), len(mapping))
+        if order == "F":
+            return np.ndarray(shape, dtype, mapping, offset, order="F")
+        return np.ndarray(shape, dtype, mapping, offset)  # saying C takes 0.2 us
 
     def describe(self, head: bytes, size: int) -> Description:
         """Say dtype and shape."""
@@ -174,7 +175,10 @@ def _parse(head: bytes) -> Layout:
 
 def decode(head: bytes, size: int) -> Layout:
     """Read the header that a ``.npy`` file of `size` bytes begins with; ValueError says what is wrong with it."""
-    layout = _parse(head[: _length(head)])
+    return _whole(_parse(head[: _length(head)]), size)
+
+
+def _whole(layout: Layout, size: int) -> Layout:
     if layout.offset + layout.nbytes > size:
         raise ValueError(f"its header promises {layout.offset + layout.nbytes} bytes, the file holds {size}")
     return layout
@@ -308,11 +312,7 @@ def _pieces(rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
 
 def _length(head: bytes) -> int:
     """Return how many bytes the header takes, its magic included; beyond the limit it is not read."""
-    if len(head) < 12 or head[6] not in (1, 2, 3):  # noqa: PLR2004
+    if len(head) < _MAGIC or head[6] not in (1, 2, 3):
         raise ValueError("its first bytes are not those of a .npy file")
     size = 10 + head[8] + (head[9] << 8) if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")
     return min(size, _LONGEST + 1)
-
-
-def _letter(order: str) -> Any:  # noqa: ANN401  numpy wants a literal
-    return order
