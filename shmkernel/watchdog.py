@@ -7,6 +7,9 @@ could be recycled, no polling. With PID it holds the lock itself, on behalf of t
     fork off -> open LOCK_FD's file anew, close LOCK_FD -> tell READY_FD -> flock(SH), which sleeps -> sweep
     -> the children's turn
 
+Only SIGKILL ends it early: who stops a service, or logs out, sends SIGTERM or SIGHUP to all of its processes at once,
+and what the kernels among them leave is still to be cleared away.
+
 SESSION_FILE need not exist yet: a session that dies before the link leaves nothing at all.
 
 READY_FD stays open: its end tells the session that its watchdog was killed.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 
 if __name__ == "__main__":  # -I leaves the package's own folder off the path
@@ -37,6 +41,8 @@ def watch(id_: str, session: int) -> None:
 
 def main(path: str, ready: int, lock: int, behalf: int = -1) -> None:
     """Become nobody's child, say so, and watch."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.SIG_IGN)
     os.environ["SHMKERNEL_DIR"] = os.path.dirname(os.path.dirname(os.path.dirname(path)))
     process = os.pidfd_open(behalf) if behalf > 0 else -1
     if os.fork():

@@ -132,6 +132,16 @@ def test_a_killed_watchdog_is_replaced_at_the_next_create(shm_dir):
     until_left(shm_dir)
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_watchdog_that_is_told_to_end_along_with_its_session_still_sweeps(end, shm_dir):
+    with holding(create) as child:
+        (dog,) = watchdogs(shm_dir)
+        os.kill(dog, end)
+        child.end()
+    until_left(shm_dir)
+    until(lambda: not watchdogs(shm_dir), "the watchdog ends")
+
+
 def killed_with_its_watchdog(folder, **options):
     with holding(lambda: create(**options)) as child:
         kill_watchdogs(folder)
