@@ -195,7 +195,8 @@ def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
 
 def _made(magics: ShmMagics, args: argparse.Namespace, wish: _Wish) -> str:
     one, remarks = shm.info(wish.name), wish.before
-    if keepers := variables.left(magics.space, wish.private):
+    keepers = variables.left(magics.space, wish.private)
+    if keepers and keepers != args.expression:
         which = "The earlier one" if variables.is_shared(wish.private) else "Its private copy"
         remarks += f" {which} stays in memory, held by {keepers}."
     if args.expression and args.expression.isidentifier() and args.expression != wish.name:

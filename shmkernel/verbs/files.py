@@ -112,4 +112,10 @@ def _path(name: str, path: str | os.PathLike[str]) -> str:
 def _failed(name: str, path: str, error: OSError) -> Exception:
     if isinstance(error, ShmError):
         return error
-    return ArgumentError(f"{name!r}: {path}: {error.strerror or error}", name=name, path=path)
+    similar: list[str] = []
+    if isinstance(error, FileNotFoundError):
+        folder, file = os.path.split(path)
+        with contextlib.suppress(OSError):
+            similar = names.near(file, os.listdir(folder))
+    hint = f". Did you mean {' or '.join(similar)}?" if similar else ""
+    return ArgumentError(f"{name!r}: {path}: {error.strerror or error}{hint}", name=name, path=path)

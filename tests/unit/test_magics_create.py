@@ -46,6 +46,7 @@ def test_a_private_copy_that_only_garbage_holds_is_not_reported(notebook):
 def test_a_copy_of_an_expression_leaves_its_source_alone(notebook):
     notebook("a = np.ones(3)")
     assert " a stays as it is, a copy. " in notebook("%shm_create x --from a")
+    assert notebook("y = a\n%shm_create y --from a").count("stays") == 1  # not as what keeps a copy alive, too
     notebook("x[:] = 2")
     assert notebook["a"].tolist() == [1, 1, 1]
     assert "stays" not in notebook("%shm_create y --from a + 1")
@@ -222,3 +223,4 @@ def test_a_file_is_saved_and_loaded(notebook, tmp_path):
     assert " It replaces the earlier one. " in notebook(load)
     assert notebook["y"].tolist() == [0, 1, 2]
     assert "No such file or directory" in str(notebook.fails(f"%shm_load z {tmp_path}/nope.npy"))
+    assert str(notebook.fails(f"%shm_load z '{tmp_path}/a fiel.npy'")).endswith(". Did you mean a file.npy?")
