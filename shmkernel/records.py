@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel import names
@@ -102,5 +103,10 @@ def put(new: Record) -> None:
 
 def change(new: Record) -> None:
     """Replace the record of a segment that has its name. Call it with names locked."""
+    path = names.path_of(new.name)
+    before = os.stat(path).st_ctime_ns
     put(new)
-    os.chmod(names.path_of(new.name), 0o600)  # nothing but its ctime, for those who have read the old record
+    os.chmod(path, 0o600)  # nothing but its ctime, for those who have read the old record
+    while os.stat(path).st_ctime_ns == before:  # before Linux 6.13 its clock has steps of 4 ms
+        time.sleep(0.001)
+        os.chmod(path, 0o600)

@@ -144,6 +144,17 @@ def test_a_change_of_lifetime_is_seen_by_who_has_read_the_record():
     assert names.names() == []
 
 
+def test_a_change_of_lifetime_is_seen_where_the_clock_of_files_is_coarse_too(monkeypatch):
+    shm.create("x", 1)
+    assert records.of(os.stat(names.path_of("x"))).lifetime == "session"
+    chmod, missed = os.chmod, [1, 2, 3]  # times that it leaves the ctime as it was
+    monkeypatch.setattr(os, "chmod", lambda *about: missed.pop() if missed else chmod(*about))
+    shm.keep("x")
+    assert records.of(os.stat(names.path_of("x"))).lifetime == "keep"
+    assert not missed
+    shm.unlink("x")
+
+
 def test_a_dry_run_changes_nothing(shm_dir):
     x = shm.create("x", 1)
     session = sessions.mine()
