@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FROM = re.compile(r"(?:^|(?<=\s))--from(?:=|\s|$)")
 _EXPANDED = re.compile(r"\$([^\W\d]\w*)|\{([^{}]+)\}")
 _BRACES = re.compile(r"""("[^"]*"|'[^']*')|\{[^{}]*\}""")
+_GAP = re.compile(r"(?<=\d)\s+(?=\d)")
 _LENGTH = re.compile(r"[\d,()\[\]]+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
@@ -206,11 +207,12 @@ def lengths(text: str) -> tuple[int, ...]:
     >>> lengths("3, 4"), lengths("(10,)"), lengths("()")
     ((3, 4), (10,), ())
     """
-    try:
-        return tuple(int(part) for part in text.strip("()[]").replace(",", " ").split())
-    except ValueError:
-        message = f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4"
-        raise ArgumentError(message, shape=text) from None
+    with contextlib.suppress(ValueError, SyntaxError):
+        found = ast.literal_eval(_GAP.sub(",", text.strip()))
+        shape = found if isinstance(found, (tuple, list)) else (found,)
+        if all(type(length) is int for length in shape):
+            return tuple(shape)
+    raise ArgumentError(f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4", shape=text)
 
 
 def literal(text: str) -> object:

@@ -202,7 +202,7 @@ def _cure(value: object) -> str:
         kind = next((type(item).__name__ for item in value if isinstance(item, (list, tuple, dict, set))), None)
         inside = f"a {kind}" if kind else "something else"
         return f"A list holds int, float, bool, str, bytes and None, and here is {inside}. Numbers: numpy.asarray(...)"
-    if hasattr(value, "__array__"):
+    if hasattr(value, "__array__") or isinstance(value, memoryview):
         return "Give numpy.asarray(...) of it"
     if isinstance(value, str):
         return "A text: in a list of one, [...], or as bytes, .encode()"

@@ -190,6 +190,9 @@ def test_a_mistyped_line_is_an_error_of_ours(notebook, line, error):
     [
         ("attach x --mode w", "mode 'w' is unknown: r (read only), r+ (read and write) or c (changes stay private)"),
         ("create x --shape 3 --order G", "'x': order 'G' is unknown"),
+        ("create x --shape 2,,3", "--shape 2,,3 is no shape"),
+        ("create x --shape 1e3", "--shape 1e3 is no shape"),
+        ("create x --shape ,", "--shape , is no shape"),
         ("create x --shape n", "--shape n is no shape. Examples: --shape 10, --shape 3,4"),
         ("create x --fill 3", "--fill fills a new array: give its --shape too"),
         ("create x --shape 3 --from y", "--from copies a value, --shape makes an array: give one of them"),
