@@ -190,6 +190,7 @@ def _damaged(path: str, name: str, what: str) -> DamagedError:
 
 def missing(name: str) -> NotFoundError:
     """Make the error for a name that leads nowhere, with the names that come near."""
-    similar = names.near(name, names.names())
+    posix = [f"/{name}"] if os.path.exists(f"{names.folder()}/{name}") else []  # as the stdlib calls its blocks
+    similar = [*posix, *names.near(name, names.names())]
     hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
     return NotFoundError(f"no segment named {name!r}.{hint} Live names: %shm_list", name=name, similar=similar)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import Any, cast
 
-from shmkernel import names
+from shmkernel import names, registry
+from shmkernel.errors import ArgumentError
 from shmkernel.verbs import drafts, life
 
 
@@ -33,6 +34,12 @@ class Session(MutableMapping[str, Any]):
 
     def __delitem__(self, name: str) -> None:
         life.unlink(name)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return registry.inode_at(cast("str", name)) is not None
+        except ArgumentError:  # no name at all
+            return False
 
     def __iter__(self) -> Iterator[str]:
         return iter(names.names())

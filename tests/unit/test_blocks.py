@@ -267,3 +267,11 @@ def test_a_forked_child_shares_its_parents_handle():
     assert child.join() == 0
     assert bytes(block.buf) == b"abc"
     assert shm.list()[0].name == f"/{block.name}"
+
+
+def test_the_stdlibs_name_of_a_block_is_told_with_the_slash_that_it_has_here():
+    block = shm.SharedMemory(create=True, size=10)
+    with pytest.raises(shm.NotFoundError, match=rf"Did you mean /{block.name}\?"):
+        shm.attach(block.name)
+    assert bytes(shm.attach(f"/{block.name}").buf) == bytes(10)
+    block.unlink()

@@ -232,3 +232,12 @@ def test_the_session_is_a_mapping():
 def test_the_mapping_replaces_only_what_is_ones_own():
     with holding(lambda: shm.create("x", 1)), pytest.raises(shm.TakenError):
         shm.session["x"] = 2
+
+
+def test_asking_whether_a_name_is_in_the_session_attaches_nothing():
+    shm.create("x", 1)
+    assert "x" in shm.session
+    assert held.everything() == []
+    assert "y" not in shm.session
+    assert "no name" not in shm.session
+    assert 5 not in shm.session
