@@ -47,7 +47,7 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
     try:
         fd = beyond_streams(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        if error.errno in _NO_ROOM[:2]:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
             raise
         message = (
             f"{folder} cannot hold segments: {error.strerror} (it asked for a nameless file, O_TMPFILE). "
@@ -192,5 +192,5 @@ def missing(name: str) -> NotFoundError:
     """Make the error for a name that leads nowhere, with the names that come near."""
     posix = [f"/{name}"] if os.path.exists(f"{names.folder()}/{name}") else []  # as the stdlib calls its blocks
     similar = [*posix, *names.near(name, names.names())]
-    hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
-    return NotFoundError(f"no segment named {name!r}.{hint} Live names: %shm_list", name=name, similar=similar)
+    message = f"no segment named {name!r}.{names.hint(similar)} Live names: %shm_list"
+    return NotFoundError(message, name=name, similar=similar)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from shmkernel.errors import ArgumentError, FolderError, FullError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _POSIX = re.compile(r"/[^/\0]+")
@@ -127,6 +127,17 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
 
 
+def hint(similar: Sequence[str]) -> str:
+    """Ask, at the end of a message, whether a name that comes near was meant.
+
+    Examples
+    --------
+    >>> hint(["x", "y"]), hint([])
+    (' Did you mean x or y?', '')
+    """
+    return f" Did you mean {' or '.join(similar)}?" if similar else ""
+
+
 def runtime(*parts: str) -> str:
     """Return a path inside the runtime folder; `prepare` makes that."""
     return "/".join((folder(), f".shmk-{os.geteuid()}", *parts))
@@ -167,7 +178,9 @@ def prepare() -> str:
     return root
 
 
-def _no_folder(error: OSError) -> FolderError | FullError:
+def _no_folder(error: OSError) -> OSError:
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # not the folder's fault
+        return error
     kind = FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FolderError
     cure = "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
     return kind(f"{folder()} cannot hold segments: {error.strerror}. {cure}", path=folder())

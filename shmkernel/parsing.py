@@ -78,8 +78,7 @@ class Parser(MagicArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
         wrong = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0].rstrip(":")
-        similar = names.near(wrong, self.flags()) if wrong not in self.flags() else []
-        hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+        hint = names.hint(names.near(wrong, self.flags())) if wrong not in self.flags() else ""
         raise ArgumentError(f"%{self.prog}: {message}.{hint} Help: %{self.prog} -h")
 
 

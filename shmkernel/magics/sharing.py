@@ -155,8 +155,7 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
         if name in scope:
             return scope[name]
     known = {key for scope in args.scopes for key in scope if not key.startswith("_")}
-    similar = names.near(name, known - set(magics.shell.user_ns_hidden))
-    hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+    hint = names.hint(names.near(name, known - set(magics.shell.user_ns_hidden)))
     raise ArgumentError(f"no variable {name}.{hint} Give --from EXPR, or --shape to make an array", name=name)
 
 

@@ -75,31 +75,40 @@ def make(
             given = held.put(mapping, shared, held.Segment(found, mode, path, name, kind.name, record))
             return Draft(fd, record, given, mode, found)
         except BaseException:
-            registry.abandon(os.fstat(fd).st_ino)
-            os.close(fd)
+            inode = os.fstat(fd).st_ino
+            os.close(fd)  # first: where no more files may be opened, that may be what abandon needs
+            registry.abandon(inode)
             raise
 
 
 def publish(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
     """Name the drafts, all or none, and return their values."""
     try:
-        with room_for(drafts[0].record.name):
-            registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
+        try:
+            with room_for(drafts[0].record.name):
+                registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
+        finally:
+            _close(drafts)
     except BaseException:
-        for one in drafts:
-            registry.abandon(one.record.inode)
+        _abandon(drafts)
         raise
-    finally:
-        for one in drafts:
-            os.close(one.fd)
     return [one.value for one in drafts]
 
 
 def discard(drafts: Sequence[Draft]) -> None:
     """Give up drafts that will not be published."""
+    _close(drafts)
+    _abandon(drafts)
+
+
+def _close(drafts: Sequence[Draft]) -> None:
+    for one in drafts:
+        os.close(one.fd)
+
+
+def _abandon(drafts: Sequence[Draft]) -> None:
     for one in drafts:
         registry.abandon(one.record.inode)
-        os.close(one.fd)
 
 
 def open_(

@@ -112,10 +112,9 @@ def _path(name: str, path: str | os.PathLike[str]) -> str:
 def _failed(name: str, path: str, error: OSError) -> Exception:
     if isinstance(error, ShmError):
         return error
-    similar: list[str] = []
+    hint = ""
     if isinstance(error, FileNotFoundError):
         folder, file = os.path.split(path)
         with contextlib.suppress(OSError):
-            similar = names.near(file, os.listdir(folder))
-    hint = f". Did you mean {' or '.join(similar)}?" if similar else ""
-    return ArgumentError(f"{name!r}: {path}: {error.strerror or error}{hint}", name=name, path=path)
+            hint = names.hint(names.near(file, os.listdir(folder)))
+    return ArgumentError(f"{name!r}: {path}: {error.strerror or error}.{hint}".rstrip("."), name=name, path=path)

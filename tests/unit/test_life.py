@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import copy
+import errno
+import gc
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, registry
+from shmkernel import memory, names, registry
 from shmkernel.verbs import held
 from tests.helpers import holding, left
 
@@ -241,3 +244,31 @@ def test_asking_whether_a_name_is_in_the_session_attaches_nothing():
     assert "y" not in shm.session
     assert "no name" not in shm.session
     assert 5 not in shm.session
+
+
+@pytest.mark.parametrize("verb", ["make", "publish"])
+def test_no_descriptor_stays_open_where_not_even_giving_up_works(verb, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    registry.begin()
+    fds = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(registry, "abandon", fails)
+    monkeypatch.setattr(*((memory, "fill", fails) if verb == "make" else (registry, "publish", fails)))
+    for _ in range(3):
+        with pytest.raises(OSError, match="too many"):
+            shm.create("x", 1)
+        gc.collect()
+    assert os.listdir("/proc/self/fd") == fds
+
+
+def test_too_many_open_files_are_not_blamed_on_the_folder():
+    shm.create("x", 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            shm.list()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not isinstance(caught.value, shm.ShmError)
