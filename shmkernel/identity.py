@@ -6,7 +6,7 @@ import os
 import re
 import sys
 
-_KERNEL = re.compile(r"kernel-(.+)\.json$")
+_KERNEL = re.compile(r"(?:^|/)kernel-([^/]+)\.json$")
 
 
 def label() -> str:
