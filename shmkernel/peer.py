@@ -3,7 +3,8 @@
 For notebooks about two kernels: each name is a real ipykernel, and what its cells print, show and raise appears as if
 they ran in a notebook of their own.
 
-    %%peer      the text -> the peer's shell channel; what it publishes is published here, until it is idle
+    %%peer      the text -> the peer's shell channel; what it publishes is published here, until it is idle; so is what
+                its threads have published since its last cell
     Ctrl-C      becomes the peer's; a second one stops waiting for it
     its death   a pidfd beside the sockets tells at once
     our death   atexit ends the peers; after SIGKILL they see it themselves within a second
@@ -23,9 +24,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import zmq
+from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument
 from jupyter_client.kernelspec import KernelSpecManager
@@ -40,7 +43,10 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _START = 60.0  # seconds for a kernel to start, on a busy machine
-_END = 3.0  # seconds for it to shut down; Jupyter gives the notebook's own kernel five
+_END = 10.0  # seconds for a peer to shut down
+_LAST = 1.5  # seconds for all, at the end: after 2.5 Jupyter sends SIGTERM to the notebook's own kernel
+_LONGEST = 70  # bytes of a folder for sockets, whose path may have 107
+_LATE = ("stream", "display_data", "update_display_data", "clear_output", "comm_open", "comm_msg", "comm_close")
 
 
 class PeerError(ShmError, RuntimeError):
@@ -56,7 +62,8 @@ class Peer:
         self._guard = threading.Lock()  # cells in subshells: sockets belong to one thread at a time
         own = os.environ | {"JPY_SESSION_NAME": f"{name}.ipynb"}
         own.pop("PYTEST_CURRENT_TEST", None)  # ipykernel would not capture what the peer's children print
-        with tempfile.TemporaryDirectory(prefix="peer-") as folder:  # a short path: a socket's may have 107 bytes
+        short = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST
+        with tempfile.TemporaryDirectory(prefix="peer-", dir=None if short else "/tmp") as folder:  # noqa: S108  private
             self._manager = KernelManager(
                 transport="ipc", connection_file=f"{folder}/kernel.json",
                 kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever python3 means here
@@ -80,12 +87,14 @@ class Peer:
                 self.kill()
                 raise
 
-    def run(self, code: str, publish: Callable[[dict[str, Any]], None]) -> None:
+    def run(self, code: str, publish: Callable[[dict[str, Any]], None], *, allow_stdin: bool) -> None:
         """Run a cell, and publish what it publishes; raise what it raises."""
         with self._guard:
-            failed = self._follow(self._ask(code), publish)
+            failed, reply = self._follow(self._ask(code, allow_stdin=allow_stdin), publish)
         if failed:
             raise _as_there(self.name, failed)
+        if reply["status"] != "ok":  # a UsageError, which kernels print
+            raise UsageError(f"the cell of peer {self.name!r} failed")
 
     def check(self) -> None:
         """Raise PeerError if it has died since its last cell."""
@@ -94,13 +103,12 @@ class Peer:
 
     def ask_to_end(self) -> None:
         """Send it what Jupyter's menu sends, and do not wait."""
-        self._client.shutdown()
-
-    def end(self) -> None:
-        """End it, and wait until it has ended: give it time for a last word, but not for ever."""
         if self._process.poll() is None:
-            self.ask_to_end()
-            select.select([self._death], [], [], _END)
+            self._client.shutdown()
+
+    def end(self, deadline: float) -> None:
+        """Wait until it has ended, and give it time for a last word, but not for ever."""
+        select.select([self._death], [], [], max(deadline - time.monotonic(), 0))
         self.kill()
 
     def kill(self) -> None:
@@ -131,35 +139,40 @@ class Peer:
             channel.socket.disable_monitor()
             monitor.close()
 
-    def _ask(self, code: str) -> str:
-        while self._client.shell_channel.msg_ready():  # replies to earlier cells: their outputs have said it all
+    def _ask(self, code: str, *, allow_stdin: bool) -> str:
+        while self._client.shell_channel.msg_ready():  # replies to earlier cells that nobody waited for
             self._client.shell_channel.get_msg(timeout=0)
-        asked: str = self._client.execute(code)
+        asked: str = self._client.execute(code, allow_stdin=allow_stdin)
         return asked
 
-    def _follow(self, asked: str, publish: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
-        """Publish until the peer is idle; return its error, if there was one."""
-        failed, interrupted = None, False
-        while True:
+    def _follow(
+        self, asked: str, publish: Callable[[dict[str, Any]], None]
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Publish until the peer is idle; return its error, if it showed one, and its reply."""
+        failed, idle, interrupted = None, False, False
+        reply: dict[str, Any] = {}
+        while not (idle and reply):
             try:
                 kind, content, message = self._next(asked)
-                if kind == "status" and content["execution_state"] == "idle":
-                    return failed
-                if kind == "error":
+                if kind == "status":
+                    idle = content["execution_state"] == "idle"
+                elif kind == "error":
                     failed = content
                 elif kind == "input_request":
                     self._client.input((getpass.getpass if content["password"] else input)(content["prompt"]))
                 else:
+                    reply = content if kind == "execute_reply" else reply
                     publish(message)
             except KeyboardInterrupt:
                 if interrupted:
                     raise
                 interrupted = True
                 self._manager.interrupt_kernel()
+        return failed, reply
 
     def _next(self, asked: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Return the next message that answers a cell; raise PeerError if none will come any more."""
-        channels = self._client.iopub_channel, self._client.stdin_channel
+        channels = self._client.iopub_channel, self._client.stdin_channel, self._client.shell_channel
         poller = zmq.Poller()
         for source in (*(channel.socket for channel in channels), self._death):
             poller.register(source, zmq.POLLIN)
@@ -169,8 +182,9 @@ class Peer:
             if channel is None:  # all that it sent before it died has been read
                 raise self._dead("died while it ran this cell")
             message = channel.get_msg(timeout=0)
-            if message["parent_header"].get("msg_id") == asked:
-                return message["msg_type"], message["content"], message
+            kind: str = message["msg_type"]
+            if message["parent_header"].get("msg_id") == asked or kind in _LATE:
+                return kind, message["content"], message
 
     def _dead(self, how: str) -> PeerError:
         status = self._process.wait()
@@ -213,7 +227,9 @@ class PeerMagics(Magics):
         if cell is not None:
             if wish:
                 raise ArgumentError(f"--{wish[0]} needs a line of its own: %peer {args.name} --{wish[0]}")
-            _started(args.name).run(cell, self._publish)
+            parent = self._kernel.get_parent() if self._kernel else {}
+            allow_stdin = parent.get("content", {}).get("allow_stdin", True)
+            _started(args.name).run(cell, lambda message: self._publish(args.name, message), allow_stdin=allow_stdin)
         elif len(wish) > 1:
             raise ArgumentError(f"--{wish[0]} or --{wish[1]}, not both")
         elif wish:
@@ -221,7 +237,11 @@ class PeerMagics(Magics):
         else:
             print(f"peers: {', '.join(_peers) or 'none. The first cell that begins with %%peer starts one'}")
 
-    def _publish(self, message: dict[str, Any]) -> None:
+    @property
+    def _kernel(self) -> Any:  # noqa: ANN401  there is none in a terminal's IPython
+        return getattr(self.shell, "kernel", None)
+
+    def _publish(self, name: str, message: dict[str, Any]) -> None:
         """Show an output of the peer as one of this cell."""
         kind, content = message["msg_type"], message["content"]
         if kind == "stream":
@@ -235,7 +255,13 @@ class PeerMagics(Magics):
             )  # fmt: skip
         elif kind == "clear_output":
             self.shell.display_pub.clear_output(content["wait"])
-        elif kind.startswith("comm_") and (kernel := getattr(self.shell, "kernel", None)):  # a progress bar, a widget
+        elif kind == "execute_reply":
+            for one in content.get("payload", ()):  # the help of `x?`, the text of `%load`
+                if one["source"] == "set_next_input":
+                    one["text"] = f"%%peer {name}\n{one['text']}"
+                if one["source"] != "ask_exit" and (payloads := self.shell.payload_manager):
+                    payloads.write_payload(one)
+        elif kind.startswith("comm_") and (kernel := self._kernel):  # a progress bar, a widget
             kernel.session.send(
                 kernel.iopub_socket, kind, content, parent=kernel.get_parent(), metadata=message["metadata"],
                 ident=f"comm-{content['comm_id']}".encode(), buffers=message["buffers"],
@@ -259,10 +285,7 @@ def end_all() -> None:
     """End all peers, all at once."""
     ours = [peer for peer in _peers.values() if peer.ours]
     _peers.clear()
-    for peer in ours:
-        peer.ask_to_end()
-    for peer in ours:
-        peer.end()
+    _end_within(_LAST, ours)
 
 
 def _started(name: str) -> Peer:
@@ -280,10 +303,18 @@ def _end(name: str, how: str) -> str:
     if peer is not None and how == "kill":
         peer.kill()
     elif peer is not None:
-        peer.end()
+        _end_within(_END, [peer])
     if how == "restart":
         _peers[name] = Peer(name)
     return {"kill": "killed", "restart": "restarted", "shutdown": "shut down"}[how]
+
+
+def _end_within(seconds: float, peers: list[Peer]) -> None:
+    deadline = time.monotonic() + seconds
+    for peer in peers:
+        peer.ask_to_end()
+    for peer in peers:
+        peer.end(deadline)
 
 
 def _as_there(name: str, content: dict[str, Any]) -> PeerError:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from contextlib import contextmanager
 
 import pytest
@@ -52,11 +53,11 @@ def failure(notebook, cell):
 
 
 def ended(pid):
-    """Say whether no process of this id runs, a zombie aside."""
+    """Say whether no thread of a process runs any more, a zombie aside."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+            return file.read().rpartition(")")[2].split()[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -98,6 +99,36 @@ def test_a_peer_s_error_fails_the_cell_and_shows_as_there(notebook):
     assert "values" in "".join(error["traceback"])
     assert "peer.py" not in "".join(error["traceback"])
     assert notebook("%%peer\nprint(values)") == "{}\n"
+
+
+def test_what_a_peer_would_only_print_as_an_error_fails_the_cell_too(notebook):
+    reply, published = notebook.run("%%peer\n%nonsense 3")
+    assert (reply["status"], reply["ename"]) == ("error", "UsageError")
+    assert "`%nonsense` not found" in published["stream"][0]["text"]
+
+
+def test_help_and_a_loaded_text_arrive(notebook, tmp_path):
+    reply, _ = notebook.run("%%peer\nimport os\nos.getcwd?")
+    (page,) = reply["payload"]
+    assert "current working directory" in page["data"]["text/plain"]
+    (tmp_path / "cell.py").write_text("x = 1\n")
+    reply, _ = notebook.run(f"%%peer plot\n%load {tmp_path}/cell.py")
+    (load,) = reply["payload"]
+    assert load["text"].startswith("%%peer plot\n")
+    assert load["text"].endswith("x = 1\n")
+
+
+def test_what_a_thread_of_a_peer_prints_between_two_cells_shows_at_the_next(notebook, tmp_path):
+    go, gone = tmp_path / "go", tmp_path / "gone"
+    for fifo in (go, gone):
+        os.mkfifo(fifo)
+    notebook(
+        f"%%peer\nimport sys, threading\ndef work():\n    open({str(go)!r}).close()\n    print('from a thread')\n"
+        f"    sys.stdout.flush(); open({str(gone)!r}, 'w').close()\nthreading.Thread(target=work).start()"
+    )
+    go.open("w").close()
+    gone.open().close()
+    assert notebook("%%peer\nprint('from the cell')") == "from a thread\nfrom the cell\n"
 
 
 def test_peers_have_names_and_variables_of_their_own(notebook):
@@ -175,6 +206,23 @@ def test_peers_end_with_the_notebook_s_kernel_and_leave_no_files(mortal, now):
     until(lambda: all(map(ended, pids)), "the end of the peers")
 
 
+def test_peers_that_hang_end_with_the_notebook_s_kernel(mortal):
+    notebook, _ = mortal
+    pids = [pid_of(notebook, name) for name in ("one", "two")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    notebook.client.shutdown()
+    until(lambda: all(map(ended, pids)), "the end of the peers")
+
+
+def test_a_folder_for_temporary_files_may_have_a_long_path(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with loaded(tempfile.mkdtemp(dir="/tmp")) as kernel:
+        assert kernel("%%peer\nprint(1)") == "1\n"
+
+
 def test_unloading_ends_the_peers_and_takes_the_magic_away(mortal):
     notebook, _ = mortal
     pid = pid_of(notebook)
@@ -191,3 +239,10 @@ def test_a_peer_s_question_is_asked_here(notebook):
     )  # fmt: skip
     assert reply["content"]["status"] == "ok"
     assert notebook("%%peer\nprint(answer)") == "why? because\n"
+
+
+def test_a_question_that_nobody_can_answer_fails_and_leaves_the_peer_usable(notebook):
+    cell = "%%peer\nanswer = input('why? ')"
+    reply = notebook.client.execute_interactive(cell, timeout=PATIENCE, allow_stdin=False, output_hook=lambda _: None)
+    assert reply["content"]["ename"] == "StdinNotImplementedError"
+    assert notebook("%%peer\nprint(1)") == "1\n"
