@@ -157,8 +157,12 @@ class _Now:
         }
 
     def holders(self, found: os.stat_result) -> tuple[Holder, ...]:
-        """Return the processes that the OS names as holders of a file's lock."""
-        return tuple(map(self._holder, sorted({*self._attached.get((found.st_dev, found.st_ino), ())})))
+        """Return the processes that the OS names as holders of a file's lock: this one, then by name, not by pid.
+
+        Process ids begin anew when they run out.
+        """
+        holders = map(self._holder, {*self._attached.get((found.st_dev, found.st_ino), ())})
+        return tuple(sorted(holders, key=lambda one: (one.pid != os.getpid(), one.label, one.pid)))
 
     def _find(self, pid: int) -> Holder:
         """Name a process by its session, or the session it is a descendant of."""

@@ -45,6 +45,17 @@ def test_segments_are_listed_by_name_with_owner_and_holders():
         assert b == 1
 
 
+def test_holders_are_listed_by_name_and_this_process_first():
+    shm.create("x", 1)
+    with elsewhere(lambda: shm.attach("x"), "z.ipynb"), elsewhere(lambda: shm.attach("x"), "b.ipynb"):
+        x = shm.attach("x")
+        first, *others = shm.info("x").attached
+        assert first.pid == os.getpid()
+        assert [one.label for one in others] == ["b.ipynb", "z.ipynb"]
+        assert shm.list()[0].attached == (first, *others)
+        del x
+
+
 def test_memory_that_only_this_process_still_has_is_listed():
     old = shm.create("x", np.arange(3))
     new = shm.create("x", np.arange(4), replace=True)
