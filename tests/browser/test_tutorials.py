@@ -15,7 +15,7 @@ from tests.browser import lab
 pytestmark = pytest.mark.timeout(300)
 FOLDER = Path(__file__).parents[2] / "notebooks"
 TUTORIALS = sorted(FOLDER.glob("*.ipynb"))
-WHOLE = [path for path in TUTORIALS if path.name[:2] in ("01", "03", "05")]  # pictures and errors, deaths, a widget
+WHOLE = [path for path in TUTORIALS if path.name[:2] in ("01", "05")]  # a peer with pictures and errors; a widget
 
 
 def sanitized(text):

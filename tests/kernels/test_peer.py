@@ -206,6 +206,16 @@ def test_peers_end_with_the_notebook_s_kernel_and_leave_no_files(mortal, now):
     until(lambda: all(map(ended, pids)), "the end of the peers")
 
 
+def test_a_peer_ends_in_the_midst_of_a_cell_when_the_notebook_s_kernel_is_killed(mortal):
+    notebook, _ = mortal
+    pid = pid_of(notebook)
+    notebook.client.execute("%%peer\nprint('begun')\nwhile True: pass")
+    while notebook.client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "begun\n":
+        pass
+    os.kill(notebook.manager.provisioner.process.pid, signal.SIGKILL)
+    until(lambda: ended(pid), "the end of the peer")
+
+
 def test_peers_that_hang_end_with_the_notebook_s_kernel(mortal):
     notebook, _ = mortal
     pids = [pid_of(notebook, name) for name in ("one", "two")]
