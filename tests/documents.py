@@ -3,9 +3,11 @@
 ipython     a notebook's cell
 python      a piece of a program; with a __main__ guard a script
 shell       bash, which stops at the first error
-c, ...      compiled or interpreted, where the language is installed
+c, ...      compiled or interpreted
 yaml        only read
 text        no code
+
+What is not installed is skipped, with the cure; in CI only julia and torch may be, and their pages say so.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ from sybil.parsers.markdown import SkipParser
 from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 from traitlets.config import Config
 
-from tests.helpers import PATIENCE, left, until
+from tests.helpers import PATIENCE, lacking, left, until
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = {
+    "Rscript": "apt-get install r-base-core", "node": "apt-get install nodejs", "cc": "apt-get install gcc libc6-dev",
+    "numba": "uv sync --group docs",
+}  # fmt: skip
+UNTESTED = ("julia", "torch")  # not in Debian; 900 MB
 _evaluate = PythonEvaluator()
 
 
@@ -48,7 +55,10 @@ def python(example):
     if "__main__" in example.parsed:
         _run(example, "py", sys.executable, "{file}")
     else:
-        _evaluate(example)
+        try:
+            _evaluate(example)
+        except ModuleNotFoundError as error:
+            _missing(error.name)
 
 
 def shell(example):
@@ -97,7 +107,7 @@ def _segments():
 
 def _run(example, suffix, program, *arguments):
     if not shutil.which(program):
-        pytest.skip(f"{program} is not installed")
+        _missing(program)
     file = Path(f"block.{suffix}")
     file.write_text(example.parsed)
     command = [program, *(word.format(file=file) for word in arguments)]
@@ -106,6 +116,13 @@ def _run(example, suffix, program, *arguments):
         command, env=os.environ | {"PATH": path}, timeout=2 * PATIENCE, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _missing(program):
+    if program in UNTESTED:
+        pytest.skip(f"{program} is not installed")
+    assert program in PACKAGES, program
+    lacking(f"{program} is not installed: {PACKAGES[program]}")
 
 
 def _setup(namespace):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import ClassVar
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -253,6 +254,5 @@ def test_arrays_larger_than_a_piece_are_written_whole(order, monkeypatch):
 
 
 def test_bfloat16_is_refused():
-    ml_dtypes = pytest.importorskip("ml_dtypes", reason="pip install ml_dtypes to test it")
     with pytest.raises(shm.UnsupportedError, match="bfloat16"):
         shm.create("x", np.ones(3, ml_dtypes.bfloat16))

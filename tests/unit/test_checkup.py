@@ -10,6 +10,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import limits
 from shmkernel.verbs import checkup
+from tests.helpers import lacking
 from tests.unit import orphans
 
 
@@ -27,7 +28,7 @@ def run(*prefix, folder):
         env=os.environ | {"SHMKERNEL_DIR": str(folder)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode and "unshare" in done.stderr:
-        pytest.skip(f"no namespaces here: {done.stderr.strip()}")
+        lacking(f"no namespaces here: {done.stderr.strip()}")
     assert not done.stderr
     return [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
 
@@ -67,7 +68,7 @@ def test_a_folder_where_others_may_delete_is_a_warning(shm_dir):
 
 def test_a_folder_on_disk_is_a_warning(tmp_path):
     if limits.is_tmpfs(str(tmp_path)):
-        pytest.skip("the temporary folder of this machine lies in memory")
+        lacking("the temporary folder of this machine lies in memory: --basetemp names another")
     (one,) = run(folder=tmp_path)
     assert "not in memory" in one
 
@@ -97,7 +98,7 @@ def test_a_watchdog_that_does_not_start_fails(monkeypatch):
 
 def test_a_machine_without_inotify_instances_left_is_a_warning(shm_dir):
     if not shutil.which("unshare"):
-        pytest.skip("no unshare here")
+        lacking("no unshare here: apt-get install util-linux")
     (one,) = run(
         "unshare", "-r", "sh", "-c", 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"', "sh", folder=shm_dir
     )
