@@ -182,5 +182,5 @@ def _no_folder(error: OSError) -> OSError:
     if error.errno in (errno.EMFILE, errno.ENFILE):  # not the folder's fault
         return error
     kind = FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FolderError
-    cure = "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
+    cure = "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
     return kind(f"{folder()} cannot hold segments: {error.strerror}. {cure}", path=folder())

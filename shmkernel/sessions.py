@@ -262,7 +262,9 @@ def _watch(root: str, session: Session, lock: int, behalf: int | None = None) ->
         for fd in (ready, tell):
             if fd >= 0:
                 os.close(fd)
-    raise WatchdogError(f"{message}. Without it segments would outlive this process, so none was made. See %shm_doctor")
+    raise WatchdogError(
+        f"{message}. Without it segments would outlive this process, so none was made. More: %shm_doctor"
+    )
 
 
 def _after_fork() -> None:

@@ -156,7 +156,7 @@ class Access:
 
     def _check_writable(self) -> None:
         if self._mode == "r":
-            message = f"{self.name!r} is attached to be read only. To write: attach it with mode r+"
+            message = f"{self.name!r} is attached to be read only. To write: %shm_attach {self.name} --mode r+"
             raise ArgumentError(message, name=self.name, mode=self._mode)
 
     def _key(self, key: object) -> tuple[bytes, bool]:

@@ -287,12 +287,12 @@ class Store:
         return DamagedError(message, name=self.name, why=str(error))
 
     def _gone(self) -> NotFoundError:
-        message = f"{self.name!r} was unlinked or replaced, so this process cannot open it any more: %shm_attach it"
+        message = f"{self.name!r} was unlinked or replaced, so it is closed here. What there is: %shm_list"
         return NotFoundError(message, name=self.name, similar=[])
 
     def _full(self, needed: int) -> FullError:
         error = memory.full(self.name, needed, limits.room().free)
-        message = f"{error.message}. Delete keys, or free some with %shm_unlink; nothing was changed"
+        message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
         return FullError(message, name=self.name, **error.facts)
 
     def _begin(self, env: lmdb.Environment) -> lmdb.Transaction[bytes]:

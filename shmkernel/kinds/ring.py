@@ -87,7 +87,7 @@ class RingKind:
         """Return the ring; with private changes it would stand still."""
         if mode == "c":
             name = names.called(path)
-            message = f"{name!r} is a stream, of which no private copy is made: attach it with mode r or r+"
+            message = f"{name!r} is a stream, of which no private copy is made: %shm_attach {name} --mode r"
             raise UnsupportedError(message, name=name)
         layout = decode(mapping[: kinds.HEAD], len(mapping))
         records = np.ndarray((layout.slots,), _record(layout.dtype, layout.shape), mapping, layout.offset)

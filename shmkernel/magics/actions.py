@@ -37,7 +37,8 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
         if not variables.is_variable(variable):
             raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
         if not args.overwrite:
-            cure = "Use --as NAME, or --overwrite to replace it"
+            line = f"%shm_attach {name}" if variable == name else f"%shm_attach {name} --as {variable}"
+            cure = f"Keep both: %shm_attach {name} --as NAME. Replace it: {line} --overwrite"
             variables.check_free(magics.space, variable, name, cure)
     values = [shm.attach(name, mode) for name in targets]
     for (name, variable), value in zip(targets.items(), values, strict=True):

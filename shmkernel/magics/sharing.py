@@ -100,7 +100,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         if args.shape or args.fill:
             raise ArgumentError("--from copies a value, --shape makes an array: give one of them")
         if not args.expression:
-            raise ArgumentError("--from needs an expression: %shm_create NAME --from EXPR")
+            raise ArgumentError(f"--from needs an expression. Example: %shm_create {args.names[0]} --from [1, 2, 3]")
         if len(args.names) > 1:
             raise ArgumentError(f"--from gives one value, so give one NAME, not {', '.join(args.names)}")
     if args.items is not None and (clash := args.expression or args.shape or args.size):
@@ -156,7 +156,9 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
             return scope[name]
     known = {key for scope in args.scopes for key in scope if not key.startswith("_")}
     hint = names.hint(names.near(name, known - set(magics.shell.user_ns_hidden)))
-    raise ArgumentError(f"no variable {name}.{hint} Give --from EXPR, or --shape to make an array", name=name)
+    raise ArgumentError(
+        f"no variable {name}.{hint} Give --from EXPR, or make an array: %shm_create {name} --shape 10", name=name
+    )
 
 
 def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:

@@ -113,12 +113,12 @@ class SyncFile:
     __slots__ = ("__weakref__", "holds", "idle", "inode", "leads", "name", "page", "path", "sure", "words")
 
     def __init__(self, name: str, path: str) -> None:
+        self.idle: list[int] = []  # first: __del__ looks at it even if the file is damaged
         self.name, self.path, self.leads = name, path, names.path_of(name)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
         meta.listen(self.segment())
         self.sure = 0.0
-        self.idle: list[int] = []
         self.holds: dict[object, Hold] = {}
 
     def description(self) -> int:

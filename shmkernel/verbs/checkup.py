@@ -73,7 +73,9 @@ def _room() -> Iterator[Finding]:
             "docker run --shm-size=8g; in compose shm_size: 8g; in Kubernetes an emptyDir with medium: Memory",
         )
     elif now.free <= _LITTLE:
-        yield Finding("warn", f"{folder} is nearly full: {sizes}", "see %shm_list, free some with %shm_unlink")
+        yield Finding(
+            "warn", f"{folder} is nearly full: {sizes}", "unlink what is not needed. What there is: %shm_list"
+        )
     elif limits.is_tmpfs(folder):
         yield Finding("ok", f"{folder} is a tmpfs, {sizes}")
     if not limits.is_tmpfs(folder):

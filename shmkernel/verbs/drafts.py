@@ -180,10 +180,10 @@ def _full(name: str, needed: int, free: int) -> FullError:
     what = f" of {limits.human(limits.room().total)}"
     if largest:
         what += f". The largest here: {largest.name} {limits.human(largest.size)} ({largest.owner})"
+        what += f". To remove it: %shm_unlink {largest.name}"
     gib = -(-needed // (1 << 30))
     cure = (
-        ". Free some with %shm_unlink, choose another folder with SHMKERNEL_DIR, "
-        f"or give the container more: docker run --shm-size={gib + 1}g"
+        f". Or choose another folder with SHMKERNEL_DIR, or give the container more: docker run --shm-size={gib + 1}g"
     )
     message = memory.full(name, needed, free).message + what + cure
     return FullError(message, name=name, needed=needed, free=free)

@@ -40,6 +40,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     fd, found = memory.attach(names.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # another thread may save to the same file
     try:
+        _check(name, fd, found)
         with open(part, "xb") as file:
             if pieces := _pieces(name, found, target):
                 file.writelines(pieces)
@@ -87,6 +88,15 @@ def load(
     except OSError as error:
         raise _failed(name, source, error) from None
     return shared
+
+
+def _check(name: str, fd: int, found: os.stat_result) -> None:
+    """Raise DamagedError rather than write what nobody could load, over a good file perhaps."""
+    if record := records.of(found):
+        try:
+            kinds.named(record.kind).describe(os.pread(fd, kinds.HEAD, 0), found.st_size)
+        except ValueError as error:
+            raise drafts.damaged(name, error) from None
 
 
 def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | None:

@@ -279,7 +279,7 @@ def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
     if found is None:
         message = (
             f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here. "
-            f'Its bytes as they are: shmkernel.attach({name!r}, kind="raw"). Remove: %shm_unlink {name}'
+            f'Its bytes as they are: shm.attach({name!r}, kind="raw"). Remove: %shm_unlink {name}'
         )
         raise DamagedError(message, name=name)
     return found

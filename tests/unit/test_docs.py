@@ -60,6 +60,11 @@ def test_every_function_that_a_page_names_exists(page):
         assert hasattr(shm, name), name
 
 
+@pytest.mark.parametrize("module", [*ROOT.glob("shmkernel/**/*.py")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_magic_that_a_message_names_exists(module):
+    assert {*re.findall(r"%(shm_\w*[a-z])\b", module.read_text())} <= {*magics()}
+
+
 def test_every_way_to_die_names_tests_that_exist():
     page = (ROOT / "docs/concepts/every-way-to-die.md").read_text()
     source = "".join(path.read_text() for path in ROOT.glob("tests/*/test_*.py"))

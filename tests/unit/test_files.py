@@ -30,6 +30,16 @@ def test_what_is_saved_is_what_numpy_would_save(order, npy):
     assert loaded.flags.f_contiguous == (order == "F")
 
 
+def test_a_damaged_segment_is_not_saved_over_a_good_file(npy):
+    shm.create("x", np.arange(3))
+    shm.save("x", npy)
+    os.truncate(shm.info("x").path, 140)
+    with pytest.raises(shm.DamagedError, match="promises 152 bytes, the file holds 140"):
+        shm.save("x", npy)
+    assert np.load(npy).tolist() == [0, 1, 2]
+    shm.unlink("x")
+
+
 def test_save_writes_what_is_stored_by_now_over_what_was_there(npy):
     x = shm.create("x", np.arange(3))
     npy.write_text("older")

@@ -36,7 +36,10 @@ def test_attach_makes_all_variables_or_none(notebook):
     notebook("a = 'precious'")
     with elsewhere(lambda: [shm.create(name, np.ones(2)) for name in ("a", "b", "ds.v")]):
         error = notebook.fails("%shm_attach b a")
-        assert str(error) == "your variable a is something else (a str). Use --as NAME, or --overwrite to replace it"
+        assert str(error) == (
+            "your variable a is something else (a str). Keep both: %shm_attach a --as NAME. "
+            "Replace it: %shm_attach a --overwrite"
+        )
         assert isinstance(notebook.fails("%shm_attach b c"), shm.NotFoundError)
         assert str(notebook.fails("%shm_attach b ds.v")) == "ds.v cannot be a variable: %shm_attach ds.v --as NAME"
         assert str(notebook.fails("%shm_attach a b --as c")) == "--as names one variable, so give one NAME"

@@ -78,7 +78,7 @@ def test_an_expression_ends_where_it_compiles_first(notebook, expression, value)
         ("a[ --order F", "a[ --order F: SyntaxError: '[' was never closed"),
         ("1 / 0", "1 / 0: ZeroDivisionError: division by zero"),
         ("[][0]\t", "[][0]: IndexError: list index out of range"),
-        ("", "--from needs an expression: %shm_create NAME --from EXPR"),
+        ("", "--from needs an expression. Example: %shm_create x --from [1, 2, 3]"),
     ],
 )
 def test_an_error_in_an_expression_takes_one_line(notebook, expression, message):
@@ -152,7 +152,7 @@ def test_several_names_are_all_checked_first(notebook, shm_dir):
     notebook("x, y, z = np.ones(2), np.array([{}]), np.zeros(2)")
     assert isinstance(notebook.fails("%shm_create x y"), shm.UnsupportedError)
     assert str(notebook.fails("%shm_create x zz")) == (
-        "no variable zz. Did you mean z? Give --from EXPR, or --shape to make an array"
+        "no variable zz. Did you mean z? Give --from EXPR, or make an array: %shm_create zz --shape 10"
     )
     assert isinstance(notebook.fails("%shm_create x z --order G"), shm.ArgumentError)
     assert left(shm_dir) == []
