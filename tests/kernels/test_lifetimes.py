@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import select
 
-import pytest
-
 from shmkernel import names
 from tests.helpers import PATIENCE, until, until_left, watchdogs
-from tests.kernels.kernel import Kernel
 
 SHARE = """
 import atexit, faulthandler, os, signal
@@ -17,37 +14,6 @@ import numpy as np, shmkernel as shm
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it was ignored
 x = shm.create("x", np.arange(1000))
 """
-ENDS = {  # a cell; whether it lets the kernel end by itself
-    "exit": ("exit", True),
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", False),
-    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", False),
-    "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", False),
-    "os._exit": ("os._exit(1)", False),
-    "a segmentation fault": ("faulthandler._sigsegv()", False),
-}
-
-
-@pytest.fixture(scope="module")
-def reading(tmp_path_factory):
-    kernel = Kernel("reader.ipynb", tmp_path_factory.mktemp("reader"))
-    kernel("import os, numpy as np, shmkernel as shm; from shmkernel import sessions")
-    yield kernel
-    kernel.end()
-
-
-@pytest.fixture
-def reader(reading, shm_dir):
-    """A kernel that attaches in the folder of this test, and forgets it afterwards."""
-    reading(f"os.environ['SHMKERNEL_DIR'] = {str(shm_dir)!r}")
-    yield reading
-    reading("y = None; sessions.end()")
-
-
-@pytest.fixture
-def kernel(tmp_path, shm_dir):  # noqa: ARG001  the kernel ends before the folder is checked
-    started = Kernel("writer.ipynb", tmp_path)
-    yield started
-    started.end()
 
 
 def ended(kernel, cell):
@@ -66,18 +32,6 @@ def assert_reader_still_has_it(reader):
     assert reader("print(int(y.sum()), shm.list()[0].state, shm.list()[0].owner_alive)") == "499500 unlinked False\n"
     reader("y[0] = 1000")
     assert reader("print(int(y.sum()))") == "500500\n"
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_a_kernel_that_ends_takes_its_names_and_leaves_the_readers_their_values(end, kernel, reader, tmp_path):
-    cell, by_itself = ENDS[end]
-    kernel(SHARE)
-    kernel(f"made = atexit.register(open, {str(tmp_path / 'atexit')!r}, 'w')")
-    reader("y = shm.attach('x')")
-    ended(kernel, cell)
-    until(gone, "the name goes")
-    assert (tmp_path / "atexit").exists() == by_itself
-    assert_reader_still_has_it(reader)
 
 
 def test_a_process_group_killed_right_after_the_first_create_leaves_nothing(kernel, shm_dir):

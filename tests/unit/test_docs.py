@@ -65,14 +65,6 @@ def test_every_magic_that_a_message_names_exists(module):
     assert {*re.findall(r"%(shm_\w*[a-z])\b", module.read_text())} <= {*magics()}
 
 
-def test_every_way_to_die_names_tests_that_exist():
-    page = (ROOT / "docs/concepts/every-way-to-die.md").read_text()
-    source = "".join(path.read_text() for path in ROOT.glob("tests/*/test_*.py"))
-    tests = re.findall(r"`(test_\w+)` \|$", page, re.MULTILINE)
-    assert len(tests) > 10
-    assert [one for one in tests if f"def {one}(" not in source] == []
-
-
 def test_the_reference_omits_nothing_that_is_public():
     pytest.importorskip("sphinx")
     path = ROOT / "docs/_ext/from_parsers.py"
