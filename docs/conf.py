@@ -23,6 +23,8 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = "shmkernel"
+html_static_path = ["_static"]
+html_css_files = ["wrap.css"]
 
 tutorials = Path(__file__).parent / "tutorials"  # copies, for Sphinx reads one folder only; git ignores them
 shutil.rmtree(tutorials, ignore_errors=True)

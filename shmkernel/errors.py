@@ -78,64 +78,103 @@ class _FileError(ShmError, OSError):
 
 
 class NotFoundError(_FileError, FileNotFoundError, KeyError):
-    """No segment has this name."""
+    """No segment has this name.
+
+    ``%shm_list`` shows the names. The owner may have ended: share it there with ``--lifetime keep``.
+    """
 
     code = errno.ENOENT
 
 
 class TakenError(_FileError, FileExistsError):
-    """The name belongs to a segment that may not be replaced. ``owner`` says whose it is."""
+    """The name belongs to a segment that may not be replaced. ``owner`` says whose it is.
+
+    Use another name, or ``--replace`` (``replace=True``): who has the old one attached keeps it.
+    """
 
     code = errno.EEXIST
 
 
 class FullError(_FileError):
-    """The folder has not enough room. ``needed`` and ``free`` are in bytes."""
+    """The folder has not enough room. ``needed`` and ``free`` are in bytes.
+
+    ``%shm_unlink`` what is not needed, give a container more, or choose another folder with ``SHMKERNEL_DIR``.
+    """
 
     code = errno.ENOSPC
 
 
 class ArgumentError(ShmError, ValueError):
-    """An argument makes no sense: a bad name, mode, lifetime, shape."""
+    """An argument makes no sense: a bad name, mode, lifetime, shape.
+
+    The text says what is allowed, mostly with an example.
+    """
 
 
 class RangeError(ArgumentError, struct.error):
-    """A number that has no room in an item of a list; the stdlib's ShareableList raises struct.error."""
+    """A number that has no room in an item of a list; the stdlib's ShareableList raises struct.error.
+
+    Share the number as a text, or in an array.
+    """
 
 
 class UnsupportedError(ShmError, TypeError):
-    """A value that no kind can share without changing it."""
+    """A value that no kind can share without changing it.
+
+    Give what the text says: for texts ``numpy.array(names, dtype=str)``, for a table ``df.to_numpy()``.
+    """
 
 
 class DamagedError(ShmError, ValueError):
-    """What lies under the name is not a segment that can be trusted."""
+    """What lies under the name is not a segment that can be trusted.
+
+    ``%shm_info x`` says how it is damaged, ``%shm_unlink x`` removes it.
+    """
 
 
 class RefusedError(_FileError, PermissionError):
-    """The file, or the runtime folder, belongs to somebody else."""
+    """The file, or the runtime folder, belongs to somebody else.
+
+    Each user has names of his own; what was attached read only is attached again with ``--mode r+``.
+    """
 
     code = errno.EACCES
 
 
 class FolderError(_FileError):
-    """The folder cannot hold segments: it is missing, or its file system lacks O_TMPFILE."""
+    """The folder cannot hold segments: it is missing, or its file system lacks O_TMPFILE.
+
+    Choose a folder in memory (a tmpfs) with ``SHMKERNEL_DIR``; ``%shm_doctor`` says what a folder lacks.
+    """
 
     code = errno.ENOTSUP
 
 
 class WatchdogError(ShmError, RuntimeError):
-    """The process that cleans up after this session did not start, so nothing was created."""
+    """The process that cleans up after this session did not start, so nothing was created.
+
+    ``%shm_doctor`` says why. Often the limit of processes is reached: ``ulimit -u``.
+    """
 
 
 class TimedOutError(_FileError, TimeoutError):
-    """What was waited for did not happen in time. ``timeout`` is in seconds; ``holder`` says who has the lock."""
+    """What was waited for did not happen in time. ``timeout`` is in seconds; ``holder`` says who has the lock.
+
+    Wait longer, or ask whoever it is that the text names.
+    """
 
     code = errno.ETIMEDOUT
 
 
 class LockError(ShmError, RuntimeError):
-    """A lock is used in a way that cannot work: an upgrade of a shared one, a release of one not held."""
+    """A lock is used in a way that cannot work: an upgrade of a shared one, a release of one not held.
+
+    Take it exclusively from the start; release it where it was taken.
+    """
 
 
 class AbandonedError(ShmError, RuntimeError):
-    """Who wrote died meanwhile, so that the values may be half old, half new. ``holder`` says who it was."""
+    """Who wrote died meanwhile, so that the values may be half old, half new. ``holder`` says who it was.
+
+    Write the values anew under ``shm.writing(x)``, which clears this.
+    """

@@ -25,7 +25,10 @@ _Made = TypeVar("_Made")
 
 
 class ManagerError(ShmError, multiprocessing.ProcessError, ValueError):
-    """The manager was used before its start or after its end; the stdlib raises the one or the other."""
+    """The manager was used before its start or after its end; the stdlib raises the one or the other.
+
+    Call ``start()`` first, or use the manager in a ``with`` statement; after its end make another.
+    """
 
 
 class SharedMemoryManager:

@@ -50,7 +50,10 @@ _LATE = ("stream", "display_data", "update_display_data", "clear_output", "comm_
 
 
 class PeerError(ShmError, RuntimeError):
-    """A peer's cell failed, or the peer has died. ``ename`` is the name of the error in its kernel, if it has one."""
+    """A peer's cell failed, or the peer has died. ``ename`` is the name of the error in its kernel, if it has one.
+
+    Mend the cell. Of a peer that has died the next ``%%peer`` cell starts another.
+    """
 
 
 class Peer:

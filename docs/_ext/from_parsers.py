@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import pydoc
 from typing import TYPE_CHECKING
 
-from docutils import nodes
-from docutils.statemachine import StringList
-from sphinx.util.docutils import SphinxDirective
-
 import shmkernel as shm
-from shmkernel import cli, errors, peer
+from shmkernel import cli, peer
 from shmkernel.magics.commands import ShmMagics
 
 if TYPE_CHECKING:
@@ -45,25 +42,30 @@ def settings() -> Iterator[str]:
 
 
 def tree() -> Iterator[str]:
-    """Write a table of the errors."""
-    yield from ("| error | is also | when |", "|---|---|---|")
+    """Write a table of the errors: a docstring's first paragraph says when, its second what to do."""
+    yield from ("| error | when | what to do |", "|---|---|---|")
     for error in (*(getattr(shm, one) for one in sorted(shm.__all__) if one.endswith("Error")), peer.PeerError):
         also = [one.__name__ for one in error.__mro__[1:] if one.__module__ == "builtins" and one not in _OBVIOUS]
-        when = " ".join((inspect.getdoc(error) or "").split())
-        yield f"| `{error.__name__}` | {', '.join(f'`{one}`' for one in also)} | {when} |"
+        paragraphs = [" ".join(one.split()) for one in (inspect.getdoc(error) or "").split("\n\n")]
+        when, cure = paragraphs[:2] if error is not shm.ShmError else (paragraphs[0], "")
+        names = f"`{error.__name__}`" + (f", a {', '.join(f'`{one}`' for one in also)}" if also else "")
+        yield f"| {names} | {when} | {cure.replace('``', '`')} |"
 
 
-def api() -> Iterator[str]:
-    """Write what Python's `dir(shmkernel)` has, errors aside, with its docstring."""
+def api(*wanted: str) -> Iterator[str]:
+    """Write the docstrings of what is named, as `create` or `kinds.Kind`."""
     yield "```{eval-rst}"
-    for name in sorted({*shm.__all__, "list"}):
-        value = getattr(shm, name)
-        if inspect.isclass(value) and not issubclass(value, errors.ShmError):
-            yield from (f".. autoclass:: shmkernel.{name}", "   :members:", "")
-        elif inspect.isfunction(value):
-            yield from (f".. autofunction:: shmkernel.{name}", "")
-        elif not inspect.isclass(value):
+    for name in wanted:
+        value = pydoc.locate(f"shmkernel.{name}")
+        if not callable(value):
             yield from (f".. autodata:: shmkernel.{name}", "   :no-value:", "")
+        elif inspect.isclass(value):
+            yield f".. autoclass:: shmkernel.{name}"
+            if not issubclass(value, tuple):
+                yield "   :members:"
+            yield ""
+        else:
+            yield from (f".. autofunction:: shmkernel.{name}", "")
     yield "```"
 
 
@@ -74,19 +76,25 @@ def _section(title: str, text: str) -> Iterator[str]:
     yield from (f"## `{title}`", "", "```text", *text.rstrip().splitlines(), "```", "")
 
 
-def _directive(write: Callable[[], Iterator[str]]) -> type[SphinxDirective]:
-    class Written(SphinxDirective):
-        def run(self) -> list[Node]:
-            """Parse what was written as if it stood in the page."""
-            node = nodes.section(document=self.state.document)
-            self.state.nested_parse(StringList(list(write()), source=write.__name__), 0, node, match_titles=True)
-            return node.children
-
-    return Written
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directives."""
+    """Add a directive for each."""
+    from docutils import nodes  # noqa: PLC0415  the tests read what is written without Sphinx
+    from docutils.statemachine import StringList  # noqa: PLC0415
+    from sphinx.util.docutils import SphinxDirective  # noqa: PLC0415
+
+    def directive(write: Callable[..., Iterator[str]]) -> type[SphinxDirective]:
+        class Written(SphinxDirective):
+            has_content = True
+
+            def run(self) -> list[Node]:
+                """Parse what was written as if it stood in the page."""
+                node = nodes.section(document=self.state.document)
+                lines = StringList([*write(*" ".join(self.content).split())], source=write.__name__)
+                self.state.nested_parse(lines, 0, node, match_titles=True)
+                return node.children
+
+        return Written
+
     for write in (magics, commands, settings, tree, api):
-        app.add_directive(f"shm-{write.__name__}", _directive(write))
+        app.add_directive(f"shm-{write.__name__}", directive(write))
     return {"parallel_read_safe": True}

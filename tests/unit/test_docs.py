@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import shmkernel as shm
-from shmkernel import cli
+from shmkernel import cli, kinds, names
+from shmkernel.dicts import store
+from shmkernel.kinds import array
 from shmkernel.magics.commands import ShmMagics
-from shmkernel.peer import PeerMagics
+from shmkernel.peer import PeerError, PeerMagics
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [
@@ -66,17 +70,73 @@ def test_every_magic_that_a_message_names_exists(module):
 
 
 def test_the_reference_omits_nothing_that_is_public():
-    pytest.importorskip("sphinx")
     path = ROOT / "docs/_ext/from_parsers.py"
     spec = importlib.util.spec_from_file_location("from_parsers", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    listed = re.findall(r":: shmkernel\.(\w+)", "\n".join(module.api()))
+    listed = re.findall(r"```{shm-api}\n(.*?)```", (ROOT / "docs/reference/api.md").read_text(), re.DOTALL)
+    listed = [name for name in "".join(listed).split() if "." not in name]
     errors = re.findall(r"^\| `(\w+)`", "\n".join(module.tree()), re.MULTILINE)
     assert sorted([*listed, *errors]) == sorted([*shm.__all__, "list", "PeerError"])
     assert {f"%{name}" for name in magics()} == {*re.findall(r"^## `(%\w+)`", "\n".join(module.magics()), re.MULTILINE)}
     assert [*commands()] == re.findall(r"^## `shmkernel (\w+)`", "\n".join(module.commands()), re.MULTILINE)
     assert all(f"ShmMagics.{name}" in "\n".join(module.settings()) for name in ShmMagics.class_own_traits(config=True))
+
+
+def test_every_error_says_when_it_comes_and_what_to_do():
+    for name in (*(one for one in shm.__all__ if one.endswith("Error") and one != "ShmError"), "PeerError"):
+        error = getattr(shm, name, PeerError)
+        assert len(inspect.getdoc(error).split("\n\n")) == 2, name
+
+
+def test_the_formats_are_those_of_the_kinds():
+    page = (ROOT / "docs/reference/formats.md").read_text()
+    ours = {name for name, kind in kinds.known().items() if type(kind).__module__.startswith("shmkernel.")}
+    assert {*re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)} == ours
+
+
+def test_the_configuration_names_every_variable_that_is_read():
+    source = "".join(path.read_text() for path in ROOT.glob("shmkernel/**/*.py"))
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    assert {*re.findall(r"^\| `(SHM\w+)`", page, re.MULTILINE)} == {*re.findall(r"\bSHMKERNEL_[A-Z]+\b", source)}
+
+
+def test_the_limits_are_those_of_the_program():
+    page = " ".join((ROOT / "docs/reference/limits.md").read_text().split())
+    assert f"have {array._LONGEST:,} characters" in page
+    assert f"the file name may have {names._NAME_MAX} bytes" in page
+    assert f"{store.MAP >> 30} GiB at most" in page
+
+
+def text_of(page):
+    """Return a page's Markdown; a notebook's is in its cells."""
+    if page.suffix == ".md":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, made as GitHub and MyST make them."""
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    return {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+
+
+@pages
+def test_every_link_and_every_file_that_a_page_names_leads_somewhere(page):
+    text = text_of(page)
+    for link in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"", text):
+        target, _, anchor = "".join(link).partition("#")
+        if target.startswith("https:"):
+            continue
+        found = page.parent / target.replace("tutorials/", "../notebooks/") if target else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), anchor
+    for file in re.findall(r"`((?:tests|shmkernel|docs|notebooks|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / file).exists(), file
 
 
 def test_the_readme_takes_one_look():
