@@ -43,12 +43,12 @@ def settings() -> Iterator[str]:
 
 def tree() -> Iterator[str]:
     """Write a table of the errors: a docstring's first paragraph says when, its second what to do."""
-    yield from ("| error | when | what to do |", "|---|---|---|")
+    yield from ("| error (is also) | when | what to do |", "|---|---|---|")
     for error in (*(getattr(shm, one) for one in sorted(shm.__all__) if one.endswith("Error")), peer.PeerError):
         also = [one.__name__ for one in error.__mro__[1:] if one.__module__ == "builtins" and one not in _OBVIOUS]
         paragraphs = [" ".join(one.split()) for one in (inspect.getdoc(error) or "").split("\n\n")]
         when, cure = paragraphs[:2] if error is not shm.ShmError else (paragraphs[0], "")
-        names = f"`{error.__name__}`" + (f", a {', '.join(f'`{one}`' for one in also)}" if also else "")
+        names = f"`{error.__name__}`" + (f" ({', '.join(f'`{one}`' for one in also)})" if also else "")
         yield f"| {names} | {when} | {cure.replace('``', '`')} |"
 
 
