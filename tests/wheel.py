@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,20 @@ import shmkernel as shm
 
 WHEEL = sys.argv[1]
 KNOWN = (".py", "py.typed", ".js", ".css")  # whatever else a wheel has came in by mistake
+CELLS = [  # two kernels
+    "%load_ext shmkernel", "%load_ext shmkernel.peer", "import numpy as np\nx = np.arange(3)", "%shm_create x",
+    "%%peer\n%load_ext shmkernel\n%shm_attach x\nx[0] = 7\n%shm_create mine --dict", "assert x[0] == 7",
+    "%shm_attach mine", "%peer --kill", "%shm_list", "%shm_unlink x",
+]  # fmt: skip
+
+
+def command(*line, status=0):
+    """Run the installed command, and return what it says."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("shmkernel"), *line], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
 
 
 def main():
@@ -27,16 +43,20 @@ def main():
 
     x = shm.create("wheel", np.arange(3))
     assert shm.attach("wheel") is x
-    command = Path(sys.executable).with_name("shmkernel")
-    assert "wheel " in subprocess.run([command, "list"], check=True, capture_output=True, text=True).stdout
-    assert subprocess.run([command, "doctor"], check=False, capture_output=True).returncode == 0
+    assert "wheel " in command("list")
+    assert "watchdog" in command("doctor")
+    assert 'pip install "shmkernel[demo]"' in command("demo", status=1)
+    assert len(shm.watch()._esm) > 1000, "the widget's script"
     shm.unlink("wheel")
 
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-    for line in ("%load_ext shmkernel", "%load_ext shmkernel.peer", "%shm_list", "%%peer\n1 + 1", "%peer --shutdown"):
-        shell.run_cell(line).raise_error()
+    for cell in CELLS:
+        shell.run_cell(cell).raise_error()
+    assert all(one.state == "unlinked" for one in shm.list())
     print(f"{Path(WHEEL).name}: {len(files)} files, and it works")
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory(prefix="shmkernel-test-", dir="/dev/shm") as folder:
+        os.environ["SHMKERNEL_DIR"] = folder
+        main()
