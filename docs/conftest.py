@@ -1,3 +1,3 @@
-"""The notebooks are collected where they lie: ``tutorials`` is a link for Sphinx."""
+"""The notebooks are collected where they lie: ``tutorials`` has copies for Sphinx."""
 
 collect_ignore = ["tutorials", "conf.py", "_ext"]

@@ -4,7 +4,7 @@ ipython     a notebook's cell
 python      a piece of a program; with a __main__ guard a script
 shell       bash, which stops at the first error
 c, ...      compiled or interpreted
-yaml        only read
+yaml, toml  only read
 text        no code
 
 What is not installed is skipped, with the cure; in CI only julia and torch may be, and their pages say so.
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from contextlib import ExitStack, chdir
 from pathlib import Path
 
@@ -86,9 +87,13 @@ def read_yaml(example):
     assert yaml.safe_load(example.parsed)
 
 
+def read_toml(example):
+    assert tomllib.loads(example.parsed)
+
+
 _LANGUAGES = {
     "ipython": ipython, "python": python, "shell": shell, "c": c, "javascript": javascript, "r": r, "julia": julia,
-    "yaml": read_yaml,
+    "yaml": read_yaml, "toml": read_toml,
 }  # fmt: skip
 
 
