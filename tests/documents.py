@@ -132,6 +132,7 @@ def _missing(program):
 
 def _setup(namespace):
     stack = namespace["stack"] = ExitStack()
+    namespace["get_config"] = Config  # as in the configuration files of Jupyter
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-docs-", dir="/dev/shm"))
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("SHMKERNEL_DIR", folder)
