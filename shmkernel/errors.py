@@ -135,7 +135,7 @@ class DamagedError(ShmError, ValueError):
 class RefusedError(_FileError, PermissionError):
     """The file, or the runtime folder, belongs to somebody else.
 
-    Each user has names of his own; what was attached read only is attached again with ``--mode r+``.
+    Each user has names of their own; what was attached read only is attached again with ``--mode r+``.
     """
 
     code = errno.EACCES
