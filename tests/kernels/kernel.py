@@ -1,12 +1,29 @@
 """A real kernel, and what it sends."""
 
 import os
+import select
 import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
+from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 PATIENCE = 60.0  # seconds until a test gives up
+_SERVER = """
+import sys
+from tests.kernels.kernel import Kernel
+kernel = Kernel(*sys.argv[1:])
+print()
+sys.stdin.read()
+"""
+
+
+def await_death(process):
+    """Return when the OS has ended a process."""
+    assert select.select([process], [], [], PATIENCE)[0]
+    os.close(process)
 
 
 class Kernel:
@@ -53,6 +70,26 @@ class Kernel:
         self.client.inspect(code, len(code))
         return self.client.get_shell_msg(timeout=PATIENCE)["content"]["data"]["text/plain"]
 
+    def dies_of(self, cell):
+        """Run a cell that ends the kernel, and return when the OS has ended it."""
+        process = self.process()
+        self.client.execute(cell)
+        await_death(process)
+
+    def process(self):
+        """Return a descriptor of its process."""
+        return os.pidfd_open(int(self("import os; print(os.getpid())")))
+
+    def interrupt(self):
+        """Interrupt it in a cell that would not end."""
+        self.client.execute("print('busy', flush=True)\nwhile True: pass", stop_on_error=False)
+        while self.client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "busy\n":
+            pass
+        self.manager.interrupt_kernel()
+        while self.client.get_iopub_msg(timeout=PATIENCE)["content"].get("ename") != "KeyboardInterrupt":
+            pass
+        assert self.client.get_shell_msg(timeout=PATIENCE)["content"]["status"] == "error"
+
     def end(self):
         """End it at once."""
         with suppress(ProcessLookupError):
@@ -60,3 +97,31 @@ class Kernel:
         self.client.stop_channels()
         self.manager.cleanup_resources()
         self.manager.context.destroy()
+
+
+class Served(Kernel):
+    """One that another process has started, as Jupyter's server does."""
+
+    def __init__(self, notebook, folder):
+        self.server = subprocess.Popen(
+            [sys.executable, "-uc", _SERVER, notebook, str(folder)],
+            cwd=Path(__file__).parent.parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.server.stdout.readline()
+        self.client = BlockingKernelClient(connection_file=f"{folder}/{notebook}.json")
+        self.client.load_connection_file()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=PATIENCE)
+
+    def loses_its_server(self):
+        """Kill the server, and return when the kernel has noticed and ended."""
+        process = self.process()
+        self.server.kill()
+        await_death(process)
+
+    def end(self):
+        """Forget what has ended."""
+        self.server.kill()
+        self.server.communicate()
+        self.client.stop_channels()
+        self.client.context.destroy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 
 from shmkernel import names
 from tests.helpers import PATIENCE, until, until_left, watchdogs
@@ -11,17 +10,8 @@ from tests.helpers import PATIENCE, until, until_left, watchdogs
 SHARE = """
 import atexit, faulthandler, os, signal
 import numpy as np, shmkernel as shm
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it was ignored
 x = shm.create("x", np.arange(1000))
 """
-
-
-def ended(kernel, cell):
-    """Run a cell that ends the kernel, and return when the OS has ended it."""
-    pidfd = os.pidfd_open(int(kernel("import os; print(os.getpid())")))
-    kernel.client.execute(cell)
-    assert select.select([pidfd], [], [], PATIENCE)[0]
-    os.close(pidfd)
 
 
 def gone():
@@ -35,7 +25,7 @@ def assert_reader_still_has_it(reader):
 
 
 def test_a_process_group_killed_right_after_the_first_create_leaves_nothing(kernel, shm_dir):
-    ended(kernel, SHARE + "os.killpg(0, signal.SIGKILL)")
+    kernel.dies_of(SHARE + "os.killpg(0, signal.SIGKILL)")
     until_left(shm_dir)
     until(lambda: not watchdogs(shm_dir), "the watchdog ends too")
 
@@ -77,7 +67,7 @@ def test_what_is_kept_survives_a_restart(kernel):
 def test_a_reader_may_keep_what_a_dead_kernel_left_it(kernel, reader):
     kernel(SHARE)
     reader("y = shm.attach('x')")
-    ended(kernel, "os._exit(1)")
+    kernel.dies_of("os._exit(1)")
     until(gone, "the name goes")
     assert reader("print(shm.keep('x').mine, int(shm.attach('x').sum()))") == "True 499500\n"
     reader("shm.unlink('x')")
@@ -85,13 +75,7 @@ def test_a_reader_may_keep_what_a_dead_kernel_left_it(kernel, reader):
 
 def test_interrupting_a_kernel_ends_no_watchdog(kernel, shm_dir):
     kernel(SHARE)
-    kernel.client.execute("print('busy', flush=True)\nwhile True: pass", stop_on_error=False)
-    while kernel.client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "busy\n":
-        pass
-    kernel.manager.interrupt_kernel()
-    while kernel.client.get_iopub_msg(timeout=PATIENCE)["content"].get("ename") != "KeyboardInterrupt":
-        pass
-    assert kernel.client.get_shell_msg(timeout=PATIENCE)["content"]["status"] == "error"
+    kernel.interrupt()
     assert len(watchdogs(shm_dir)) == 1
-    ended(kernel, "os.kill(os.getpid(), signal.SIGKILL)")
+    kernel.dies_of("os.kill(os.getpid(), signal.SIGKILL)")
     until_left(shm_dir)

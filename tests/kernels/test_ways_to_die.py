@@ -13,11 +13,13 @@ import pytest
 import shmkernel as shm
 from shmkernel import names, registry
 from tests.helpers import PATIENCE, kill_watchdogs, until, watchdogs
+from tests.kernels.kernel import Kernel, Served
 
 PAGE = Path(__file__).parent.parent.parent / "docs/concepts/every-way-to-die.md"
 SHARE = """
 import faulthandler, os, signal, subprocess, sys
 import numpy as np, shmkernel as shm
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it was ignored
 made = [shm.create(name, np.arange(1000), lifetime=lifetime) for name, lifetime in
         (("mine", "session"), ("last", "attached"), ("held", "attached"), ("kept", "keep"))]
 """
@@ -29,15 +31,7 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 def dies(cell):
-    """Run a cell that ends the kernel, and return when the OS has ended it."""
-
-    def end(kernel):
-        pidfd = os.pidfd_open(int(kernel("print(os.getpid())")))
-        kernel.client.execute(cell)
-        assert select.select([pidfd], [], [], PATIENCE)[0]
-        os.close(pidfd)
-
-    return end
+    return lambda kernel: kernel.dies_of(cell)
 
 
 def restarted(kernel):
@@ -45,22 +39,12 @@ def restarted(kernel):
     kernel.client.wait_for_ready(timeout=PATIENCE)
 
 
-def interrupted(kernel):
-    kernel.client.execute("print('busy', flush=True)\nwhile True: pass")
-    while kernel.client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "busy\n":
-        pass
-    kernel.manager.interrupt_kernel()
-    while kernel.client.get_iopub_msg(timeout=PATIENCE)["content"].get("ename") != "KeyboardInterrupt":
-        pass
-    assert kernel.client.get_shell_msg(timeout=PATIENCE)["content"]["status"] == "error"
-
-
 def killed_beside(start):
     """Kill the kernel beside a process that it has started, and return that."""
 
     def end(kernel):
         beside = os.pidfd_open(int(kernel(start)))
-        dies(KILL)(kernel)
+        kernel.dies_of(KILL)
         return beside
 
     return end
@@ -80,13 +64,14 @@ def without_watchdog(kernel):
 
 def with_its_watchdog(kernel):
     kill_watchdogs(names.folder())
-    dies(KILL)(kernel)
+    kernel.dies_of(KILL)
 
 
 WAYS = {
     "is shut down": lambda kernel: kernel.manager.shutdown_kernel(),
     "is restarted": restarted,
     "runs `exit`": dies("exit"),
+    "loses its server": lambda kernel: kernel.loses_its_server(),
     "gets SIGTERM": dies("os.kill(os.getpid(), signal.SIGTERM)"),
     "gets SIGHUP": dies("os.kill(os.getpid(), signal.SIGHUP)"),
     "gets SIGKILL, as from the out-of-memory killer": dies(KILL),
@@ -102,15 +87,22 @@ WAYS = {
     ),
     "is killed together with its watchdog": with_its_watchdog,
     "loses its watchdog alone": without_watchdog,
-    "is interrupted": interrupted,
+    "is interrupted": lambda kernel: kernel.interrupt(),
     "lives on, and somebody empties `/dev/shm`": emptied,
 }
 
 
 def rows():
-    """Read the table: what happens to the kernel, and what is left of the four segments and of the readers' values."""
+    """Read the table: what happens to the kernel, and what is left of its four segments."""
     lines = (line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("|"))
     return [[cell.strip() for cell in line] for line in lines][2:]
+
+
+@pytest.fixture
+def kernel(row, tmp_path, shm_dir):  # noqa: ARG001  the kernel ends before the folder is checked
+    started = (Served if row[0] == "loses its server" else Kernel)("writer.ipynb", tmp_path)
+    yield started
+    started.end()
 
 
 def is_there(name):
@@ -125,11 +117,12 @@ def test_the_page_has_each_way_and_no_other():
 def test_what_is_left_is_what_the_page_says(row, kernel, reader, shm_dir):
     way, *words = row
     kernel(SHARE)
-    dogs = {*watchdogs(shm_dir)}
+    dogs, process = {*watchdogs(shm_dir)}, kernel.process()
     reader("y, z = shm.attach('mine'), shm.attach('held')")
     beside = WAYS[way](kernel)
-    if not kernel.manager.is_alive() or way == "is restarted":
+    if select.select([process], [], [], 0)[0]:  # it has ended
         until(lambda: not dogs & {*watchdogs(shm_dir)}, "the watchdog ends with what it watched over")
+    os.close(process)
     now = [is_there(name) for name in NAMES]
     registry.begin()
     assert [WORDS[both] for both in zip(now, map(is_there, NAMES), strict=True)] == words
