@@ -121,7 +121,7 @@ class RangeError(ArgumentError, struct.error):
 class UnsupportedError(ShmError, TypeError):
     """A value that no kind can share without changing it.
 
-    Give what the text says: for texts ``numpy.array(names, dtype=str)``, for a table ``df.to_numpy()``.
+    Give what the text says: of texts ``x.astype(str)``, of a table ``x.to_numpy()``.
     """
 
 

@@ -136,7 +136,7 @@ def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind that takes the value; it is never guessed."""
     if found := _first(lambda kind: kind.recognises(value, options)):
         return found
-    message = f"{name!r}: {a_type(value)} cannot be shared. {_cure(value)}"
+    message = f"{name!r}: {a_type(value)} cannot be shared. {_cure(name, value)}"
     raise UnsupportedError(message, name=name, type=type(value).__name__)
 
 
@@ -195,17 +195,18 @@ def _first(suits: Callable[[Kind], bool]) -> Kind | None:
     return next(filter(suits, _ours().values()), None) or next(filter(suits, known().values()), None)
 
 
-def _cure(value: object) -> str:
+def _cure(name: str, value: object) -> str:
     if hasattr(value, "to_numpy"):
-        return "The numbers of a table: give its to_numpy(), or one column's"
+        return f"The numbers of a table: {name}.to_numpy()"
     if isinstance(value, (list, tuple)):
         kind = next((type(item).__name__ for item in value if isinstance(item, (list, tuple, dict, set))), None)
         inside = f"a {kind}" if kind else "something else"
-        return f"A list holds int, float, bool, str, bytes and None, and here is {inside}. Numbers: numpy.asarray(...)"
+        what = f"A list holds int, float, bool, str, bytes and None, and here is {inside}"
+        return f"{what}. Numbers: numpy.asarray({name})"
     if hasattr(value, "__array__") or isinstance(value, memoryview):
-        return "Give numpy.asarray(...) of it"
+        return f"Give numpy.asarray({name})"
     if isinstance(value, str):
-        return "A text: in a list of one, [...], or as bytes, .encode()"
+        return f"A text: in a list, [{name}], or as bytes, {name}.encode()"
     if hasattr(value, "__iter__"):
-        return "Make it a list first, list(...), or an array, numpy.array(list(...))"
+        return f"Make it a list: list({name})"
     return "Shared are numpy arrays, numbers, bytes, and flat lists"

@@ -209,11 +209,7 @@ def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
                 why = f"a .npy file gives it back as {back}, so that its values would change"
     if why is None:
         return
-    cure = (
-        " A list of text: numpy.array(list, dtype=str). Numbers of a DataFrame: df.to_numpy()"
-        if dtype.hasobject
-        else ""
-    )
+    cure = f" Texts: {name}.astype(str). Numbers: {name}.astype(float)" if dtype.kind == "O" else ""
     raise UnsupportedError(f"{name!r} has dtype {dtype}: {why}.{cure}", name=name, dtype=str(dtype))
 
 
@@ -280,7 +276,7 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
             what = (
                 "its mask would be lost" if isinstance(value, np.ma.MaskedArray) else "only its values would be shared"
             )
-            cure = f"{name}.filled(...)" if isinstance(value, np.ma.MaskedArray) else "numpy.asarray(...)"
+            cure = f"{name}.filled()" if isinstance(value, np.ma.MaskedArray) else f"numpy.asarray({name})"
             message = f"{name!r} is a {type(value).__name__}: {what}. Give {cure}"
             raise UnsupportedError(message, name=name, type=type(value).__name__)
         return value.view(np.ndarray)

@@ -8,6 +8,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import shmkernel as shm
@@ -116,6 +117,43 @@ def test_what_an_error_in_a_terminal_proposes_works_there(line, tmp_path, monkey
             assert cli.main(one.split()[1:]) == 0, one
         for one in shm.list():
             shm.unlink(one.name)
+
+
+class Part(np.ndarray):
+    """One that is no plain array."""
+
+
+class Table:
+    """What a DataFrame has."""
+
+    def to_numpy(self):
+        return np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "expression"),
+    [
+        (np.array(["a", "bc"], dtype=object), {}, "x.astype(str)"),
+        (np.array([1, 2.5], dtype=object), {}, "x.astype(float)"),
+        (np.ma.masked_array([1, 2], [False, True]), {}, "x.filled()"),
+        (np.zeros(2).view(Part), {}, "numpy.asarray(x)"),
+        (Table(), {}, "x.to_numpy()"),
+        ([[1, 2], [3, 4]], {}, "numpy.asarray(x)"),
+        ("a text", {}, "[x]"),
+        ("a text", {}, "x.encode()"),
+        ("a text", {"kind": "raw"}, "x.encode()"),
+        ([1, 2], {"kind": "raw"}, "bytes(x)"),
+        ({1, 2}, {}, "list(x)"),
+    ],
+    ids=range(11),
+)
+def test_what_an_error_makes_of_a_value_can_be_shared(value, options, expression):
+    with pytest.raises(shm.UnsupportedError) as caught:
+        shm.create("x", value, **options)
+    assert re.search(rf"[ ,]{re.escape(expression)}(?=$|[ ,.])", caught.value.message), caught.value.message
+    shared = shm.create("x", eval(expression, {"x": value, "numpy": np}), **options)  # noqa: S307  as a person does
+    shm.unlink("x")
+    del shared
 
 
 def test_what_the_checkup_proposes_cures(shm_dir):
