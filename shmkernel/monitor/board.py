@@ -108,7 +108,10 @@ class Board:
         fresh = {info.name: info for info in listing.refreshed(row.info for row in live)}
         lost = _lost()
         ghosts = ghosts_of(listing.look(lost)) if lost else []
-        found = {row.key: row._replace(info=fresh[row.key]) for row in live if row.key in fresh}
+        found = {
+            row.key: row if fresh[row.key] is row.info else row._replace(info=fresh[row.key])
+            for row in live if row.key in fresh
+        }  # fmt: skip
         for key in _with_versions() & found.keys():
             found[key] = _versioned(found[key])
         self.rows = found | {row.key: row for row in ghosts}
@@ -127,10 +130,14 @@ class Room(NamedTuple):
 
 def room(rows: Iterable[Row]) -> Room:
     """Divide the folder up; ``short`` says that less than a tenth is free."""
-    now = limits.room()
-    sizes = [(row.info.mine, row.info.size) for row in rows if row.info.state not in GHOSTS]
-    mine = min(sum(size for own, size in sizes if own), now.used)  # a sparse file is larger than what it uses
-    shared = min(sum(size for own, size in sizes if not own), now.used - mine)
+    now, mine, shared = limits.room(), 0, 0
+    for _, inode, info, _ in rows:
+        if inode and info.mine:
+            mine += info.size
+        elif inode:
+            shared += info.size
+    mine = min(mine, now.used)  # a sparse file is larger than what it uses
+    shared = min(shared, now.used - mine)
     return Room(now.total, mine, shared, now.used - mine - shared, now.free, now.free * 10 < now.total)
 
 

@@ -130,13 +130,14 @@ class Sampler:
             self._wake.clear()
             if self._closed.is_set() or not self.looked_at():
                 continue
-            began = time.thread_time()
+            began, asked = time.thread_time(), self._everything
             try:
                 self.turn()
             except (ShmError, OSError) as error:  # the folder went, perhaps for a moment
                 self._tell({"do": "trouble", "text": str(error)})
             now = time.monotonic()
             debt = max(-_CREDIT, debt + time.thread_time() - began - _SHARE * (now - last))
+            debt = min(debt, 0.0) if asked else debt  # what a page that opens asks for is not paid off by being slow
             last = now
             pause = max(self.interval if self._greeted else _BEAT / 2, min(debt / _SHARE, _SLOWEST))
 

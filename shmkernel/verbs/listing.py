@@ -131,7 +131,10 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
             at = os.lstat(row.path)
         except FileNotFoundError:
             continue
-        found.append(row._replace(attached=now.holders(at), **now.owner(records.of(at))))
+        holders, owner = now.holders(at), now.owner(records.of(at))
+        if (row.attached, row.owner_alive, row.mine) != (holders, owner["owner_alive"], owner["mine"]):
+            row = row._replace(attached=holders, **owner)  # noqa: PLW2901
+        found.append(row)
     return found
 
 
@@ -143,17 +146,20 @@ class _Now:
         self._by_id = {one.id: one for one in people}
         self._by_pid = {(one.pid, one.pid_ns): one for one in people}
         self._attached, self._mine = registry.holders(), sessions.mine()
-        self._alive, self._holder = functools.cache(sessions.alive), functools.cache(self._find)
+        self._owner, self._holder = functools.cache(self._ask), functools.cache(self._find)
 
     def owner(self, record: records.Record | None) -> dict[str, Any]:
         """Return what an `Info` says of a segment's owner beyond his label."""
-        if record is None:
+        return self._owner(record.owner if record else None)
+
+    def _ask(self, owner: str | None) -> dict[str, Any]:
+        if owner is None:
             return {"owner_alive": False, "owner_pid": None, "mine": False}
-        session = self._by_id.get(record.owner)
+        session = self._by_id.get(owner)
         return {
-            "owner_alive": self._alive(record.owner),
+            "owner_alive": sessions.alive(owner),
             "owner_pid": session.pid if session else None,
-            "mine": bool(self._mine and record.owner == self._mine.id),
+            "mine": bool(self._mine and owner == self._mine.id),
         }
 
     def holders(self, found: os.stat_result) -> tuple[Holder, ...]:
@@ -161,7 +167,10 @@ class _Now:
 
         Process ids begin anew when they run out.
         """
-        holders = map(self._holder, {*self._attached.get((found.st_dev, found.st_ino), ())})
+        pids = self._attached.get((found.st_dev, found.st_ino))
+        if pids is None:
+            return ()
+        holders = map(self._holder, {*pids})
         return tuple(sorted(holders, key=lambda one: (one.pid != os.getpid(), one.label, one.pid)))
 
     def _find(self, pid: int) -> Holder:
