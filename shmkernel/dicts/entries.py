@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import struct
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import lmdb
 
     Txn = lmdb.Transaction[bytes]
+
+B = TypeVar("B", bytes, memoryview)  # of a transaction: copies, or views of the map
 
 _PLACE = struct.Struct(">BQ")  # the key of an entry of the order
 _HEAD = struct.Struct(">HQ")  # what precedes a value: MessagePack's list of two, and the number
@@ -64,7 +66,7 @@ def head(number: int) -> bytes:
     return _HEAD.pack(_LIST, number)
 
 
-def head_of(entry: bytes) -> bytes:
+def head_of(entry: B) -> B:
     """Return what precedes the value in this entry."""
     return entry[: _HEADS.get(entry[1], 2)]
 
@@ -79,7 +81,7 @@ def number_of(entry: bytes) -> int:
     return int(values.decode(head_of(entry) + b"\xc0")[0])
 
 
-def is_file(entry: bytes) -> bool:
+def is_file(entry: bytes | memoryview) -> bool:
     """Say whether the value is a reference to a file."""
     at = _HEADS.get(entry[1], 2)
     return entry[at : at + 2] == _FILE
@@ -111,7 +113,9 @@ def last(txn: Txn) -> int:
     return number_at(cursor.key())
 
 
-def walk(txn: Txn, start: int | None, count: int, *, backwards: bool = False) -> tuple[list[bytes], int | None]:
+def walk(
+    txn: lmdb.Transaction[B], start: int | None, count: int, *, backwards: bool = False
+) -> tuple[list[B], int | None]:
     """Return up to `count` values of the order, from number `start` on, and where to go on."""
     cursor = txn.cursor()
     if not backwards:  # nothing comes after the order
@@ -138,6 +142,6 @@ def read(txn: Txn, raws: list[bytes]) -> list[Any]:
     return [value[1] for value in map(values.decode, found)]
 
 
-def number_at(place: bytes) -> int:
+def number_at(place: bytes | memoryview) -> int:
     """Read the key of an entry of the order."""
     return int(_PLACE.unpack(place)[1])

@@ -1,23 +1,32 @@
-"""Dicts to look at: rows of key, type and value, in the order of insertion, read in one snapshot."""
+"""Dicts to look at: rows of key, type and value, in the order of insertion, read in one snapshot.
+
+What is read are views of the map, and no more of a value than a row shows: the rest is neither copied nor decoded.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
 import reprlib
-from typing import TYPE_CHECKING, Any
 
-from shmkernel import names
-from shmkernel.dicts import entries, meta, store
+from msgspec import Raw, msgpack
+
+from shmkernel import limits, names
+from shmkernel.dicts import entries, meta, store, values
 from shmkernel.preview import Look, Preview, Source, grid, nothing, page
 
-if TYPE_CHECKING:
-    import lmdb
-
 _FAR = 5_000  # keys: what comes later is not shown, since the way there is on foot
+_LONG = 4 << 10  # bytes of a value or key that are decoded
+_START = 280  # bytes of a longer text that are
 _COLUMNS = [("type", ""), ("value", "")]
+_HEADS = {  # the first byte of what is longer: its type, and how many bytes say how much there is of it
+    0xC5: ("bytes", 2), 0xC6: ("bytes", 4), 0xDA: ("str", 2), 0xDB: ("str", 4), 0xDC: ("list", 2), 0xDD: ("list", 4),
+    0xDE: ("dict", 2), 0xDF: ("dict", 4), 0xC8: ("", 2), 0xC9: ("", 4),
+}  # fmt: skip
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 70
+_array = msgpack.Decoder(tuple[str, tuple[int, ...], str, Raw]).decode
+_stored = msgpack.Decoder(tuple[bytes, Raw]).decode
 
 
 def preview(source: Source, look: Look, count: int) -> Preview:
@@ -30,28 +39,64 @@ def preview(source: Source, look: Look, count: int) -> Preview:
         home = names.runtime("dicts", str(os.fstat(file.fileno()).st_ino))
         mapping = mmap.mmap(file.fileno(), 2 * meta.PAGE, access=mmap.ACCESS_READ)
     opened = store.connect(home, mapping, names.called(source.path))
-    txn = opened.reading()
-    try:
+    with opened.viewing() as txn:
         rows = page(look, min(count, _FAR))
         placed, _ = entries.walk(txn, None, rows.stop)
-        raws, found = entries.keys_of(placed[rows.start :])
-        texts = [_row(txn, raw) for raw in raws]
-    finally:
-        txn.abort()
+        found = [_key(one) for one in placed[rows.start :]]
+        texts = [_row(txn.get(raw)) for raw, _ in found]
+        labels = [label for _, label in found]
+        del placed  # a view outlives no transaction
     note = f"the first {_FAR:,} of {count:,} keys" if count > _FAR else ""
-    return grid(_COLUMNS, [_short.repr(key) for key in found], texts, rows.start, min(count, _FAR), note=note)
+    return grid(_COLUMNS, labels, texts, rows.start, min(count, _FAR), note=note)
 
 
-def _row(txn: lmdb.Transaction[bytes], raw: bytes) -> tuple[str, str]:
-    entry = txn.get(raw)
+def _key(placed: memoryview) -> tuple[bytes, str]:
+    """Return the bytes of a key, and what to show of it."""
+    if len(placed) > _LONG:
+        raw, key = _stored(placed[1:])
+        return raw, " ".join(_told(memoryview(key)))
+    raw, found = entries.key_of(bytes(placed))
+    return raw, _short.repr(found)
+
+
+def _row(entry: memoryview | None) -> tuple[str, str]:
     if entry is None:
         return "", ""
     if entries.is_file(entry):
         return "array", "in a file of its own"
-    return _told(entries.value_of(entry))
+    return _told(entry[len(entries.head_of(entry)) :])
 
 
-def _told(value: Any) -> tuple[str, str]:  # noqa: ANN401
+def _told(packed: memoryview) -> tuple[str, str]:
+    """Say of what type a value is, and what it is like."""
+    if len(packed) > _LONG:
+        return _told_by_head(packed)
+    value = values.decode(packed)
     if hasattr(value, "dtype") and getattr(value, "size", 0) > 8:  # noqa: PLR2004  as many as fit
         return "array", f"{value.dtype} {value.shape}"
     return type(value).__name__, _short.repr(value)
+
+
+def _told_by_head(packed: memoryview) -> tuple[str, str]:
+    first = packed[0]
+    if first < 0xA0:  # noqa: PLR2004  a few large parts
+        return ("list" if first & 0x10 else "dict"), _parts(first & 0x0F)
+    kind, width = _HEADS[first]
+    count, rest = int.from_bytes(packed[1 : 1 + width], "big"), packed[1 + width :]
+    if kind == "str":
+        return kind, f"{bytes(rest[:_START]).decode(errors='ignore')!r}"
+    if kind == "bytes":
+        return kind, f"{bytes(rest[:_START])!r}"
+    if kind:
+        return kind, _parts(count)
+    kind, packed = values.NAMES.get(rest[0], "?"), rest[1:]
+    if kind == "array":
+        dtype, shape, _, _ = _array(packed)
+        return kind, f"{values.dtype_of(dtype)} {shape}"
+    if kind in ("tuple", "set", "frozenset"):
+        return kind, _told_by_head(packed)[1]
+    return kind, limits.human(count)
+
+
+def _parts(count: int) -> str:
+    return f"{count:,} item{'s' * (count != 1)}"

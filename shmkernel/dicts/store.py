@@ -102,6 +102,13 @@ class Store:
         except lmdb.Error:  # 510 readers, or one of the same pid in another container: wait for the writers' turn
             return self._begin(env)
 
+    def viewing(self) -> lmdb.Transaction[memoryview]:
+        """Begin to look: as `reading`, but what is read are views into the map, and it never waits for a writer."""
+        try:
+            return (self._env or self._reopen()).begin(buffers=True)
+        except lmdb.Error as error:
+            raise self.failure(error) from None
+
     def writing(self) -> lmdb.Transaction[bytes]:
         """Begin to write; waits until no other process does."""
         txn = self._begin(self._env or self._reopen())

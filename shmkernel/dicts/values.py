@@ -185,7 +185,7 @@ def _array(value: NDArray[Any]) -> object:
 
 
 def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
-    return np.ndarray(tuple(shape), _dtype(text), bytearray(data), order=order)
+    return np.ndarray(tuple(shape), dtype_of(text), bytearray(data), order=order)
 
 
 def _describe(value: object, dtype: np.dtype[Any]) -> str:
@@ -195,7 +195,7 @@ def _describe(value: object, dtype: np.dtype[Any]) -> str:
     try:
         descr: object = npy.dtype_to_descr(dtype)
         text = descr if isinstance(descr, str) else repr(descr)
-        same = _dtype(text) == dtype
+        same = dtype_of(text) == dtype
     except (ValueError, TypeError):
         same = False
     if not same:
@@ -204,7 +204,8 @@ def _describe(value: object, dtype: np.dtype[Any]) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _dtype(text: str) -> np.dtype[Any]:
+def dtype_of(text: str) -> np.dtype[Any]:
+    """Read a dtype."""
     descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
     return npy.descr_to_dtype(descr)
 
@@ -240,6 +241,17 @@ _RAISE: dict[int, Callable[[memoryview], Any]] = {
     _ARRAY: lambda data: _new_array(*decode(data)),
     _FILE: lambda data: File(bytes(data).decode()),
 }
+NAMES = {
+    _TUPLE: "tuple",
+    _SET: "set",
+    _FROZENSET: "frozenset",
+    _MAP: "dict",
+    _INT: "int",
+    _TEXT: "str",
+    _DECIMAL: "Decimal",
+    _SCALAR: "array",
+    _ARRAY: "array",
+}  # fmt: skip  of extensions that may be long
 
 
 def _cure(value: object) -> str:

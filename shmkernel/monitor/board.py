@@ -3,7 +3,8 @@
 A listing of 1,000 segments takes 50 ms, too much four times a second. So the board looks at the clocks of three
 folders first: names, records and sessions cannot change without moving one. Only segments whose file or record
 moved are looked at anew. What leaves no trace in a folder (who has what attached, an owner that was killed
-together with its watchdog, a mapping of this process that went) is asked for once a second.
+together with its watchdog, a mapping of this process that went) is asked for once a second. No lock is taken: a thread
+that has to wait for a busy cell inside one would make every kernel wait.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Board:
             if clock := _file(name):
                 files[name] = clock
         stale = [name for name, clock in files.items() if self._files.get(name) != clock]
-        fresh = {one.name: one for one in listing.look(stale) if one.state not in GHOSTS}
+        fresh = {one.name: one for one in listing.look(stale, probe=False) if one.state not in GHOSTS}
         found = {}
         for name, (inode, *_) in files.items():
             if info := fresh.get(name):
@@ -107,7 +108,7 @@ class Board:
         live = [row for row in self.rows.values() if row.info.state not in GHOSTS]
         fresh = {info.name: info for info in listing.refreshed(row.info for row in live)}
         lost = _lost()
-        ghosts = ghosts_of(listing.look(lost)) if lost else []
+        ghosts = ghosts_of(listing.look(lost, probe=False)) if lost else []
         found = {
             row.key: row if fresh[row.key] is row.info else row._replace(info=fresh[row.key])
             for row in live if row.key in fresh
@@ -161,7 +162,7 @@ def as_json(row: Row) -> dict[str, object]:
         "size": info.size, "human": limits.human(info.size), "owner": render.clean(info.owner),
         "alive": info.owner_alive, "mine": info.mine, "pid": info.owner_pid,
         "attached": [f"{render.people([one])} ({one.pid})" for one in info.attached[:20]],
-        "count": len(info.attached), "elsewhere": info.elsewhere, "lifetime": info.lifetime, "created": info.created,
+        "count": len(info.attached), "lifetime": info.lifetime, "created": info.created,
         "version": row.version, "state": info.state, "note": render.clean(render.note(info)),
     }  # fmt: skip
 

@@ -91,11 +91,10 @@ class Sampler:
         room = board.room(self._board.rows.values())
         if everything or change.rows or change.gone or self._roughly(room):
             self._room = room
-            parts = list(_parts(rows))
+            parts = list(_parts(rows, change.gone))
             for number, part in enumerate(parts):
                 ends = {"first": everything and number == 0, "last": everything and number == len(parts) - 1}
-                extra = {"gone": change.gone, "room": room._asdict()} if number == 0 else {}
-                self._tell({"do": "rows", "rows": part, **ends, **extra})
+                self._tell({"do": "rows", "room": room._asdict(), **ends, **part})
         self._picture(anew=everything)
         if time.monotonic() - self._sent > _BEAT:
             self._tell({"do": "beat"})
@@ -142,16 +141,15 @@ class Sampler:
             pause = max(self.interval if self._greeted else _BEAT / 2, min(debt / _SHARE, _SLOWEST))
 
 
-def _parts(rows: list[board.Row]) -> Iterator[list[dict[str, object]]]:
-    """Cut rows into what fits a message; at least one, if empty."""
-    part: list[dict[str, object]] = []
+def _parts(rows: list[board.Row], gone: list[str]) -> Iterator[dict[str, list[Any]]]:
+    """Cut keys that went, and rows, into what fits a message; at least one, if empty."""
+    part: dict[str, list[Any]] = {"gone": [], "rows": []}
     room = _MOST
-    for row in rows:
-        one = board.as_json(row)
+    for kind, one in (*(("gone", key) for key in gone), *(("rows", board.as_json(row)) for row in rows)):
         size = len(json.dumps(one)) + 2
-        if size > room and part:
+        if size > room:
             yield part
-            part, room = [], _MOST
-        part.append(one)
+            part, room = {"gone": [], "rows": []}, _MOST
+        part[kind].append(one)
         room -= size
     yield part

@@ -4,7 +4,7 @@
  * A segment, as the kernel tells of it.
  * @typedef {{key: string, inode: string, name: string, kind: string, type: string, size: number, human: string,
  *   owner: string, alive: boolean, mine: boolean, pid: number | null, attached: string[], count: number,
- *   elsewhere: boolean, lifetime: string, created: number | null, state: string, note: string,
+ *   lifetime: string, created: number | null, state: string, note: string,
  *   version?: number | null}} Row
  *
  * What a picture is drawn from: the facts of a preview, and its numbers.
@@ -48,7 +48,7 @@ export function life(row) {
 
 /** @param {Row} row @returns {string} how many have it attached, and who: "3: here, plot +1" */
 export function holders(row) {
-  if (!row.count) return row.elsewhere ? "elsewhere" : "0";
+  if (!row.count) return "0";
   const some = row.attached.slice(0, 2).map((one) => one.replace(/ \(\d+\)$/, ""));
   return `${row.count}: ${some.join(", ")}${row.count > some.length ? ` +${row.count - some.length}` : ""}`;
 }

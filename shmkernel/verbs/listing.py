@@ -95,8 +95,11 @@ def info(name: str) -> Info:
     return found[0]
 
 
-def look(wanted: Iterable[str]) -> builtins.list[Info]:
-    """Return those of the wanted segments that exist, and what only this process still has."""
+def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
+    """Return those of the wanted segments that exist, and what only this process still has.
+
+    To `probe` for holders in other containers takes a lock for a moment, longer where threads wait for each other.
+    """
     now = _Now()
     rows: builtins.list[Info] = []
     here: set[int] = set()
@@ -107,7 +110,7 @@ def look(wanted: Iterable[str]) -> builtins.list[Info]:
             continue
         here.add(inode)
         rows.append(row)
-    if not all(row.attached for row in rows):
+    if probe and not all(row.attached for row in rows):
         with registry.locked():
             rows = [row if row.attached else row._replace(elsewhere=registry.in_use(row.name)) for row in rows]
     live = {row.name for row in rows}

@@ -1,7 +1,9 @@
 """The monitor without a page: what it finds, what it sends, what its buttons do."""
 
+import fcntl
 import json
 import os
+import sys
 import threading
 
 import ipykernel
@@ -110,7 +112,7 @@ def test_a_board_at_rest_looks_at_no_segment(monkeypatch):
     seen = Board()
     until(lambda: seen.scan() == ([], []) and seen._folders, "settled clocks")
     seen._due = float("inf")
-    monkeypatch.setattr("shmkernel.verbs.listing.look", lambda _: pytest.fail("looked"))
+    monkeypatch.setattr("shmkernel.verbs.listing.look", lambda *_, **__: pytest.fail("looked"))
     assert seen.scan() == ([], [])
     monkeypatch.undo()
     for at in range(len(kept)):
@@ -173,6 +175,41 @@ def test_a_frame_is_sent_when_the_values_changed(watching, sent):
     assert np.frombuffer(frames(sent)[0][1][0]).tolist() == [0, 9, 8, 3]
 
 
+def test_no_turn_takes_a_lock_that_others_wait_for(sent):
+    made = [
+        shm.create("array", shape=3), shm.create("list", [1, "x"]), shm.create("raw", b"abc"),
+        shm.create("dict", {1: 2}), shm.create("ring", ring=3, shape=2), shm.create("kept", shape=3, lifetime="keep"),
+    ]  # fmt: skip
+    names_ = [one.name for one in shm.list()]
+    del made[-1]  # nobody has it: is it attached elsewhere?
+    for name in names_:
+        shm.publish(name)
+    here, exclusive = threading.get_ident(), []
+
+    def heed(event, args):
+        if (
+            event.startswith("fcntl.")
+            and here == threading.get_ident()
+            and args[1] in (fcntl.LOCK_EX, fcntl.LOCK_EX | 4)
+        ):
+            exclusive.append((event, args))
+
+    sys.addaudithook(heed)  # for good: it must be cheap, and idle after this test
+    found = Sampler(lambda content, buffers: sent.append((content, buffers)), 0.25)
+    found.hello()
+    for name in names_:
+        with shm.lock(name):
+            exclusive.clear()
+            found.look(name, Look())
+            found.turn()
+        assert not exclusive
+    here = None
+    assert set(rows(sent)) == set(names_)
+    assert {content["key"] for content, _ in frames(sent)} == set(names_)
+    for name in names_:
+        shm.unlink(name)
+
+
 def test_looking_at_a_segment_does_not_attach_it(watching):
     with holding(lambda: shm.create("x", shape=3)) as child:
         watching.look("x", Look())
@@ -191,6 +228,12 @@ def test_a_thousand_rows_come_in_messages_of_64_kib(watching, sent, monkeypatch)
     assert max(len(json.dumps(content)) for content, _ in sent) < 64 << 10
     ends = [(content["first"], content["last"]) for content, _ in sent if content["do"] == "rows"]
     assert ends == [(True, False), *[(False, False)] * (len(ends) - 2), (False, True)]
+    sent.clear()
+    lost = [f"{'x' * 200}{at}" for at in range(1000)]
+    monkeypatch.setattr(watching._board, "scan", lambda: board.Change([], lost))
+    watching.turn()
+    assert gone(sent) == set(lost)
+    assert max(len(json.dumps(content)) for content, _ in sent) < 64 << 10
     shm.unlink("x")
     del x
 

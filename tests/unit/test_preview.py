@@ -5,6 +5,7 @@ import json
 import math
 import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -206,6 +207,37 @@ def test_a_dict_of_many_keys_is_turned_page_by_page():
     shm.unlink("d")
     (info,) = shm.list()
     assert lens.see(info, Look()).form == "none"
+    del shared
+
+
+def test_of_what_a_dict_holds_no_more_is_read_than_is_shown():
+    content = {
+        "text": "h\u00e9llo " * 2_000_000, "bytes": b"\0" * 9_000_000, "list": list(range(1_000_000)),
+        "few": ["x" * 9000], "dict": {str(at): at for at in range(5000)}, "map": {at: at for at in range(5000)},
+        "tuple": tuple(range(3000)), "set": set(range(5000)), "int": 2**100_000, "array": np.zeros(3000),
+        "k" * 9000: None, ("a" * 9000, 3): None, 2**90_000: None,
+    }  # fmt: skip
+    shared = shm.create("d", content)
+    info = shm.info("d")
+    lens.see(info, Look())  # opens it
+    tracemalloc.start()
+    found = lens.see(info, Look())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20
+    told = {key: (kind, text) for key, kind, text in found.facts["rows"]}
+    assert told["'text'"][0] == "str"
+    assert told["'text'"][1].startswith("'h\u00e9llo h")
+    assert told["'bytes'"][1].startswith(r"b'\x00\x00")
+    del told["'text'"], told["'bytes'"]
+    assert list(told.items()) == [
+        ("'list'", ("list", "1,000,000 items")), ("'few'", ("list", "1 item")), ("'dict'", ("dict", "5,000 items")),
+        ("'map'", ("dict", "28.6 KiB")), ("'tuple'", ("tuple", "3,000 items")), ("'set'", ("set", "5,000 items")),
+        ("'int'", ("int", "12.2 KiB")), ("'array'", ("array", "float64 (3000,)")),
+        (f"str '{'k' * 58}…", ("NoneType", "None")), ("tuple 2 items", ("NoneType", "None")),
+        ("int 11.0 KiB", ("NoneType", "None")),
+    ]  # fmt: skip
+    shm.unlink("d")
     del shared
 
 
