@@ -1,8 +1,12 @@
-"""What the monitor costs."""
+"""What the monitor costs, and how soon it shows: `uv run --group bench pytest benchmarks/test_monitor.py`."""
 
 from __future__ import annotations
 
+import ast
+import itertools
+import json
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +15,16 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.kinds import array
-from shmkernel.monitor.sampler import Sampler
 from shmkernel.preview import Look, Source
+from tests.kernels.kernel import Kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GIB = 1 << 30
+SECONDS = 20.0  # of watching
+WRITE = 0.05  # seconds between two changes: more often than the monitor looks
 
 
 @pytest.mark.benchmark(group="preview of a sparse array of 8 GiB, 32768 x 32768 and 1 G x 1")
@@ -35,35 +42,93 @@ def test_preview_of_8_gib(benchmark: Any, shm_dir: Path, shape: tuple[int, ...])
     path.unlink()
 
 
-@pytest.mark.benchmark(group="one turn with 1,000 segments, of which nothing moves but the one that is seen")
-def test_a_turn_with_1000_segments(benchmark: Any) -> None:
-    made = [shm.create(f"x{at}", shape=16) for at in range(1000)]
-    seen = shm.create("seen", np.random.default_rng(0).normal(size=(100, 100)))
-    sent: list[int] = []
-    sampler = Sampler(lambda content, buffers: sent.append(len(str(content)) + sum(map(len, buffers))), 0.25)
-    sampler.hello()
-    sampler.see("view", on=True)
-    sampler.look("seen", Look())
-    sampler.turn()
-    time.sleep(0.05)  # the folder's clock settles
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    """A kernel that watches a thousand segments of this process, and what it sends to its page."""
+    made = {f"x{at}": shm.create(f"x{at}", shape=16) for at in range(1000)}
+    made["seen"] = shm.create("seen", np.random.default_rng(0).normal(size=(100, 100)))
+    found = Page(Kernel("b.ipynb", tmp_path), made["seen"])
+    yield found
+    found.kernel.end()
+    for name in made:
+        shm.unlink(name)
 
-    def turn() -> None:
-        seen[3, 3] += 1
-        sampler.turn()
 
-    turn()
-    cpu = time.thread_time()
-    benchmark.pedantic(turn, rounds=20)
-    used = (time.thread_time() - cpu) / 20
-    sampler._board._due = 0.0  # what is looked at once a second
-    cpu = time.thread_time()
-    turn()
-    slow = time.thread_time() - cpu
+class Page:
+    """The other end of a monitor's comm, as a browser is."""
+
+    def __init__(self, kernel: Kernel, seen: Any) -> None:
+        self.kernel, self.seen = kernel, seen
+        kernel("import time, shmkernel as shm; w = shm.watch('seen')")
+        self.comm = ast.literal_eval(self.value("w.comm.comm_id"))
+        self.tell({"do": "hello"})
+        self.tell({"do": "see", "view": "page", "on": True})
+        self.frame()
+        self.value("0")  # the kernel has heard it all
+
+    def tell(self, content: dict[str, object]) -> None:
+        """Send what a page sends."""
+        message = {"comm_id": self.comm, "data": {"method": "custom", "content": content}}
+        self.kernel.client.shell_channel.send(self.kernel.client.session.msg("comm_msg", message))
+
+    def value(self, expression: str) -> str:
+        """Evaluate in the kernel."""
+        reply = self.kernel.client.execute("", user_expressions={"it": expression}, reply=True, timeout=60)
+        return str(reply["content"]["user_expressions"]["it"]["data"]["text/plain"])
+
+    def hear(self) -> tuple[dict[str, Any], int]:
+        """Return what the monitor says next, and how many bytes that was."""
+        while True:
+            message = self.kernel.client.get_iopub_msg(timeout=60)
+            content = message["content"]
+            if message["msg_type"] == "comm_msg" and content["data"]["method"] == "custom":
+                return content["data"]["content"], len(json.dumps(content)) + sum(map(len, message["buffers"]))
+
+    def frame(self) -> None:
+        """Wait for a picture."""
+        while self.hear()[0]["do"] != "frame":
+            pass
+
+
+@pytest.mark.benchmark(group="from a store in one process to the picture in the page of another's monitor")
+def test_a_change_reaches_the_page(benchmark: Any, page: Page) -> None:
+    phases = itertools.cycle(np.linspace(0.05, 0.3, 26))
+
+    def change() -> None:
+        time.sleep(next(phases))  # whenever
+        page.seen[3, 3] += 1
+
+    benchmark.pedantic(page.frame, setup=change, rounds=26 if benchmark.enabled else 1)
+
+
+@pytest.mark.benchmark(
+    group="watching 1,000 segments, one of which changes all the time: all of the kernel's processor time"
+)
+def test_watching_1000_segments(benchmark: Any, page: Page) -> None:
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.wait(WRITE):
+            page.seen[3, 3] += 1
+
+    def watch() -> None:
+        deadline = time.monotonic() + (SECONDS if benchmark.enabled else 1)
+        while time.monotonic() < deadline:
+            told.append(page.hear())
+
+    told: list[tuple[dict[str, Any], int]] = []
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        cpu, began = float(page.value("time.process_time()")), time.monotonic()
+        benchmark.pedantic(watch, rounds=1)
+        used, lasted = float(page.value("time.process_time()")) - cpu, time.monotonic() - began
+    finally:
+        ended.set()
+        writer.join()
     benchmark.extra_info |= {
-        "ms of CPU a turn": round(1000 * used, 2), "ms of CPU for the turn once a second": round(1000 * slow, 2),
-        "% of a core at 4 Hz": round(100 * (3 * used + slow), 2), "largest message": max(sent),
-    }  # fmt: skip
-    assert max(sent) < 64 << 10
-    for at in range(len(made)):
-        shm.unlink(f"x{at}")
-    shm.unlink("seen")
+        "% of a core": round(100 * used / lasted, 2),
+        "pictures a second": round(sum(one["do"] == "frame" for one, _ in told) / lasted, 2),
+        "largest message": max(size for _, size in told),
+    }
+    assert max(size for _, size in told) < 64 << 10
