@@ -17,7 +17,7 @@ from shmkernel.errors import UnsupportedError
 def in_notebook() -> bool:
     """Say whether ``__main__`` is one that no new process can import."""
     main = sys.modules["__main__"]
-    return not hasattr(main, "__file__") and main.__spec__ is None
+    return not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None  # %reset takes it away
 
 
 def reducer_override(_: object, value: object) -> object:

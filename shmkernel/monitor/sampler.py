@@ -96,8 +96,6 @@ class Sampler:
                 ends = {"first": everything and number == 0, "last": everything and number == len(parts) - 1}
                 self._tell({"do": "rows", "room": room._asdict(), **ends, **part})
         self._picture(anew=everything)
-        if time.monotonic() - self._sent > _BEAT:
-            self._tell({"do": "beat"})
 
     def _picture(self, *, anew: bool) -> None:
         row = self._board.rows.get(self._key)
@@ -125,8 +123,9 @@ class Sampler:
     def _run(self) -> None:
         pause, debt, last = 0.0, 0.0, time.monotonic()
         while not self._closed.is_set():
-            self._wake.wait(pause if self.looked_at() else None)
-            self._wake.clear()
+            due = time.monotonic() + pause
+            while self._rests(due):
+                self._tell({"do": "beat"})
             if self._closed.is_set() or not self.looked_at():
                 continue
             began, asked = time.thread_time(), self._everything
@@ -139,6 +138,14 @@ class Sampler:
             debt = min(debt, 0.0) if asked else debt  # what a page that opens asks for is not paid off by being slow
             last = now
             pause = max(self.interval if self._greeted else _BEAT / 2, min(debt / _SHARE, _SLOWEST))
+
+    def _rests(self, due: float) -> bool:
+        """Sleep until there is something to do; True if that is only to say that the kernel lives."""
+        if not self.looked_at():
+            self._wake.wait()
+        woken = self._wake.wait(max(0.0, min(due, self._sent + _BEAT) - time.monotonic()))
+        self._wake.clear()
+        return not woken and time.monotonic() < due and self.looked_at()
 
 
 def _parts(rows: list[board.Row], gone: list[str]) -> Iterator[dict[str, list[Any]]]:

@@ -3,7 +3,7 @@ import { Panel } from "./panel.js";
 import { make, put, Table } from "./table.js";
 import { human } from "./texts.js";
 
-const SILENCE = 2500; // milliseconds without a word from the kernel, which speaks every second
+const SILENCE = 2300; // milliseconds without a word from the kernel, which speaks every second
 const RENEW = 10000;
 const GONE = "Not connected: the kernel was restarted or has ended. Run %shm_watch again";
 const SILENT = "Not connected: no word from the kernel. It has ended, or is in one long step";

@@ -43,28 +43,31 @@ def browser(server):  # noqa: ARG001  it says what is missing
 
 @pytest.fixture
 def page(browser, server):
-    """A page whose scripts must not fail, and which must ask nobody but the server."""
-    context = browser.new_context(viewport={"width": 1300, "height": 1000})
-    context.set_default_timeout(lab.PATIENCE)
-    found = context.new_page()
-    failures, strangers = [], []
-    found.on("pageerror", lambda error: failures.append(str(error)))
-    found.on("request", lambda one: strangers.append(one.url) if lab.stranger(one.url, server.url) else None)
-    yield found
-    context.close()
+    """A page to itself, and fresh kernels."""
+    with lab.page(browser, server) as found:
+        yield found
     server.end_kernels()
-    assert not [text for text in failures if "shm" in text.lower()]
-    assert not strangers
+
+
+@pytest.fixture(scope="session")
+def shared_page(browser, server):
+    """JupyterLab, in a page that tests have one after the other: to load it takes longer than most of them."""
+    with lab.page(browser, server) as found:
+        lab.load(found, server)
+        yield found
 
 
 @pytest.fixture
-def app(page, server):
-    """JupyterLab, restored; ``app("a.ipynb")`` opens a new notebook in it."""
-    page.goto(f"{server.url}/lab?token={lab.TOKEN}&reset")
-    page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
+def app(shared_page, server):
+    """JupyterLab; ``app("a.ipynb")`` opens a notebook of three cells there, with a kernel that holds nothing."""
+    shared_page.set_viewport_size(lab.SIZE)
+    opened = []
 
     def open_(name):
-        server.notebook(name, "", "", "")
-        return lab.Book(page, server, name)
+        opened.append(lab.Book(shared_page, server, name, "", "", ""))
+        return opened[-1].clear()
 
-    return open_
+    yield open_
+    for book in opened:
+        book.clear()
+    lab.innocent(shared_page)

@@ -20,6 +20,17 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+SIZE = {"width": 1180, "height": 1000}
+CLEAR = """\
+import os, shmkernel as shm, ipywidgets
+ipywidgets.Widget.close_all()
+for name in {one.name for one in shm.list() if not one.state}:
+    try:
+        shm.unlink(name)
+    except shm.NotFoundError:
+        pass
+get_ipython().run_line_magic("reset", "-f")
+"""
 PATIENCE = 60_000  # milliseconds until a test gives up; what it waits for takes a second
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
@@ -122,9 +133,32 @@ def kill(pid, how):
     os.kill(pid, how)
 
 
-def stranger(url, home):
-    """Say whether a page asks somebody other than its server."""
-    return not url.startswith((home, home.replace("http", "ws"), "data:", "blob:"))
+@contextmanager
+def page(browser, server):
+    """Open a page whose scripts must not fail, and which must ask nobody but the server."""
+    context = browser.new_context(viewport=SIZE)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(PATIENCE)
+    found = context.new_page()
+    found.sins = []
+    homes = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
+    found.on("pageerror", lambda error: "shm" in str(error).lower() and found.sins.append(str(error)))
+    found.on("request", lambda one: one.url.startswith(homes) or found.sins.append(one.url))
+    yield found
+    innocent(found)
+    context.close()
+
+
+def innocent(page):
+    """See that no script failed, and that nobody was asked but the server."""
+    assert not page.sins
+
+
+def load(page, server):
+    """Open JupyterLab."""
+    page.goto(f"{server.url}/lab?token={TOKEN}&reset")
+    page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
+    page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
 
 
 @contextmanager
@@ -140,8 +174,10 @@ def server():
 class Book:
     """An open notebook in JupyterLab, driven through the application's commands; `monitor` is a locator."""
 
-    def __init__(self, page, server, name):
+    def __init__(self, page, server, name, *cells):
         self.page, self.server, self.name = page, server, name
+        if cells and not (server.root / "work" / name).exists():
+            server.notebook(name, *cells)
         self.panel = f".jp-NotebookPanel:has(.jp-Notebook)[id='{self._open()}']"
         self.monitor = page.locator(f"{self.panel} .shm-monitor")
 
@@ -157,6 +193,27 @@ class Book:
             }""",
             self.name,
         )
+
+    def clear(self):
+        """Forget what cells made and show; a kernel that is busy, or has ended, is started anew."""
+        self.page.evaluate(
+            """async ([path, code]) => {
+                const app = window.jupyterapp;
+                const panel = [...app.shell.widgets("main")].find((one) => one.context?.path === path);
+                for (const cell of panel.content.widgets) {
+                    cell.model.sharedModel.setSource("");
+                    cell.model.outputs.clear();
+                }
+                const context = panel.sessionContext;
+                const kernel = context.session?.kernel;
+                if (!kernel || kernel.connectionStatus !== "connected" || kernel.status !== "idle") {
+                    await context.restartKernel();
+                }
+                await context.session.kernel.requestExecute({ code, silent: true }).done;
+            }""",
+            [self.name, CLEAR],
+        )
+        return self
 
     def show(self):
         """Bring this notebook to the front."""
@@ -229,7 +286,29 @@ class Book:
         """Locate a row of the monitor."""
         return self.monitor.locator(f"tr[data-key={json.dumps(key)}]")
 
-    def watch(self, command="%load_ext shmkernel\n%shm_watch", at=1):
+    def button(self, verb):
+        """Locate a button of the monitor."""
+        return self.monitor.locator(f"[data-verb={verb}]")
+
+    def prompt(self):
+        """Locate what says whether the first cell runs."""
+        return self.page.locator(f"{self.panel} .jp-InputPrompt").first
+
+    def flashes(self, what):
+        """Wait until a row or cell has shown that something happened to it."""
+        self.page.wait_for_function("(what) => window.flashes.has(what)", arg=what)
+
+    def restart_by_menu(self):
+        """Restart the kernel of the notebook in front."""
+        self.page.evaluate("() => { window.restarted = window.jupyterapp.commands.execute('kernelmenu:restart'); }")
+        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        self.page.evaluate("() => window.restarted")
+
+    def theme(self, name):
+        """Change the theme."""
+        self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", name)
+
+    def watch(self, command="%load_ext shmkernel\nw = %shm_watch\nw", at=1):
         """Run the cell that shows the monitor, and wait for it to be live."""
         self.does(command, at)
         self.monitor.wait_for(timeout=PATIENCE)

@@ -278,6 +278,22 @@ def test_the_thread_samples_while_it_is_seen_and_ends_when_closed():
     assert not thread.is_alive()
 
 
+def test_between_looks_that_are_far_apart_the_thread_says_that_it_lives():
+    told, twice = [], threading.Event()
+
+    def send(content, _):
+        told.append(content["do"])
+        if told.count("beat") > 1:
+            twice.set()
+
+    found = Sampler(send, 3600)
+    found.hello()
+    found.start()
+    assert twice.wait(PATIENCE)
+    found.close()
+    assert told.count("rows") == 1
+
+
 def act(verb, name, space):
     return acts.act(verb, name, registry.inode_at(name) or 0, space.update, space)
 
