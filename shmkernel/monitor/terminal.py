@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 _KEYS = {"\x1b[A": -1, "k": -1, "\x1b[B": 1, "j": 1, "\x1b[5~": -10, "\x1b[6~": 10}
 _KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)  # those of a fast hand come together
 _END = ("q", "\x03", "\x04")
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille character, by column, from the top
 _GREYS = " ░▒▓█"  # for those who have no colours
 _SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # five of viridis
 _HINT = "↑ ↓ choose   q quit"
+_TITLES = ("", "name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
+_GIVING = ((6, 13), (5, 14), (3, 14), (6, 1), (7, 1), (5, 6), (3, 6), (1, 8))  # columns, and what they keep at least
 _ROOM = 10  # lines that the table leaves to the rest
 
 
@@ -65,7 +67,7 @@ class Screen:
         rest = height - shown - _ROOM + 4
         return Group(
             self._bar(width),
-            self._table(keys[first : first + shown]),
+            self._table(keys[first : first + shown], width),
             Text(f"{first + 1} to {first + shown} of {len(keys)}" if shown < len(keys) else "", style="dim"),
             *self._content(width, max(rest, 3)),
             Text(_HINT, style="dim"),
@@ -87,18 +89,14 @@ class Screen:
             return bar.append(f"{text}: running short", style="bold red")
         return bar.append(text, style="default")
 
-    def _table(self, keys: list[str]) -> Table:
-        table = Table(box=None, pad_edge=False, expand=True, caption=None)
-        for title in ("", "name", "kind", "type", "size", "owner", "attached", "lifetime", "age"):
-            table.add_column(title, justify="right" if title in ("size", "age") else "left", no_wrap=True)
-        for key in keys:
-            info = self.board.rows[key].info
-            cells = (
-                _sign(info), f"{info.name} {info.state}".strip(), info.kind, render.clean(info.type),
-                limits.human(info.size), render.owner(info),
-                f"{len(info.attached)} {render.people(info.attached, shown=1)}", info.lifetime,
-                render.age(time.time() - info.created) if info.created else "",
-            )  # fmt: skip
+    def _table(self, keys: list[str], width: int) -> Table:
+        lines = [_cells(self.board.rows[key].info) for key in keys]
+        longest = [max(map(len, column)) for column in zip(_TITLES, *lines, strict=True)]
+        table = Table(box=None, pad_edge=False, expand=True)
+        for title, limit in zip(_TITLES, _fitted(longest, width), strict=True):
+            right = title in ("size", "age")
+            table.add_column(title, justify="right" if right else "left", no_wrap=True, width=limit)
+        for key, cells in zip(keys, lines, strict=True):
             table.add_row(*map(Text, cells), style="reverse" if key == self.chosen else "")
         return table
 
@@ -108,6 +106,30 @@ class Screen:
         title = Text(f"{self.board.rows[self.chosen].info.name}   ", style="bold")
         title.append(f"{stats}   {found.facts['note']}", style="not bold dim")
         return [title, picture(found, width, height)]
+
+
+def _cells(info: Info) -> tuple[str, ...]:
+    return (
+        _sign(info), f"{info.name} {info.state}".strip(), info.kind, render.clean(info.type), limits.human(info.size),
+        render.owner(info), f"{len(info.attached)} {render.people(info.attached, shown=1)}".strip(), info.lifetime,
+        render.age(time.time() - info.created) if info.created else "",
+    )  # fmt: skip
+
+
+def _fitted(longest: list[int], width: int) -> list[int]:
+    """Return the widths of columns; where there is not room for all, those that people read last give way.
+
+    Examples
+    --------
+    >>> _fitted([1, 4, 5, 40, 9, 30, 30, 8, 6], 100)
+    [1, 4, 5, 24, 9, 14, 13, 8, 6]
+    """
+    found, over = list(longest), sum(longest) + 2 * (len(longest) - 1) - width
+    for at, least in _GIVING:
+        less = max(0, min(over, found[at] - least))
+        found[at] -= less
+        over -= less
+    return found
 
 
 def _sign(info: Info) -> str:
@@ -120,10 +142,11 @@ def picture(found: Preview, width: int, height: int) -> Text | Table:
     """Draw a preview in characters."""
     facts = found.facts
     if found.form == "line":
-        values = struct.unpack(f"<{len(found.data) // 8}d", found.data)[: facts["dots"]]
-        return Text(spark(values, facts["low"], facts["high"], width), style="cyan")
+        values = struct.unpack(f"<{len(found.data) // 8}d", found.data) * (1 if facts["joined"] else 2)
+        return Text(plot(values, facts["low"], facts["high"], width, height), style="cyan")
     if found.form in ("heat", "image"):
-        return _map(found, min(width, 2 * facts["w"]), min(height, facts["h"]))
+        high = max(1, min(height, facts["h"], width * facts["height"] // (2 * facts["width"])))
+        return _map(found, max(1, min(width, round(2 * high * facts["width"] / facts["height"]))), high)
     if found.form == "grid":
         table = Table(box=None, pad_edge=False)
         for title in ("", *(name for name, _ in facts["columns"])):
@@ -137,21 +160,30 @@ def picture(found: Preview, width: int, height: int) -> Text | Table:
     return Text("")
 
 
-def spark(values: tuple[float, ...], low: float, high: float, width: int) -> str:
-    """Write numbers as bars, one character for one or more of them; none for NaN.
+def plot(values: tuple[float, ...], low: float, high: float, width: int, height: int) -> str:
+    """Draw numbers in Braille, eight dots a character: from the least to the greatest of those that share a column.
+
+    Both halves of `values` tell of the same places: least and greatest. No dots for NaN.
 
     Examples
     --------
-    >>> spark((0.0, 1.0, float("nan"), 2.0), 0.0, 2.0, 80)
-    '▁▅ █'
+    >>> print(plot((0.0, 1.0, 2.0, 3.0) * 2, 0.0, 3.0, 2, 1))
+    ⡠⠊
     """
-    step = -(-len(values) // max(width, 1))
-    picked = values[:: max(step, 1)]
-    span = (high - low) or 1.0
-    return "".join(
-        " " if value != value else _BLOCKS[1 + round(max(0.0, min(1.0, (value - low) / span)) * 7)]  # noqa: PLR0124  NaN
-        for value in picked
-    )
+    places = len(values) // 2
+    columns = 2 * width
+    top, span = 4 * height - 1, (high - low) or 1.0
+    lines = [[0x2800] * -(-columns // 2) for _ in range(height)]
+    for column in range(columns):
+        first = column * places // columns
+        part = slice(first, max(first + 1, (column + 1) * places // columns))
+        seen = [value for value in (*values[:places][part], *values[places:][part]) if value == value]  # noqa: PLR0124
+        if not seen:
+            continue
+        ends = (round((max(low, min(high, end)) - low) / span * top) for end in (min(seen), max(seen)))
+        for dot in range(next(ends), next(ends) + 1):
+            lines[(top - dot) // 4][column // 2] |= _DOTS[column % 2][(top - dot) % 4]
+    return "\n".join("".join(map(chr, line)) for line in lines)
 
 
 def _map(found: Preview, width: int, height: int) -> Text:

@@ -43,10 +43,11 @@ def browser(server):  # noqa: ARG001  it says what is missing
 
 @pytest.fixture
 def page(browser, server):
-    """A page to itself, and fresh kernels."""
+    """A page to itself, whose kernels end with it."""
+    others = server.sessions()
     with lab.page(browser, server) as found:
         yield found
-    server.end_kernels()
+    server.end(server.sessions() - others)
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,14 @@ SIZE = {"width": 1180, "height": 1000}
 CLEAR = """\
 import os, shmkernel as shm, ipywidgets
 ipywidgets.Widget.close_all()
-for name in {one.name for one in shm.list() if not one.state}:
+for name in {one.name for one in shm.list() if not one.state and (one.mine or not one.owner_alive)}:
     try:
         shm.unlink(name)
     except shm.NotFoundError:
         pass
 get_ipython().run_line_magic("reset", "-f")
 """
-PATIENCE = 60_000  # milliseconds until a test gives up; what it waits for takes a second
+PATIENCE = 12_000  # milliseconds until a test gives up; what it waits for takes a second
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True
@@ -110,10 +110,14 @@ class Server:
         """Return the id of a notebook's kernel."""
         return next(one["kernel"]["id"] for one in self.ask("sessions") if one["path"] == name)
 
-    def end_kernels(self):
-        """Shut down what runs, so that each test begins with none."""
-        for one in self.ask("sessions"):
-            self.ask(f"sessions/{one['id']}", "DELETE")
+    def sessions(self):
+        """Return what runs."""
+        return {one["id"] for one in self.ask("sessions")}
+
+    def end(self, sessions):
+        """Shut down."""
+        for one in sessions:
+            self.ask(f"sessions/{one}", "DELETE")
 
     def close(self):
         """End the server and its kernels."""
