@@ -199,23 +199,28 @@ class Book:
         )
 
     def clear(self):
-        """Forget what cells made and show; a kernel that is busy, or has ended, is started anew."""
-        self.page.evaluate(
-            """async ([path, code]) => {
-                const app = window.jupyterapp;
-                const panel = [...app.shell.widgets("main")].find((one) => one.context?.path === path);
+        """Forget what cells made and show; a kernel that is busy is started anew."""
+        busy = self.page.evaluate(
+            """(path) => {
+                const panel = [...window.jupyterapp.shell.widgets("main")].find((one) => one.context?.path === path);
                 for (const cell of panel.content.widgets) {
                     cell.model.sharedModel.setSource("");
                     cell.model.outputs.clear();
                 }
-                const context = panel.sessionContext;
-                const kernel = context.session?.kernel;
-                if (!kernel || kernel.connectionStatus !== "connected" || kernel.status !== "idle") {
-                    await context.restartKernel();
-                }
-                await context.session.kernel.requestExecute({ code, silent: true }).done;
+                return panel.sessionContext.session.kernel.status === "busy";
             }""",
-            [self.name, CLEAR],
+            self.name,
+        )
+        if busy:
+            self.server.ask(f"kernels/{self.server.kernel(self.name)}/restart", "POST")
+        self.page.wait_for_function(
+            """([path, code]) => {
+                const panel = [...window.jupyterapp.shell.widgets("main")].find((one) => one.context?.path === path);
+                const kernel = panel.sessionContext.session.kernel;
+                if (kernel.connectionStatus !== "connected" || kernel.status !== "idle") return false;
+                return kernel.requestExecute({ code, silent: true }).done.then(() => true, () => false);
+            }""",
+            arg=[self.name, CLEAR],
         )
         return self
 
