@@ -10,6 +10,9 @@ const SILENT = "Not connected: no word from the kernel. It has ended, or is in o
 
 /** @typedef {{total: number, mine: number, shared: number, others: number, free: number, short: boolean}} Room */
 
+/** The bar's parts, and whose they are. @type {["mine" | "shared" | "others", string][]} */
+const PARTS = [["mine", "here"], ["shared", "of others"], ["others", "other files"]];
+
 /** What the kernel has told, and the way to tell it something. */
 class Store {
   /** @param {any} model an anywidget model */
@@ -99,8 +102,8 @@ class View {
       store.tell({ do: "act", id: store.number, verb, name: row.name, inode: row.inode });
       return store.number;
     });
-    this.bar = make("div", { class: "shm-bar", role: "img" }, ...["mine", "shared", "others"].map((part) => make("span", { class: `shm-part-${part}` })));
-    this.sum = make("span", { class: "shm-sum" });
+    this.bar = make("div", { class: "shm-bar", "aria-hidden": "true" }, ...PARTS.map(([part]) => make("span", { class: `shm-part-${part}` })));
+    this.sum = make("div", { class: "shm-sum" }, make("span"), ...PARTS.map(([part]) => make("span", { class: `shm-key shm-part-${part}` })), make("span"));
     this.filter = make("input", { type: "search", placeholder: "Filter", "aria-label": "Filter segments" });
     this.status = make("span", { class: "shm-status", role: "status" });
     const head = make("div", { class: "shm-top" }, this.sum, this.filter, this.status);
@@ -150,22 +153,20 @@ class View {
     if (this.table.selected !== this.store.look.key) this.table.select(this.store.look.key, false);
   }
 
+  /** Say how the folder is used: as a bar, and in words. */
   summary() {
     const { room, rows } = this.store;
     if (!room) return;
-    const parts = /** @type {[keyof Room, string][]} */ ([["mine", "this notebook's"], ["shared", "shared by others"], ["others", "other files"]]);
-    const texts = parts.map(([key, word], at) => {
+    const [count, ...rest] = [...this.sum.children];
+    put(count, `${rows.size} segment${rows.size === 1 ? "" : "s"}`);
+    PARTS.forEach(([part, word], at) => {
       const span = /** @type {HTMLElement} */ (this.bar.children[at]);
-      span.style.minWidth = room[key] ? "3px" : "0";
-      span.style.width = `${(100 * Number(room[key])) / (room.total || 1)}%`;
-      return (span.title = `${word}: ${human(Number(room[key]))}`);
+      span.style.minWidth = room[part] ? "3px" : "0";
+      span.style.width = `${(100 * room[part]) / (room.total || 1)}%`;
+      put(rest[at], `${human(room[part])} ${word}`);
     });
-    const free = `${human(room.free)} free of ${human(room.total)}${room.short ? ": running short" : ""}`;
-    this.bar.title = [...texts, free].join("\n");
-    this.bar.setAttribute("aria-label", [...texts, free].join(", "));
-    this.bar.classList.toggle("shm-short", room.short);
-    put(this.sum, `${rows.size} segment${rows.size === 1 ? "" : "s"}, ${human(room.mine + room.shared)} · ${free}`);
-    this.sum.classList.toggle("shm-short", room.short);
+    put(rest[PARTS.length], `${human(room.free)} free of ${human(room.total)}${room.short ? ": running short" : ""}`);
+    this.element.classList.toggle("shm-short", room.short);
   }
 
   /** @param {boolean} near */
@@ -195,6 +196,7 @@ class View {
     const silent = this.on && performance.now() - Math.max(heard, this.since) > SILENCE;
     const live = !dead && !silent;
     this.element.dataset.live = live ? "yes" : "no";
+    this.panel.connect(!dead);
     put(this.status, dead ? GONE : silent ? SILENT : trouble || (heard ? "live" : "connecting"));
   }
 

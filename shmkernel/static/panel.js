@@ -1,10 +1,11 @@
 // The panel below the table: the selected segment's content, its statistics, and what can be done with it.
 import { Picture } from "./pictures.js";
 import { make, put } from "./table.js";
-import { dump } from "./texts.js";
+import { dump, people } from "./texts.js";
 
 const PATIENCE = 400; // milliseconds until an action is called pending
 const GLOW = 900;
+const NUMBER = /^(u?int|float|complex)\d/;
 
 /** @typedef {{key: string, axes: number[], start: number}} Look */
 
@@ -21,9 +22,11 @@ export class Panel {
     /** @type {import("./texts.js").Frame | null} */ this.frame = null;
     this.place = ""; // which part of which segment the frame shows
     this.pending = 0;
+    this.live = true;
     this.timer = 0;
     this.title = make("span", { class: "shm-title" });
     this.what = make("span", { class: "shm-what" });
+    this.who = make("div", { class: "shm-who" });
     this.buttons = make("span", { class: "shm-buttons", role: "group", "aria-label": "Actions" });
     this.result = make("div", { class: "shm-result", role: "status" });
     this.sliders = make("div", { class: "shm-sliders" });
@@ -40,7 +43,7 @@ export class Panel {
     const side = make("div", { class: "shm-side" }, this.stats, this.note);
     const content = make("div", { class: "shm-content" }, this.shown, side);
     this.element = make("section", { class: "shm-panel", "aria-label": "Selected segment" });
-    this.element.append(bar, this.result, this.sliders, content);
+    this.element.append(bar, this.who, this.result, this.sliders, content);
     this.offer();
   }
 
@@ -52,6 +55,7 @@ export class Panel {
     this.element.hidden = !row;
     put(this.title, row?.name ?? "");
     put(this.what, row ? [`${row.kind} ${row.type}`, row.human, row.lifetime, row.note].filter(Boolean).join(" · ") : "");
+    put(this.who, row ? people(row) : "");
     if (other) {
       this.say("");
       this.frame = null;
@@ -59,6 +63,15 @@ export class Panel {
       this.draw();
     }
     if (stale) this.offer();
+  }
+
+  /** @param {boolean} live whether there is a kernel to act */
+  connect(live) {
+    if (live === this.live) return;
+    this.live = live;
+    clearTimeout(this.timer);
+    this.say("");
+    this.offer();
   }
 
   /** @param {string} text @param {string} [state] good, bad or pending */
@@ -79,7 +92,7 @@ export class Panel {
     ]);
     this.buttons.replaceChildren(...some.map(([verb, text, title, off]) => {
       const button = make("button", { type: "button", title, "data-verb": verb }, text);
-      button.disabled = off;
+      button.disabled = off || (!this.live && verb !== "copy");
       button.addEventListener("click", () => this.press(verb));
       return button;
     }));
@@ -238,8 +251,8 @@ export class Panel {
     const shape = JSON.stringify([heads, types, rows.length, this.place]);
     if (this.grid.dataset.shape !== shape) {
       this.grid.dataset.shape = shape;
-      const titles = heads.map((text, at) => make("th", { scope: "col" }, text, ...(types[at] ? [make("small", {}, types[at])] : [])));
-      const lines = rows.map(([label, ...texts]) => make("tr", {}, make("th", { scope: "row" }, label), ...texts.map((text) => make("td", {}, text))));
+      const titles = heads.map((text, at) => make("th", NUMBER.test(types[at]) ? { scope: "col", class: "shm-number" } : { scope: "col" }, text, ...(types[at] ? [make("small", {}, types[at])] : [])));
+      const lines = rows.map(([label, ...texts]) => make("tr", {}, make("th", { scope: "row" }, label), ...texts.map((text, at) => make("td", NUMBER.test(types[at]) ? { class: "shm-number" } : {}, text))));
       this.grid.replaceChildren(make("thead", {}, make("tr", {}, make("th"), ...titles)), make("tbody", {}, ...lines));
       return;
     }

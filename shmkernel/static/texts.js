@@ -28,7 +28,7 @@ export function age(seconds) {
   for (const [size, unit] of /** @type {[number, string][]} */ ([[86400, "d"], [3600, "h"], [60, "min"]])) {
     if (seconds >= size) return `${Math.floor(seconds / size)} ${unit}`;
   }
-  return `${Math.max(Math.floor(seconds), 0)} s`;
+  return `${Math.max(Math.round(seconds), 0)} s`;
 }
 
 /** @param {number} value @returns {string} six digits of a number, at most */
@@ -53,6 +53,18 @@ export function holders(row) {
   return `${row.count}: ${some.join(", ")}${row.count > some.length ? ` +${row.count - some.length}` : ""}`;
 }
 
+/** @param {Row} row @returns {string} all that a narrow table leaves out: "from a.ipynb, process 7 · attached by a (7)" */
+export function people(row) {
+  const more = row.count > row.attached.length ? ` and ${row.count - row.attached.length} more` : "";
+  return [
+    row.mine ? "from here" : `from ${row.owner}${row.pid ? `, process ${row.pid}` : ""}${row.alive || row.kind === "file" ? "" : " (ended)"}`,
+    row.count ? `attached by ${row.attached.join(", ")}${more}` : "attached by nobody",
+    row.version == null ? "" : `version ${row.version}`,
+  ].filter(Boolean).join(" · ");
+}
+
+const collator = new Intl.Collator(undefined, { numeric: true }); // a thousand rows are sorted in a moment
+
 /** @type {Record<string, (row: Row) => string | number>} */
 const ORDER = {
   name: (row) => row.name,
@@ -70,8 +82,8 @@ export function by(column, down) {
   const value = ORDER[column] ?? ORDER.name;
   return (a, b) => {
     const [x, y] = [value(a), value(b)];
-    const order = typeof x === "string" ? x.localeCompare(String(y), undefined, { numeric: true }) : x - Number(y);
-    return (down ? -order : order) || a.key.localeCompare(b.key);
+    const order = typeof x === "string" ? collator.compare(x, String(y)) : x - Number(y);
+    return (down ? -order : order) || collator.compare(a.key, b.key);
   };
 }
 

@@ -1,6 +1,6 @@
 """Take the pictures of the monitor: ``python -m tests.browser.screenshots FOLDER``, from the project's folder.
 
-One for each kind of content, light; one dark; one narrow; one of Notebook 7.
+One for each kind of content, light; two dark; one narrow; one for each state.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ shm.publish("config")
 header = shm.create("header", b"\\x89PNG\\r\\n\\x1a\\n" + bytes(range(256)) * 4)
 people = shm.create("people", np.array([("Ada", 36, 1.68), ("Grace", 85, 1.60), ("Emmy", 53, 1.63)] * 30,
                     dtype=[("name", "U12"), ("age", "i4"), ("height", "f4")]))
-old = shm.create("draft", np.zeros(3)); shm.unlink("draft")
+camera = shm.create("camera", ring=8, shape=(120, 160), dtype="u1")
+camera.put((np.add.outer(np.arange(120), np.arange(160)) % 256).astype("u1"))
+words = shm.create("words", np.array([["north", "east"], ["south", "west"]] * 4))
 """
+SIZE = {"width": 1180, "height": 1000}
 KINDS = {
     "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict",
     "labels": "list",
-    "header": "bytes", "people": "structure",
+    "header": "bytes", "people": "structure", "camera": "ring", "words": "strings",
 }  # fmt: skip
 
 
@@ -46,7 +49,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with lab.server() as server, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=lab.CHROMIUM, args=lab.FLAGS)
-        page = browser.new_page(viewport={"width": 1180, "height": 1000})
+        page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(lab.PATIENCE)
         page.goto(f"{server.url}/lab?token={lab.TOKEN}")
         page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
@@ -54,7 +57,7 @@ def main(folder: Path) -> None:
         for name, text in (("prepare.ipynb", PREPARE), ("train.ipynb", MORE)):
             server.notebook(name, text)
             lab.Book(page, server, name).run(0)
-        server.notebook("plot.ipynb", "", "")
+        server.notebook("plot.ipynb", "", "", "")
         book = lab.Book(page, server, "plot.ipynb")
         book.watch("%load_ext shmkernel\n%shm_watch", 0)
 
@@ -72,6 +75,14 @@ def main(folder: Path) -> None:
         for segment, name in KINDS.items():
             choose(segment)
             take(f"monitor-{name}")
+        choose("scores")
+        book.button("unlink").click()
+        take("monitor-question")
+        book.button("no").click()
+        book.does("scores = 'mine'", 1)
+        book.button("attach").click()
+        book.monitor.locator(".shm-result[data-state=bad]").wait_for()
+        take("monitor-error")
         choose("elevation")
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
         page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
@@ -85,6 +96,19 @@ def main(folder: Path) -> None:
         take("monitor-dark-line")
         page.set_viewport_size({"width": 520, "height": 1000})
         take("monitor-narrow")
+        page.set_viewport_size(SIZE)
+        book.does("import shmkernel as shm; draft = shm.create('draft', shape=3); shm.unlink('draft')", 1)
+        choose("draft (unlinked 0)")
+        take("monitor-unlinked")
+        book.theme("JupyterLab Light")
+        server.end(one["id"] for one in server.ask("sessions") if one["path"] != book.name)
+        for name in ("scores", "draft"):
+            book.does(f"{name} = 0; shm.unlink('{name}') if '{name}' in shm.session else None", 1)
+        book.monitor.locator(".shm-empty").filter(has_text="Nothing").wait_for()
+        take("monitor-empty")
+        server.end(server.sessions())
+        page.wait_for_function("(one) => one.dataset.live === 'no'", arg=book.monitor.element_handle())
+        take("monitor-disconnected")
         browser.close()
 
 

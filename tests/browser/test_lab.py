@@ -254,8 +254,8 @@ def test_names_and_values_are_no_markup(a, b):
         b.show().row(name).click()
         check(b.monitor.locator(".shm-grid")).to_contain_text(EVIL)
     code = "import shmkernel as shm; shm.create('x', shape=3, lifetime='keep', replace=True)"
-    a.does(f"import pathlib, subprocess, sys; pathlib.Path({EVIL!r}).write_text({code!r})", 0)
-    a.does(f"subprocess.run([sys.executable, {EVIL!r}], check=True)", 0)
+    a.does(f"import os, pathlib, subprocess, sys; pathlib.Path({EVIL!r}).write_text({code!r})", 0)
+    a.does(f"subprocess.run([sys.executable, {EVIL!r}], check=True, env=os.environ | {{'JPY_SESSION_NAME': ''}})", 0)
     check(b.show().row("x").locator(".shm-owner")).to_contain_text("onerror")
     b.row("x").click()
     assert b.monitor.locator("img, script").count() == 0
