@@ -278,6 +278,7 @@ def test_the_table_is_used_by_keyboard_and_keeps_its_selection(a, b):
     check(b.show().row("z")).to_have_count(1)
     check(b.row("y28")).to_have_attribute("aria-selected", "true")
     assert scroll.evaluate("(one) => one.scrollTop") == top
+    b.page.keyboard.press("x")
     assert b.page.locator(f"{b.panel} .jp-Cell").count() == 3  # none was cut by a key
     shown = b.monitor.locator("tbody tr[data-key]").filter(visible=True)
     b.monitor.get_by_role("searchbox", name="Filter segments").fill("y7")

@@ -105,3 +105,11 @@ def test_loading_is_light_and_the_help_is_the_parsers(kernel):
     reply, published = one.run("%shm_create x --shape 3 --lifetme keep")
     assert (reply["status"], reply["ename"]) == ("error", "ArgumentError")
     assert len(published["error"][0]["traceback"]) == 1
+
+
+def test_after_a_reset_of_all_names_there_is_sharing_as_before(kernel):
+    plot = kernel("plot.ipynb")
+    plot("%load_ext shmkernel\n%shm_create x --shape 3")
+    plot("%reset -f")
+    assert plot("%shm_attach x").startswith("x: array float64 (3,)")
+    assert plot("%shm_create y --shape 3").startswith("y: array float64 (3,)")
