@@ -109,7 +109,8 @@ def test_loading_is_light_and_the_help_is_the_parsers(kernel):
 
 def test_after_a_reset_of_all_names_there_is_sharing_as_before(kernel):
     plot = kernel("plot.ipynb")
-    plot("%load_ext shmkernel\n%shm_create x --shape 3")
+    plot("%load_ext shmkernel")
     plot("%reset -f")
-    assert plot("%shm_attach x").startswith("x: array float64 (3,)")
+    assert plot("%shm_create x --shape 3").startswith("x: array float64 (3,)")
+    plot("%reset -f")
     assert plot("%shm_create y --shape 3").startswith("y: array float64 (3,)")
