@@ -107,7 +107,7 @@ class View {
     this.filter = make("input", { type: "search", placeholder: "Filter", "aria-label": "Filter segments" });
     this.status = make("span", { class: "shm-status", role: "status" });
     const head = make("div", { class: "shm-top" }, this.sum, this.filter, this.status);
-    this.element = make("div", { class: "shm-monitor", role: "region", "aria-label": "Shared memory", "data-lm-suppress-shortcuts": "true" });
+    this.element = make("div", { class: "shm-monitor", role: "region", "aria-label": "Shared memory" });
     this.element.append(this.bar, head, this.table.element, this.panel.element);
     el.append(this.element);
     this.filter.addEventListener("input", () => {

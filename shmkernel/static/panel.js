@@ -50,7 +50,7 @@ export class Panel {
   /** @param {import("./texts.js").Row | null} row */
   show(row) {
     const other = row?.key !== this.row?.key;
-    const stale = other || row?.inode !== this.row?.inode || row?.state !== this.row?.state;
+    const [before, now] = [this.row, row].map((one) => `${one?.key} ${one?.inode} ${one?.state} ${one?.lifetime}`);
     this.row = row;
     this.element.hidden = !row;
     put(this.title, row?.name ?? "");
@@ -62,7 +62,7 @@ export class Panel {
       this.place = "";
       this.draw();
     }
-    if (stale) this.offer();
+    if (before !== now) this.offer();
   }
 
   /** @param {boolean} live whether there is a kernel to act */
@@ -80,8 +80,10 @@ export class Panel {
     this.result.dataset.state = state;
   }
 
-  /** Show the buttons. */
+  /** Show the buttons; who had one in focus still has. */
   offer() {
+    const had = /** @type {HTMLElement | null} */ (this.buttons.querySelector(":focus"))?.dataset.verb;
+    this.waiting = false;
     const row = this.row;
     const ghost = !!row && row.inode === "0";
     const some = /** @type {[string, string, string, boolean][]} */ ([
@@ -96,11 +98,18 @@ export class Panel {
       button.addEventListener("click", () => this.press(verb));
       return button;
     }));
+    if (had) this.focus(had);
+  }
+
+  /** @param {string} verb whose button gets the focus, or the first one if that is none to press */
+  focus(verb) {
+    const button = this.buttons.querySelector(`[data-verb=${verb}]:enabled`) ?? this.buttons.querySelector("button:enabled");
+    /** @type {HTMLElement | null} */ (button)?.focus();
   }
 
   /** @param {string} verb */
   press(verb) {
-    if (!this.row) return;
+    if (!this.row || this.waiting) return;
     if (verb === "copy") this.copy(this.row.name);
     else if (verb === "unlink") this.ask();
     else this.send(verb);
@@ -124,13 +133,14 @@ export class Panel {
   again(verb) {
     this.buttons.onkeydown = null;
     this.offer();
-    /** @type {HTMLElement | null} */ (this.buttons.querySelector(`[data-verb=${verb}]`))?.focus();
+    this.focus(verb);
   }
 
   /** @param {string} verb */
   send(verb) {
-    if (!this.row) return;
-    for (const button of this.buttons.querySelectorAll("button")) button.disabled = true;
+    if (!this.row || this.waiting) return;
+    this.waiting = true; // not disabled: that would take the focus away
+    for (const button of this.buttons.querySelectorAll("button")) button.ariaDisabled = "true";
     this.say("…", "pending");
     this.pending = this.onact(verb, this.row);
     clearTimeout(this.timer);
@@ -251,8 +261,9 @@ export class Panel {
     const shape = JSON.stringify([heads, types, rows.length, this.place]);
     if (this.grid.dataset.shape !== shape) {
       this.grid.dataset.shape = shape;
-      const titles = heads.map((text, at) => make("th", NUMBER.test(types[at]) ? { scope: "col", class: "shm-number" } : { scope: "col" }, text, ...(types[at] ? [make("small", {}, types[at])] : [])));
-      const lines = rows.map(([label, ...texts]) => make("tr", {}, make("th", { scope: "row" }, label), ...texts.map((text, at) => make("td", NUMBER.test(types[at]) ? { class: "shm-number" } : {}, text))));
+      const kinds = heads.map((_, at) => (NUMBER.test(types[at]) ? "shm-number" : ""));
+      const titles = heads.map((text, at) => make("th", { scope: "col", class: kinds[at] }, text, ...(types[at] ? [make("small", {}, types[at])] : [])));
+      const lines = rows.map(([label, ...texts]) => make("tr", {}, make("th", { scope: "row" }, label), ...texts.map((text, at) => make("td", { class: kinds[at] }, text))));
       this.grid.replaceChildren(make("thead", {}, make("tr", {}, make("th"), ...titles)), make("tbody", {}, ...lines));
       return;
     }

@@ -13,6 +13,8 @@ export function make(tag, attributes = {}, ...content) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...content);
+  // Jupyter asks the focused element alone: without this, an x on a row cuts the cell
+  if (tag === "button" || tag === "input" || "tabindex" in attributes) element.dataset.lmSuppressShortcuts = "true";
   return element;
 }
 

@@ -271,6 +271,7 @@ def test_the_table_is_used_by_keyboard_and_keeps_its_selection(a, b):
     check(b.row("y29")).to_have_attribute("aria-selected", "true")
     b.page.keyboard.press("ArrowUp")
     check(b.row("y28")).to_be_focused()
+    b.page.keyboard.press("x")  # cuts a cell, where the notebook hears it
     scroll = b.monitor.locator(".shm-scroll")
     top = scroll.evaluate("(one) => one.scrollTop")
     assert top > 0
@@ -278,7 +279,6 @@ def test_the_table_is_used_by_keyboard_and_keeps_its_selection(a, b):
     check(b.show().row("z")).to_have_count(1)
     check(b.row("y28")).to_have_attribute("aria-selected", "true")
     assert scroll.evaluate("(one) => one.scrollTop") == top
-    b.page.keyboard.press("x")
     assert b.page.locator(f"{b.panel} .jp-Cell").count() == 3  # none was cut by a key
     shown = b.monitor.locator("tbody tr[data-key]").filter(visible=True)
     b.monitor.get_by_role("searchbox", name="Filter segments").fill("y7")
@@ -311,6 +311,11 @@ def test_all_of_it_is_reached_by_tab_and_has_a_name(b):
     check(b.button("no")).to_be_focused()
     page.keyboard.press("Enter")
     check(b.button("unlink")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    check(b.monitor.locator(".shm-result")).to_contain_text("lifetime keep")
+    check(b.button("keep")).to_be_disabled()
+    check(b.button("attach")).to_be_focused()  # not lost, to where the next key might cut a cell
     check(b.row("x")).to_be_visible()
     check(b.monitor.get_by_role("img", name="heat of x, float64 (4, 5): min 0, max 0")).to_be_visible()
     check(b.monitor.get_by_role("img", name="its owner runs")).to_be_visible()
