@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import weakref
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import lmdb
 import numpy as np
 
-from shmkernel.dicts import entries, keys, store, values
+from shmkernel.dicts import entries, keys, meta, store, values
 from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -24,23 +25,31 @@ T = TypeVar("T")
 LARGE = 1 << 20  # bytes from which an array gets a file of its own
 MISSING: Any = object()
 FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # the cache may give out the same one again
+_FIRST, _SECOND = meta.NUMBERS
+_MANY = 1000  # pairs in one change, from which on it may take long
 AT_ONCE = 64, 4096  # entries read in one transaction: at first, and later
 
 
 class Arrays(NamedTuple):
-    """How large arrays are put into files beside the store, and attached."""
+    """How large arrays are put into nameless files beside the store, and attached."""
 
-    put: Callable[[str, NDArray[Any]], str]
+    put: Callable[[str, NDArray[Any]], int]
     attach: Callable[[str, str], NDArray[Any]]
 
 
 class Ready:
-    """A pair in bytes, and the file that its value may refer to."""
+    """A pair in bytes, and the nameless file that its value refers to."""
 
-    __slots__ = ("data", "exact", "file", "key", "put", "raw")
+    __slots__ = ("data", "exact", "fd", "file", "key", "raw")
 
-    def __init__(self, raw: bytes, exact: bool, key: object, data: bytes, file: str = "") -> None:
-        self.raw, self.exact, self.key, self.data, self.file, self.put = raw, exact, key, data, file, False
+    def __init__(self, raw: bytes, exact: bool, key: object, data: bytes, file: str = "", fd: int = -1) -> None:
+        self.raw, self.exact, self.key, self.data, self.file, self.fd = raw, exact, key, data, file, fd
+
+    def close(self) -> None:
+        """Let go of the file; without a name it is gone then."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class GoneError(NotFoundError):
@@ -94,7 +103,8 @@ class Access:
             return MISSING
         opened, missed = self._store, None
         while True:
-            txn = opened.txn if opened.owner == get_ident() else None
+            tag = opened.words[_FIRST] + opened.words[_SECOND]
+            txn = opened.mine()
             own = txn or opened.reading()
             try:
                 entry, number = own.get(raw), own.id()
@@ -105,8 +115,8 @@ class Access:
                 return MISSING
             value = entries.value_of(entry)
             if type(value) in FROZEN:
-                if txn is None and len(entry) <= store.SHORT:
-                    opened.remember(2 * number - 1, key, value)
+                if txn is None and len(entry) <= store.SHORT and tag == 2 * number - 1:  # nobody wrote in between
+                    opened.remember(tag, key, value)
                 return value
             try:
                 return self._whole(value)
@@ -122,7 +132,7 @@ class Access:
         found = self._attached.get(value)
         if found is None:
             try:
-                found = self._arrays.attach(f"{self._store.home}/{value}.npy", self._mode)
+                found = self._arrays.attach(self._store.beside.path(value), self._mode)
             except FileNotFoundError:
                 message = f"{self.name!r} was unlinked or replaced, and this array with it. What there is: %shm_list"
                 raise GoneError(message, name=self.name, similar=[]) from None
@@ -132,8 +142,8 @@ class Access:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Txn]:
         opened = self._store
-        if opened.owner == get_ident() and opened.txn:
-            yield opened.txn
+        if inside := opened.mine():
+            yield inside
             return
         txn = opened.reading()
         try:
@@ -166,59 +176,52 @@ class Access:
         """Do all that may fail, or takes long, before others have to wait."""
         self._check_writable()
         raw, exact = self._key(key)
-        if is_large(value) and (file := self._arrays.put(self._store.home, cast("Any", value))):
-            return Ready(raw, exact, key, values.pack(values.File(file)), file)
+        if is_large(value) and (fd := self._arrays.put(self._store.home, cast("Any", value))) >= 0:
+            file = secrets.token_hex(8)
+            return Ready(raw, exact, key, values.pack(values.File(file)), file, fd)
         return Ready(raw, exact, key, packed(self.name, key, value))
 
     def _change(self, step: Callable[[Txn], T], *ready: Ready) -> T:
         """Make a change in a transaction of its own, or in that of this thread."""
+        try:
+            return self._make(step, *ready)
+        finally:
+            for one in ready:
+                one.close()
+
+    def _make(self, step: Callable[[Txn], T], *ready: Ready) -> T:
         self._check_writable()
         opened = self._store
-        try:
-            if opened.owner == get_ident() and opened.txn:
-                opened.touched = False
-                try:
-                    return step(opened.txn)
-                except lmdb.Error as error:
-                    raise opened.failure(error) from None
-                except BaseException:
-                    opened.failed |= opened.touched
-                    raise
+        if txn := opened.mine():
+            opened.touched = False
             try:
-                return self._once(step)
+                return step(txn)
+            except lmdb.Error as error:
+                raise opened.failure(error) from None
+            except BaseException:
+                opened.failed |= opened.touched
+                raise
+        with opened.turn(long=len(ready) > _MANY):
+            try:
+                return opened.write(step)
             except FullError:
-                opened.turn()
-                for one in ready:
-                    one.put = False
-                return self._once(step)
-        finally:
-            store.remove(opened.home, [f"{one.file}.npy" for one in ready if one.file and not one.put])
-
-    def _once(self, step: Callable[[Txn], T]) -> T:
-        opened = self._store
-        txn = opened.writing()
-        with self._undone_on_error(txn):
-            result = step(txn)
-            opened.commit(txn)
-        return result
-
-    @contextlib.contextmanager
-    def _undone_on_error(self, txn: Txn) -> Iterator[None]:
-        try:
-            yield
-        except lmdb.Error as error:
-            self._store.abort(txn)
-            raise self._store.failure(error) from None
-        except BaseException:
-            self._store.abort(txn)
-            raise
+                if any(one.file for one in ready):  # its file went with the first try
+                    raise
+                opened.free()
+                return opened.write(step)
+            finally:
+                if len(ready) > _MANY:
+                    opened.turned()
 
     def _put(self, txn: Txn, ready: Ready) -> None:
         opened, size = self._store, len(ready.raw) + len(ready.data)
-        opened.room(txn, size)
+        opened.room.need(txn, size)
         entry = txn.get(ready.raw)
+        if ready.file:
+            opened.beside.add(ready.fd, ready.file)
+            ready.close()
         if entry is None:
-            opened.room(txn, size)
+            opened.room.need(txn, size)
             number = entries.last(txn) + 1
             opened.touched = True
             txn.put(entries.place(number), entries.place_value(ready.key, ready.raw, exact=ready.exact))
@@ -226,12 +229,9 @@ class Access:
         else:
             head = entries.head_of(entry)
             if entries.is_file(entry):
-                opened.doomed.append(f"{entries.value_of(entry)}.npy")
+                opened.beside.doom(entries.value_of(entry))
         opened.touched = True
         txn.put(ready.raw, head + ready.data)
-        if ready.file:
-            opened.born.append(f"{ready.file}.npy")
-            ready.put = True
 
     def _delete(self, txn: Txn, raw: bytes) -> bool:
         opened = self._store
@@ -239,11 +239,11 @@ class Access:
         if entry is None:
             return False
         for key in (raw, entries.place(entries.number_of(entry))):
-            opened.room(txn, 0, kept=0)
+            opened.room.need(txn, 0, kept=0)
             opened.touched = True
             txn.delete(key)
         if entries.is_file(entry):
-            opened.doomed.append(f"{entries.value_of(entry)}.npy")
+            opened.beside.doom(entries.value_of(entry))
         return True
 
 

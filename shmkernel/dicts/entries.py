@@ -128,6 +128,11 @@ def walk(
     return [value for _, value in found], number_at(found[-1][0]) - 1 if len(found) == count else None
 
 
+def files(txn: Txn) -> set[str]:
+    """Return all files that values refer to."""
+    return {value_of(entry) for key, entry in txn.cursor() if key[0] != keys.ORDER and is_file(entry)}
+
+
 def keys_of(placed: list[bytes]) -> tuple[list[bytes], list[Any]]:
     """Read values of the order: the bytes of the keys, and the keys."""
     if max(placed, default=b"") < bytes([keys.OTHERS]):  # all of them texts

@@ -1,7 +1,11 @@
 """The first two pages of an LMDB file, which say where all else is: MDB_meta in mdb.c (LMDB 0.9).
 
 Each commit writes the older of the two, its number last; the page with the greater number counts. They are read as
-words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of the time.
+words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of the time. Words of ours stand behind:
+
+    LISTENED   somebody wants to be told of changes
+    GATE       first byte: a writer's turn may take long; second byte: there are processes of several pid namespaces
+    SPACE      the pid namespace of the first who had it open
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ PAGE = mmap.PAGESIZE
 OTHER = PAGE // 8  # where the second page begins, in words
 FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, LAST, NUMBER = 10, 11, 12, 13, 15, 17, 18  # positions in a page
 NUMBERS = NUMBER, OTHER + NUMBER
-LISTENED = OTHER - 1  # ours: LMDB leaves the rest of these pages alone. Not 0: somebody wants to be told of changes
+LISTENED, GATE, SPACE = OTHER - 1, OTHER - 2, OTHER - 3  # ours: LMDB leaves the rest of these pages alone
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
 from shmkernel.dicts import entries, keys, meta, store, values
-from shmkernel.dicts.access import AT_ONCE, MISSING, Access, GoneError, items, known
-from shmkernel.errors import ArgumentError
+from shmkernel.dicts.access import AT_ONCE, MISSING, Access, GoneError, is_large, items, known
+from shmkernel.dicts.transactions import Transaction
+from shmkernel.dicts.views import SharedItems, SharedKeys, SharedValues
 
 if TYPE_CHECKING:
     import lmdb
@@ -91,8 +91,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def __len__(self) -> int:
         opened = self._store
-        if opened.owner == get_ident() and opened.txn:
-            return opened.txn.stat()["entries"] // 2
+        if inside := opened.mine():
+            return inside.stat()["entries"] // 2
         return meta.count(opened.words)
 
     def __iter__(self) -> Iterator[Any]:
@@ -136,6 +136,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
                 return found
 
     copy = to_dict
+    fromkeys = dict.fromkeys
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
@@ -157,12 +158,6 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (self.to_dict(),)  # a pickle on disk must not hold a name that dies with a kernel
-
-    @property
-    def version(self) -> int:
-        """A number that grows with every change, by whatever process."""
-        words = self._store.words
-        return max(words[_FIRST], words[_SECOND])
 
     # Writing
 
@@ -228,8 +223,13 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def update(self, other: Any = (), /, **more: Any) -> None:  # noqa: ANN401
         """Take over all pairs of a mapping or iterable, and keyword arguments, in one step."""
-        content = other.to_dict() if isinstance(other, SharedDict) else dict(other)
-        ready = [self._ready(key, value) for key, value in (content | more).items()]
+        content = (other.to_dict() if isinstance(other, SharedDict) else dict(other)) | more
+        if any(map(is_large, content.values())):
+            with self.transaction():  # one file after the other
+                for key, value in content.items():
+                    self[key] = value
+            return
+        ready = [self._ready(key, value) for key, value in content.items()]
 
         def step(txn: Txn) -> None:
             for one in ready:
@@ -246,9 +246,6 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         def step(txn: Txn) -> None:
             opened = self._store
-            if opened.has_files():
-                found = (entry for key, entry in txn.cursor() if key[0] != keys.ORDER and entries.is_file(entry))
-                opened.doomed += [f"{entries.value_of(entry)}.npy" for entry in found]
             opened.clear(txn)
 
         self._change(step)
@@ -296,8 +293,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         return self._change(step, ready)
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Self]:
+    def transaction(self) -> Transaction:
         """Make all that follows in the block one step for all kernels, or nothing of it if it raises.
 
         Others read what was before until the block ends; whoever wants to write waits for that, so keep it short.
@@ -315,29 +311,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         >>> shm.unlink("cfg")
         """
         self._check_writable()
-        opened = self._store
-        if opened.owner == get_ident():
-            try:
-                yield self
-            except BaseException:
-                opened.failed = True
-                raise
-            return
-        txn = opened.writing()
-        opened.txn, opened.owner, opened.failed, opened.cache = txn, get_ident(), False, store.Cache(-1)
-        with self._undone_on_error(txn):
-            try:
-                yield self
-                if opened.txn is not txn:  # a child that was forked inside: the transaction is the parent's
-                    return
-                if opened.failed:
-                    raise ArgumentError(
-                        f"{self.name!r}: nothing of the transaction is stored, since a part of it failed"
-                    )
-            finally:
-                if opened.txn is txn:
-                    opened.txn = opened.owner = None
-            opened.commit(txn)
+        return Transaction(self, self._store)
 
     def _keys(self, *, backwards: bool = False) -> Iterator[Any]:
         for _, keys_ in self._batches(lambda _, placed: entries.keys_of(placed), backwards=backwards):
@@ -352,39 +326,6 @@ class SharedDict(Access, MutableMapping[Any, Any]):
                 whole = self._get(key) if type(value) is values.File else value
                 if whole is not MISSING:  # else it was removed since
                     yield key, whole
-
-
-class SharedKeys(KeysView[Any]):
-    """The keys, as they are now."""
-
-    _mapping: SharedDict
-
-    def __reversed__(self) -> Iterator[Any]:
-        return reversed(self._mapping)
-
-
-class SharedValues(ValuesView[Any]):
-    """The values, as they are now."""
-
-    _mapping: SharedDict
-
-    def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in self._mapping.items())
-
-    def __reversed__(self) -> Iterator[Any]:
-        return (value for _, value in self._mapping._pairs(backwards=True))  # noqa: SLF001
-
-
-class SharedItems(ItemsView[Any, Any]):
-    """The pairs of key and value, as they are now."""
-
-    _mapping: SharedDict
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return self._mapping._pairs()  # noqa: SLF001  the view is a part of it
-
-    def __reversed__(self) -> Iterator[tuple[Any, Any]]:
-        return self._mapping._pairs(backwards=True)  # noqa: SLF001
 
 
 def _same(one: object, other: object) -> bool:

@@ -1,10 +1,13 @@
-"""The LMDB file under a shared dict: open it, read in it, write to it without ever being killed for it.
+"""The LMDB file under a shared dict: open it, read in it, take the writers' turn.
 
-A store through a mapping into a full memory would end the process by SIGBUS, so pages are reserved before LMDB
-writes to them: as many as the next change can need behind the last one, and 1 MiB that only deleting may use. The
-map has one size for everybody, far beyond what there is: whoever opens the file with a smaller one cuts it off
+The map has one size for everybody, far beyond what there is: whoever opens the file with a smaller one cuts it off
 under the others. The lock file is made here, whole, before LMDB sees it, and never opened again: closing any
 descriptor of it would drop LMDB's locks.
+
+Whoever waits for LMDB's mutex does not hear Ctrl-C, and his death there frees it from a holder whose thread has the
+same number in another pid namespace. So a turn that may take long is announced (meta.GATE), and taken under a byte
+lock of the file, as is every turn once processes of two namespaces have it open. Who finds it announced waits for the
+byte lock first. What excludes writers is the mutex, so nothing depends on the lock being held to the last moment.
 
 A forked child can use nothing of this; it lets go of all, and opens the store for itself when it needs it.
 """
@@ -13,38 +16,45 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import io
 import os
+import struct
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from threading import get_ident
+from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from shmkernel import limits, memory
-from shmkernel.dicts import entries, freelist, meta
+from shmkernel import frames, limits
+from shmkernel.dicts import entries, meta
+from shmkernel.dicts.beside import Beside
 from shmkernel.dicts.meta import LAST, OTHER, PAGE
-from shmkernel.errors import DamagedError, FullError, NotFoundError
+from shmkernel.dicts.room import CHECKED, NO_ROOM, Room
+from shmkernel.errors import DamagedError, FullError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
+    from types import FrameType
+
+    Txn = lmdb.Transaction[bytes]
+
+T = TypeVar("T")
 
 MAP = 64 << 30
-KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
 _LOCKS = 32 << 10  # bytes: 510 readers
 _PORTION = 1 << 14  # entries that are written at once
-_STEP = 64 << 20  # the most that is reserved beyond what is needed
-_CHECKED = 16 << 20  # less is not worth a look at the machine's memory
-_BATCH = 64  # changes in one transaction between two looks at how it has grown
-_QUICK = 64  # pages, more than a single short change can need
 _CACHED = 1 << 16  # values that are remembered
 SHORT = 1 << 10  # bytes of the longest
-_SLACK = 64  # pages for LMDB's own list of free ones
-_INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
 _FIRST, _SECOND = meta.NUMBERS
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_TURN = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)  # a struct flock for the first byte
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _guard = threading.RLock()  # garbage collection may strike inside
+_NEVER = 1 << 64  # the number of a transaction that is not stored
+_AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
+_turns: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
 
 
 class Cache:
@@ -63,31 +73,31 @@ class Store:
     """One LMDB file, open once in a process. ``words`` are its first two pages, as they are now."""
 
     __slots__ = (
-        "__weakref__", "_calm", "_changes", "_env", "_fd", "_known", "_long", "_reserved", "_start", "born", "cache",
-        "doomed", "failed", "guard", "home", "mapping", "name", "owner", "told", "touched", "txn", "words",
+        "__weakref__", "_env", "_fd", "_frame", "_turn", "beside", "cache", "failed", "guard", "home", "mapping",
+        "name", "owner", "room", "told", "touched", "txn", "words",
     )  # fmt: skip
 
     def __init__(self, home: str, mapping: mmap.mmap, name: str) -> None:
         self.home, self.mapping, self.name = home, mapping, name
         self.words = memoryview(mapping)[: 2 * PAGE].cast("Q")
         self.owner: int | None = None  # the thread that is inside `transaction`
-        self.txn: lmdb.Transaction[bytes] | None = None
+        self.txn: Txn | None = None
+        self._frame: FrameType | None = None  # whose block it is
+        self._turn: contextlib.AbstractContextManager[object] = _AT_ONCE
         self.failed = self.touched = False  # what it did so far is not whole; whether it did anything
-        self.born: list[str] = []  # files that a value of this transaction refers to
-        self.doomed: list[str] = []  # files that none will refer to after it
+        self.beside, self.room = Beside(home), Room(name, self.words)
         self.cache = Cache(-1)
         self.told: Callable[[str], object] | None = None  # called after a change, where somebody listens
         self._fd = -1
-        self._reserved = 0
-        self._calm = -1  # the last page up to which a short change needs no more than is reserved
         self.guard = threading.Lock()  # of what is remembered
         self._env: lmdb.Environment | None = self._open()
+        self._join()
 
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def reading(self) -> lmdb.Transaction[bytes]:
+    def reading(self) -> Txn:
         """Begin to read: a snapshot, until the transaction is aborted. In a transaction of this thread, that."""
         env = self._env or self._reopen()
         try:
@@ -95,12 +105,12 @@ class Store:
         except lmdb.ReadersFullError:
             env.reader_check()
         except lmdb.Error as error:
-            if error.code not in (errno.EAGAIN, errno.EACCES):
-                raise self.failure(error) from None
+            raise self.failure(error) from None
         try:
             return env.begin()
-        except lmdb.Error:  # 510 readers, or one of the same pid in another container: wait for the writers' turn
-            return self._begin(env)
+        except lmdb.ReadersFullError:  # 510 of them: wait for the writers' turn
+            with self.turn():
+                return self._begin(env)
 
     def viewing(self) -> lmdb.Transaction[memoryview]:
         """Begin to look: as `reading`, but what is read are views into the map, and it never waits for a writer."""
@@ -109,31 +119,83 @@ class Store:
         except lmdb.Error as error:
             raise self.failure(error) from None
 
-    def writing(self) -> lmdb.Transaction[bytes]:
+    def turn(self, *, long: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[object]:
+        """Wait for the writers' turn where Ctrl-C is heard: ``with store.turn(): txn = store.writing()``.
+
+        It is a file that closes itself, in C, and so lets go however early Ctrl-C comes. `long`: tell the others.
+        """
+        if not (long or self.words[meta.GATE]):
+            return _AT_ONCE
+        if self._env is None:
+            self._reopen()
+        file = io.FileIO(f"/proc/self/fd/{self._fd}", "r+")
+        try:
+            _turns.add(file)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _TURN)
+            os.pwrite(self._fd, b"\1" if long else b"\0", meta.GATE * 8)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def turned(self) -> None:
+        """Tell the others that a long turn is over."""
+        os.pwrite(self._fd, b"\0", meta.GATE * 8)
+
+    def writing(self) -> Txn:
         """Begin to write; waits until no other process does."""
-        txn = self._begin(self._env or self._reopen())
-        words = self.words
-        at = meta.current(words)
-        self._start = (
-            words[at + meta.LAST] + 1,
-            words[at + meta.BRANCHES] + words[at + meta.LEAVES],
-            words[at + meta.DEPTH] >> 48,
-        )
-        self._known = self._changes = self._long = 0
-        self.born.clear()
-        self.doomed.clear()
+        env = self._env or self._reopen()
+        txn = self._begin(env)
+        try:
+            self.room.begin(env)
+            self.beside.begin()
+        except BaseException:
+            txn.abort()
+            raise
         return txn
+
+    def enter(self, frame: FrameType) -> Txn:
+        """Begin a transaction that is this thread's until `write` or `undo`, on behalf of a frame."""
+        me, cache = get_ident(), Cache(-1)
+        turn = self.turn(long=True)
+        try:
+            txn = self.writing()
+        except BaseException:
+            turn.__exit__(None, None, None)
+            raise
+        self.txn, self.owner, self._frame, self._turn, self.cache, self.failed = txn, me, frame, turn, cache, False
+        return txn
+
+    def mine(self) -> Txn | None:
+        """Return the transaction that this thread is inside of; one whose block Ctrl-C has ended is undone."""
+        if self.owner != get_ident():
+            return None
+        if frames.ended(self._frame):
+            self.undo()
+        return self.txn
+
+    def undo(self) -> None:
+        """Undo the transaction that this thread is inside of."""
+        if self.txn is not None:
+            self.txn.abort()
+            self.beside.undone()
+            self._leave_block()
+
+    def _leave_block(self) -> None:
+        self.turned()
+        self._turn.__exit__(None, None, None)
+        self.txn = self.owner = self._frame = None  # last: until then `mine` ends what Ctrl-C has not let end
 
     def set(self, raw: bytes, data: bytes, key: object, value: object) -> bool:
         """Store a short value in a transaction of its own; False if it takes the longer way."""
         env = self._env
-        if env is None:
+        if env is None or self.words[meta.GATE]:
             return False
         txn = env.begin(None, None, True)  # keywords take a tenth of a microsecond
         try:
             words = self.words
             first, second = words[_FIRST], words[_SECOND]
-            if words[LAST if first > second else OTHER + LAST] > self._calm:
+            if words[LAST if first > second else OTHER + LAST] > self.room.calm:
                 return False
             cache, tag = self.cache, first + second
             head, last = (cache.heads.get(raw), cache.last) if cache.tag == tag else (None, None)
@@ -176,29 +238,6 @@ class Store:
                 cache = self.cache = Cache(tag)
             cache.values[key] = value
 
-    def room(self, txn: lmdb.Transaction[bytes], size: int, kept: int = KEPT) -> None:
-        """Reserve the pages that one more change of the transaction can need, with a key and value of `size` bytes.
-
-        Deleting may use the kept ones: `kept` is 0 then.
-
-        Raises
-        ------
-        FullError
-            If there is no room; the transaction can go on, with less.
-        """
-        end, tree, depth = self._start
-        if size > _INLINE:
-            self._long += size // PAGE + 1
-        self._changes += 1
-        if self._changes % _BATCH == 0:
-            now = txn.stat()
-            grown = now["branch_pages"] + now["leaf_pages"] - tree
-            self._known = max(self._known, grown + min(tree, self._changes * depth))  # a page is copied once
-        single = self._known + self._changes % _BATCH * 2 * (depth + 2)
-        run = self._long + _SLACK  # these have to follow one another
-        if (end + single + run + kept) * PAGE > self._reserved:
-            self._reserve((end + single + run + kept) * PAGE, (end + run) * PAGE, single + kept)
-
     def fill(self, keys: list[bytes], content: list[bytes], progress: Callable[[int], None]) -> None:
         """Write entries, sorted by their keys, into a store that is empty, and that nobody else has open."""
         for at in range(0, len(keys), _PORTION):
@@ -206,33 +245,48 @@ class Store:
 
     def _append(self, keys: list[bytes], content: list[bytes], progress: Callable[[int], None]) -> None:
         size = sum(map(len, content)) + sum(map(len, keys))
-        if size > _CHECKED and len(keys) > 1:
+        if size > CHECKED and len(keys) > 1:
             half = len(keys) // 2
             self._append(keys[:half], content[:half], progress)
             self._append(keys[half:], content[half:], progress)
             return
-        longest = PAGE * len(keys) if max(map(len, content)) > _INLINE else 0
         txn = self.writing()
         try:
-            end = self._start[0] * PAGE + 2 * size + longest + 32 * len(keys) + (_SLACK + KEPT) * PAGE
-            self._reserve(end, end, 0)
+            self.room.need_for(len(keys), size, max(map(len, content)))
             txn.cursor().putmulti(zip(keys, content, strict=True), append=True)
-            self.commit(txn)
+            txn.commit()
         except lmdb.Error as error:
             raise self.failure(error) from None
         finally:
             txn.abort()
         progress(size)
 
-    def commit(self, txn: lmdb.Transaction[bytes]) -> None:
-        """Make the changes of a transaction everybody's, all at once."""
+    def write(self, step: Callable[[Txn], T]) -> T:
+        """Make a change everybody's: of a transaction of its own, or as the last of the one this thread is inside of.
+
+        Nothing that Ctrl-C may end stands between a beginning and its ``try``, and ends that have to come are C's.
+        """
+        txn = self.txn if self.txn is not None and self.owner == get_ident() else self.writing()
+        number = _NEVER
         try:
+            number = txn.id()
+            result = step(txn)
             txn.commit()
         except lmdb.Error as error:
+            number = _NEVER
             raise self.failure(error) from None
-        remove(self.home, self.doomed)
-        if self.words[meta.LISTENED]:
-            self._tell()
+        finally:
+            done = number <= max(self.words[_FIRST], self.words[_SECOND])  # Ctrl-C may come right after the commit
+            txn.abort()
+            if done:
+                self.beside.committed()
+            else:
+                self.beside.undone()
+            if txn is self.txn:
+                self._leave_block()
+            if done and self.words[meta.LISTENED]:
+                self._tell()
+        return result
 
     def _tell(self) -> None:
         """Tell who waits for it that it has changed, unless another has its name by now."""
@@ -240,16 +294,22 @@ class Store:
             with contextlib.suppress(OSError):  # it is stored, whether they hear of it or not
                 self.told(self.name)
 
-    def abort(self, txn: lmdb.Transaction[bytes]) -> None:
-        """Undo the changes of a transaction."""
-        txn.abort()
-        remove(self.home, self.born)
+    def settle(self) -> None:
+        """Remove what lies beside the store and no value refers to, if a writer died in his turn."""
+        if self.beside.marked():
+            with contextlib.suppress(BlockingIOError), self.turn(long=True, wait=False):  # else he lives
+                txn = self.writing()
+                try:
+                    self.beside.settle(entries.files(txn))
+                finally:
+                    txn.abort()
+                    self.turned()
 
-    def turn(self) -> None:
+    def free(self) -> None:
         """Commit a change that changes nothing: only the one after it can use the pages that the last one freed."""
         txn = self.writing()
         try:
-            self.room(txn, 0, kept=0)
+            self.room.need(txn, 0, kept=0)
             cursor = txn.cursor()
             if cursor.first():
                 txn.put(*cursor.item())
@@ -260,16 +320,11 @@ class Store:
         finally:
             txn.abort()
 
-    def has_files(self) -> bool:
-        """Say whether values may refer to files."""
-        try:
-            return len(os.listdir(self.home)) > 2  # noqa: PLR2004  the store and its lock
-        except FileNotFoundError:  # unlinked
-            return False
-
-    def clear(self, txn: lmdb.Transaction[bytes]) -> None:
+    def clear(self, txn: Txn) -> None:
         """Remove all entries."""
-        self.room(txn, self._start[1] * 8, kept=0)  # the list of the pages that become free
+        for file in entries.files(txn) if self.beside.any() else ():
+            self.beside.doom(file)
+        self.room.need_to_clear(txn)
         self.touched = True
         if self._env:
             txn.drop(self._env.open_db(None, txn), delete=False)
@@ -278,7 +333,8 @@ class Store:
         """Let go of all that was inherited through a fork."""
         if self._env:
             self._env.close()
-        self._env = self.txn = self.owner = None
+        self._env = self.txn = self.owner = self._frame = None
+        self.beside.begin()
         self.cache, self.guard = Cache(-1), threading.Lock()
 
     def failure(self, error: lmdb.Error) -> Exception:
@@ -288,8 +344,14 @@ class Store:
             return FullError(message, name=self.name, needed=MAP, free=limits.room().free)
         if error.code == errno.ENOENT:
             return self._gone()
-        if error.code in _NO_ROOM:
-            return self._full(PAGE)
+        if error.code in NO_ROOM:
+            return self.room.full(PAGE)
+        if error.code in (errno.EAGAIN, errno.EACCES):
+            message = (
+                f"{self.name!r} is open in another container, in a process with the number {os.getpid()} as well, by "
+                "which LMDB knows them apart. Start this one again (or both with docker run --pid=container:NAME)"
+            )
+            return RefusedError(message, name=self.name, pid=os.getpid())
         message = f"{self.name!r} cannot be used: {error}. Remove it: %shm_unlink {self.name}"
         return DamagedError(message, name=self.name, why=str(error))
 
@@ -297,58 +359,16 @@ class Store:
         message = f"{self.name!r} was unlinked or replaced, so it is closed here. What there is: %shm_list"
         return NotFoundError(message, name=self.name, similar=[])
 
-    def _full(self, needed: int) -> FullError:
-        error = memory.full(self.name, needed, limits.room().free)
-        message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
-        return FullError(message, name=self.name, **error.facts)
-
-    def _begin(self, env: lmdb.Environment) -> lmdb.Transaction[bytes]:
+    def _begin(self, env: lmdb.Environment) -> Txn:
         try:
             return env.begin(write=True)
         except lmdb.Error as error:
             raise self.failure(error) from None
 
-    def _reserve(self, end: int, least: int, single: int) -> None:
-        """Reserve the file up to `end`, with some more while there is plenty.
-
-        Where there is no room, `least` suffices if so many single pages are free inside.
-        """
-        start = max(self._reserved, self._start[0] * PAGE)
-        more = min(max(end >> 3, 1 << 18), _STEP)
-        if self._env:
-            self._env.reader_check()  # what the dead still seem to read is not used again: the file would only grow
-        if self._allocate(start, end + more) or self._allocate(start, end):
-            return
-        if self._allocate(start, least) and self._reusable() >= single:
-            return
-        raise self._full(end - start)
-
-    def _allocate(self, start: int, end: int) -> bool:
-        if end > start:
-            if end - start > _CHECKED and limits.room().free < end - start:
-                return False
-            try:
-                os.posix_fallocate(self._fd, start, end - start)
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                return False
-            self._reserved = end
-            self._calm = end // PAGE - KEPT - _SLACK - _QUICK
-        return True
-
-    def _reusable(self) -> int:
-        """Return how many free pages LMDB can use now: those freed before the last change and all that is read."""
-        words, env = self.words, self._env or self._reopen()
-        at = meta.current(words)
-        limit = min(int(words[at + meta.NUMBER]), freelist.oldest(env.readers()))
-        found = freelist.records(lambda page: os.pread(self._fd, PAGE, page * PAGE), words[at + meta.FREE])
-        return sum(count for number, count in found if number < limit)
-
     def _open(self) -> lmdb.Environment:
         try:
             if self._fd < 0:
-                self._fd = os.open(f"{self.home}/data.mdb", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self._fd = self.room.fd = os.open(f"{self.home}/data.mdb", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             env = lmdb.open(
                 self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False
             )
@@ -358,6 +378,15 @@ class Store:
             raise self.failure(error) from None
         env.reader_check()
         return env
+
+    def _join(self) -> None:
+        """Have all take turns where Ctrl-C is heard if processes of another pid namespace are here."""
+        mine = os.stat("/proc/self/ns/pid").st_ino
+        if self.words[meta.SPACE] != mine:
+            if self.words[meta.SPACE]:
+                os.pwrite(self._fd, b"\1", meta.GATE * 8 + 1)
+            else:
+                os.pwrite(self._fd, mine.to_bytes(8, "little"), meta.SPACE * 8)
 
     def _reopen(self) -> lmdb.Environment:
         with _guard:
@@ -382,20 +411,22 @@ def connect(home: str, mapping: mmap.mmap, name: str) -> Store:
         found = _stores.get(home)
         if found is None:
             found = _stores[home] = Store(home, mapping, name)
-        return found
+    found.settle()
+    return found
 
 
-def remove(home: str, files: list[str]) -> None:
-    """Remove files beside the store."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            os.unlink(f"{home}/{file}")
-    files.clear()
+def tidy(*_: object) -> None:
+    """Undo the transactions whose blocks Ctrl-C has ended, and remove what it left beside the stores."""
+    for store in list(_stores.values()):
+        if store.mine() is None:
+            store.settle()
 
 
 def _after_fork() -> None:
     global _guard  # noqa: PLW0603  another thread of the parent may have held it
     _guard = threading.RLock()
+    for turn in [*_turns]:
+        turn.close()
     for store in list(_stores.values()):
         store.leave()
 

@@ -151,16 +151,24 @@ def _array() -> kinds.Kind:
     return kinds.named("array")
 
 
-def _put(home: str, array: NDArray[Any]) -> str:
-    """Put an array into a file of its own; return its name, or none where the folder has gone with the store's name."""
-    file = secrets.token_hex(8)
+def _put(home: str, array: NDArray[Any]) -> int:
+    """Put an array into a nameless file; return its descriptor, or -1 where the folder has gone with the store's name.
+
+    An array that is stored there for good gets its name in the transaction.
+    """
+    plan = _array().plan("array", array, {})
     try:
-        _write(home, file, _array().plan("array", array, {}), lambda _: None)
+        fd = memory.blank(home)
     except (FileNotFoundError, FolderError):
         if os.path.exists(home):
             raise
-        return ""
-    return file
+        return -1
+    try:
+        memory.fill(fd, plan.size, plan.pieces(), "array", lambda _: None)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _write(home: str, file: str, plan: Plan, progress: Callable[[int], None]) -> None:

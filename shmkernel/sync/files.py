@@ -32,7 +32,7 @@ import weakref
 from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import identity, memory, names
+from shmkernel import frames, identity, memory, names
 from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
 
@@ -46,7 +46,6 @@ PUBLISHED, RELEASED, INODE, WAITING, HOLDER = 1, 2, 3, 4, 8
 _WHO = struct.Struct("=QQ40s136s")  # from word HOLDER on
 WHO = _WHO.size
 _SURE = 0.1  # seconds
-_SUSPENDS = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR, without the import
 _RECENT = 32  # files that stay open for the next call
 _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -180,26 +179,10 @@ class Hold:
         self.fd, self.shared, self.frames = fd, shared, [frame]
 
     def gone(self) -> bool:
-        """Say whether nobody is inside any more; forget the frames that have ended.
-
-        Ctrl-C can end a ``with`` before a line of its ``__exit__`` has run: 18 times in 20, where the body is one
-        operation of numpy's. Python has no way to prevent that, so it is found out.
-        """
-        while self.frames and _ended(self.frames[-1]):
+        """Say whether nobody is inside any more; forget the frames that have ended."""
+        while self.frames and frames.ended(self.frames[-1]):
             self.frames.pop()
         return not self.frames
-
-
-def _ended(frame: FrameType | None) -> bool:
-    """Say whether a frame runs no more; of a generator's, which may be suspended, nobody knows."""
-    if frame is None or frame.f_code.co_flags & _SUSPENDS:
-        return False
-    running: FrameType | None = sys._getframe(1)  # noqa: SLF001
-    while running is not None:
-        if running is frame:
-            return False
-        running = running.f_back
-    return True
 
 
 def _task() -> object:

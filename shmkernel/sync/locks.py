@@ -13,7 +13,6 @@ OS's own queue.
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import struct
 import sys
@@ -21,6 +20,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Self
 
+from shmkernel import frames
 from shmkernel.errors import LockError, TimedOutError
 from shmkernel.sync import files, wakeups
 from shmkernel.sync.files import HOLDER, RELEASED, WAITING, Hold
@@ -75,8 +75,7 @@ class Lock:
         self.name, self.shared, self.timeout = name, shared, timeout
         self._file = files.opened(name)
         self._request = _LOCKS[shared]
-        if "IPython" in sys.modules:
-            _after_each_cell()
+        frames.after_each_cell(tidy)
 
     def __enter__(self) -> Self:
         self.enter(self.timeout, sys._getframe(1))  # noqa: SLF001
@@ -297,13 +296,6 @@ def tidy(*_: object) -> None:
         me, hold = file.hold()
         if hold is not None:
             _let_go(file, me, hold)
-
-
-@functools.cache
-def _after_each_cell() -> None:
-    shell = sys.modules["IPython"].get_ipython()
-    if shell is not None:
-        shell.events.register("post_run_cell", tidy)
 
 
 def _try(fd: int, request: bytes) -> bool:

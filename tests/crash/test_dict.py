@@ -15,8 +15,10 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import names
+from shmkernel.dicts import store
 from tests.crash.test_full import fill_up
 from tests.crash.test_steps import killed_at
+from tests.crash.test_sync import asleep
 from tests.helpers import Child, kill_watchdogs, left, until, until_left
 
 KILLED = int(os.environ.get("SHMKERNEL_KILLS", "20"))  # 200 before a release
@@ -119,11 +121,15 @@ def test_a_killed_reader_does_not_let_it_grow():
 
 
 def test_more_readers_than_it_has_room_for_wait_for_the_writers_instead():
-    x = shm.create("x", {"a": [1]})
+    x = shm.create("x", {"a": 1})
     readers = [x._store.reading() for _ in range(510)]
-    assert x["a"] == [1]
-    x["a"] = [2]
-    assert x["a"] == [2]
+    assert x["a"] == 1
+    x["a"] = 2
+    assert x["a"] == 2
+    assert x.get("a") == 2
+    with Child(lambda _: shm.attach("x").update(a=3)) as child:
+        assert child.join() == 0
+    assert x["a"] == 3, "what was read in the writers' turn is not remembered as of later"
     for reader in readers:
         reader.abort()
 
@@ -139,16 +145,133 @@ def test_a_creation_killed_at_any_step_leaves_nothing(shm_dir):
     until_left(shm_dir)
 
 
-def test_an_array_that_is_stored_and_killed_at_any_step_is_there_or_not(shm_dir):
-    x = shm.create("x", {"a": LARGE})
-    for step in itertools.count(1):
-        if not killed_at(step, lambda: shm.attach("x").__setitem__("a", LARGE + 1)):
-            break
-        assert x["a"].sum() in (LARGE.sum(), (LARGE + 1).sum())
+def replaced():
+    shm.attach("x")["a"] = LARGE + 1
+
+
+def replaced_in_a_transaction():
+    x = shm.attach("x")
+    with x.transaction():
         x["a"] = LARGE
-    assert step > 5
+        x["b"] = LARGE
+        x["a"] = LARGE + 1
+        del x["b"]
+
+
+@pytest.mark.parametrize("work", [replaced, replaced_in_a_transaction])
+def test_an_array_that_is_stored_and_killed_at_any_step_is_there_or_not_and_leaves_no_file(shm_dir, work):
+    x = shm.create("x", {"a": LARGE})
+    (home,) = shm_dir.glob(".shmk-*/dicts/*")
+    for step in itertools.count(1):
+        killed = killed_at(step, work)
+        assert x["a"].sum() in (LARGE.sum(), (LARGE + 1).sum())
+        with Child(lambda connection: connection.send(shm.attach("x", "r")["a"].sum())) as child:
+            assert child.hear() == x["a"].sum()
+        assert sorted(path.suffix for path in home.iterdir()) == [".mdb", ".mdb", ".npy"], "the next to attach tidies"
+        if not killed:
+            break
+        x["a"] = LARGE
+    assert step > 20
     assert x["a"].sum() == (LARGE + 1).sum()
-    assert shm_dir.exists()
+
+
+def test_who_attaches_does_not_wait_for_a_transaction_that_stores_an_array():
+    def attach(connection):
+        connection.send(shm.attach("x", "r").to_dict())
+
+    x = shm.create("x", {"a": 1})
+    with x.transaction():
+        x["b"] = LARGE
+        with Child(attach) as child:
+            assert child.hear() == {"a": 1}
+    assert x["b"].sum() == LARGE.sum()
+
+
+@pytest.mark.parametrize("by", ["transaction", "update"])
+def test_ctrl_c_ends_the_wait_for_another_s_turn(by):
+    def wait(connection):
+        y = shm.attach("x", "r+")
+        for act in (lambda: y.update(a=2), lambda: y.__setitem__("a", 2), lambda: y.transaction().__enter__()):
+            try:
+                connection.send("waits")
+                act()
+            except KeyboardInterrupt:
+                connection.send("interrupted")
+        y["b"] = connection.recv()
+
+    def many():
+        yield from ((n, n) for n in range(2000))
+
+    x = shm.create("x", {"a": 1})
+    with Child(wait) as child:
+        with x.transaction():
+            if by == "update":
+                x.update(many())
+            for _ in range(3):
+                assert child.hear() == "waits"
+                asleep(child.pid)
+                os.kill(child.pid, signal.SIGINT)
+                assert child.hear() == "interrupted"
+        child.tell(3)
+        assert child.join() == 0
+    assert (x["a"], x["b"]) == (1, 3)
+
+
+def interrupted(at, work):
+    """Return the error if Ctrl-C ends `work`, at this one of the moments when Python looks for it.
+
+    They are the beginnings of its own functions, and the ends of C's. The error keeps what its frames held, as that of
+    a cell does.
+    """
+    count = itertools.count(1)
+
+    def look(frame, event, _):
+        if event in ("call", "c_return") and "shmkernel/dicts" in frame.f_code.co_filename and next(count) == at:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    try:
+        sys.setprofile(look)
+        work()
+    except KeyboardInterrupt as error:
+        return error
+    finally:
+        sys.setprofile(None)
+    return None
+
+
+def change():
+    x = shm.attach("x")
+    x["n"] += 1
+    x["list"] = [1, 2]
+    with x.transaction():
+        x["a"] = LARGE
+        x.update(b=1, c=2)
+    x.pop("a")
+    x.increment("n")
+
+
+def test_ctrl_c_at_any_moment_leaves_a_whole_dict_that_all_can_write(shm_dir):
+    def follow(connection):
+        y = shm.attach("x", "r+")
+        while (at := connection.recv()) is not None:
+            y["seen"] = at
+            connection.send(at)
+
+    x, at = shm.create("x", {"n": 0}), 0
+    (home,) = shm_dir.glob(".shmk-*/dicts/*")
+    with Child(follow) as other:
+        while _error := interrupted(at := at + 1, change):  # kept until the next
+            store.tidy()  # as after the cell
+            assert ("b" in x) == ("c" in x)
+            other.tell(at)
+            assert other.hear() == x["seen"] == at, f"Ctrl-C at moment {at} holds others up"
+            assert len(list(home.iterdir())) == 2 + ("a" in x)
+            x.clear()
+            x["n"] = 0
+        other.tell()
+    assert at > 100
+    assert x.to_dict() == {"n": 2, "list": [1, 2], "b": 1, "c": 2}
 
 
 def until_full(x, values):

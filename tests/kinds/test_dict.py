@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import gc
 import json
 import multiprocessing
@@ -158,6 +159,13 @@ class TestPlainDictsErrors:
             said.append((caught.type, str(caught.value).replace("SharedDict", "dict")))
         assert said[0] == said[1]
 
+    def test_what_makes_new_dicts_makes_plain_ones(self):
+        x = shm.create("x", {"a": 1})
+        for made in (x | {}, {} | x, x.copy(), copy.copy(x), copy.deepcopy(x), x.to_dict(), dict(x), {**x}):
+            assert type(made) is dict
+            assert made == x == {"a": 1}
+        assert x.fromkeys("ab", 0) == {"a": 0, "b": 0}
+
     def test_a_key_of_no_kind_is_simply_not_there(self):
         x = shm.create("x", {"a": 1})
         assert frozenset() not in x
@@ -243,6 +251,15 @@ class TestLargeArrays:
         assert sorted(homes(shm_dir)[0].iterdir()) == before
         assert np.array_equal(x["a"], LARGE)
         assert np.array_equal(x["b"], LARGE)
+
+    def test_are_stored_all_or_none(self, shm_dir):
+        x = shm.create("x", {"a": 1})
+        with pytest.raises(shm.UnsupportedError):
+            x |= {"a": LARGE, "b": LARGE, "c": print}
+        assert x == {"a": 1}
+        assert list(homes(shm_dir)[0].glob("*.npy")) == []
+        x |= {"a": LARGE, "b": LARGE, "c": 1}
+        assert np.array_equal(x["a"], x["b"])
 
     def test_are_not_left_by_what_did_not_store_them(self, shm_dir):
         x = shm.create("x", {"a": 1})
@@ -408,15 +425,6 @@ class TestAttached:
         for thread in threads:
             thread.join()
         assert wrong == []
-
-    def test_the_version_grows_with_every_change(self):
-        x = shm.create("x", {})
-        before = x.version
-        x["a"] = 1
-        x["a"] = 1
-        with x.transaction():
-            x["b"] = x["c"] = 1
-        assert x.version == before + 3
 
     def test_whoever_waits_for_it_is_woken_by_any_change_of_it(self):
         def change(connection):

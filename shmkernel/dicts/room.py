@@ -1,0 +1,126 @@
+"""Pages reserved before LMDB writes to them: a store through a mapping into a full memory ends the process by SIGBUS.
+
+They are as many as the next change can need behind the last one, and 1 MiB that only deleting may use. Where the
+memory is full, the pages that are free inside the file have to do; LMDB's list of them says how many it can use.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from shmkernel import limits, memory
+from shmkernel.dicts import freelist, meta
+from shmkernel.dicts.meta import PAGE
+from shmkernel.errors import FullError
+
+if TYPE_CHECKING:
+    import lmdb
+
+KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_STEP = 64 << 20  # the most that is reserved beyond what is needed
+CHECKED = 16 << 20  # less is not worth a look at the machine's memory
+_BATCH = 64  # changes in one transaction between two looks at how it has grown
+_QUICK = 64  # pages, more than a single short change can need
+_SLACK = 64  # pages for LMDB's own list of free ones
+_INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
+
+
+class Room:
+    """What of a store's file is reserved. ``calm`` is the last page up to which a short change needs no more."""
+
+    __slots__ = ("_changes", "_env", "_known", "_long", "_start", "_words", "calm", "fd", "name", "reserved")
+
+    def __init__(self, name: str, words: memoryview) -> None:
+        self.name, self._words = name, words
+        self.fd = self.calm = -1
+        self.reserved = 0
+
+    def begin(self, env: lmdb.Environment) -> None:
+        """Note where the file ends at the beginning of a transaction that writes."""
+        words = self._words
+        at = meta.current(words)
+        self._env = env
+        self._start = (
+            words[at + meta.LAST] + 1,
+            words[at + meta.BRANCHES] + words[at + meta.LEAVES],
+            words[at + meta.DEPTH] >> 48,
+        )
+        self._known = self._changes = self._long = 0
+
+    def need(self, txn: lmdb.Transaction[bytes], size: int, kept: int = KEPT) -> None:
+        """Reserve the pages that one more change of the transaction can need, with a key and value of `size` bytes.
+
+        Deleting may use the kept ones: `kept` is 0 then.
+
+        Raises
+        ------
+        FullError
+            If there is no room; the transaction can go on, with less.
+        """
+        end, tree, depth = self._start
+        if size > _INLINE:
+            self._long += size // PAGE + 1
+        self._changes += 1
+        if self._changes % _BATCH == 0:
+            now = txn.stat()
+            grown = now["branch_pages"] + now["leaf_pages"] - tree
+            self._known = max(self._known, grown + min(tree, self._changes * depth))  # a page is copied once
+        single = self._known + self._changes % _BATCH * 2 * (depth + 2)
+        run = self._long + _SLACK  # these have to follow one another
+        if (end + single + run + kept) * PAGE > self.reserved:
+            self._reserve((end + single + run + kept) * PAGE, (end + run) * PAGE, single + kept)
+
+    def need_to_clear(self, txn: lmdb.Transaction[bytes]) -> None:
+        """Reserve what the list of the pages takes that become free."""
+        self.need(txn, self._start[1] * 8, kept=0)
+
+    def need_for(self, count: int, size: int, longest: int) -> None:
+        """Reserve what so many new entries can need, of `size` bytes in all."""
+        apart = PAGE * count if longest > _INLINE else 0
+        end = self._start[0] * PAGE + 2 * size + apart + 32 * count + (_SLACK + KEPT) * PAGE
+        self._reserve(end, end, 0)
+
+    def full(self, needed: int) -> FullError:
+        """Make the error for a change that does not fit."""
+        error = memory.full(self.name, needed, limits.room().free)
+        message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
+        return FullError(message, name=self.name, **error.facts)
+
+    def _reserve(self, end: int, least: int, single: int) -> None:
+        """Reserve the file up to `end`, with some more while there is plenty.
+
+        Where there is no room, `least` suffices if so many single pages are free inside.
+        """
+        start = max(self.reserved, self._start[0] * PAGE)
+        more = min(max(end >> 3, 1 << 18), _STEP)
+        self._env.reader_check()  # what the dead still seem to read is not used again: the file would only grow
+        if self._allocate(start, end + more) or self._allocate(start, end):
+            return
+        if self._allocate(start, least) and self._reusable() >= single:
+            return
+        raise self.full(end - start)
+
+    def _allocate(self, start: int, end: int) -> bool:
+        if end > start:
+            if end - start > CHECKED and limits.room().free < end - start:
+                return False
+            try:
+                os.posix_fallocate(self.fd, start, end - start)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                return False
+            self.reserved = end
+            self.calm = end // PAGE - KEPT - _SLACK - _QUICK
+        return True
+
+    def _reusable(self) -> int:
+        """Return how many free pages LMDB can use now: those freed before the last change and all that is read."""
+        words = self._words
+        at = meta.current(words)
+        limit = min(int(words[at + meta.NUMBER]), freelist.oldest(self._env.readers()))
+        found = freelist.records(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + meta.FREE])
+        return sum(count for number, count in found if number < limit)

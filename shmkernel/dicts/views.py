@@ -1,0 +1,44 @@
+"""A shared dict's keys, values and items, as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, KeysView, ValuesView
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shmkernel.dicts.shared import SharedDict
+
+
+class SharedKeys(KeysView[Any]):
+    """The keys, as they are now."""
+
+    _mapping: SharedDict
+
+    def __reversed__(self) -> Iterator[Any]:
+        return reversed(self._mapping)
+
+
+class SharedValues(ValuesView[Any]):
+    """The values, as they are now."""
+
+    _mapping: SharedDict
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping.items())
+
+    def __reversed__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping._pairs(backwards=True))  # noqa: SLF001
+
+
+class SharedItems(ItemsView[Any, Any]):
+    """The pairs of key and value, as they are now."""
+
+    _mapping: SharedDict
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self._mapping._pairs()  # noqa: SLF001  the view is a part of it
+
+    def __reversed__(self) -> Iterator[tuple[Any, Any]]:
+        return self._mapping._pairs(backwards=True)  # noqa: SLF001
