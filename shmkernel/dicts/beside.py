@@ -18,18 +18,15 @@ _FILE, _MARK = ".npy", ".open"
 
 
 class Beside:
-    """The files that a transaction makes, and those that it takes the last reference from."""
+    """The files that one transaction makes, and those that it takes the last reference from."""
 
-    __slots__ = ("_born", "_doomed", "_home")
+    __slots__ = ("_born", "_doomed", "_home", "stored")
 
     def __init__(self, home: str) -> None:
         self._home = home
         self._born: list[str] = []
         self._doomed: list[str] = []
-
-    def begin(self) -> None:
-        """Forget the last transaction."""
-        self._born, self._doomed = [], []
+        self.stored = False  # is the transaction?
 
     def path(self, file: str) -> str:
         """Return where a file lies."""
@@ -47,13 +44,12 @@ class Beside:
             os.link(self.path(file), f"{self._home}/{file}{_MARK}")
         self._doomed.append(file)
 
-    def committed(self) -> None:
-        """Remove what nothing refers to any more."""
-        self._end(self._doomed, self._born)
-
-    def undone(self) -> None:
-        """Remove what nothing has come to refer to."""
-        self._end(self._born, self._doomed)
+    def end(self) -> None:
+        """Remove what nothing refers to any more, or what nothing has come to refer to. It may be done twice."""
+        if self.stored:
+            self._end(self._doomed, self._born)
+        else:
+            self._end(self._born, self._doomed)
 
     def any(self) -> bool:
         """Say whether values may refer to files."""
@@ -78,4 +74,3 @@ class Beside:
         for path in (*map(self.path, gone), *(f"{self._home}/{file}{_MARK}" for file in [*gone, *settled])):
             with contextlib.suppress(OSError):
                 os.unlink(path)
-        self.begin()

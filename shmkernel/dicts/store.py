@@ -148,7 +148,7 @@ class Store:
         txn = self._begin(env)
         try:
             self.room.begin(env)
-            self.beside.begin()
+            self.beside = Beside(self.home)
         except BaseException:
             txn.abort()
             raise
@@ -178,7 +178,7 @@ class Store:
         """Undo the transaction that this thread is inside of."""
         if self.txn is not None:
             self.txn.abort()
-            self.beside.undone()
+            self.beside.end()
             self._leave_block()
 
     def _leave_block(self) -> None:
@@ -267,7 +267,7 @@ class Store:
         Nothing that Ctrl-C may end stands between a beginning and its ``try``, and ends that have to come are C's.
         """
         txn = self.txn if self.txn is not None and self.owner == get_ident() else self.writing()
-        number = _NEVER
+        words, beside, number = self.words, self.beside, _NEVER
         try:
             number = txn.id()
             result = step(txn)
@@ -276,15 +276,12 @@ class Store:
             number = _NEVER
             raise self.failure(error) from None
         finally:
-            done = number <= max(self.words[_FIRST], self.words[_SECOND])  # Ctrl-C may come right after the commit
+            beside.stored = number <= words[_FIRST] or number <= words[_SECOND]  # though Ctrl-C came right after it
             txn.abort()
-            if done:
-                self.beside.committed()
-            else:
-                self.beside.undone()
+            beside.end()
             if txn is self.txn:
                 self._leave_block()
-            if done and self.words[meta.LISTENED]:
+            if beside.stored and words[meta.LISTENED]:
                 self._tell()
         return result
 
@@ -334,7 +331,7 @@ class Store:
         if self._env:
             self._env.close()
         self._env = self.txn = self.owner = self._frame = None
-        self.beside.begin()
+        self.beside = Beside(self.home)
         self.cache, self.guard = Cache(-1), threading.Lock()
 
     def failure(self, error: lmdb.Error) -> Exception:

@@ -453,6 +453,11 @@ class TestAttached:
             y["a"] = 1
             assert shm.wait("x", known + 1, timeout=PATIENCE) == known + 2
         assert shm.info("x").version == known + 2
+        with pytest.raises(KeyError):
+            y.pop("missing")
+        with contextlib.suppress(ZeroDivisionError), y.transaction():
+            y["a"] = 1 / 0
+        assert shm.version("x") == known + 2, "what changes nothing is no version"
 
     def test_twice_in_one_process_it_is_one_store(self):
         x, y = shm.create("x", {"a": 1}), shm.attach("x", "r")
