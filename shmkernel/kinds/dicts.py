@@ -45,7 +45,7 @@ class Dict:
         if isinstance(value, dicts.shared.SharedDict):
             value = value.to_dict()
         try:
-            content = dict(cast("Any", value)) if value is not None else {}
+            content = value if type(value) is dict else dict(cast("Any", value if value is not None else {}))
         except (TypeError, ValueError) as error:
             raise UnsupportedError(f"{name!r}: no dict can be made of it: {error}", name=name) from None
         large: dict[str, Plan] = {}
