@@ -18,12 +18,13 @@ import struct
 import sys
 import time
 import warnings
+from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
 from shmkernel import frames
 from shmkernel.errors import LockError, TimedOutError
 from shmkernel.sync import files, wakeups
-from shmkernel.sync.files import HOLDER, RELEASED, WAITING, Hold
+from shmkernel.sync.files import HOLDER, RELEASED, WAITING, WATCHED, Hold
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -140,10 +141,12 @@ class Lock:
     def enter(self, timeout: float | None, frame: FrameType | None) -> Hold:
         """Enter on behalf of a frame: when that has ended, nobody is inside, though Ctrl-C kept him from leaving."""
         file = self._file
-        me, hold = file.hold()
-        if hold is not None and not _let_go(file, me, hold):
-            self._again(hold, frame)
-            return hold
+        me: object = get_ident()
+        if file.holds:  # else nobody of this process is inside
+            me, hold = file.hold()
+            if hold is not None and not _let_go(file, me, hold):
+                self._again(hold, frame)
+                return hold
         try:
             fd = file.description()
             try:
@@ -159,7 +162,8 @@ class Lock:
 
     def _entered(self, file: files.SyncFile, fd: int, me: object, frame: FrameType | None) -> Hold:
         """Note who is in, and tell of one who died inside."""
-        file.check(fd)
+        if time.monotonic() > file.sure:
+            file.check(fd)
         self.abandoned = file.holder() if file.words[HOLDER] else None
         file.holds[me] = hold = Hold(fd, self.shared, frame)
         files.busy.add(file)
@@ -178,12 +182,13 @@ class Lock:
 
     def _leave(self) -> None:
         file = self._file
-        me, hold = file.hold()
+        me: object = get_ident()
+        hold = file.holds.get(me)
+        if hold is None:
+            me, hold = file.hold()
         if hold is None:
             raise LockError(f"{self.name!r} is not locked here", name=self.name)
-        if len(hold.frames) > 1:
-            hold.gone()
-        if len(hold.frames) > 1:
+        if len(hold.frames) > 1 and not hold.gone() and len(hold.frames) > 1:
             hold.frames.pop()
         else:
             _unlock(file, me, hold)
@@ -193,7 +198,7 @@ class Lock:
             attempt.sleep()
             return
         end = time.monotonic() + timeout
-        with attempt, wakeups.Waiter(self._file.path) as waiter:
+        with attempt, self._waiter() as waiter:
             while not attempt():
                 left = end - time.monotonic()
                 if left <= 0:
@@ -204,11 +209,15 @@ class Lock:
         if attempt():
             return
         end = None if self.timeout is None else time.monotonic() + self.timeout
-        with attempt, wakeups.Waiter(self._file.path) as waiter:
+        with attempt, self._waiter() as waiter:
             while not attempt():
                 if end is not None and time.monotonic() >= end:
                     raise self._timed_out(self.timeout)
                 await waiter.wait_async(end)
+
+    def _waiter(self) -> wakeups.Waiter:
+        self._file.words[WATCHED] = 1
+        return wakeups.Waiter(self._file.path)
 
     def _timed_out(self, timeout: float | None) -> TimedOutError:
         who = self._file.holder()
@@ -268,7 +277,8 @@ def _unlock(file: files.SyncFile, me: object, hold: Hold) -> None:
             file.words[HOLDER] = 0
             inside = False
         fcntl.fcntl(hold.fd, _TRY, UNLOCK_ALL)
-        os.utime(hold.fd)
+        if file.words[WATCHED]:  # who waits sets it, then looks; in between both have called into the OS
+            os.utime(hold.fd)
         del file.holds[me]
     except BaseException:  # Ctrl-C
         file.holds.pop(me, None)

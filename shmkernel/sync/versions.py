@@ -18,7 +18,7 @@ from shmkernel import memory, names
 from shmkernel.dicts import meta
 from shmkernel.errors import TimedOutError
 from shmkernel.sync import files, locks, wakeups
-from shmkernel.sync.files import INODE, PUBLISHED, RELEASED
+from shmkernel.sync.files import INODE, PUBLISHED, RELEASED, WATCHED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -109,6 +109,7 @@ class _Watch:
 
     def waiter(self) -> wakeups.Waiter:
         file = self._file = files.opened(self._name)
+        file.words[WATCHED] = 1
         inode = file.segment()
         beside = file.leads if inode else names.folder()
         return wakeups.waiter((file.path, file.inode, inode), file.path, beside)
