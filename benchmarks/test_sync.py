@@ -1,6 +1,7 @@
 """Locks, wake-ups, copies and streams beside their peers, in one run: `uv run --group bench pytest benchmarks -s`.
 
-What happens between two processes is timed by their clocks, which are one, and printed as a median.
+What happens between two processes is timed by their clocks, which are one, and printed as a median. Ten million copies
+take minutes: `SHMKERNEL_COPIES=10000000`, with `-k copies --timeout 0 -o faulthandler_timeout=0`.
 """
 
 from __future__ import annotations
@@ -246,17 +247,19 @@ def test_a_wake_up(benchmark: Any, tmp_path: Path, peer: str) -> None:
 
 
 @pytest.mark.benchmark(group="1 MB: copies into 64 MB in turn, a frame put, a frame taken")
-@pytest.mark.parametrize("way", ["memcpy", "put", "copy", "latest"])
+@pytest.mark.parametrize("way", ["memcpy", "memcpy to shared memory", "put", "copy", "latest"])
 def test_a_stream(benchmark: Any, way: str) -> None:
     ring = shm.create("frames", ring=64, shape=MEGABYTE, dtype="u1")
     source = np.random.default_rng(0).integers(0, 255, MEGABYTE, "u1")
-    slots = np.ones((64, MEGABYTE), "u1")
+    slots = np.ones((64, MEGABYTE), "u1")  # in pages of 2 MiB, where the machine has them; a tmpfs mostly has not
+    shared = shm.create("slots", slots)
     turn = iter(range(1 << 60))
     for _ in range(64):
         ring.put(source)
     benchmark(
         {
             "memcpy": lambda: np.copyto(slots[next(turn) % 64], source),
+            "memcpy to shared memory": lambda: np.copyto(shared[next(turn) % 64], source),
             "put": lambda: ring.put(source),
             "copy": slots[5].copy,
             "latest": ring.latest,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
@@ -23,6 +25,10 @@ def lock(magics: ShmMagics, args: argparse.Namespace) -> None:
     if args.cell is None:
         raise ArgumentError(f"the lock is for the rest of a cell, so it comes first in it: %%shm_lock {name}")
     shell: Any = magics.shell
+    if _awaits(shell, args.cell):
+        raise ArgumentError(
+            f"a cell that awaits cannot run under a magic. Take the lock in it: async with shm.lock({name!r}):"
+        )
     shown: list[list[str]] = []
     with shm.lock(name, shared=args.shared, timeout=args.timeout):
         shell._showtraceback = lambda *about: shown.append(about[-1])  # noqa: SLF001  where all of them arrive
@@ -34,6 +40,14 @@ def lock(magics: ShmMagics, args: argparse.Namespace) -> None:
     if error is not None:
         vars(error)["_render_traceback_"] = lambda: shown[-1] if shown else [str(error)]
         raise error
+
+
+def _awaits(shell: Any, cell: str) -> bool:  # noqa: ANN401
+    """Say whether a cell needs the event loop, which runs already: a magic is called from inside it."""
+    with contextlib.suppress(RuntimeError, SyntaxError):
+        asyncio.get_running_loop()
+        return bool(shell.should_run_async(cell, transformed_cell=shell.transform_cell(cell)))
+    return False
 
 
 def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001

@@ -57,6 +57,7 @@ def test_death_at_any_step_of_locking_leaves_the_lock_free(shared):
         with shm.lock("x", shared=shared):
             pass
 
+    files.opened("x").words[files.WATCHED] = 1  # so that who leaves wakes, too
     for step in itertools.count(1):
         killed = killed_at(step, work)
         assert free("x") is None or not shared

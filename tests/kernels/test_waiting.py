@@ -105,6 +105,45 @@ def test_an_interrupted_cell_holds_no_lock(kernels):
     assert consume("print(shm.lock('x').acquire(timeout=30))") == "True\n"
 
 
+def test_a_cell_that_awaits_learns_how_to_take_the_lock(kernels):
+    _, consume = kernels
+    reply, _ = consume.run("%%shm_lock x\nawait asyncio.sleep(0)")
+    assert reply["ename"] == "ArgumentError"
+    assert reply["evalue"].endswith("Take the lock in it: async with shm.lock('x'):")
+    assert consume("async with shm.lock('x'):\n    await asyncio.sleep(0)\n    print('inside')") == "inside\n"
+    assert consume("%%shm_lock x\nprint('inside')") == "inside\n"
+
+
+def test_the_interrupt_button_ends_the_wait_for_another_s_transaction(kernels):
+    produce, consume = kernels
+    produce("cfg = shm.create('cfg', {'a': 1})")
+    consume("cfg = shm.attach('cfg')")
+    inside = start(produce, "with cfg.transaction():\n    cfg['a'] = 2\n    shm.wait('leave')")
+    until(inside, "it waits inside")
+    asleep = start(consume, "cfg['b'] = 1")
+    until(asleep, "it waits for its turn")
+    consume.manager.interrupt_kernel()
+    assert end(consume)["ename"] == "KeyboardInterrupt"
+    assert consume("print(cfg)") == "{'a': 1}\n"
+    shm.publish("leave")
+    assert end(produce)["status"] == "ok"
+    assert consume("print(cfg)") == "{'a': 2}\n"
+
+
+def test_an_interrupted_cell_holds_no_transaction(kernels):
+    """As for a lock: the block may be ended before its ``__exit__`` has run a line."""
+    produce, consume = kernels
+    produce("import numpy as np\ncfg = shm.create('cfg', {'n': 0})\nx, y = np.zeros((2, 10_000_000))")
+    consume("cfg = shm.attach('cfg')")
+    start(produce, "while True:\n    with cfg.transaction():\n        cfg['n'] += 1\n        x += y")
+    consume("while cfg['n'] < 2: pass")
+    produce.manager.interrupt_kernel()
+    assert end(produce)["ename"] == "KeyboardInterrupt"
+    consume("cfg['n'] = -1")
+    assert produce("print(cfg['n'])\ncfg['n'] = 7") == "-1\n"
+    assert consume("print(cfg)") == "{'n': 7}\n"
+
+
 def test_the_timeout_of_a_lock_names_the_holder_s_kernel_and_notebook(kernels):
     produce, consume = kernels
     pid = produce("print(os.getpid())").strip()
