@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 import msgspec
+import numpy as np
 import pytest
 from UltraDict import UltraDict
 
@@ -160,6 +161,17 @@ def test_scan(benchmark: Any, names: list[str], way: str) -> None:
     found = shm.create("bench", dict(zip(names, range(MILLION), strict=True)))
     count = benchmark.pedantic(lambda: sum(1 for _ in getattr(found, way)()), rounds=3, warmup_rounds=1)
     assert count == MILLION
+    shm.unlink("bench")
+
+
+@pytest.mark.benchmark(group="get an array of 256 MB, by one who has just attached the dict")
+@pytest.mark.parametrize("way", ["shmkernel", "a copy of it"])
+def test_get_an_array(benchmark: Any, way: str) -> None:
+    array = np.ones(32 << 20)
+    found = shm.create("bench", {"large": array})
+    benchmark.pedantic(
+        {"shmkernel": lambda: found["large"][0], "a copy of it": lambda: array.copy()[0]}[way], rounds=5, iterations=1
+    )
     shm.unlink("bench")
 
 

@@ -16,6 +16,7 @@ with the name, in one step; a process that has the store open goes on with it.
     dicts/<inode>/data.mdb    the store
     dicts/<inode>/lock.mdb    LMDB's readers and its mutex
     dicts/<inode>/<id>.npy    a large array, referred to by a value
+    dicts/<inode>/<id>.open   while somebody makes or removes it: a mark (beside.py)
 """
 
 from __future__ import annotations
