@@ -408,8 +408,7 @@ def connect(home: str, mapping: mmap.mmap, name: str) -> Store:
         found = _stores.get(home)
         if found is None:
             found = _stores[home] = Store(home, mapping, name)
-    found.settle()
-    return found
+        return found
 
 
 def tidy(*_: object) -> None:

@@ -109,6 +109,7 @@ class Dict:
         if meta.count_in(mapping[:]) is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         opened = dicts.store.connect(home, mapping, name)
+        opened.settle()
         opened.told = _publish
         return dicts.shared.SharedDict(opened, mapping, mode, dicts.access.Arrays(_put, _attach))
 
