@@ -6,8 +6,8 @@ descriptor of it would drop LMDB's locks.
 
 Whoever waits for LMDB's mutex does not hear Ctrl-C, and his death there frees it from a holder whose thread has the
 same number in another pid namespace. So a turn that may take long is announced (meta.GATE), and taken under a byte
-lock of the file, as is every turn once processes of two namespaces have it open. Who finds it announced waits for the
-byte lock first. What excludes writers is the mutex, so nothing depends on the lock being held to the last moment.
+lock of the file, as is every turn once processes of two namespaces have it open. Whoever finds it announced waits
+for the byte lock first. What excludes writers is the mutex, so nothing depends on the lock being held to the end.
 
 A forked child can use nothing of this; it lets go of all, and opens the store for itself when it needs it.
 """

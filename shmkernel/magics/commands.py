@@ -138,7 +138,7 @@ class ShmMagics(Magics):
     @_verb
     @_NAMES
     def shm_unlink(self) -> None:
-        """Remove segments, whoever made them. Who has one attached keeps its memory until they let go."""
+        """Remove segments, whoever made them. Those who have one attached keep its memory until they let go."""
 
     @_verb
     @_NAMES

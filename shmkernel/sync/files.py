@@ -16,7 +16,7 @@ Words 1 and 2 together are the version: each has one writer at a time, so none i
 sequence counter, since word 8 is set before the holder's first store, and word 2 raised after his last. What must not
 outlive a process is no word but a byte lock (`locks`), which the OS frees.
 
-Who has the file open holds a shared flock on it; without one, and without a segment, a sweep removes it.
+A process that has the file open holds a shared flock on it; without one, and without a segment, a sweep removes it.
 """
 
 from __future__ import annotations
