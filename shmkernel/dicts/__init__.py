@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from shmkernel.dicts import access, entries, glance, shared, store, values
+    from shmkernel.dicts import access, entries, glance, room, shared, store, values
 
-__all__ = ["access", "entries", "glance", "shared", "store", "values"]
+__all__ = ["access", "entries", "glance", "room", "shared", "store", "values"]
 
 
 def __getattr__(name: str) -> ModuleType:

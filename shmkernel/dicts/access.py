@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import lmdb
 import numpy as np
 
-from shmkernel.dicts import entries, keys, meta, store, values
+from shmkernel.dicts import entries, failures, keys, meta, store, values
 from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Access:
         try:
             yield txn
         except lmdb.Error as error:
-            raise opened.failure(error) from None
+            raise failures.of(opened.name, error) from None
         finally:
             txn.abort()
 
@@ -197,7 +197,7 @@ class Access:
             try:
                 return step(txn)
             except lmdb.Error as error:
-                raise opened.failure(error) from None
+                raise failures.of(opened.name, error) from None
             except BaseException:
                 opened.failed |= opened.touched
                 raise

@@ -17,6 +17,7 @@ import os
 from shmkernel import names
 
 PAGE = mmap.PAGESIZE
+MAP = 64 << 30  # bytes that a dict can have: the one size of everybody's map
 OTHER = PAGE // 8  # where the second page begins, in words
 FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, LAST, NUMBER = 10, 11, 12, 13, 15, 17, 18  # positions in a page
 NUMBERS = NUMBER, OTHER + NUMBER

@@ -6,20 +6,16 @@ memory is full, the pages that are free inside the file have to do; LMDB's list 
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import TYPE_CHECKING
 
-from shmkernel import limits, memory
-from shmkernel.dicts import freelist, meta
-from shmkernel.dicts.meta import PAGE
-from shmkernel.errors import FullError
+import lmdb
 
-if TYPE_CHECKING:
-    import lmdb
+from shmkernel import limits
+from shmkernel.dicts import failures, freelist, meta
+from shmkernel.dicts.meta import MAP, PAGE
 
 KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_LOCKS = 32 << 10  # bytes: 510 readers
 _STEP = 64 << 20  # the most that is reserved beyond what is needed
 CHECKED = 16 << 20  # less is not worth a look at the machine's memory
 _BATCH = 64  # changes in one transaction between two looks at how it has grown
@@ -83,12 +79,6 @@ class Room:
         end = self._start[0] * PAGE + 2 * size + apart + 32 * count + (_SLACK + KEPT) * PAGE
         self._reserve(end, end, 0)
 
-    def full(self, needed: int) -> FullError:
-        """Make the error for a change that does not fit."""
-        error = memory.full(self.name, needed, limits.room().free)
-        message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
-        return FullError(message, name=self.name, **error.facts)
-
     def _reserve(self, end: int, least: int, single: int) -> None:
         """Reserve the file up to `end`, with some more while there is plenty.
 
@@ -101,7 +91,7 @@ class Room:
             return
         if self._allocate(start, least) and self._reusable() >= single:
             return
-        raise self.full(end - start)
+        raise failures.full(self.name, end - start)
 
     def _allocate(self, start: int, end: int) -> bool:
         if end > start:
@@ -110,7 +100,7 @@ class Room:
             try:
                 os.posix_fallocate(self.fd, start, end - start)
             except OSError as error:
-                if error.errno not in NO_ROOM:
+                if error.errno not in failures.NO_ROOM:
                     raise
                 return False
             self.reserved = end
@@ -124,3 +114,16 @@ class Room:
         limit = min(int(words[at + meta.NUMBER]), freelist.oldest(self._env.readers()))
         found = freelist.records(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + meta.FREE])
         return sum(count for number, count in found if number < limit)
+
+
+def make(home: str) -> None:
+    """Make a store of the empty file in a new folder."""
+    try:
+        lmdb.open(home, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False).close()  # its first pages
+    except lmdb.Error as error:
+        raise failures.of_new(error) from None
+    lock = os.open(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(lock, 0, _LOCKS)
+    finally:
+        os.close(lock)

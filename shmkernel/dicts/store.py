@@ -1,7 +1,7 @@
 """The LMDB file under a shared dict: open it, read in it, take the writers' turn.
 
 The map has one size for everybody, far beyond what there is: whoever opens the file with a smaller one cuts it off
-under the others. The lock file is made here, whole, before LMDB sees it, and never opened again: closing any
+under the others. The lock file is made (room.py) whole, before LMDB sees it, and never opened again: closing any
 descriptor of it would drop LMDB's locks.
 
 Whoever waits for LMDB's mutex does not hear Ctrl-C, and his death there frees it from a holder whose thread has the
@@ -15,7 +15,6 @@ A forked child can use nothing of this; it lets go of all, and opens the store f
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import io
 import os
@@ -27,12 +26,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from shmkernel import frames, limits
-from shmkernel.dicts import entries, meta
+from shmkernel import frames
+from shmkernel.dicts import entries, failures, meta
 from shmkernel.dicts.beside import Beside
-from shmkernel.dicts.meta import LAST, OTHER, PAGE
-from shmkernel.dicts.room import CHECKED, NO_ROOM, Room
-from shmkernel.errors import DamagedError, FullError, NotFoundError, RefusedError
+from shmkernel.dicts.meta import LAST, MAP, OTHER, PAGE
+from shmkernel.dicts.room import CHECKED, Room
 
 if TYPE_CHECKING:
     import mmap
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAP = 64 << 30
-_LOCKS = 32 << 10  # bytes: 510 readers
 _PORTION = 1 << 14  # entries that are written at once
 _CACHED = 1 << 16  # values that are remembered
 SHORT = 1 << 10  # bytes of the longest
@@ -105,7 +101,7 @@ class Store:
         except lmdb.ReadersFullError:
             env.reader_check()
         except lmdb.Error as error:
-            raise self.failure(error) from None
+            raise failures.of(self.name, error) from None
         try:
             return env.begin()
         except lmdb.ReadersFullError:  # 510 of them: wait for the writers' turn
@@ -117,7 +113,7 @@ class Store:
         try:
             return (self._env or self._reopen()).begin(buffers=True)
         except lmdb.Error as error:
-            raise self.failure(error) from None
+            raise failures.of(self.name, error) from None
 
     def turn(self, *, long: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[object]:
         """Wait for the writers' turn where Ctrl-C is heard: ``with store.turn(): txn = store.writing()``.
@@ -212,7 +208,7 @@ class Store:
             txn.put(raw, head + data)
             txn.commit()
         except lmdb.Error as error:
-            raise self.failure(error) from None
+            raise failures.of(self.name, error) from None
         finally:
             txn.abort()
         if words[meta.LISTENED]:
@@ -256,7 +252,7 @@ class Store:
             txn.cursor().putmulti(zip(keys, content, strict=True), append=True)
             txn.commit()
         except lmdb.Error as error:
-            raise self.failure(error) from None
+            raise failures.of(self.name, error) from None
         finally:
             txn.abort()
         progress(size)
@@ -274,7 +270,7 @@ class Store:
             txn.commit()
         except lmdb.Error as error:
             number = _NEVER
-            raise self.failure(error) from None
+            raise failures.of(self.name, error) from None
         finally:
             beside.stored = number <= words[_FIRST] or number <= words[_SECOND]  # though Ctrl-C came right after it
             txn.abort()
@@ -334,33 +330,11 @@ class Store:
         self.beside = Beside(self.home)
         self.cache, self.guard = Cache(-1), threading.Lock()
 
-    def failure(self, error: lmdb.Error) -> Exception:
-        """Say what an error of LMDB means."""
-        if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
-            message = f"{self.name!r} would need more than the {limits.human(MAP)} that a dict can have. Use several"
-            return FullError(message, name=self.name, needed=MAP, free=limits.room().free)
-        if error.code == errno.ENOENT:
-            return self._gone()
-        if error.code in NO_ROOM:
-            return self.room.full(PAGE)
-        if error.code in (errno.EAGAIN, errno.EACCES):
-            message = (
-                f"{self.name!r} is open in another container, in a process with the number {os.getpid()} as well, by "
-                "which LMDB knows them apart. Start this one again (or both with docker run --pid=container:NAME)"
-            )
-            return RefusedError(message, name=self.name, pid=os.getpid())
-        message = f"{self.name!r} cannot be used: {error}. Remove it: %shm_unlink {self.name}"
-        return DamagedError(message, name=self.name, why=str(error))
-
-    def _gone(self) -> NotFoundError:
-        message = f"{self.name!r} was unlinked or replaced, so it is closed here. What there is: %shm_list"
-        return NotFoundError(message, name=self.name, similar=[])
-
     def _begin(self, env: lmdb.Environment) -> Txn:
         try:
             return env.begin(write=True)
         except lmdb.Error as error:
-            raise self.failure(error) from None
+            raise failures.of(self.name, error) from None
 
     def _open(self) -> lmdb.Environment:
         try:
@@ -370,9 +344,9 @@ class Store:
                 self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False
             )
         except FileNotFoundError:
-            raise self._gone() from None
+            raise failures.gone(self.name) from None
         except lmdb.Error as error:
-            raise self.failure(error) from None
+            raise failures.of(self.name, error) from None
         env.reader_check()
         return env
 
@@ -390,16 +364,6 @@ class Store:
             if self._env is None:
                 self._env = self._open()
             return self._env
-
-
-def make(home: str) -> None:
-    """Make a store of the empty file in a new folder."""
-    lmdb.open(home, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False).close()  # writes its first pages
-    lock = os.open(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(lock, 0, _LOCKS)
-    finally:
-        os.close(lock)
 
 
 def connect(home: str, mapping: mmap.mmap, name: str) -> Store:

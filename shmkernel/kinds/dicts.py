@@ -60,7 +60,7 @@ class Dict:
         size = sum(map(len, raws)) + sum(map(len, data)) + sum(one.size for one in large.values())
 
         def build(home: str, fd: int, progress: Callable[[int], None]) -> None:
-            dicts.store.make(home)
+            dicts.room.make(home)
             for file, one in large.items():
                 _write(home, file, one, progress)
             dicts.store.connect(home, mmap.mmap(fd, 2 * meta.PAGE, access=mmap.ACCESS_READ), name).fill(

@@ -3,11 +3,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import errno
 import gc
 import json
 import multiprocessing
 import os
 import pickle
+import resource
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -21,7 +23,7 @@ from shmkernel import names, registry
 from shmkernel.dicts import access
 from shmkernel.dicts.shared import SharedDict
 from shmkernel.verbs import held
-from tests.helpers import PATIENCE, Child, left, python, until, until_left
+from tests.helpers import PATIENCE, Child, holding, left, python, until, until_left
 from tests.kinds.contract import KindContract, attach_hostile, write
 
 LARGE = np.arange(200_000.0)
@@ -648,3 +650,41 @@ def test_the_session_as_a_mapping_makes_dicts_too():
 def test_a_million_bytes_is_where_an_array_becomes_a_file():
     assert access.is_large(np.zeros(1 << 20, np.uint8))
     assert not access.is_large(np.zeros((1 << 20) - 1, np.uint8))
+
+
+def test_too_many_open_files_are_not_the_dict_s_fault():
+    with holding(lambda: shm.create("x", {"a": 1})):
+        registry.begin()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        errors, opened = [], []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+            with contextlib.suppress(OSError):
+                while True:
+                    opened.append(os.open("/dev/null", os.O_RDONLY))
+            for fd in reversed(opened):  # the first room is for the first step alone
+                try:
+                    x = shm.attach("x")
+                    break
+                except OSError as error:
+                    errors.append(error.errno)
+                os.close(fd)
+                opened.remove(fd)
+        finally:
+            for fd in opened:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert x == {"a": 1}
+    assert len(errors) > 2
+    assert {*errors} == {errno.EMFILE}
+
+
+def test_a_file_system_without_files_so_large_is_named(shm_dir):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # as ext2 has one of 16 GiB
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, limits[1]))
+    try:
+        with pytest.raises(shm.FolderError, match=r"no files of 64\.0 GiB"):
+            shm.create("x", {"a": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert homes(shm_dir) == []

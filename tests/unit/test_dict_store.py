@@ -8,7 +8,7 @@ import random
 import pytest
 
 import shmkernel as shm
-from shmkernel.dicts import freelist, meta, room, store
+from shmkernel.dicts import freelist, meta, room
 
 
 def free(opened):
@@ -75,7 +75,7 @@ def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(
 
 def test_one_map_size_for_everybody_and_none_of_it_taken_before_it_is_needed():
     x = shm.create("x", {})
-    assert x._store._env.info()["map_size"] == store.MAP == os.fstat(x._store._fd).st_size
+    assert x._store._env.info()["map_size"] == meta.MAP == os.fstat(x._store._fd).st_size
     assert os.fstat(x._store._fd).st_blocks * 512 < 2 << 20
 
 
