@@ -18,6 +18,7 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 from shmkernel import limits, names
@@ -33,6 +34,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # the last f
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # no symlink, no leak into children, no hang on a FIFO
 _FLAGS = {"r": os.O_RDONLY | _SAFE, "r+": os.O_RDWR | _SAFE, "c": os.O_RDONLY | _SAFE}
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
+
+# Held over every fork, and from the opening of a lock until it is noted: a child closes those that it finds noted, and
+# would hold any other for as long as it lives.
+no_fork = threading.RLock()
+os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
 
 
 def check_mode(mode: str) -> None:

@@ -56,7 +56,7 @@ def ended(held: Record) -> bool:
     except FileNotFoundError:
         return True
     if fd is not None:
-        os.close(fd)
+        _release(fd)
     return fd is not None
 
 
@@ -69,7 +69,7 @@ def in_use(name: str) -> bool:
     try:
         return not _locks_at_once(fd)
     finally:
-        os.close(fd)
+        _release(fd)
 
 
 def _claim(held: Record) -> int | None:
@@ -98,6 +98,13 @@ def _locks_at_once(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _release(fd: int) -> None:
+    """Unlock, then close: a child that another thread has just forked keeps the descriptor, and would keep the lock."""
+    with contextlib.suppress(OSError):  # what was opened by O_PATH has no lock
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int | None:
@@ -198,7 +205,7 @@ def _clear(inode: int) -> None:
             fd = _claim(held)
             if fd is not None:  # for lifetime attached a lock: nobody attaches on the way
                 _remove(held)
-                os.close(fd)
+                _release(fd)
 
 
 def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
@@ -227,7 +234,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                     claimed.append(fd)
                     over.append((found, size(os.fstat(fd))))
                 if len(claimed) > _CLAIMED:
-                    os.close(claimed.pop(0))
+                    _release(claimed.pop(0))
                 if dry_run:
                     continue
                 if found and fd >= 0:  # names first, memory later: giving back 1 GB takes 65 ms
@@ -238,7 +245,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                 _tidy()
     finally:
         for fd in claimed:
-            os.close(fd)
+            _release(fd)
     return over
 
 
@@ -286,9 +293,11 @@ def locked() -> io.FileIO:
     Not re-entrant. It is a file that closes itself, in C, and so lets go however early Ctrl-C comes: no function in
     Python could end a ``with`` as surely, and a lock that stayed would stop every kernel of this user.
     """
-    file = io.FileIO(f"{names.prepare()}/names.lock", "r+", opener=_open_lock)
-    try:
+    path = f"{names.prepare()}/names.lock"
+    with memory.no_fork:
+        file = io.FileIO(path, "r+", opener=_open_lock)
         _locks.add(file)
+    try:
         _thread.lock = weakref.ref(file, _catch_up)
         fcntl.flock(file, fcntl.LOCK_EX)
     except BaseException:
@@ -373,7 +382,7 @@ def _busy(folder: str) -> bool:
     try:
         return not _locks_at_once(fd)
     finally:
-        os.close(fd)
+        _release(fd)
 
 
 def _gone(path: str) -> None:

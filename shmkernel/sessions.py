@@ -51,7 +51,9 @@ class _Own(NamedTuple):
     watchdog: int  # a pipe that only the watchdog can write to: its end is the watchdog's
 
     def close(self) -> None:
-        os.close(self.lock)
+        with memory.no_fork:
+            _opening.discard(self.lock)
+            os.close(self.lock)
         if self.watchdog >= 0:
             os.close(self.watchdog)
 
@@ -86,7 +88,8 @@ def begin() -> tuple[Session, bool]:
         own = _mine.get(folder)
         if own is None or not os.fstat(own.lock).st_nlink:  # logind empties the folder at the last logout
             session = own.session if own else _describe(os.getpid(), identity.label(), _parent(root, folder))
-            _mine[folder] = _open(root, session)
+            _mine[folder] = new = _open(root, session)
+            _opening.discard(new.lock)
             if own:
                 own.close()
             return session, True
@@ -99,10 +102,10 @@ def begin() -> tuple[Session, bool]:
 
 def end() -> None:
     """End this process's session, as its death would: the watchdog unlinks what it owns."""
-    with _guard:
+    with _guard, memory.no_fork:
         own = _mine.pop(names.folder(), None)
-    if own:
-        own.close()
+        if own:
+            own.close()
 
 
 def everyone() -> list[Session]:
@@ -173,8 +176,10 @@ def _describe(pid: int, label: str, parent: str | None) -> Session:
 def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
     """Link the session's file, watched over already, and locked for as long as the descriptor lives."""
     path = f"{root}/sessions/{session.id}"
-    lock, watchdog = memory.blank(f"{root}/sessions", fcntl.LOCK_EX), -1
-    _opening.add(lock)
+    watchdog = -1
+    with memory.no_fork:
+        lock = memory.blank(f"{root}/sessions", fcntl.LOCK_EX)
+        _opening.add(lock)
     try:
         os.write(lock, encode(session))
         if not session.parent:
@@ -188,8 +193,6 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         raise
-    finally:
-        _opening.discard(lock)
 
 
 def _locked(id_: str) -> bool:

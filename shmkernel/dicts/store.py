@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from shmkernel import frames
+from shmkernel import frames, memory
 from shmkernel.dicts import entries, failures, meta
 from shmkernel.dicts.beside import Beside
 from shmkernel.dicts.meta import LAST, MAP, OTHER, PAGE
@@ -124,9 +124,10 @@ class Store:
             return _AT_ONCE
         if self._env is None:
             self._reopen()
-        file = io.FileIO(f"/proc/self/fd/{self._fd}", "r+")
-        try:
+        with memory.no_fork:
+            file = io.FileIO(f"/proc/self/fd/{self._fd}", "r+")
             _turns.add(file)
+        try:
             fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _TURN)
             os.pwrite(self._fd, b"\1" if long else b"\0", meta.GATE * 8)
         except BaseException:

@@ -252,6 +252,7 @@ def test_no_descriptor_stays_open_where_not_even_giving_up_works(verb, monkeypat
         raise OSError(errno.EMFILE, "too many open files")
 
     registry.begin()
+    gc.collect()  # of earlier tests
     fds = os.listdir("/proc/self/fd")
     monkeypatch.setattr(registry, "abandon", fails)
     monkeypatch.setattr(*((memory, "fill", fails) if verb == "make" else (registry, "publish", fails)))
