@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # A shell's job in the background ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# multiprocessing looks for it; the main module of a worker of pytest-xdist has none.
+vars(sys.modules["__main__"]).setdefault("__spec__", None)
+
 _PATIENCE = 5.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
 
 

@@ -294,14 +294,16 @@ def locked() -> io.FileIO:
     Python could end a ``with`` as surely, and a lock that stayed would stop every kernel of this user.
     """
     path = f"{names.prepare()}/names.lock"
-    with memory.no_fork:
-        file = io.FileIO(path, "r+", opener=_open_lock)
-        _locks.add(file)
+    file = None
     try:
+        with memory.no_fork:
+            file = io.FileIO(path, "r+", opener=_open_lock)
+            _locks.add(file)
         _thread.lock = weakref.ref(file, _catch_up)
         fcntl.flock(file, fcntl.LOCK_EX)
     except BaseException:
-        file.close()
+        if file is not None:
+            file.close()
         raise
     return file
 

@@ -16,7 +16,6 @@ from traitlets.config import Config
 
 import shmkernel as shm
 
-WHEEL = sys.argv[1]
 KNOWN = (".py", "py.typed", ".js", ".css")  # whatever else a wheel has came in by mistake
 CELLS = [  # two kernels
     "%load_ext shmkernel", "%load_ext shmkernel.peer", "import numpy as np\nx = np.arange(3)", "%shm_create x",
@@ -34,8 +33,8 @@ def command(*line, status=0):
     return done.stdout + done.stderr
 
 
-def main():
-    with zipfile.ZipFile(WHEEL) as wheel:
+def main(path):
+    with zipfile.ZipFile(path) as wheel:
         files = [name for name in wheel.namelist() if ".dist-info/" not in name]
     assert all(name.startswith("shmkernel/") and name.endswith(KNOWN) for name in files), files
     assert "shmkernel/py.typed" in files
@@ -53,10 +52,10 @@ def main():
     for cell in CELLS:
         shell.run_cell(cell).raise_error()
     assert all(one.state == "unlinked" for one in shm.list())
-    print(f"{Path(WHEEL).name}: {len(files)} files, and it works")
+    print(f"{Path(path).name}: {len(files)} files, and it works")
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="shmkernel-test-", dir="/dev/shm") as folder:
         os.environ["SHMKERNEL_DIR"] = folder
-        main()
+        main(sys.argv[1])

@@ -124,14 +124,16 @@ class Store:
             return _AT_ONCE
         if self._env is None:
             self._reopen()
-        with memory.no_fork:
-            file = io.FileIO(f"/proc/self/fd/{self._fd}", "r+")
-            _turns.add(file)
+        file = None
         try:
+            with memory.no_fork:
+                file = io.FileIO(f"/proc/self/fd/{self._fd}", "r+")
+                _turns.add(file)
             fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _TURN)
             os.pwrite(self._fd, b"\1" if long else b"\0", meta.GATE * 8)
         except BaseException:
-            file.close()
+            if file is not None:
+                file.close()
             raise
         return file
 

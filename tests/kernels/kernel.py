@@ -45,6 +45,7 @@ class Kernel:
         published = {}
         reply = self.client.execute_interactive(
             code,
+            stop_on_error=False,  # else it aborts what comes right after an error
             timeout=PATIENCE,
             output_hook=lambda message: published.setdefault(message["msg_type"], []).append(message["content"]),
         )

@@ -209,7 +209,7 @@ def test_peers_end_with_the_notebook_s_kernel_and_leave_no_files(mortal, now):
 def test_a_peer_ends_in_the_midst_of_a_cell_when_the_notebook_s_kernel_is_killed(mortal):
     notebook, _ = mortal
     pid = pid_of(notebook)
-    notebook.client.execute("%%peer\nprint('begun')\nwhile True: pass")
+    notebook.client.execute("%%peer\nprint('begun')\nwhile True: pass", stop_on_error=False)
     while notebook.client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "begun\n":
         pass
     os.kill(notebook.manager.provisioner.process.pid, signal.SIGKILL)

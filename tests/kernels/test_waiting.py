@@ -24,7 +24,7 @@ def kernels(tmp_path, shm_dir):
 def start(kernel, code):
     """Run a cell without waiting for its end; return what tells whether its process sleeps by itself."""
     pid = int(kernel("print(os.getpid())"))
-    kernel.started = kernel.client.execute(f"print('begun', flush=True)\n{code}")
+    kernel.started = kernel.client.execute(f"print('begun', flush=True)\n{code}", stop_on_error=False)
     until(lambda: "begun" in stream(kernel), "the cell begins")
 
     def asleep():
