@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 # A shell's job in the background ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# multiprocessing looks for it; the main module of a worker of pytest-xdist has none.
-vars(sys.modules["__main__"]).setdefault("__spec__", None)
-
 _PATIENCE = 5.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
 
 
@@ -63,8 +60,12 @@ def _private_folder() -> Iterator[Path]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop() -> Iterator[None]:
-    """Give the notebooks a folder: their cells are tests that take no fixtures."""
-    with _private_folder():
+    """Give the notebooks a folder: their cells are tests that take no fixtures. joblib's lies apart from it.
+
+    nbval kills kernels, and joblib's own folder, in /dev/shm by default, would stay.
+    """
+    with _private_folder(), tempfile.TemporaryDirectory() as apart, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JOBLIB_TEMP_FOLDER", apart)
         return (yield)
 
 

@@ -136,6 +136,7 @@ def _setup(namespace):
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-docs-", dir="/dev/shm"))
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("SHMKERNEL_DIR", folder)
+    patch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
     stack.enter_context(chdir(stack.enter_context(tempfile.TemporaryDirectory())))
 
 
