@@ -61,6 +61,13 @@ def parts(text, own):
 PANEL = "const panel = [...window.jupyterapp.shell.widgets('main')].find((one) => one.context?.path === path);"
 
 
+@pytest.fixture
+def page(page, server):
+    """JupyterLab, in a page whose kernels end with it."""
+    lab.load(page, server)
+    return page
+
+
 def outputs(book):
     """Return the outputs of all code cells of an open notebook, as they would be saved."""
     script = f"(path) => {{ {PANEL} return panel.content.model.toJSON().cells.map((cell) => cell.outputs); }}"
@@ -87,7 +94,6 @@ def end(book, how):
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-@pytest.mark.usefixtures("app")
 def test_a_tutorial_s_cells_say_the_same_in_notebooks_of_their_own(page, server, path):
     steps = [(text, parts(text, path.name), expected) for text, expected in code(path)]
     cells = {path.name: []}
@@ -108,7 +114,6 @@ def test_a_tutorial_s_cells_say_the_same_in_notebooks_of_their_own(page, server,
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
-@pytest.mark.usefixtures("app")
 def test_a_tutorial_runs_whole_and_says_what_it_said(page, server, path):
     book = json.loads(path.read_text())
     for cell in book["cells"]:
