@@ -13,6 +13,7 @@ import os
 import signal
 import struct
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import fasteners
@@ -96,9 +97,12 @@ def test_an_uncontended_lock(benchmark: Any, tmp_path: Path, peer: str) -> None:
 def _child(work: Callable[[], None]) -> Iterator[int]:
     pid = os.fork()
     if pid == 0:
-        with contextlib.suppress(BaseException):
+        try:
             work()
-        os._exit(0)
+        except BaseException:  # noqa: BLE001  else the parent waits for it, and nobody knows why
+            traceback.print_exc()
+        finally:
+            os._exit(0)
     try:
         yield pid
     finally:
@@ -227,6 +231,7 @@ def test_a_wake_up(benchmark: Any, tmp_path: Path, peer: str) -> None:
             wait_there()
             times[i, 1] = time.perf_counter()
             signal_back()
+        signal.pause()  # zmq sends in a thread: to end here would lose the last
 
     def ping() -> None:
         os.read(ready, 1)
