@@ -1,0 +1,69 @@
+"""What a fork does: handlers in a stated order, each by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from shmkernel import fork
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Handlers of our own, for two stages, and what they were called."""
+    monkeypatch.setattr(fork, "_handlers", {})
+    calls = []
+    for stage in (fork.STAGES[-1], fork.STAGES[0]):
+        names = (f"{when} {stage}" for when in ("before", "in_parent", "in_child"))
+        before, in_parent, in_child = (lambda name=name: calls.append(name) for name in names)
+        fork.on(stage, before=before, in_parent=in_parent, in_child=in_child)
+    return calls
+
+
+def forked(act):
+    """Return what `act` returns in a forked child: a text."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, act().encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        found = answer.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return found
+
+
+def test_stages_run_in_their_order_before_and_backwards_after(told):
+    first, last = fork.STAGES[0], fork.STAGES[-1]
+    in_child = forked(lambda: ", ".join(told))
+    assert in_child == f"before {first}, before {last}, in_child {last}, in_child {first}"
+    assert told == [f"before {first}", f"before {last}", f"in_parent {last}", f"in_parent {first}"]
+
+
+def test_a_child_knows_that_it_is_one():
+    assert forked(lambda: str(fork.generation)) == str(fork.generation + 1)
+
+
+def test_a_handler_that_fails_keeps_no_other_from_running(told, capsys):
+    fork.on(fork.STAGES[1], before=lambda: 1 / 0)
+    forked(lambda: "")
+    assert len(told) == 4
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_handler_arrives_after_the_fork(told):
+    fork.on(fork.STAGES[1], before=lambda: signal.raise_signal(signal.SIGINT))
+
+    def fork_and_wait():
+        forked(lambda: "")
+        threading.Event().wait(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        fork_and_wait()
+    assert len(told) == 4
