@@ -18,10 +18,9 @@ import fcntl
 import mmap
 import os
 import stat
-import threading
 from typing import TYPE_CHECKING
 
-from shmkernel import limits, names
+from shmkernel import fork, interrupts, limits, names
 from shmkernel.errors import ArgumentError, DamagedError, FolderError, FullError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY
 
 # Held over every fork, and from the opening of a lock until it is noted: a child closes those that it finds noted, and
 # would hold any other for as long as it lives.
-no_fork = threading.RLock()
-os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
+no_fork = interrupts.Guard()
+fork.on("descriptors", before=no_fork.before_fork, in_parent=no_fork.in_parent, in_child=no_fork.in_child)
 
 
 def check_mode(mode: str) -> None:

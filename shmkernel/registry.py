@@ -19,7 +19,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from shmkernel import memory, names, records, sessions
+from shmkernel import fork, memory, names, records, sessions
 from shmkernel.errors import RefusedError, TakenError
 from shmkernel.sync import files
 
@@ -328,7 +328,7 @@ def _after_fork() -> None:
         file.close()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+fork.on("names", in_child=_after_fork)
 
 
 def _link(fd: int, new: Record) -> None:

@@ -23,11 +23,10 @@ import json
 import os
 import select
 import sys
-import threading
 import time
 from typing import NamedTuple
 
-from shmkernel import identity, memory, names
+from shmkernel import fork, identity, interrupts, memory, names
 from shmkernel.errors import WatchdogError
 
 _START = 30.0  # seconds; a start takes 20 ms, more means that it will not come
@@ -61,7 +60,7 @@ class _Own(NamedTuple):
 _mine: dict[str, _Own] = {}  # by folder of segments: another SHMKERNEL_DIR is another world
 _inherited: dict[str, str] = {}  # likewise, after a fork: the session of the parent
 _opening: set[int] = set()  # locks on their way into _mine
-_guard = threading.Lock()
+_guard = interrupts.Guard()
 
 
 def mine() -> Session | None:
@@ -272,8 +271,6 @@ def _watch(root: str, session: Session, lock: int, behalf: int | None = None) ->
 
 def _after_fork() -> None:
     """Let go of the parent's session: the child must not keep it alive."""
-    global _guard  # noqa: PLW0603  another thread of the parent may have held it at the fork
-    _guard = threading.Lock()
     for folder, own in _mine.items():
         _inherited[folder] = own.session.parent or own.session.id
         own.close()
@@ -281,6 +278,7 @@ def _after_fork() -> None:
     for lock in _opening:
         os.close(lock)
     _opening.clear()
+    _guard.in_child()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+fork.on("sessions", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from shmkernel import frames, memory
+from shmkernel import fork, frames, interrupts, memory
 from shmkernel.dicts import entries, failures, meta
 from shmkernel.dicts.beside import Beside
 from shmkernel.dicts.meta import LAST, MAP, OTHER, PAGE
@@ -47,7 +47,7 @@ SHORT = 1 << 10  # bytes of the longest
 _FIRST, _SECOND = meta.NUMBERS
 _TURN = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)  # a struct flock for the first byte
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
-_guard = threading.RLock()  # garbage collection may strike inside
+_guard = interrupts.Guard()
 _NEVER = 1 << 64  # the number of a transaction that is not stored
 _AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _turns: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
@@ -386,12 +386,11 @@ def tidy(*_: object) -> None:
 
 
 def _after_fork() -> None:
-    global _guard  # noqa: PLW0603  another thread of the parent may have held it
-    _guard = threading.RLock()
+    _guard.in_child()
     for turn in [*_turns]:
         turn.close()
     for store in list(_stores.values()):
         store.leave()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+fork.on("dicts", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)

@@ -27,13 +27,12 @@ import functools
 import os
 import struct
 import sys
-import threading
 import time
 import weakref
 from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import frames, identity, memory, names
+from shmkernel import fork, frames, identity, interrupts, memory, names
 from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
 
@@ -51,7 +50,7 @@ _RECENT = 32  # files that stay open for the next call
 _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _files: weakref.WeakValueDictionary[str, SyncFile] = weakref.WeakValueDictionary()
-_guard = threading.RLock()  # garbage may be collected inside; held over a fork, so that the child knows of all
+_guard = interrupts.Guard()  # held over a fork, so that the child knows of all
 _descriptions: set[int] = set()
 busy: set[SyncFile] = set()  # a file stays open while it is locked from here, even if nobody keeps the Lock
 
@@ -320,7 +319,7 @@ def _after_fork() -> None:
         file.idle.clear()
         file.holds.clear()
     me.cache_clear()
-    _guard.release()
+    _guard.in_child()
 
 
-os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork)
+fork.on("sync files", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)

@@ -17,10 +17,11 @@ import ctypes
 import os
 import select
 import sys
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Self
+
+from shmkernel import fork, interrupts
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,7 +37,7 @@ _EVENTS = 4096
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_guard = threading.RLock()  # held over a fork
+_guard = interrupts.Guard()
 _inotify = -1
 _watches: dict[int, int] = {}  # by watch: how many wait for it
 _waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
@@ -185,7 +186,7 @@ def _after_fork() -> None:
     if _inotify >= 0:
         os.close(_inotify)
     _inotify = -1
-    _guard.release()
+    _guard.in_child()
 
 
-os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork)
+fork.on("waiters", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)

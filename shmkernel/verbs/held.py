@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel import names, records, registry
+from shmkernel import fork, interrupts, names, records, registry
 
 if TYPE_CHECKING:
     import mmap
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 Key = tuple[int, int, str]
-guard = threading.RLock()  # re-entrant: garbage collection may strike inside
+guard = interrupts.Guard()
 _open: dict[Key, Held] = {}
 _closed: dict[int, Held] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
 
@@ -145,9 +144,4 @@ def _let_go(held: Held, *, ending: Callable[[], bool] = sys.is_finalizing) -> No
         registry.unlink_unused(held.key[1])
 
 
-def _after_fork() -> None:
-    global guard  # noqa: PLW0603  another thread of the parent may have held it
-    guard = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+fork.on("attachments", before=guard.before_fork, in_parent=guard.in_parent, in_child=guard.in_child)
