@@ -18,8 +18,11 @@ arrives in one is delivered again after the fork.
 
 from __future__ import annotations
 
+import _thread
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -80,10 +83,9 @@ def _in_parent() -> None:
     global _interrupted  # noqa: PLW0603
     _run(one.in_parent for one in reversed(_in_order()))
     if _interrupted:
-        import _thread  # noqa: PLC0415
-
         _interrupted = False
-        _thread.start_new_thread(_thread.interrupt_main, ())  # from here it would be raised here
+        main = threading.main_thread().ident or 0, signal.SIGINT
+        _thread.start_new_thread(signal.pthread_kill, main)  # sent by this thread, it would be raised in this function
 
 
 def _in_child() -> None:
