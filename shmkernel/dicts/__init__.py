@@ -24,6 +24,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from shmkernel.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -33,7 +35,16 @@ __all__ = ["access", "entries", "glance", "room", "shared", "store", "values"]
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Load a part at first use: LMDB and msgspec take 40 ms, and many a kernel shares arrays alone."""
+    """Load a part at first use: LMDB and msgspec take 40 ms, and many a kernel shares arrays alone.
+
+    LMDB may be missing: a new Python may have no wheel of it yet, and all but dicts works without it.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f"{__name__}.{name}")
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "lmdb":
+            raise
+        message = "shared dicts need the package lmdb, which is not installed here. Install it: pip install lmdb"
+        raise UnsupportedError(message, package="lmdb") from None

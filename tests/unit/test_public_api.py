@@ -76,3 +76,23 @@ def test_other_systems_are_told_what_is_missing():
     code = "import sys; sys.platform = 'darwin'; import shmkernel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert "ImportError: shmkernel needs Linux" in done.stderr
+
+
+def test_without_lmdb_all_but_dicts_works_and_a_dict_says_what_to_install():
+    script = """
+import sys
+sys.modules["lmdb"] = None  # as if it were not installed
+import numpy as np, shmkernel as shm
+x, names = shm.create("x", np.arange(3)), shm.create("names", [1, "two"])
+with shm.lock("x"):
+    shm.publish("x")
+for make in (lambda: shm.create("d", {"a": 1}), lambda: shm.create("d", {})):
+    try:
+        make()
+    except shm.UnsupportedError as error:
+        print(error, error.package)
+print([one.name for one in shm.list()])
+shm.unlink("x"), shm.unlink("names")
+"""
+    said = "shared dicts need the package lmdb, which is not installed here. Install it: pip install lmdb lmdb\n"
+    assert python(script).stdout == said * 2 + "['names', 'x']\n"
