@@ -7,7 +7,8 @@ c, ...      compiled or interpreted
 yaml, toml  only read
 text        no code
 
-What is not installed is skipped, with the cure; in CI only julia and torch may be, and their pages say so.
+What is not installed is skipped, with the cure; in CI only julia and torch may be, and their pages say so. With a block
+the rest of its section is skipped, which may need what the block would have made; a section needs no other's blocks.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tests.helpers import PATIENCE, lacking, left, until
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "Rscript": "apt-get install r-base-core", "node": "apt-get install nodejs", "cc": "apt-get install gcc libc6-dev",
-    "numba": "uv sync --group docs",
+    "numba": "uv run --group large pytest docs",
 }  # fmt: skip
 UNTESTED = ("julia", "torch")  # not in Debian; 900 MB
 _evaluate = PythonEvaluator()
@@ -102,7 +103,22 @@ def blocks(document):
     for region in FencedCodeBlockLexer(r"\w+")(document):
         language = region.lexemes["language"]
         if language != "text":
-            yield Region(region.start, region.end, region.lexemes["source"], _LANGUAGES[language])
+            yield Region(region.start, region.end, region.lexemes["source"], _with_its_section(_LANGUAGES[language]))
+
+
+def _with_its_section(evaluate):
+    def run(example):
+        skipped = example.namespace.setdefault("what was skipped", {})
+        section = example.document.text.rfind("\n## ", 0, example.start)
+        if section in skipped:
+            pytest.skip(f"what it follows was skipped: {skipped[section]}")
+        try:
+            evaluate(example)
+        except pytest.skip.Exception as why:
+            skipped[section] = why
+            raise
+
+    return run
 
 
 def _segments():
