@@ -18,15 +18,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.documents import pytest_collect_file  # noqa: F401  a hook
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+pytest_plugins = ["tests.documents", "tests.tutorials"]
 
 # A shell's job in the background ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_FEW = 5  # files: a process starts as fast as it takes to run them
 _PATIENCE = 5.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Choose the number of processes (``-n`` says another): a few files need none, and most tests wait for others."""
+    named = [argument.partition("::")[0] for argument in config.args]
+    if config.args_source is pytest.Config.ArgsSource.ARGS and len(named) <= _FEW and all(map(os.path.isfile, named)):
+        return 0
+    return max(2, min(len(os.sched_getaffinity(0)), 8))
 
 
 def _end_clean(left: Callable[[], list[Path]]) -> None:
