@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from shmkernel import verbs
+from shmkernel import conversions, verbs
 from shmkernel.errors import NotFoundError, ShmError
 from shmkernel.sync.locks import Lock
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _Made = TypeVar("_Made")
+
+
+_CURES = {
+    "new": ": call start(), or use it in a with statement",
+    "started": ": use it as it is, or make another one, SharedMemoryManager()",
+    "shut down": " for good. Make another one: SharedMemoryManager()",
+}
 
 
 class ManagerError(ShmError, multiprocessing.ProcessError, ValueError):
@@ -72,7 +79,7 @@ class SharedMemoryManager:
     def start(self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> None:
         """Begin; `initializer` runs here, since there is no server process to run it in."""
         if self._state != "new":
-            raise ManagerError(f"the manager is {self._state} already. Make another one: SharedMemoryManager()")
+            raise ManagerError(f"the manager is {self._state} already{_CURES[self._state]}")
         if initializer is not None:
             initializer(*initargs)
         self._state = "started"
@@ -99,7 +106,9 @@ class SharedMemoryManager:
     def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
         """Make an array: of a shape (an int or a tuple of ints), filled with zeros, or with the values of an array."""
         name = self._name()
-        shape = isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(n, int) for n in value))
+        shape = conversions.whole(value) is not None or (
+            isinstance(value, tuple) and None not in map(conversions.whole, value)
+        )
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
         return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
 
@@ -149,4 +158,4 @@ class SharedMemoryManager:
 
     def _check(self) -> None:
         if self._state != "started":
-            raise ManagerError(f"the manager is {self._state}: call start(), or use it in a with statement")
+            raise ManagerError(f"the manager is {self._state}{_CURES[self._state]}")

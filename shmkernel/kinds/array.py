@@ -14,12 +14,13 @@ import itertools
 import math
 import os
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import kinds
+from shmkernel import conversions, kinds
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import HEAD, Description, Plan
 from shmkernel.preview import arrays
@@ -36,6 +37,8 @@ _PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress b
 _MAGIC = 12  # bytes that say how long the header is
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
 _KINDS = "?biufcmMSUV"
+_NOTHINGS = 1 << 20  # elements that take no memory: a loop over them ends soon
+_DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 _PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
 
 
@@ -71,6 +74,9 @@ class Array:
         if value is None and shape is None:
             raise ArgumentError(f"{name!r}: nothing to share: give a value, or a shape", name=name)
         dtype = _dtype(name, options.get("dtype"))
+        if dtype is not None and dtype.subdtype is not None:
+            own = f"dtype {dtype} has a shape of its own. Give dtype={str(dtype.base)!r} and the whole shape"
+            raise ArgumentError(f"{name!r}: {own}", name=name, dtype=dtype)
         if value is None:
             source = _filled(name, shape, dtype or np.dtype(float), fill)
             blank = fill is None or not _once(source).tobytes().strip(b"\0")
@@ -83,13 +89,15 @@ class Array:
         self, name: str, source: NDArray[Any], dtype: np.dtype[Any], order: str, *, blank: bool = False
     ) -> Plan:
         _check_dtype(name, dtype)
+        if why := unbounded(source.shape, dtype):
+            raise UnsupportedError(f"{name!r} has the shape {source.shape}: {why}", name=name, shape=source.shape)
         head = encode(source.shape, dtype, order)
         if len(head) > _LONGEST:
             message = f"{name!r}: its dtype takes {len(head)} bytes to describe, and numpy.load reads {_LONGEST}"
             raise UnsupportedError(message, name=name)
         rows = source.T if order == "F" else source
         size = len(head) + math.prod(source.shape) * dtype.itemsize
-        return Plan(size, lambda: itertools.chain((memoryview(head),), () if blank else _pieces(rows, dtype)))
+        return Plan(size, lambda: itertools.chain((memoryview(head),), () if blank else _pieces(name, rows, dtype)))
 
     def load(self, name: str, path: str) -> Plan:
         """Lay out a ``.npy`` file: its bytes go from file to segment, 16 MiB at a time."""
@@ -164,12 +172,13 @@ def _parse(head: bytes) -> Layout:
         fields = ast.literal_eval(text.strip())
         descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
         dtype = npy.descr_to_dtype(descr)
-        np.broadcast_to(np.empty((), dtype), shape)  # too many dimensions, too long ones
     except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
-    if not sound or len(fields) != 3 or unfit(dtype):  # noqa: PLR2004  the three read above
+    if not sound or len(fields) != 3 or unfit(dtype) or dtype.subdtype:  # noqa: PLR2004  the three read above
         raise ValueError("its header makes no sense")
+    if why := unbounded(shape, dtype):
+        raise ValueError(f"its header makes no sense: {why}")
     return Layout(shape, dtype, "F" if fortran else "C", len(head), math.prod(shape) * dtype.itemsize)
 
 
@@ -184,12 +193,26 @@ def _whole(layout: Layout, size: int) -> Layout:
     return layout
 
 
+def unbounded(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
+    """Say why no array can have this shape, or None: what takes no room is not bounded by the size of a file."""
+    if len(shape) > _DIMENSIONS:
+        return f"{len(shape)} dimensions are more than numpy has"
+    count = math.prod(length for length in shape if length)
+    if count * max(dtype.itemsize, 1) > sys.maxsize:
+        return "it is larger than any memory"
+    if count > _NOTHINGS and (0 in shape or not dtype.itemsize):
+        return f"of elements that take no memory an array has {_NOTHINGS:,} at most"
+    return None
+
+
 def unfit(dtype: np.dtype[Any]) -> str | None:
     """Say why values of this dtype cannot lie in shared memory, or None if they can."""
     if dtype.hasobject or dtype.kind == "T":
         return "it holds addresses, which mean nothing in another process"
+    if dtype.metadata:
+        return "its metadata would be lost"
     if dtype.subdtype is not None:
-        return unfit(dtype.base)
+        return unbounded(dtype.shape, dtype.base) or unfit(dtype.base)
     if dtype.kind in "SU" and not dtype.itemsize:  # numpy would make it 1, and read beyond the end
         return "it does not say how long its texts are (S10, U20)"
     if dtype.names is not None:
@@ -227,41 +250,19 @@ def _dtype(name: str, wanted: object) -> np.dtype[Any] | None:
 def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDArray[Any]:
     """Return an array of the shape that takes the room of one element."""
     try:
-        lengths = tuple(int(n) for n in np.atleast_1d(cast("Any", shape)).tolist())
-        if any(n < 0 for n in lengths):
-            raise ValueError  # noqa: TRY301
+        lengths = conversions.lengths(shape)
     except (TypeError, ValueError):
         raise ArgumentError(f"{name!r}: {shape!r} is no shape. Examples: 10, (3, 4)", name=name) from None
     try:
-        one = np.zeros((), dtype) if fill is None else _converted(fill, dtype)
+        one = np.zeros((), dtype) if fill is None else conversions.convert(fill, dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"{name!r}: cannot fill {dtype} with {fill!r}: {error}", name=name) from None
     try:
+        if why := unbounded(lengths, one.dtype):
+            raise ValueError(why)  # noqa: TRY301
         return np.broadcast_to(one, lengths)
     except ValueError as error:  # more, or longer, dimensions than numpy has
         raise ArgumentError(f"{name!r}: no array can have the shape {lengths} here: {error}", name=name) from None
-
-
-def _converted(fill: object, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the value in the dtype; ValueError if it would become another: 300 in uint8, 1.5 in an int, a cut text."""
-    if dtype.names:  # a tuple is one record here
-        return np.array(fill, dtype)
-    given = np.asarray(fill)
-    if given.dtype.kind == "c" and dtype.kind in "biuf":
-        raise ValueError("it is complex")
-    with np.errstate(all="ignore"):
-        found = given.astype(dtype, casting="unsafe")
-    if dtype.kind in "SU":
-        same: Any = found == given.astype(dtype.kind)
-    elif dtype.kind in "biu" and given.dtype.kind in "biufc":
-        same = found == given
-    elif dtype.kind in "fc" and given.dtype.kind in "biufc":  # it may be rounded, but not become infinite
-        same = np.isfinite(found) | ~np.isfinite(given)
-    else:
-        same = True
-    if not np.all(same):
-        raise ValueError(f"it would become {found}")
-    return found
 
 
 def _once(array: NDArray[Any]) -> NDArray[Any]:
@@ -273,36 +274,35 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
     """Return the value as an array, without a copy where it is one."""
     if isinstance(value, np.ndarray):
         if type(value) not in _PLAIN:
-            what = (
-                "its mask would be lost" if isinstance(value, np.ma.MaskedArray) else "only its values would be shared"
-            )
-            cure = f"{name}.filled()" if isinstance(value, np.ma.MaskedArray) else f"numpy.asarray({name})"
+            what = "its mask would be lost" if conversions.is_masked(value) else "only its values would be shared"
+            cure = f"{name}.filled()" if conversions.is_masked(value) else f"numpy.asarray({name})"
             message = f"{name!r} is a {type(value).__name__}: {what}. Give {cure}"
             raise UnsupportedError(message, name=name, type=type(value).__name__)
         return value.view(np.ndarray)
     try:
-        found = np.asarray(value) if isinstance(value, (int, float, complex, np.generic)) else np.asarray(value, dtype)
+        return conversions.natural(value) if dtype is None else conversions.convert(value, dtype)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"{name!r}: no array of {dtype} can be made of it: {error}", name=name) from None
-    return found
+        what = "array" if dtype is None else f"array of {dtype}"
+        raise ArgumentError(f"{name!r}: no {what} can be made of it: {error}", name=name) from None
 
 
-def _pieces(rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
+def _pieces(name: str, rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
     """Cut an array into the consecutive parts of its C order, each converted and contiguous."""
     if rows.size == 0 or dtype.itemsize == 0:
         return
     row = rows[:1].size * dtype.itemsize if rows.ndim else 0
     if row > _PIECE:
         for part in rows:
-            yield from _pieces(part, dtype)
+            yield from _pieces(name, part, dtype)
         return
     step = max(_PIECE // row, 1) if row else 1
     for start in range(0, len(rows) if rows.ndim else 1, step):
         part = rows[start : start + step] if rows.ndim else rows
         try:
-            flat = np.ascontiguousarray(part, dtype=dtype).reshape(-1)
+            flat = np.ascontiguousarray(conversions.convert(part, dtype)).reshape(-1)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ArgumentError(f"no array of {dtype} can be made of it: {error}", dtype=str(dtype)) from None
+            message = f"{name!r}: no array of {dtype} can be made of it: {error}"
+            raise ArgumentError(message, name=name, dtype=str(dtype)) from None
         yield flat.view(np.uint8).data
 
 

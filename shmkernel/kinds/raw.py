@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from typing import TYPE_CHECKING, cast
 
-from shmkernel import kinds, preview
+from shmkernel import conversions, kinds, preview
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 
@@ -79,10 +78,7 @@ def _bytes(name: str, value: object) -> memoryview:
 
 
 def _size(name: str, wanted: object) -> int:
-    try:
-        size = operator.index(cast("int", wanted))
-        if size >= 0:
-            return size
-    except TypeError:
-        pass
-    raise ArgumentError(f"{name!r}: {wanted!r} is no size: give a number of bytes", name=name, size=wanted)
+    size = conversions.whole(wanted)
+    if size is None or size < 0:
+        raise ArgumentError(f"{name!r}: {wanted!r} is no size: give a number of bytes", name=name, size=wanted)
+    return size

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import kinds, names
+from shmkernel import conversions, kinds, names
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 from shmkernel.preview import arrays, nothing
@@ -59,21 +59,22 @@ class RingKind:
         if value is not None or shape is None:
             message = f"{name!r}: a ring begins empty, of frames of a shape and dtype: ring=64, shape=(480, 640)"
             raise ArgumentError(message, name=name)
-        if not isinstance(count, int) or count < 2:  # noqa: PLR2004  one is being filled, one tells the newest number
+        slots = conversions.whole(count)
+        if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one tells the newest number
             raise ArgumentError(f"{name!r}: a ring has 2 slots at least, not {count!r}", name=name, ring=count)
         try:
-            lengths = tuple(int(n) for n in np.atleast_1d(cast("Any", shape)).tolist())
+            lengths = conversions.lengths(shape)
             record = _record(np.dtype(cast("Any", options.get("dtype") or float)), lengths)
         except (TypeError, ValueError, SyntaxError) as error:
             raise ArgumentError(f"{name!r}: frames of this shape and dtype cannot be: {error}", name=name) from None
         if any(n < 1 for n in lengths):
             raise ArgumentError(f"{name!r}: frames of shape {lengths} hold nothing", name=name)
-        head = encode(count, record)
+        head = encode(slots, record)
         if record.hasobject or not _survives(record) or len(head) > _LONGEST:
             message = f"{name!r}: frames of dtype {record['frame'].base} would not come back as they are"
             raise UnsupportedError(message, name=name, dtype=str(record["frame"].base))
         first = bytes(_ID.start) + os.urandom(_ID.stop - _ID.start)
-        return Plan(len(head) + count * record.itemsize, lambda: iter((memoryview(head), memoryview(first))))
+        return Plan(len(head) + slots * record.itemsize, lambda: iter((memoryview(head), memoryview(first))))
 
     def load(self, name: str, path: str) -> Plan:
         """Refuse: a saved ring is an array of records, and loaded as that."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from shmkernel import conversions
 from shmkernel.errors import ArgumentError, LockError, NotFoundError, RefusedError, UnsupportedError
 from shmkernel.sync import copies, locks, versions
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from shmkernel.sync.files import Hold
 
 _TRIES = 20  # times that a reader is overtaken in a row before he locks
-_NUMBERS = "biuf"
 
 
 class Slots(NamedTuple):
@@ -107,12 +107,15 @@ class Ring:
         UnsupportedError
             A TypeError, if its values would change.
         """
+        if conversions.is_masked(frame):
+            message = f"{self.name!r}: the mask of this frame would be lost. Give its filled() values"
+            raise UnsupportedError(message, name=self.name, type=type(frame).__name__)
         source = np.asarray(frame)
         if source.shape != self.shape:
             message = f"{self.name!r} holds frames of shape {self.shape}, and this has {source.shape}"
             raise ArgumentError(message, name=self.name, shape=source.shape)
-        if source.dtype != self.dtype and not np.can_cast(source.dtype, self.dtype, "safe"):
-            source = self._converted(source)
+        if source.dtype != self.dtype and not (self.dtype.kind in "iufc" and np.can_cast(source.dtype, self.dtype)):
+            source = self._converted(frame if isinstance(frame, (list, tuple)) else source, source.dtype)
         self._check_writable()
         out = self._begin(sys._getframe())  # noqa: SLF001  as `slot` does, 2 us faster
         number, done = self._number, False
@@ -204,20 +207,19 @@ class Ring:
             message = f"{self.name!r} is attached read only here. To write: %shm_attach {self.name} --mode r+"
             raise RefusedError(message, name=self.name)
 
-    def _converted(self, source: NDArray[Any]) -> NDArray[Any]:
-        """Convert what loses nothing by it, or only digits after the point."""
-        if source.dtype.kind in _NUMBERS and self.dtype.kind in _NUMBERS:
-            with np.errstate(all="ignore"):
-                made = source.astype(self.dtype)
-            if np.can_cast(source.dtype, self.dtype, "same_kind") and made.dtype.kind == "f":
-                return made
-            if (made == source).all():
-                return made
+    def _converted(self, frame: ArrayLike, given: np.dtype[Any]) -> NDArray[Any]:
+        """Convert what loses nothing by it, or only digits after the point, and does not become another kind."""
+        why, plain = "", "frame" if isinstance(frame, np.ndarray) else "numpy.asarray(frame)"
+        if _is_alike(given.kind, self.dtype.kind):
+            try:
+                return conversions.convert(frame, self.dtype)
+            except (ValueError, TypeError, OverflowError) as error:
+                why = f": {error}"
         message = (
-            f"{self.name!r} holds {self.dtype}, and values of this {source.dtype} frame would change. "
-            f"If that is meant: frame.astype({str(self.dtype)!r})"
+            f"{self.name!r} holds {self.dtype}, and values of this {given} frame would change{why}. "
+            f"If that is meant: {plain}.astype({str(self.dtype)!r})"
         )
-        raise UnsupportedError(message, name=self.name, dtype=str(source.dtype))
+        raise UnsupportedError(message, name=self.name, dtype=str(given))
 
     @functools.cached_property
     def _exclusive(self) -> locks.Lock:
@@ -231,6 +233,11 @@ class Ring:
         lock = locks.Lock(self.name, shared=shared)
         lock.warns = False  # of who died in a slot nothing is left
         return lock
+
+
+def _is_alike(given: str, kind: str) -> bool:
+    """Say whether values of one kind of dtype may be kept as another: numbers as numbers, texts as texts."""
+    return given == kind or any(given in kinds and kind in kinds for kinds in ("biufc", "SU")) or given in "OT"
 
 
 class Slot:

@@ -51,6 +51,48 @@ def filled(text):
     return np.full((2, 2), text)
 
 
+def tagged(dtype):
+    """Make a dtype that says more than its format: what h5py writes for an enumeration."""
+    return np.dtype(dtype, metadata={"enum": {"RED": 0}})
+
+
+PAIR = [("a", "i4"), ("b", "i4")]
+CHANGED = [
+    (np.array([300, -1]), "u1", "300 would become 44"),
+    ([300, -1], "u1", "300 would become 44"),
+    ([2**40], "i4", "would become"),
+    (np.array([2**63], "u8"), "i8", "would become -"),
+    (np.array([-1]), "u8", "-1 would become"),
+    (np.array([2.0**63]), "i8", "would become"),
+    ([1.9, 2], int, "1.9 would become 1"),
+    (np.array([0.5]), int, "0.5 would become 0"),
+    (np.array([np.nan]), int, "nan would become"),
+    ([2], bool, "2 would become True"),
+    ([1e300], "f4", "would become inf"),
+    (np.array([1e300, 1]), "f4", "would become inf"),
+    (np.array([70000]), "f2", "would become inf"),
+    (np.array([1j]), float, "complex"),
+    (["abc"], "U2", "abc would become ab"),
+    (np.array(["abc"]), "U2", "abc would become ab"),
+    (np.array([b"abc"]), "S2", "would become"),
+    (["a\0"], "U2", "would become"),
+    ([1, "a"], "U2", "would become '1'"),
+    (["False"], bool, "would become True"),
+    (["1e300"], "f4", "would become inf"),
+    (np.array(["2020-01-01T05"], "M8[h]"), "M8[D]", "2020-01-01T05 would become 2020-01-01"),
+    (["2020-01-01T05"], "M8[D]", "would become 2020-01-01"),
+    (np.array(["9999-01-01"], "M8[D]"), "M8[ns]", "9999-01-01 would become"),
+    (np.array([90], "m8[s]"), "m8[m]", "would become"),
+    (np.array([1.5]), "m8[s]", "1.5 would become"),
+    (np.array([1.5, 2], object), int, "1.5 would become 1"),
+    (np.array([None], object), float, "None would become nan"),
+    (np.array([1e300], object), "f4", "would become inf"),
+    (np.ones(1, "V4"), "V2", "would become"),
+    (np.array([(300, 1)], PAIR), [("a", "u1"), ("b", "i4")], "would become"),
+    ([(1.5, 1)], PAIR, "1.5 would become 1"),
+]  # fmt: skip
+
+
 class TestArray(KindContract):
     kind = "array"
     VALUES: ClassVar = {
@@ -63,6 +105,7 @@ class TestArray(KindContract):
         "empty": np.empty((0, 3), "i4"),
         "empty in the middle": np.empty((2, 0, 3), "f8"),
         "of itemsize 0": np.empty(3, "V0"),
+        "of no fields": np.empty(3, []),
         "Fortran": np.asfortranarray(sample("f8")),
         "Fortran, structured": np.asfortranarray(np.ones((2, 3), GAPS)),
         "strided": np.arange(40).reshape(5, 8)[::2, 1::3],
@@ -82,6 +125,11 @@ class TestArray(KindContract):
         "overlapping fields": np.zeros(2, {"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]}),
         "fields out of order": np.zeros(2, {"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0]}),
         "a header beyond numpy.load": np.zeros(2, [(f"a_rather_long_name_{n}", "i4") for n in range(400)]),
+        "metadata": np.zeros(2, tagged("i4")),
+        "metadata in a field": np.zeros(2, [("a", tagged("i4"))]),
+        "too many elements of itemsize 0": np.broadcast_to(np.empty((), "V0"), (2**31, 2**31)),
+        "too many rows of nothing": np.empty((2**31, 0)),
+        "a subarray of nothing in a field": np.zeros(1, [("a", "f8", (0, 2**30)), ("b", "i4")]),
         "a text": "text",
         "nested list": [[1], [2, 3]],
         "a set": {1, 2},
@@ -104,6 +152,7 @@ class TestArray(KindContract):
 
     def touch(self, got):
         assert isinstance(got.tobytes(), bytes)
+        got.tolist()  # a loop over all there is
 
     def test_numpy_load_opens_it_as_it_is(self, value):
         x = shm.create("x", value)
@@ -139,6 +188,12 @@ class TestHostileHeaders:
     @example(descr="|S0", shape=(10**6,), fortran=False, version=1)
     @example(descr="<U0", shape=(10**6,), fortran=False, version=1)
     @example(descr="<i4", shape=(0, 10**30), fortran=False, version=1)
+    @example(descr="|V0", shape=(2**31, 2**31), fortran=False, version=1)
+    @example(descr=[], shape=(2**31, 2**31), fortran=False, version=1)
+    @example(descr="<i4", shape=(2**62, 0), fortran=False, version=1)
+    @example(descr=[("a", "|V0", (2**31, 2**31)), ("b", "<i4")], shape=(1,), fortran=False, version=1)
+    @example(descr=("<i4", (0, 2**62)), shape=(1,), fortran=False, version=1)
+    @example(descr="|V999999999", shape=(10**9,), fortran=False, version=1)
     def test_any_header_is_damaged_or_harmless(self, descr, shape, fortran, version):
         fields = {"descr": descr, "fortran_order": fortran, "shape": shape}
         attach_hostile(TestArray(), header(repr(fields), version) + bytes(64))
@@ -186,7 +241,14 @@ def test_every_version_that_numpy_writes_is_attached_and_loaded(version, order, 
         ({"shape": 1, "dtype": "M8[D]", "fill": "2020-01-02"}, "[datetime.date(2020, 1, 2)]"),
         ({"shape": 2, "dtype": [("a", "i4"), ("b", "f8")], "fill": (1, 2)}, "[(1, 2.0), (1, 2.0)]"),
         ({"shape": 0, "fill": 1}, "[]"),
-        ({"value": [1.9, 2], "dtype": int}, "[1, 2]"),
+        ({"value": [1.0, 2], "dtype": int}, "[1, 2]"),
+        ({"value": [2**53 + 1, 2.0], "dtype": int}, f"[{2**53 + 1}, 2]"),
+        ({"value": [0.1], "dtype": "f4"}, "[0.10000000149011612]"),
+        ({"value": ["ab"], "dtype": "U2"}, "['ab']"),
+        ({"value": ["12"], "dtype": "u1"}, "[12]"),
+        ({"value": [(1, "ab")], "dtype": [("a", "i4"), ("b", "U2")]}, "[(1, 'ab')]"),
+        ({"shape": (np.int64(2), np.uint8(1)), "fill": 1}, "[[1.0], [1.0]]"),
+        ({"shape": np.array([1, 2]), "fill": 1}, "[[1.0, 1.0]]"),
         ({"value": 3}, "3"),
         ({"value": True}, "True"),
         ({"value": 1 + 2j}, "(1+2j)"),
@@ -215,11 +277,25 @@ def test_options_make_the_array(options, text):
         ({"shape": 3, "fill": 1e300, "dtype": "f4"}, "it would become inf"),
         ({"shape": 3, "fill": 1j, "dtype": float}, "it is complex"),
         ({"shape": 3, "fill": "hello", "dtype": "U3"}, "it would become hel"),
+        ({"shape": True}, "no shape"),
+        ({"shape": 2.0}, "no shape"),
+        ({"shape": (2, 2.5)}, "no shape"),
+        ({"shape": "3"}, "no shape"),
+        ({"shape": (1 << 20, 0, 2)}, "no memory"),
+        ({"shape": (2**31, 2**31), "dtype": "V0"}, "no memory"),
+        ({"shape": 2, "dtype": "3i4"}, "the whole shape"),
+        ({"shape": 2, "fill": np.ma.masked}, "mask"),
+        ({"shape": 2, "dtype": [("a", "i4"), ("b", "U2")], "fill": (1.5, "a")}, "1.5 would become 1"),
+        ({"shape": 2, "dtype": [("a", "i4"), ("b", "U2")], "fill": (1, "abc")}, "abc would become ab"),
         ({"value": np.arange(3), "shape": 3}, "not both"),
         ({"value": np.arange(3), "fill": 3}, "not both"),
         ({"dtype": "f8"}, "nothing to share"),
         ({"value": [1, "a"], "dtype": int}, "no array of int64"),
         ({"value": np.array(["a"]), "dtype": float}, "no array of float64"),
+        ({"value": [1, "a"], "kind": "array"}, "1 would become '1'"),
+        ({"value": [2**53 + 1, 0.5], "kind": "array"}, "would become"),
+        ({"value": [np.ma.masked], "dtype": float}, "mask"),
+        *(({"value": value, "dtype": dtype}, would) for value, dtype, would in CHANGED),
         ({"value": 3, "mode": "w"}, "mode 'w'"),
         ({"value": 3, "lifetime": "ever"}, "lifetime 'ever'"),
         ({"value": 3, "kind": "poem"}, "kind 'poem'"),
@@ -228,6 +304,15 @@ def test_options_make_the_array(options, text):
 def test_options_that_make_no_sense_are_refused(options, words):
     with pytest.raises(shm.ArgumentError, match=words):
         shm.create("x", **options)
+    assert not names.names()
+
+
+def test_a_large_array_is_looked_at_to_its_end(monkeypatch):
+    monkeypatch.setattr(array, "_PIECE", 1000)
+    value = np.zeros((100, 100), "i8")
+    value[99, 99] = 300
+    with pytest.raises(shm.ArgumentError, match="300 would become 44"):
+        shm.create("x", value, dtype="u1")
     assert not names.names()
 
 

@@ -357,3 +357,61 @@ def test_bytes_that_are_no_ring_are_damaged_or_harmless():
             changed[at] = generator.integers(0, 256)
         attach_hostile(Hostile, bytes(changed))
     assert os.path.exists(names.path_of("frames"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "frame"),
+    [
+        ("i4", np.ma.array([1, 2], mask=[False, True])),
+        ("i4", [1, np.ma.masked]),
+        ("f4", [1e300, 1]),
+        ("f4", np.array([1e300, 1])),
+        ("u1", [300, 1]),
+        ("i8", [2**53 + 1, 0.5]),
+        ("i8", np.array([2.0**63, 1])),
+        ("U2", ["abc", "d"]),
+        ("U2", [1, 2]),
+        ("f8", ["1", "2"]),
+        ("M8[D]", np.array(["2020-01-01T05"] * 2, "M8[h]")),
+        ("M8[ns]", np.array(["9999-01-01"] * 2, "M8[D]")),
+        ("M8[D]", [1, 2]),
+        ([("a", "u1")], np.array([(300,), (1,)], [("a", "i4")])),
+    ],
+    ids=range(14),
+)
+def test_a_frame_of_any_type_whose_values_would_change_is_refused(dtype, frame):
+    ring = shm.create("x", ring=2, shape=2, dtype=dtype)
+    with pytest.raises(shm.UnsupportedError, match="'x'"):
+        ring.put(frame)
+    assert ring.newest == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "frame"),
+    [
+        ("f4", [0.1, float("inf")]),
+        ("f4", np.array([0.1, np.nan])),
+        ("i8", [2**53 + 1, 2]),
+        ("u1", np.array([1.0, 255.0])),
+        ("U5", ["abc", "d"]),
+        ("M8[D]", np.array(["2020-01-01T00"] * 2, "M8[h]")),
+        ("f8", np.array([1, 2], object)),
+    ],
+    ids=range(7),
+)
+def test_a_frame_is_converted_where_that_changes_no_value(dtype, frame):
+    ring = shm.create("x", ring=2, shape=2, dtype=dtype)
+    ring.put(frame)
+    with np.errstate(over="ignore"):
+        assert np.array_equal(ring.latest(), np.asarray(frame).astype(dtype), equal_nan=ring.dtype.kind == "f")
+
+
+@pytest.mark.parametrize("count", [np.int64(4), np.uint8(4)])
+def test_the_slots_are_counted_by_any_integer(count):
+    assert shm.create("x", ring=count, shape=(np.int32(2),)).slots == 4
+
+
+@pytest.mark.parametrize("count", [True, np.True_, 4.0, "4", np.array(4), -4])
+def test_what_is_no_number_of_slots_is_refused(count):
+    with pytest.raises(shm.ArgumentError, match="slots"):
+        shm.create("x", ring=count, shape=2)

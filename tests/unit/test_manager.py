@@ -36,6 +36,19 @@ def test_it_makes_nothing_before_its_start_or_after_its_end():
         smm.ShareableList([1])
     with pytest.raises(ValueError, match="shut down"), smm:
         pass
+    for use in (smm.start, smm.Lock):
+        with pytest.raises(ValueError, match=r"Make another one: SharedMemoryManager\(\)$"):
+            use()
+
+
+@pytest.mark.parametrize("shape", [5, np.int64(5), (np.uint8(2), 3), (), [4.0, 5.0], np.array(5), 2.5, True, np.True_])
+def test_integers_of_any_type_are_a_shape_and_all_else_is_values(shape):
+    lengths = {5: (5,), (2, 3): (2, 3), (): ()}
+    counts = type(shape) not in (list, float, bool, np.bool_, np.ndarray)
+    with SharedMemoryManager() as smm:
+        made = smm.array(shape)
+        assert made.shape == (lengths[shape] if counts else np.shape(shape))
+        assert made.any() != counts
 
 
 def test_an_error_in_the_block_and_names_that_are_gone_already_do_no_harm():
