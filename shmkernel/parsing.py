@@ -1,7 +1,8 @@
 """What all magics share: from a line to names, flags and the text of an expression; errors that take one line.
 
 argparse sees words only. What it must not touch is taken out before: a comment, a closing ``;``, and the Python
-expression after ``--from``, which may hold blanks, quotes and dashes.
+expression after ``--from``, which may hold blanks, quotes and dashes. Variables, ``$n`` and ``{n}``, are filled in
+between: into every word, whichever argument it belongs to.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from IPython.core.error import UsageError
 from IPython.core.magic_arguments import MagicArgumentParser, magic_arguments
 
 from shmkernel import names
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _FROM = re.compile(r"(?:^|(?<=\s))--from(?:=|\s|$)")
-_EXPANDED = re.compile(r"\$([^\W\d]\w*)|\{([^{}]+)\}")
+_FILLED = re.compile(r"\$\$|\{\{|\}\}|\$\{([^{}]*)\}|\$([^\W\d]\w*(?:\.[^\W\d]\w*)*)|\{([^{}]*)\}")
 _BRACES = re.compile(r"""("[^"]*"|'[^']*')|\{[^{}]*\}""")
 _GAP = re.compile(r"(?<=\d)\s+(?=\d)")
 _LENGTH = re.compile(r"[\d,()\[\]]+")
@@ -32,8 +34,15 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
 
 
-class Helped(Exception):  # noqa: N818  no error: the help was asked for, and is printed
-    """Ends a magic that was called with ``-h``."""
+class MistypedError(ArgumentError, UsageError):
+    """A line that the parser does not understand.
+
+    It is also IPython's UsageError: its completer parses unfinished lines, and expects nothing else.
+    """
+
+
+class Helped(UsageError):  # noqa: N818  no error: the help was asked for, and is printed
+    """Ends a magic that was called with ``-h``. Its text is the help."""
 
 
 class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
@@ -53,20 +62,26 @@ class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
 
 
 class Parser(MagicArgumentParser):
-    """Takes whole flags only, and raises ArgumentError in place of IPython's UsageError, which fails no cell."""
+    """Takes whole flags only, and raises an ArgumentError: a plain UsageError fails no cell."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self.allow_abbrev = False
         self.color = False  # Python 3.14 would colour the docstrings
 
-    def parse_line(self, line: str) -> argparse.Namespace:
-        """Parse the text after the magic; ``expression`` is what followed ``--from``, or None."""
+    def parse_line(self, line: str, scope: Mapping[str, Any] | None = None) -> argparse.Namespace:
+        """Parse the text after the magic, with variables of the scope filled in.
+
+        ``expression`` is what followed ``--from``, or None: Python, in which variables need no mark.
+        """
         rest, expression = split(uncommented(line)) if "--from" in self.flags() else (uncommented(line), None)
         try:
             words = shlex.split(_BRACES.sub(lambda found: found[0] if found[1] else shlex.quote(found[0]), rest))
         except ValueError as error:
             self.error(f"{rest.strip()}: {error}")
+        if scope is not None:
+            words = [expanded(word, scope) for word in words]
+            expression = expression and python(expression, scope)
         found = self.parse_args(_tied(words))
         found.expression = expression
         return found
@@ -79,7 +94,7 @@ class Parser(MagicArgumentParser):
         """Raise what argparse would print."""
         wrong = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0].rstrip(":")
         hint = names.hint(names.near(wrong, self.flags())) if wrong not in self.flags() else ""
-        raise ArgumentError(f"%{self.prog}: {message}.{hint} Help: %{self.prog} -h")
+        raise MistypedError(f"%{self.prog}: {message}.{hint} Help: %{self.prog} -h")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -89,8 +104,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(parser.format_help().rstrip())
-        raise Helped
+        raise Helped(parser.format_help().rstrip())
 
 
 def in_one_line(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,7 +118,8 @@ def in_one_line(run: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         try:
             return run(*args, **kwargs)
-        except Helped:
+        except Helped as helped:
+            print(helped)
             return None
         except ShmError as error:
             failed = error.with_traceback(None)
@@ -154,32 +169,48 @@ def split(line: str) -> tuple[str, str | None]:
         return line, None
     before, text = line[: found.start()], line[found.end() :]
     for end in (match.start() for match in re.finditer(r"\s--", text)):
-        with contextlib.suppress(SyntaxError, ValueError):
-            compile(text[:end].strip(), "--from", "eval")
-            return f"{before} {text[end:].lstrip()}", text[:end].strip()
+        expression = text[:end].strip()
+        if any(map(_is_python, (expression, _FILLED.sub("_", expression)))):
+            return f"{before} {text[end:].lstrip()}", expression
     return before, text.strip()
 
 
-def evaluate(expression: str, *scopes: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Evaluate the text of an expression in the first scope that knows each name; an error takes one line."""
+def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Evaluate the text of an expression; an error takes one line."""
     try:
-        space = {key: value for scope in reversed(scopes) for key, value in scope.items()}
-        return eval(compile(expression, "--from", "eval"), space)  # noqa: S307  the user's own cell
+        return eval(compile(expression, "--from", "eval"), dict(scope))  # noqa: S307  the user's own cell
     except Exception as error:  # noqa: BLE001  whatever the expression raises
         first = (str(error).splitlines() or [""])[0]
         message = f"{expression}: {type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else first}"
         raise ArgumentError(message, expression=expression, type=type(error).__name__) from None
 
 
-def expanded(word: str, *scopes: Mapping[str, Any]) -> str:
-    """Fill in ``$n`` and ``{n}`` in a name.
+def expanded(word: str, scope: Mapping[str, Any]) -> str:
+    """Fill in ``$n``, ``$n.attribute`` and ``{n}``; ``$$``, ``{{`` and ``}}`` are the characters themselves.
 
     Examples
     --------
-    >>> expanded("part_{n + 1}.$k", {"n": 2, "k": "a"})
-    'part_3.a'
+    >>> expanded("part_{n + 1}.$k", {"n": 2, "k": "a"}), expanded("$$5_{{n}}", {})
+    ('part_3.a', '$5_{n}')
     """
-    return _EXPANDED.sub(lambda found: str(evaluate(found[1] or found[2], *scopes)), word)
+    return _FILLED.sub(lambda found: _filled(found, scope), word)
+
+
+def python(expression: str, scope: Mapping[str, Any]) -> str:
+    """Return the Python of ``--from``: what is none has variables to fill in, and so has a set of one text.
+
+    Examples
+    --------
+    >>> python("{'a': 1}", {}), python("part_{n}", {"n": 2}), python("{which}", {"which": "a[0]"})
+    ("{'a': 1}", 'part_2', 'a[0]')
+    """
+    if not _is_python(expression):
+        return expanded(expression, scope)
+    tree = ast.parse(expression, "--from", "eval").body
+    if isinstance(tree, ast.Set) and len(tree.elts) == 1:  # sets cannot be shared: it is a mark
+        value = evaluate(ast.unparse(tree.elts[0]), scope)
+        return value if isinstance(value, str) else ast.unparse(tree.elts[0])
+    return expression
 
 
 def number(text: str, dtype: str | None) -> object:
@@ -241,6 +272,28 @@ def size(text: str) -> int:
     if not found:
         raise ArgumentError(f"--size {text} is no size. Examples: --size 100, --size 64K, --size 1.5G", size=text)
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def _is_python(text: str) -> bool:
+    with contextlib.suppress(SyntaxError, ValueError):
+        compile(text, "--from", "eval")
+        return True
+    return False
+
+
+def _filled(found: re.Match[str], scope: Mapping[str, Any]) -> str:
+    mark, names_ = found[0], (found[2] or "").split(".")
+    if mark in ("$$", "{{", "}}"):
+        return mark[0]
+    expression = found[1] or found[3] or names_[0]
+    if not expression.strip():
+        raise ArgumentError(f"{mark} names no variable. For the characters themselves: {{{{}}}}")
+    value, rest = evaluate(expression, scope), names_[1:]
+    while rest and not callable(attribute := getattr(value, rest[0], callable)):
+        value, rest = attribute, rest[1:]
+    if value is None:
+        raise ArgumentError(f"{mark} is None, so there is nothing to fill in", expression=expression)
+    return ".".join([str(value), *rest])
 
 
 def _tied(words: list[str]) -> list[str]:

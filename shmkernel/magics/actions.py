@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from shmkernel.magics.commands import ShmMagics
+    from shmkernel.magics.scope import Scope
     from shmkernel.verbs.listing import Info
 
 _MODES = {"r+": "writable", "r": "read only", "c": "changes stay private"}
@@ -36,13 +37,14 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
         names.path_of(name)
         if not variables.is_variable(variable):
             raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
+        args.scope.check(variable)
         if not args.overwrite:
             line = f"%shm_attach {name}" if variable == name else f"%shm_attach {name} --as {variable}"
             cure = f"Keep both: %shm_attach {name} --as NAME. Replace it: {line} --overwrite"
-            variables.check_free(magics.space, variable, name, cure)
+            variables.check_free(args.scope.target(variable), variable, name, cure)
     values = [shm.attach(name, mode) for name in targets]
     for (name, variable), value in zip(targets.items(), values, strict=True):
-        print(_attached(magics, name, variable, value, mode))
+        print(_attached(magics, args.scope, name, variable, value, mode))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -50,7 +52,7 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Delete the variables that are the segment's array, and say what still holds the memory."""
     for name in args.names:
         if not _held(name):
-            one = variables.origin(magics.space.get(name))
+            one = variables.origin(args.scope.get(name))
             hint = f"Your {name} is {one.name}: %shm_close {one.name}" if one else "What is: %shm_list"
             raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
     for name in args.names:
@@ -58,10 +60,10 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
         for one in _held(name):
             variables.release(magics.shell, one.value())
         magics.bound.pop(name, None)
-        keepers = _keepers(magics, name)
+        keepers = _keepers(args.scope, name)
         if variables.UNKNOWN in keepers:  # a traceback, perhaps
             variables.forget_errors(magics.shell)
-            keepers = _keepers(magics, name)
+            keepers = _keepers(args.scope, name)
         print(f"{name}: closed here. {_whereabouts(name, keepers)}")
 
 
@@ -91,7 +93,7 @@ def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
         if not any(one.value() is not None for one in found):
             raise memory.missing(name)
     for name in args.names:
-        copied = _named_again(magics, name, ghosts[name], lifetime) if name in ghosts else ""
+        copied = _named_again(magics, args.scope, name, ghosts[name], lifetime) if name in ghosts else ""
         one = shm.info(name) if copied else shm.keep(name, lifetime)
         print(f"{name}: {copied}{render.what(one)}, shared {sharing.until(one)}")
 
@@ -151,39 +153,36 @@ def _check_exists(name: str) -> None:
         raise memory.missing(name)
 
 
-def _attached(magics: ShmMagics, name: str, variable: str, value: object, mode: str) -> str:
+def _attached(magics: ShmMagics, scope: Scope, name: str, variable: str, value: object, mode: str) -> str:
     """Make the variable, and say what it is now."""
     again, before = "", None
-    if magics.space.get(variable) is value:
+    if (now := scope.target(variable).get(variable)) is value:
         again = " (already attached)"
-    elif variables.origin(magics.space.get(variable)):
-        before = variables.watch(magics.space[variable])
-    magics.bind(variable, value, name)
+    elif variables.origin(now):
+        before = variables.watch(now)
+    del now
+    magics.bind(scope, variable, value, name)
     one = shm.info(name)
     title = name if variable == name else f"{variable} = {name}"
-    line = f"{title}: {render.what(one)}, from {render.source(one)}, {_MODES[mode]}{again}"
-    if (
-        before is None
-        or before() is variables.foundation(value)
-        or not (keepers := variables.left(magics.space, before))
-    ):
+    line = f"{title}: {render.what(one)}, from {render.source(one)}, {_MODES[mode]}{again}{scope.remark(variable)}"
+    if before is None or before() is variables.foundation(value) or not (keepers := variables.left(scope, before)):
         return line
     return f"{line}. The earlier one stays in memory, held by {keepers}"
 
 
-def _named_again(magics: ShmMagics, name: str, ghosts: list[held.Held], lifetime: str) -> str:
+def _named_again(magics: ShmMagics, scope: Scope, name: str, ghosts: list[held.Held], lifetime: str) -> str:
     """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
     old = [value for one in ghosts if (value := one.value()) is not None]
     new = shm.create(name, old[0], lifetime=lifetime)
-    rebound = variables.aliases(magics.space, old)
+    rebound = variables.aliases(scope, old)
     for key in rebound:
-        magics.bind(key, new, name)
+        magics.bind(scope, key, new, name, read=True)
     yours = f" and now your {' and '.join(rebound)}" if rebound else ""
     return f"named again, a copy{yours}; "
 
 
-def _keepers(magics: ShmMagics, name: str) -> list[str]:
-    return [text for one in _held(name) if (text := variables.left(magics.space, one))]
+def _keepers(scope: Scope, name: str) -> list[str]:
+    return [text for one in _held(name) if (text := variables.left(scope, one))]
 
 
 def _whereabouts(name: str, keepers: list[str]) -> str:

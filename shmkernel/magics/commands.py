@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
-from shmkernel.parsing import Parser, arguments, expanded, in_one_line
+from shmkernel.magics import scope
+from shmkernel.parsing import Parser, arguments, in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from shmkernel.magics.bare import Bare
     from shmkernel.magics.completion import Matcher
 
-_NAMES = argument("names", metavar="NAME", nargs="+", help="of segments; $n and {n} are filled in")
-_NAME = argument("names", metavar="NAME", nargs=1, help="of the segment; $n and {n} are filled in")
+_NAMES = argument("names", metavar="NAME", nargs="+", help="of segments; variables may be used: $n or {n}")
+_NAME = argument("names", metavar="NAME", nargs=1, help="of the segment; variables may be used: $n or {n}")
 _MODE = argument("--mode", metavar="{r,r+,c}", help="r: read only, r+: read and write, c: changes stay private")
 _LIFETIME = argument(
     "--lifetime", metavar="{session,attached,keep}",
@@ -36,19 +37,19 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
 
     @in_one_line
     @functools.wraps(declared)
-    def run(self: ShmMagics, line: str = "", cell: str | None = None, local_ns: Any = None) -> Any:  # noqa: ANN401
-        args = parser.parse_line(line)
-        args.cell = cell
-        args.scopes = (local_ns or {}, self.space)
+    def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:  # noqa: ANN401
+        seen = scope.calling(self.space)
+        args = parser.parse_line(line, seen)
+        args.cell, args.scope = cell, seen
         if "names" in args:
-            args.names = list(dict.fromkeys(expanded(name, *args.scopes) for name in args.names))
+            args.names = list(dict.fromkeys(args.names))
         from shmkernel.magics import actions  # noqa: PLC0415  numpy comes with it
 
         return getattr(actions, declared.__name__)(self, args)
 
     magic = arguments()(run)
     parser: Parser = vars(magic)["parser"]
-    found: Callable[..., Any] = register(no_var_expand(needs_local_scope(magic)))
+    found: Callable[..., Any] = register(no_var_expand(magic))
     return found
 
 
@@ -74,10 +75,12 @@ class ShmMagics(Magics):
         super().__init__(shell)
         self.bound: dict[str, str] = {}  # by segment: the variable that was made of it here
 
-    def bind(self, variable: str, value: object, name: str) -> None:
-        """Make a variable of a segment's value."""
-        self.shell.push({variable: value})
-        self.bound[name] = variable
+    def bind(self, seen: scope.Scope, variable: str, value: object, name: str, *, read: bool = False) -> None:
+        """Make a variable of a segment's value, where the calling line sees it."""
+        seen.bind(variable, value, read=read)
+        if self.space.get(variable) is value:
+            self.shell.push({variable: value})  # no longer one of IPython's own
+            self.bound[name] = variable
 
     @property
     def space(self) -> dict[str, Any]:
@@ -159,7 +162,7 @@ class ShmMagics(Magics):
         """Show all that is known of segments. ``i = %shm_info x`` gives a list of Info."""
 
     @_verb
-    @argument("names", metavar="NAME", nargs="*", help="whose content is shown first; $n and {n} are filled in")
+    @argument("names", metavar="NAME", nargs="*", help="whose content is shown first")
     @argument("--every", type=float, metavar="SECONDS", help="how often to look, by default every 0.25")
     def shm_watch(self) -> None:
         """Show what is shared, live: a table, the content of the chosen segment, buttons to attach, keep and unlink.

@@ -61,8 +61,8 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     values = [published.pop(wish.name) if wish.kind else wish.done for wish in told]
     for wish, value in zip(told, values, strict=True):
         if variables.is_variable(wish.name):
-            magics.bind(wish.name, value, wish.name)
-        print(_made(magics, args, wish) if wish.kind else _done(args, wish))
+            magics.bind(args.scope, wish.name, value, wish.name, read=_is_variable(args))
+        print(_made(args, wish) if wish.kind else _done(args, wish))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -71,14 +71,15 @@ def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     (name,) = args.names
     terms = _terms(magics, args)
     drafts.check(name, *terms)
+    args.scope.check(name)
     if not args.overwrite:
-        variables.check_free(magics.space, name, name, "Use another NAME, or --overwrite to replace it")
+        variables.check_free(args.scope.target(name), name, name, "Use another NAME, or --overwrite to replace it")
     before = _earlier(name)
     value = shm.load(name, args.path, **terms._asdict())
     if variables.is_variable(name):
-        magics.bind(name, value, name)
+        magics.bind(args.scope, name, value, name)
     one = shm.info(name)
-    print(f"{_shared(one, f', from {args.path}')}.{before} {_invitation(name)}")
+    print(f"{_shared(one, f', from {args.path}')}{args.scope.remark(name)}.{before} {_invitation(name)}")
     return value
 
 
@@ -120,13 +121,15 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     try:
         names.path_of(name)
     except ArgumentError as error:
-        if name not in magics.space:
+        if name not in args.scope:
             raise
         raise ArgumentError(f"{error.message}. So: %shm_create NAME --from {name}", name=name) from None
+    args.scope.check(name, read=_is_variable(args))
     value = _value(magics, args, name)
-    if (args.shape or args.size or args.empty or value is not magics.space.get(name)) and not args.overwrite:
+    space = args.scope if _is_variable(args) else args.scope.target(name)
+    if (args.shape or args.size or args.empty or value is not space.get(name)) and not args.overwrite:
         cure = f"Share it: %shm_create {name}. Replace it: --overwrite"
-        variables.check_free(magics.space, name, name, cure)
+        variables.check_free(space, name, name, cure)
     if _is_done(args, name, value):
         return _Wish(name, value)
     drafts.check(name, *terms)
@@ -140,21 +143,20 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     }
     wanted = args.kind or (args.items and "list") or (args.empty and "dict")
     kind = kinds.named(wanted) if wanted else kinds.for_value(name, value, options)
-    private = variables.watch(magics.space.get(name))
+    private = variables.watch(space.get(name))
     return _Wish(name, None, kind, kind.plan(name, value, options), _earlier(name), private)
 
 
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
     if args.expression is not None:
-        return evaluate(args.expression, *args.scopes)
+        return evaluate(args.expression, args.scope)
     if args.items is not None:
         return literal(args.items)
     if args.shape or args.size or args.empty:
         return None
-    for scope in args.scopes:
-        if name in scope:
-            return scope[name]
-    known = {key for scope in args.scopes for key in scope if not key.startswith("_")}
+    if name in args.scope:
+        return args.scope[name]
+    known = {key for key in args.scope if not key.startswith("_")}
     hint = names.hint(names.near(name, known - set(magics.shell.user_ns_hidden)))
     raise ArgumentError(
         f"no variable {name}.{hint} Give --from EXPR, or make an array: %shm_create {name} --shape 10", name=name
@@ -194,15 +196,20 @@ def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
     return dict(zip([one.record.name for one in made], values, strict=True))
 
 
-def _made(magics: ShmMagics, args: argparse.Namespace, wish: _Wish) -> str:
+def _is_variable(args: argparse.Namespace) -> bool:
+    """Say whether what is shared are the variables of the names."""
+    return args.expression is None and args.items is None and not (args.shape or args.size or args.empty)
+
+
+def _made(args: argparse.Namespace, wish: _Wish) -> str:
     one, remarks = shm.info(wish.name), wish.before
-    keepers = variables.left(magics.space, wish.private)
+    keepers = variables.left(args.scope, wish.private)
     if keepers and keepers != args.expression:
         which = "The earlier one" if variables.is_shared(wish.private) else "Its private copy"
         remarks += f" {which} stays in memory, held by {keepers}."
     if args.expression and args.expression.isidentifier() and args.expression != wish.name:
         remarks += f" {args.expression} stays as it is, a copy."
-    return f"{_shared(one)}.{remarks} {_invitation(wish.name)}"
+    return f"{_shared(one)}{args.scope.remark(wish.name)}.{remarks} {_invitation(wish.name)}"
 
 
 def _done(args: argparse.Namespace, wish: _Wish) -> str:

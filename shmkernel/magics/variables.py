@@ -15,6 +15,7 @@ from IPython.core.interactiveshell import ExecutionResult
 
 from shmkernel import kinds
 from shmkernel.errors import ArgumentError
+from shmkernel.magics.scope import Scope
 from shmkernel.verbs import held
 
 if TYPE_CHECKING:
@@ -110,4 +111,9 @@ def _holders(space: Mapping[str, Any], memory: object) -> str:
     cached = [
         f"Out[{key}] (%xdel _{key})" for key, value in space.get("_oh", {}).items() if foundation(value) is memory
     ]
-    return ", ".join([*found, *cached])
+    callers = space.callers() if isinstance(space, Scope) else ()
+    held = [
+        f"{key} of {function}()" for function, local in callers for key, value in local.items()
+        if foundation(value) is memory
+    ]  # fmt: skip
+    return ", ".join([*found, *cached, *held])

@@ -1,0 +1,172 @@
+"""The variables of the line that called a magic: read, and made, where Python itself would.
+
+A magic is a call in the user's code. Its frame says which variables the line sees:
+
+    a cell, a script      the frame's globals
+    a function            its locals, if its compiled code knows the name; else globals
+    a class body, exec    the mapping that the statements there write to; else globals
+
+A local variable of a function is rebound through the frame: by its proxy (PEP 667), before Python 3.13 by the C API's
+PyFrame_LocalsToFast, as debuggers do. Every change is read back: a variable that kept its private value would not be
+shared, and nobody would notice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shmkernel.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType, FrameType
+
+_MISSING = object()
+_INTERNAL = ("IPython.", "shmkernel.magics.", "shmkernel.parsing", "traitlets.", "decorator.")
+
+
+class Scope(Mapping[str, Any]):
+    """What the calling line sees, by name. Where nobody calls from Python, the notebook's variables."""
+
+    def __init__(self, user: dict[str, Any], frame: FrameType | None = None) -> None:
+        self._user = user
+        self._frame = frame
+        self._globals: Mapping[str, Any] = frame.f_globals if frame else user
+        self._locals: Any = frame.f_locals if frame else user  # a dict, a proxy, or what exec was given
+        self._function = _function(frame, self._locals) if frame else None
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  any value
+        for space in self._spaces():
+            if (value := space.get(name, _MISSING)) is not _MISSING:
+                return value
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({name: None for space in self._spaces() for name in space})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def is_local(self, name: str) -> bool:
+        """Say whether the name is one of the function or class body that the line stands in."""
+        return self._locals is not self._globals and self._knows(name)
+
+    def target(self, name: str) -> Mapping[str, Any]:
+        """Return where a new variable of this name would stand."""
+        space: Mapping[str, Any] = self._locals if self.is_local(name) else self._beyond()
+        return space
+
+    def check(self, name: str, *, read: bool = False) -> None:
+        """Raise ArgumentError if Python means a variable by the name that cannot be changed, or `read`, from here."""
+        if self._knows(name):
+            if read and self._function and name not in self._locals and name in self:
+                message = f"{name} is a variable of this function, and has no value yet. For the notebook's {name}"
+                raise ArgumentError(f"{message} write a line before: global {name}", name=name)
+            return
+        if around := _around(self._frame, name):
+            message = f"{name} is a variable of {around}, around this code. Share it there, or write a line before"
+            raise ArgumentError(f"{message}: nonlocal {name}", name=name)
+
+    def bind(self, name: str, value: object, *, read: bool = False) -> None:
+        """Make the variable, or with `read` rebind it where its value was found."""
+        if not self.is_local(name):
+            space = next((space for space in self._spaces() if name in space), None) if read else None
+            self._beyond(space)[name] = value
+        elif self._function is None:
+            self._locals[name] = value
+        else:
+            _rebind(self._function, name, value)
+
+    def remark(self, name: str) -> str:
+        """Say what a line inside a function has made if that is not a variable of the function."""
+        return "" if self._locals is self._globals or self.is_local(name) else f" (the global variable {name})"
+
+    def callers(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Give the functions that wait for the calling one, each with its variables."""
+        frame = self._frame.f_back if self._frame else None
+        while frame is not None:
+            if frame is not self._function and frame.f_code.co_flags & inspect.CO_OPTIMIZED and not _is_internal(frame):
+                yield frame.f_code.co_name, frame.f_locals
+            frame = frame.f_back
+
+    def _spaces(self) -> list[Mapping[str, Any]]:
+        spaces = [self._locals, self._globals, self._user]
+        return [space for at, space in enumerate(spaces) if not any(space is one for one in spaces[:at])]
+
+    def _knows(self, name: str) -> bool:
+        """Say whether the name is bound in the innermost scope; a function's compiled code says which are."""
+        if self._function:
+            code = self._function.f_code
+            return name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
+        return name in self._locals or (self._locals is not self._globals and name not in self._globals)
+
+    def _beyond(self, found: Any = None) -> Any:  # noqa: ANN401  a mapping to write to
+        """Return the globals that a new variable belongs to: those of a cell or script, not of a library's function."""
+        if found is not None:
+            return found
+        library = self._locals is not self._globals and self._globals.get("__name__") != "__main__"
+        return self._user if library else self._globals
+
+
+def calling(user: dict[str, Any]) -> Scope:
+    """Return the scope of the line that called the magic: of the innermost frame that is not IPython's or ours."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  inspect would read the sources of all frames
+    while frame is not None and _is_internal(frame):
+        frame = frame.f_back
+    return Scope(user, frame)
+
+
+def _is_internal(frame: FrameType) -> bool:
+    return f"{frame.f_globals.get('__name__', '')}.".startswith(_INTERNAL)
+
+
+def _function(frame: FrameType, space: Mapping[str, Any]) -> FrameType | None:
+    """Return the frame whose local variables these are: of a function, or of one that ran ``%time`` and the like."""
+    if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        return frame
+    if space is frame.f_globals:
+        return None
+    found: FrameType | None = frame.f_back
+    while found is not None:
+        if found.f_code.co_flags & inspect.CO_OPTIMIZED and _same(found.f_locals, space):
+            return found
+        found = found.f_back
+    return None
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Say whether both are the local variables of one frame; a proxy is made anew each time it is asked for."""
+    return one is other or (type(one) is not dict and type(one) is type(other) and one == other)
+
+
+def _around(frame: FrameType | None, name: str) -> str:
+    """Name the function around the frame's code that has such a variable, if it is running: else nobody knows."""
+    while frame is not None and frame.f_code.co_name != "<module>":
+        outer = _parent(frame)
+        if outer is None:
+            return ""
+        code = outer.f_code
+        if code.co_flags & inspect.CO_OPTIMIZED and name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
+            return code.co_name
+        frame = outer
+    return ""
+
+
+def _parent(frame: FrameType) -> FrameType | None:
+    code: CodeType = frame.f_code
+    outer = frame.f_back
+    while outer is not None and not any(one is code for one in outer.f_code.co_consts):
+        outer = outer.f_back
+    return outer
+
+
+def _rebind(frame: FrameType, name: str, value: object) -> None:
+    frame.f_locals[name] = value
+    if sys.version_info < (3, 13):
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+    if frame.f_locals.get(name, _MISSING) is not value:
+        raise ArgumentError(f"{name} cannot be changed from here. Write: {name} = %shm_attach {name}", name=name)
