@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from shmkernel import fork, frames, interrupts, memory
+from shmkernel import fork, frames, identity, interrupts, memory
 from shmkernel.dicts import entries, failures, meta
 from shmkernel.dicts.beside import Beside
 from shmkernel.dicts.meta import LAST, MAP, OTHER, PAGE
@@ -355,7 +355,7 @@ class Store:
 
     def _join(self) -> None:
         """Have all take turns where Ctrl-C is heard if processes of another pid namespace are here."""
-        mine = os.stat("/proc/self/ns/pid").st_ino
+        mine = identity.pid_namespace()
         if self.words[meta.SPACE] != mine:
             if self.words[meta.SPACE]:
                 os.pwrite(self._fd, b"\1", meta.GATE * 8 + 1)

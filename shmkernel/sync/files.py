@@ -75,7 +75,8 @@ def encode(who: Who) -> bytes:
     >>> decode(encode(Who(7, 1, None, "plot.ipynb")))
     Who(pid=7, pid_ns=1, kernel=None, label='plot.ipynb')
     """
-    return _WHO.pack(who.pid, who.pid_ns, (who.kernel or "").encode()[:40], who.label.encode()[:136])
+    kernel, label = ((text or "").encode(errors="replace") for text in (who.kernel, who.label))
+    return _WHO.pack(who.pid, who.pid_ns, kernel[:40], label[:136])
 
 
 def decode(record: bytes) -> Who | None:
@@ -257,8 +258,7 @@ def _remove_unused(path: str) -> None:
 @functools.cache
 def me() -> bytes:
     """Return what this process leaves in the files whose lock it holds."""
-    space = os.stat("/proc/self/ns/pid").st_ino
-    return encode(Who(os.getpid(), space, identity.kernel_id(), identity.label()))
+    return encode(Who(os.getpid(), identity.pid_namespace(), identity.kernel_id(), identity.label()))
 
 
 def _path(name: str) -> str:

@@ -6,7 +6,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel import kinds, memory, names, records, registry, sessions
+from shmkernel import identity, kinds, memory, names, records, registry, sessions
 from shmkernel.sync import files
 from shmkernel.verbs import held
 
@@ -178,7 +178,7 @@ class _Now:
 
     def _find(self, pid: int) -> Holder:
         """Name a process by its session, or the session it is a descendant of."""
-        space, at = sessions.pid_namespace(), pid
+        space, at = identity.pid_namespace(), pid
         while at > 1:
             if session := self._by_pid.get((at, space)):
                 return Holder(pid, session.label if at == pid else f"child of {session.label}")
