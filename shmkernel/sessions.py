@@ -18,18 +18,15 @@ made on its behalf; the lock is then held by its watchdog, until the parent ends
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import select
 import sys
 import time
 from typing import NamedTuple
 
-from shmkernel import fork, identity, interrupts, memory, names
-from shmkernel.errors import WatchdogError
-
-_START = 30.0  # seconds; a start takes 20 ms, more means that it will not come
+from shmkernel import fork, identity, interrupts, launch, memory, names
 
 
 class Session(NamedTuple):
@@ -44,34 +41,65 @@ class Session(NamedTuple):
     parent: str | None = None
 
 
+class _Descriptor(NamedTuple):
+    """A descriptor, and which file it was opened for: a program that becomes a daemon closes all that are open."""
+
+    fd: int
+    dev: int
+    inode: int
+
+    def ours(self) -> bool:
+        try:
+            found = os.fstat(self.fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.dev, self.inode)
+
+    def close(self) -> None:
+        if self.ours():
+            os.close(self.fd)
+
+
 class _Own(NamedTuple):
     session: Session
-    lock: int
-    watchdog: int  # a pipe that only the watchdog can write to: its end is the watchdog's
+    lock: _Descriptor
+    watchdog: _Descriptor | None  # a pipe that only the watchdog can write to: its end is the watchdog's
 
     def close(self) -> None:
         with memory.no_fork:
-            _opening.discard(self.lock)
-            os.close(self.lock)
-        if self.watchdog >= 0:
-            os.close(self.watchdog)
+            _opening.discard(self.lock.fd)
+            self.lock.close()
+        if self.watchdog:
+            self.watchdog.close()
+
+    def holds(self) -> bool:
+        """Say whether the lock is held, on a file that others find."""
+        return self.lock.ours() and os.fstat(self.lock.fd).st_nlink > 0
+
+    def unwatched(self) -> bool:
+        """Say whether the watchdog has ended, or cannot be asked any more."""
+        return self.watchdog is not None and not (self.watchdog.ours() and launch.watches(self.watchdog.fd))
 
 
-_mine: dict[str, _Own] = {}  # by folder of segments: another SHMKERNEL_DIR is another world
-_inherited: dict[str, str] = {}  # likewise, after a fork: the session of the parent
+# By folder of segments and effective user: another SHMKERNEL_DIR is another world, and so is another user's, whose
+# runtime folder the watchdog of a process that has dropped its privileges would not look into.
+_Place = tuple[str, int]
+_mine: dict[_Place, _Own] = {}
+_inherited: dict[_Place, str] = {}  # likewise, after a fork: the session of the parent
+_SIZE = 4096  # bytes of a session's file that are read
 _opening: set[int] = set()  # locks on their way into _mine
 _guard = interrupts.Guard()
 
 
 def mine() -> Session | None:
     """Return this process's session, if it has begun one."""
-    own = _mine.get(names.folder())
+    own = _mine.get(_here())
     return own.session if own else None
 
 
 def covers(path: str) -> bool:
     """Say whether this process has begun a session in the folder of a segment's path."""
-    return path.rpartition("/")[0] in _mine
+    return (path.rpartition("/")[0], os.geteuid()) in _mine
 
 
 def begin() -> tuple[Session, bool]:
@@ -83,26 +111,30 @@ def begin() -> tuple[Session, bool]:
         If the process that would clean up cannot be started.
     """
     with _guard:
-        root, folder = names.prepare(), names.folder()
-        own = _mine.get(folder)
-        if own is None or not os.fstat(own.lock).st_nlink:  # logind empties the folder at the last logout
-            session = own.session if own else _describe(os.getpid(), identity.label(), _parent(root, folder))
-            _mine[folder] = new = _open(root, session)
-            _opening.discard(new.lock)
-            if own:
-                own.close()
-            return session, True
-        if own.watchdog >= 0 and select.select([own.watchdog], [], [], 0)[0]:  # killed: the next takes its place
-            watchdog = _watch(root, own.session, own.lock)
-            os.close(own.watchdog)
-            _mine[folder] = own._replace(watchdog=watchdog)
-        return own.session, False
+        root, here = names.prepare(), _here()
+        own = _mine.get(here)
+        if own and own.holds():
+            if own.unwatched():  # killed: the next takes its place
+                fresh = _watch(root, own.session, own.lock.fd)
+                if own.watchdog:
+                    own.watchdog.close()
+                _mine[here] = own._replace(watchdog=fresh)
+            return own.session, False
+        # A session goes on if only its file was removed: logind does that at the last logout.
+        session = (
+            own.session if own and own.lock.ours() else _describe(os.getpid(), identity.label(), _parent(root, here))
+        )
+        _mine[here] = new = _open(root, session)
+        _opening.discard(new.lock.fd)
+        if own:
+            own.close()
+        return session, True
 
 
 def end() -> None:
     """End this process's session, as its death would: the watchdog unlinks what it owns."""
     with _guard, memory.no_fork:
-        own = _mine.pop(names.folder(), None)
+        own = _mine.pop(_here(), None)
         if own:
             own.close()
 
@@ -114,11 +146,14 @@ def everyone() -> list[Session]:
 
 def read(id_: str) -> Session | None:
     """Return who the session is, or None if it has no file any more."""
-    try:
-        with open(names.runtime("sessions", id_), "rb") as file:
-            return parse(file.read())
-    except FileNotFoundError:
+    fd = _opened(id_)
+    if fd is None:
         return None
+    try:
+        found = parse(os.read(fd, _SIZE))
+    finally:
+        os.close(fd)
+    return found if found and found.id == id_ else None
 
 
 def alive(id_: str) -> bool:
@@ -131,9 +166,8 @@ def alive(id_: str) -> bool:
 
 def wait(id_: str) -> None:
     """Sleep until the session's process has ended."""
-    try:
-        fd = os.open(names.runtime("sessions", id_), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    fd = _opened(id_)
+    if fd is None:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
@@ -157,35 +191,43 @@ def parse(text: bytes) -> Session | None:
     """
     try:
         fields = json.loads(text)
-        return Session(**{key: fields[key] for key in Session._fields if key in fields})
+        found = Session(**{key: fields[key] for key in Session._fields if key in fields})
     except (ValueError, TypeError, RecursionError):
         return None
+    texts: list[object] = [found.id, found.label, *(one for one in (found.kernel, found.parent) if one is not None)]
+    numbers: list[object] = [found.pid, found.pid_ns, found.started]
+    right = all(isinstance(one, str) for one in texts) and all(isinstance(one, int | float) for one in numbers)
+    return found._replace(label=identity.plain(found.label)) if right else None
 
 
-def pid_namespace() -> int:
-    """Return a number that two processes share if their pids are of the same namespace."""
-    return os.stat("/proc/self/ns/pid").st_ino
+def _here() -> _Place:
+    return names.folder(), os.geteuid()
 
 
 def _describe(pid: int, label: str, parent: str | None) -> Session:
     kernel = identity.kernel_id() if pid == os.getpid() else None
-    return Session(os.urandom(16).hex(), label, pid, pid_namespace(), time.time(), kernel, parent)
+    return Session(os.urandom(16).hex(), label, pid, identity.pid_namespace(), time.time(), kernel, parent)
 
 
 def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
     """Link the session's file, watched over already, and locked for as long as the descriptor lives."""
     path = f"{root}/sessions/{session.id}"
-    watchdog = -1
+    watchdog = None
     with memory.no_fork:
-        lock = memory.blank(f"{root}/sessions", fcntl.LOCK_EX)
-        _opening.add(lock)
+        fd = memory.blank(f"{root}/sessions", fcntl.LOCK_EX)
+        _opening.add(fd)
+    lock = _descriptor(fd)
     try:
-        os.write(lock, encode(session))
+        os.write(fd, encode(session))
+        early = not os.path.exists(f"/proc/self/fd/{fd}")  # no /proc: the watchdog has to open the file by its name
+        if early:
+            memory.link(fd, path)
         if not session.parent:
-            watchdog = _watch(root, session, lock, behalf)
-        memory.link(lock, path)
+            watchdog = _watch(root, session, fd, behalf)
+        if not early:
+            memory.link(fd, path)
         if session.parent and not _locked(session.parent):  # it ended meanwhile, its watchdog perhaps before the link
-            watchdog = _watch(root, session, lock)
+            watchdog = _watch(root, session, fd)
         return _Own(session, lock, watchdog)
     except BaseException:
         _Own(session, lock, watchdog).close()
@@ -194,10 +236,24 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
         raise
 
 
-def _locked(id_: str) -> bool:
+def _descriptor(fd: int) -> _Descriptor:
+    found = os.fstat(fd)
+    return _Descriptor(fd, found.st_dev, found.st_ino)
+
+
+def _opened(id_: str) -> int | None:
+    """Open a session's file; what stands in its place and is none, a link or a pipe, is nobody's session."""
     try:
-        fd = os.open(names.runtime("sessions", id_), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        return os.open(names.runtime("sessions", id_), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+
+
+def _locked(id_: str) -> bool:
+    fd = _opened(id_)
+    if fd is None:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -209,9 +265,9 @@ def _locked(id_: str) -> bool:
         os.close(fd)
 
 
-def _parent(root: str, folder: str) -> str | None:
+def _parent(root: str, here: _Place) -> str | None:
     """Find the session that this process is a child of, as multiprocessing and loky tell, or make it."""
-    inherited = _inherited.get(folder)
+    inherited = _inherited.get(here)
     if inherited and _locked(inherited):
         return inherited
     module = sys.modules.get("multiprocessing.process")
@@ -219,7 +275,7 @@ def _parent(root: str, folder: str) -> str | None:
     if parent is None or parent.pid is None or not _runs(parent.pid):
         return None
     for session in everyone():
-        if session.pid == parent.pid and session.pid_ns == pid_namespace() and alive(session.id):
+        if session.pid == parent.pid and session.pid_ns == identity.pid_namespace() and alive(session.id):
             return session.parent or session.id
     session = _describe(parent.pid, f"process {parent.pid}", None)
     _open(root, session, behalf=parent.pid).close()
@@ -234,45 +290,16 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _watch(root: str, session: Session, lock: int, behalf: int | None = None) -> int:
-    """Start the watchdog, and return when it waits: it must be there before there is anything to clean up.
-
-    It leaves by a fork of its own, so that it is nobody's child: no zombie, nothing for ``os.wait()`` to find.
-    """
-    import subprocess  # noqa: PLC0415  the watchdog shares this module, and starts faster without
-
-    ready, tell = map(memory.beyond_streams, os.pipe())
-    script = os.path.join(os.path.dirname(__file__), "watchdog.py")
-    command = [sys.executable, "-I", "-S", script, f"{root}/sessions/{session.id}", str(tell), str(lock)]
-    if behalf is not None:
-        command.append(str(behalf))
-    quiet = subprocess.DEVNULL
-    try:
-        status = subprocess.run(
-            command, stdin=quiet, stdout=quiet, stderr=quiet, cwd="/", start_new_session=True,
-            pass_fds=(tell, lock), timeout=_START, check=False,
-        ).returncode  # fmt: skip
-        os.close(tell)
-        tell = -1
-        if status == 0 and os.read(ready, 1):
-            watching, ready = ready, -1
-            return watching
-        message = f"the watchdog of this session did not start (status {status})"
-    except (OSError, subprocess.SubprocessError) as error:
-        message = f"the watchdog of this session did not start: {error}"
-    finally:
-        for fd in (ready, tell):
-            if fd >= 0:
-                os.close(fd)
-    raise WatchdogError(
-        f"{message}. Without it segments would outlive this process, so none was made. More: %shm_doctor"
-    )
+def _watch(root: str, session: Session, lock: int, behalf: int | None = None) -> _Descriptor:
+    """Start the watchdog, and return when it waits: it must be there before there is anything to clean up."""
+    path = f"{root}/sessions/{session.id}"
+    return _descriptor(launch.start([path] if behalf is None else [path, str(behalf)], lock))
 
 
 def _after_fork() -> None:
     """Let go of the parent's session: the child must not keep it alive."""
-    for folder, own in _mine.items():
-        _inherited[folder] = own.session.parent or own.session.id
+    for place, own in _mine.items():
+        _inherited[place] = own.session.parent or own.session.id
         own.close()
     _mine.clear()
     for lock in _opening:

@@ -8,7 +8,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import names, sessions
-from tests.helpers import Child, kill_watchdogs, left, until_left, watchdogs
+from tests.helpers import Child, kill_watchdogs, left, until, until_left, watchdogs
 
 
 def test_a_process_has_one_session_and_one_watchdog_a_folder(shm_dir):
@@ -85,21 +85,72 @@ def test_fields_of_a_later_version_are_passed_over():
     assert sessions.parse(sessions.encode(someone)[:-1] + b', "colour": "red"}') == someone
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'"x"', b"\xff", b'{"id": "1"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{}", b"[]", b'"x"', b"\xff", b'{"id": "1"}', b"[" * 9999,
+        b'{"id": "1", "label": 5, "pid": 1, "pid_ns": 1, "started": 0}',
+        b'{"id": "1", "label": "x", "pid": "1", "pid_ns": 1, "started": 0}',
+        b'{"id": "1", "label": "x", "pid": 1, "pid_ns": 1, "started": 0, "parent": {}}',
+    ],
+)  # fmt: skip
 def test_what_is_no_session_is_none(text):
     assert sessions.parse(text) is None
 
 
-@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python", "/dev/null"])
-def test_a_watchdog_that_does_not_start_is_an_error_and_nothing_is_made(python, monkeypatch, shm_dir):
-    monkeypatch.setattr(sys, "executable", python)
-    fds = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(shm.WatchdogError, match="so none was made"):
+def test_what_is_no_file_of_a_session_is_nobody():
+    sessions.begin()
+    folder = names.runtime("sessions")
+    os.mkfifo(f"{folder}/fifo")
+    os.symlink("/dev/zero", f"{folder}/link")
+    os.link(f"{folder}/{sessions.mine().id}", f"{folder}/other")
+    assert sessions.everyone() == [sessions.mine()]
+    assert [sessions.alive(entry) for entry in ("fifo", "link")] == [False, False]
+
+
+@pytest.mark.parametrize("closed", ["lock", "watchdog"])
+def test_a_program_that_closes_all_descriptors_begins_a_new_session_and_loses_no_file(closed, shm_dir, tmp_path):
+    """As it becomes a daemon. What it opens next has the numbers of ours."""
+    first, _ = sessions.begin()
+    own = next(iter(sessions._mine.values()))
+    number = getattr(own, closed).fd
+    (tmp_path / "data").write_text("data")
+    theirs = os.open(tmp_path / "data", os.O_RDWR)
+    os.dup2(theirs, number)  # closed, and the next that was opened
+    os.close(theirs)
+    again, new = sessions.begin()
+    assert (new, again == first) == ((True, False) if closed == "lock" else (False, True))
+    assert sessions.alive(again.id)
+    sessions.end()
+    assert os.read(number, 9) == b"data"
+    os.close(number)
+    until(lambda: not watchdogs(shm_dir), "they have ended")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_is_another_session(shm_dir):
+    """Privileges that were dropped in the middle: what is made later does not belong to the session of before."""
+    shm_dir.chmod(0o1777)
+
+    def work(connection):
         shm.create("x", 1)
-    assert left(shm_dir) == []
-    assert len(os.listdir("/proc/self/fd")) == fds
-    monkeypatch.undo()
-    assert shm.create("x", 1) == 1
+        first = sessions.mine()
+        os.seteuid(65533)
+        assert sessions.mine() is None
+        x = shm.create("y", 2)
+        connection.send((first, sessions.mine()))
+        assert connection.recv() == "sweep"
+        assert shm.gc() == []
+        connection.send((int(x), int(shm.attach("y")), sessions.alive(sessions.mine().id)))
+        connection.recv()
+
+    with Child(work) as child:
+        first, second = child.hear()
+        assert (first.id != second.id, len(watchdogs(shm_dir))) == (True, 2)
+        child.tell("sweep")
+        assert child.hear() == (2, 2, True)
+        child.end()
+    until_left(shm_dir)
 
 
 def test_the_watchdog_is_nobodys_child(shm_dir):

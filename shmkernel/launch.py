@@ -1,0 +1,244 @@
+"""Start the watchdog, whatever else is going on in this process.
+
+Debuggers, coverage tools, gevent and application servers change how a process starts others: they replace functions of
+`os`, `subprocess` and `select`, rewrite the command lines of Python children, reap children, or are themselves what
+`sys.executable` names. So this module
+
+- calls the functions of `posix`, and of a fresh copy of `select`: what others replace are those of `os` and `select`;
+- starts an interpreter, not just `sys.executable`, and believes that it is one when the watchdog has answered;
+- sets a mark in the child's environment: a program that starts itself again by mistake does so once;
+- waits with a limit, and ends what it has started if the answer does not come.
+
+    posix_spawn(interpreter, -I -S watchdog.py)   0: the session's lock  1: where to answer  2: /dev/null
+        `- fork -> setsid -> wait for the lock -> answer `WATCHING`
+           `- end, reaped here: the watchdog is nobody's child, no zombie, nothing for os.wait() to find
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import itertools
+import os
+import posix
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from shmkernel import memory
+from shmkernel.errors import WatchdogError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WATCHING = b"watching\n"  # the watchdog's answer; any other is the reason why it does not watch
+MARK = "SHMKERNEL_WATCHDOG"
+_LIMIT = 30.0  # seconds; a start takes 20 ms, more means that it will not come
+_ANSWER = 2000  # bytes at its end that are kept: the last lines of a traceback
+_NAP = 1  # milliseconds
+_DETOURS = ("PYTHON", "COVERAGE_", "COV_CORE_", "PYDEVD", "DEBUGPY", MARK)
+_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from shmkernel import watchdog; watchdog.run()"
+
+_unreaped: list[int] = []  # of an interrupted start
+
+
+def start(arguments: list[str], lock: int) -> int:
+    """Start ``watchdog.py ARGUMENTS`` with `lock` as its standard input, and return when it watches.
+
+    Returns
+    -------
+    int
+        A pipe that only the watchdog can write to, not blocking: its end is the watchdog's.
+
+    Raises
+    ------
+    WatchdogError
+        If no watchdog could be started.
+    """
+    if MARK in os.environ:
+        message = f"this is {sys.executable or sys.argv}, started in place of the watchdog of another process"
+        raise WatchdogError(f"{message}: it shares nothing itself")
+    _reap()
+    deadline, reasons = _clock() + _LIMIT, []
+    for interpreter in interpreters():
+        try:
+            return _start(interpreter, arguments, lock, deadline)
+        except (OSError, _NoAnswerError) as error:
+            reasons.append(f"{interpreter}: {_reason(error)}")
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
+                break  # no other interpreter would do better
+    why = "; ".join(reasons) or "no interpreter of Python was found on this machine"
+    raise WatchdogError(
+        f"the watchdog of this session did not start: {why}. "
+        "Without it segments would outlive this process, so none was made. More: %shm_doctor"
+    )
+
+
+def watches(pipe: int) -> bool:
+    """Say whether the watchdog at the other end of the pipe still lives."""
+    try:
+        return bool(posix.read(pipe, 1))
+    except BlockingIOError:
+        return True
+
+
+def interpreters() -> Iterator[str]:
+    """Yield the programs that may be an interpreter like this one, the likeliest first.
+
+    The one of a virtual environment is a link to the base's, which is started. In a frozen program, and where Python
+    is part of another program, `sys.executable` names that program, which would start anew: only what is called python
+    is started.
+
+    Examples
+    --------
+    >>> "python" in next(interpreters())
+    True
+    """
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    flags = getattr(sys, "abiflags", "")
+    places = [f"{prefix}/bin" for prefix in (sys.base_exec_prefix, sys.exec_prefix, sys.base_prefix)]
+    found: list[object] = []
+    if not getattr(sys, "frozen", False):
+        found += [getattr(sys, "_base_executable", None), sys.executable]
+    with contextlib.suppress(OSError):
+        found.append(os.readlink("/proc/self/exe"))
+    found += [f"{place}/{version}{flags}" for place in places]
+    found += [f"{place}/{name}" for place in os.get_exec_path() for name in (version, "python3")]
+    seen = set()
+    for path in found:
+        if isinstance(path, str) and os.path.isabs(path) and path not in seen and _called_python(path):
+            seen.add(path)
+            if os.access(path, os.X_OK) and not os.path.isdir(path):
+                yield path
+
+
+def _called_python(path: str) -> bool:
+    name = os.path.basename(path).lower()
+    return "python" in name or "pypy" in name
+
+
+class _NoAnswerError(Exception):
+    """What was started does not watch; the text says why."""
+
+
+def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -> int:
+    command = [interpreter, "-I", "-S", *_script(), *arguments]
+    with memory.no_fork:  # a child forked in between would keep the pipe open
+        ready, tell = map(memory.beyond_streams, posix.pipe())
+        spawn = functools.partial(
+            posix.posix_spawn,
+            file_actions=[(posix.POSIX_SPAWN_DUP2, lock, 0), *((posix.POSIX_SPAWN_DUP2, tell, fd) for fd in (1, 2))],
+            setpgroup=0,  # out of the way of the terminal's Ctrl-C, and of the server's signals to the kernel's group
+            setsigmask=[],
+        )
+        first = len(_unreaped)
+        try:  # one call in C: Ctrl-C cannot come between the start of the process and the note of its number
+            _unreaped.extend(itertools.starmap(spawn, [(interpreter, command, _environment())]))
+        except BaseException:
+            posix.close(ready)
+            raise
+        finally:
+            posix.close(tell)
+    try:
+        os.set_blocking(ready, False)
+        answer = _answer(ready, deadline)
+        _check(answer)
+        _reap(deadline)
+    except BaseException:
+        posix.close(ready)
+        for pid in _unreaped[first:]:
+            with contextlib.suppress(OSError):
+                posix.killpg(pid, signal.SIGKILL)
+        _reap(_clock() + 1)
+        raise
+    return ready
+
+
+def _script() -> list[str]:
+    """Return the arguments that make Python run the watchdog, from a zip file too."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    script = os.path.join(package, "watchdog.py")
+    return [script] if os.path.isfile(script) else ["-c", _CODE, os.path.dirname(package)]
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment without what changes how Python starts, and with the mark."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_DETOURS)}
+    return {**kept, MARK: str(os.getpid())}
+
+
+def _answer(ready: int, deadline: float) -> bytes:
+    """Read from the pipe until there is an answer, the end of whoever should answer, or the deadline."""
+    said = b""
+    poll = _original("select").poll()
+    poll.register(ready)
+    while (left := deadline - _clock()) > 0:
+        poll.poll(left * 1000)
+        try:
+            more = posix.read(ready, _ANSWER)
+        except BlockingIOError:
+            continue
+        said = (said + more)[-_ANSWER:]
+        if not more or said.endswith(WATCHING):
+            return said
+    return said + f"\nno answer within {_LIMIT:.0f} s".encode()
+
+
+def _reap(deadline: float = 0.0) -> None:
+    """Collect the status of what was started, waiting for it until the deadline; others may have collected it."""
+    for pid in [*_unreaped]:
+        ended = False
+        while not ended:
+            try:
+                ended = posix.waitpid(pid, posix.WNOHANG)[0] == pid
+            except ChildProcessError:
+                ended = True
+            if ended:
+                _unreaped.remove(pid)
+            elif _clock() > deadline:
+                break
+            else:
+                _original("select").poll().poll(_NAP)
+
+
+@functools.cache
+def _original(name: str) -> Any:  # noqa: ANN401  a module
+    """Return a fresh copy of a module of the standard library, without what others have put into it."""
+    import importlib.util  # noqa: PLC0415  the watchdog shares this module, and starts faster without
+
+    spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _clock() -> float:
+    now: float = _original("time").monotonic()  # tests that freeze the time freeze that of `time`
+    return now
+
+
+def _check(answer: bytes) -> None:
+    if not answer.endswith(WATCHING):
+        lines = [line.strip() for line in answer.decode(errors="replace").split("\n")]
+        raise _NoAnswerError(next(filter(None, reversed(lines)), "it ended without an answer"))
+
+
+def _reason(error: Exception) -> str:
+    """Say why a start failed; a limit that was reached by its name."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EMFILE:
+        return f"this process may open no more files (ulimit -n, now {_limit_of('NOFILE')})"
+    if number == errno.EAGAIN:
+        return f"you may start no more processes (ulimit -u, now {_limit_of('NPROC')})"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _limit_of(name: str) -> str:
+    """Return one of this process's limits, for a message."""
+    import resource  # noqa: PLC0415  only for a message
+
+    soft = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
+    return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
