@@ -270,7 +270,7 @@ def _json(rows: Sequence[Info]) -> str:
 
 def _as_object(row: Info) -> dict[str, object]:
     fields = row._asdict() | {"attached": [holder.pid for holder in row.attached]}
-    del fields["mine"]  # this process owns nothing
+    del fields["mine"], fields["stayed"]  # this process owns nothing, and has kept nothing
     return fields
 
 

@@ -6,9 +6,8 @@ A float may be rounded to the digits that its new type has. All else comes back 
 from __future__ import annotations
 
 import numbers
-import operator
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,37 +16,6 @@ if TYPE_CHECKING:
 
 _INTEGERS, _REALS, _NUMBERS, _TEXTS, _TIMES = "biu", "biuf", "biufc", "SU", "mM"
 _LONG = 60  # characters of a value in a message
-
-
-def whole(value: object) -> int | None:
-    """Return an integer of whatever type as an int, or None: a bool is no count, nor is an array.
-
-    Examples
-    --------
-    >>> whole(np.uint8(3)), whole(True), whole(np.True_), whole(2.0)
-    (3, None, None, None)
-    """
-    if isinstance(value, (bool, np.ndarray)):
-        return None
-    try:
-        return operator.index(cast("int", value))
-    except TypeError:
-        return None
-
-
-def lengths(shape: object) -> tuple[int, ...]:
-    """Return a shape as a tuple of ints; ValueError if it is none.
-
-    Examples
-    --------
-    >>> lengths(3), lengths([np.int64(2), 3]), lengths(np.array([4, 5]))
-    ((3,), (2, 3), (4, 5))
-    """
-    one = whole(shape)
-    each = (one,) if one is not None else tuple(map(whole, cast("Any", shape)))
-    if any(length is None or length < 0 for length in each):
-        raise ValueError("no shape")
-    return cast("tuple[int, ...]", each)
 
 
 def is_masked(value: object) -> bool:

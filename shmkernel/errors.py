@@ -87,7 +87,7 @@ class NotFoundError(_FileError, FileNotFoundError, KeyError):
 
 
 class TakenError(_FileError, FileExistsError):
-    """The name belongs to a segment that may not be replaced. ``owner`` says whose it is.
+    """The name belongs to a segment that may not be replaced. ``owner`` says whose it is, ``mine`` if this process's.
 
     Use another name, or ``--replace`` (``replace=True``): who has the old one attached keeps it.
     """

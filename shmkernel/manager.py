@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from shmkernel import conversions, verbs
+from shmkernel import counts, verbs
 from shmkernel.errors import NotFoundError, ShmError
 from shmkernel.sync.locks import Lock
 
@@ -106,9 +106,7 @@ class SharedMemoryManager:
     def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
         """Make an array: of a shape (an int or a tuple of ints), filled with zeros, or with the values of an array."""
         name = self._name()
-        shape = conversions.whole(value) is not None or (
-            isinstance(value, tuple) and None not in map(conversions.whole, value)
-        )
+        shape = counts.whole(value) is not None or (isinstance(value, tuple) and None not in map(counts.whole, value))
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
         return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
 

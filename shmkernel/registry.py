@@ -123,6 +123,13 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
     held = records.read(inode)
     if may_replace(held) or (held and ended(held)):
         return inode
+    mine = sessions.mine()
+    if held and mine and held.owner == mine.id:
+        message = (
+            f"{name!r} is taken: it is shared by this process already: shm.attach({name!r}), or replace=True "
+            "(as a flag --replace; its readers keep the old values)"
+        )
+        raise TakenError(message, name=name, owner=held.label, mine=True)
     whose = "by a file of another program"
     if held:
         state = "kept" if held.lifetime == "keep" else "alive" if sessions.alive(held.owner) else "ended"
@@ -131,7 +138,7 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
         f"{name!r} is taken, {whose}. Use another name, or --replace (in Python replace=True; "
         "its readers keep the old values)"
     )
-    raise TakenError(message, name=name, owner=held.label if held else None)
+    raise TakenError(message, name=name, owner=held.label if held else None, mine=False)
 
 
 def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record | None], bool]) -> None:
@@ -336,7 +343,7 @@ def _link(fd: int, new: Record) -> None:
         memory.link(fd, names.path_of(new.name))
     except FileExistsError:  # other programs make names without asking names.lock
         message = f"{new.name!r} is taken, by a file of another program. Use another name"
-        raise TakenError(message, name=new.name, owner=None) from None
+        raise TakenError(message, name=new.name, owner=None, mine=False) from None
 
 
 def _remove(held: Record) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import conversions, kinds
+from shmkernel import conversions, counts, kinds
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import HEAD, Description, Plan
 from shmkernel.preview import arrays
@@ -120,6 +120,8 @@ class Array:
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:  # noqa: ARG002  as every kind
         """Return a plain array over the mapping."""
         shape, dtype, order, offset, _ = _whole(_parse(mapping[: _length(mapping[:_MAGIC])]), len(mapping))
+        if dtype.names is not None:  # another each time: `x.dtype.names = ...` changes it in place
+            dtype = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
         if order == "F":
             return np.ndarray(shape, dtype, mapping, offset, order="F")
         return np.ndarray(shape, dtype, mapping, offset)  # saying C takes 0.2 us
@@ -250,7 +252,7 @@ def _dtype(name: str, wanted: object) -> np.dtype[Any] | None:
 def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDArray[Any]:
     """Return an array of the shape that takes the room of one element."""
     try:
-        lengths = conversions.lengths(shape)
+        lengths = counts.lengths(shape)
     except (TypeError, ValueError):
         raise ArgumentError(f"{name!r}: {shape!r} is no shape. Examples: 10, (3, 4)", name=name) from None
     try:

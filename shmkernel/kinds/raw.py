@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, cast
 
-from shmkernel import conversions, kinds, preview
+from shmkernel import counts, kinds, preview
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 
@@ -78,7 +78,7 @@ def _bytes(name: str, value: object) -> memoryview:
 
 
 def _size(name: str, wanted: object) -> int:
-    size = conversions.whole(wanted)
+    size = counts.whole(wanted)
     if size is None or size < 0:
         raise ArgumentError(f"{name!r}: {wanted!r} is no size: give a number of bytes", name=name, size=wanted)
     return size

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import conversions, kinds, names
+from shmkernel import counts, kinds, names
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 from shmkernel.preview import arrays, nothing
@@ -59,11 +59,11 @@ class RingKind:
         if value is not None or shape is None:
             message = f"{name!r}: a ring begins empty, of frames of a shape and dtype: ring=64, shape=(480, 640)"
             raise ArgumentError(message, name=name)
-        slots = conversions.whole(count)
+        slots = counts.whole(count)
         if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one tells the newest number
             raise ArgumentError(f"{name!r}: a ring has 2 slots at least, not {count!r}", name=name, ring=count)
         try:
-            lengths = conversions.lengths(shape)
+            lengths = counts.lengths(shape)
             record = _record(np.dtype(cast("Any", options.get("dtype") or float)), lengths)
         except (TypeError, ValueError, SyntaxError) as error:
             raise ArgumentError(f"{name!r}: frames of this shape and dtype cannot be: {error}", name=name) from None

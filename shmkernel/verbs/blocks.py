@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import secrets
 from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel import memory, names, records, registry, sessions
-from shmkernel.errors import ArgumentError, NotFoundError, TakenError
-from shmkernel.kinds import Kind, Plan, raw
+from shmkernel.errors import ArgumentError, NotFoundError, TakenError, UnsupportedError, _FileError
+from shmkernel.kinds import Kind, Plan, a_type, raw
 from shmkernel.verbs import drafts, held, life
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class SharedMemory:
     FullError
         An OSError with errno ENOSPC, if the memory does not suffice.
     ArgumentError
-        A ValueError, for a size or name that makes no sense.
+        A ValueError, for a size or name that makes no sense; for a name an OSError too, as in the stdlib.
+    UnsupportedError
+        A TypeError, for a name that is no str.
 
     Examples
     --------
@@ -98,9 +101,9 @@ class SharedMemory:
         while self._mmap is None:
             try:
                 if make:
-                    self._create(name and f"/{name}", raw.Raw(self._map), plan)
+                    self._create(None if name is None else posix_name(name), raw.Raw(self._map), plan)
                 else:
-                    self._attach(f"/{name}", "raw", self._map)
+                    self._attach(posix_name(name), "raw", self._map)
             except NotFoundError:
                 make = bool(self._flags & os.O_CREAT and size)  # a subclass may ask for either
                 if not make:
@@ -145,10 +148,11 @@ class SharedMemory:
             name = names.called(_path(self._name))
             try:
                 drafts.publish([drafts.make(name, kind, plan, "r+", lifetime, replace=False)], replace=False)
-            except TakenError:
+            except TakenError as error:
                 self.close()
                 if posix:
-                    raise
+                    message = f"{posix[1:]!r} is taken by another block. Attach it by its name, or choose another name"
+                    raise TakenError(message, name=name, **error.facts) from None
             else:
                 return
 
@@ -188,6 +192,25 @@ class SharedMemory:
             registry.unlink(names.called(_path(self._name)))
 
 
+class PosixNameError(_FileError, ArgumentError):
+    """A name that no POSIX shared memory object can have: an OSError, as from shm_open, and a ValueError."""
+
+    code = errno.EINVAL
+
+
+def posix_name(name: object) -> str:
+    """Return the name of a POSIX shared memory object with its leading slash; as the stdlib, take texts alone."""
+    if not isinstance(name, str):
+        raise UnsupportedError(
+            f"the name of a block is a str, and {name!r} is {a_type(name)}", type=type(name).__name__
+        )
+    return f"/{name}"
+
+
 def _path(posix: str) -> str:
     """Return where a POSIX shared memory object lies; as for shm_open, leading slashes count as one."""
-    return names.path_of(f"/{posix.lstrip('/')}")
+    try:
+        return names.path_of(f"/{posix.lstrip('/')}")
+    except ArgumentError:
+        message = f"{posix[1:80]!r} is no name for a block: one or more characters without a slash, 255 bytes at most"
+        raise PosixNameError(message, name=posix[1:]) from None

@@ -8,7 +8,7 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel import fork, interrupts, names, records, registry
+from shmkernel import fork, interrupts, kinds, names, records, registry
 
 if TYPE_CHECKING:
     import mmap
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Key = tuple[int, int, str]
 guard = interrupts.Guard()
 _open: dict[Key, Held] = {}
+_known: dict[str, None] = {}  # the paths of the last segments that this process has had
+_KNOWN = 4096
 _closed: dict[int, Held] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
 
 
@@ -35,8 +37,9 @@ class Segment(NamedTuple):
 class Held(weakref.ref["mmap.mmap"]):
     """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
 
-    __slots__ = ("key", "kind", "last_unlinks", "name", "path", "record", "size", "value")
+    __slots__ = ("form", "key", "kind", "last_unlinks", "name", "path", "record", "size", "value")
 
+    form: object
     key: Key
     kind: str
     last_unlinks: bool
@@ -50,7 +53,36 @@ class Held(weakref.ref["mmap.mmap"]):
 def get(found: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
     """Return the object that is given out for this file in this mode already, or None."""
     held = _open.get((found.st_dev, found.st_ino, mode))
-    return held.value() if held else None
+    return None if held is None or held.value() is None else intact(held)
+
+
+def intact(held: Held) -> Any:  # noqa: ANN401
+    """Return the object over a mapping, as it was when it was first given out.
+
+    ``x.shape = ...``, ``x.dtype = ...`` or ``x.flags.writeable = False`` change the array object itself, which is its
+    user's: who asks next gets another array over the same memory.
+    """
+    value, mapping = held.value(), held()
+    if mapping is None or (value is not None and (held.form is None or _form(value) == held.form)):
+        return value
+    fresh = kinds.named(held.kind).open(mapping, held.path, held.key[2])
+    with guard:
+        if held.value() is value:  # another thread may have been here
+            held.value, held.form = weakref.ref(fresh), _form(fresh)
+    return held.value()
+
+
+def _form(value: Any) -> object:  # noqa: ANN401
+    """Return what a user can change about an array without touching its values; None for what is no array."""
+    try:
+        return value.shape, value.strides, value.dtype, _fields(value.dtype), value.flags.num, id(value.base)
+    except AttributeError:
+        return None
+
+
+def _fields(dtype: Any) -> object:  # noqa: ANN401
+    """Return the names of fields, which change in place, and leave a dtype equal to itself."""
+    return dtype.names and [(name, _fields(dtype[name])) for name in dtype.names]
 
 
 def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: ANN401
@@ -60,8 +92,8 @@ def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: AN
     with guard:
         first = _open.get(held.key)
         if first is not None:
-            if (given := first.value()) is not None:
-                return given
+            if first.value() is not None:
+                return intact(first)
             _closed[id(first)] = first
         _open[held.key] = held
     return value
@@ -89,7 +121,10 @@ def _held(mapping: mmap.mmap, value: object, segment: Segment) -> Held:
     held.key = (found.st_dev, found.st_ino, mode)
     # a store is mapped in part, the rest of it lies elsewhere
     held.size = len(mapping) if len(mapping) == found.st_size else registry.size(found)
-    held.value = weakref.ref(value)
+    held.value, held.form = weakref.ref(value), _form(value)
+    _known[held.path] = None
+    while len(_known) > _KNOWN:
+        _known.pop(next(iter(_known)), None)
     held.last_unlinks = held.record is not None and held.record.lifetime == "attached"
     return held
 
@@ -116,6 +151,11 @@ def forget(name: str) -> list[Held]:
             held = _open.pop(key)
             _closed[id(held)] = held
         return [held for held in _closed.values() if held.name == name and held() is not None]
+
+
+def had(path: str) -> bool:
+    """Say whether this process has had a segment at this path attached."""
+    return path in _known
 
 
 @functools.cache

@@ -164,12 +164,13 @@ def close(name: str) -> bool:
     Returns
     -------
     bool
-        False if arrays or views that are still referenced keep the memory attached.
+        True if this process does not have it attached any more, which may have been so before; False if arrays or
+        views that are still referenced keep the memory attached.
 
     Raises
     ------
     NotFoundError
-        If this process has no such segment attached.
+        If this process has never had such a segment, and there is none.
 
     Examples
     --------
@@ -179,14 +180,17 @@ def close(name: str) -> bool:
     False
     >>> del x
     >>> shm.close("x")
-    Traceback (most recent call last):
-    shmkernel.errors.NotFoundError: 'x' is not attached here. What is: %shm_list
+    True
     >>> shm.unlink("x")
     """
-    if not any(one.name == name for one in held.everything()):
-        names.path_of(name)
-        raise NotFoundError(f"{name!r} is not attached here. What is: %shm_list", name=name)
-    return not held.forget(name)
+    path = names.path_of(name)
+    if held.forget(name):
+        return False
+    if not held.had(path) and registry.inode_at(name) is None:
+        similar = names.near(name, names.names())
+        message = f"{name!r} is not attached here, and no segment has this name.{names.hint(similar)}"
+        raise NotFoundError(f"{message} What is: %shm_list", name=name, similar=similar)
+    return True
 
 
 def unlink(name: str) -> None:
@@ -211,7 +215,8 @@ def unlink(name: str) -> None:
 def keep(name: str, lifetime: str = "keep") -> listing.Info:
     """Change how long a segment lives.
 
-    One that was unlinked while attached here cannot be named again: a new segment is made of it, a copy.
+    One that was unlinked while attached here cannot be named again: a new segment is made of it, a copy. Those who
+    have the old memory attached stay on it, this process's arrays too: ``stayed`` names the other processes.
 
     Parameters
     ----------
@@ -237,7 +242,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
         session = registry.begin()
     with drafts.room_for(name), registry.locked():
         inode = registry.inode_at(name)
-        left = next((one.value() for one in held.everything() if one.name == name), None)
+        left = next((one for one in held.everything() if one.name == name and one.value() is not None), None)
         if inode is None and left is None:
             raise memory.missing(name)
         if lifetime == "attached" and not registry.in_use(name):
@@ -249,9 +254,11 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
                 record = record._replace(owner=session.id, label=session.label)
             records.change(record._replace(lifetime=lifetime))
             held.relive(inode, lifetime)
-    if inode is None:
-        create(name, left, lifetime=lifetime)
-    return listing.info(name)
+    if inode is not None or left is None:
+        return listing.info(name)
+    others = tuple(one for one in listing.holders(left) if one.pid != os.getpid())
+    create(name, held.intact(left), lifetime=lifetime)
+    return listing.info(name)._replace(stayed=others)
 
 
 def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:

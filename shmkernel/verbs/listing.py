@@ -29,8 +29,9 @@ class Info(NamedTuple):
     ``owner`` names the notebook or program, ``owner_alive`` says whether it still runs. ``attached`` lists the
     holders that the OS names; ``elsewhere`` says that there are others, in another container.
     ``version`` counts what was published under the name.
-    ``state`` is empty, or ``replaced`` or ``unlinked`` for memory that only this process still has under that
-    name, or ``damaged`` with the reason in ``type``.
+    ``state`` is empty, or ``replaced`` or ``unlinked`` for memory that this process still has and the name leads to no
+    more, with all who hold it in ``attached``; or ``damaged`` with the reason in ``type``.
+    ``stayed`` is what `keep` adds: who has stayed on the old memory, of which it has made a copy.
     """
 
     name: str
@@ -51,10 +52,11 @@ class Info(NamedTuple):
     shape: tuple[int, ...] | None = None
     order: str | None = None
     version: int = 0
+    stayed: tuple[Holder, ...] = ()
 
 
 def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
-    """Return what is shared by this user, and what only this process still has.
+    """Return what is shared by this user, and what this process still has of what was.
 
     Examples
     --------
@@ -96,7 +98,7 @@ def info(name: str) -> Info:
 
 
 def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
-    """Return those of the wanted segments that exist, and what only this process still has.
+    """Return those of the wanted segments that exist, and what this process still has of what was.
 
     To `probe` for holders in other containers takes a lock for a moment, longer where threads wait for each other.
     """
@@ -125,6 +127,11 @@ def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
     return rows
 
 
+def holders(one: held.Held) -> tuple[Holder, ...]:
+    """Return the processes that have the memory of a mapping attached, this one first, whatever its name leads to."""
+    return _Now().sharers(one)
+
+
 def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
     """Return rows as they are now in what changes without a trace in a segment's file: its owner, its holders."""
     now = _Now()
@@ -134,7 +141,7 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
             at = os.lstat(row.path)
         except FileNotFoundError:
             continue
-        holders, owner = now.holders(at), now.owner(records.of(at))
+        holders, owner = now.holders((at.st_dev, at.st_ino)), now.owner(records.of(at))
         if (row.attached, row.owner_alive, row.mine) != (holders, owner["owner_alive"], owner["mine"]):
             row = row._replace(attached=holders, **owner)  # noqa: PLW2901
         found.append(row)
@@ -165,12 +172,17 @@ class _Now:
             "mine": bool(self._mine and owner == self._mine.id),
         }
 
-    def holders(self, found: os.stat_result) -> tuple[Holder, ...]:
+    def sharers(self, one: held.Held) -> tuple[Holder, ...]:
+        """Return who has the memory of this process's mapping: this process at least."""
+        found = self.holders(one.key[:2])
+        return found if os.getpid() in [holder.pid for holder in found] else (self._holder(os.getpid()), *found)
+
+    def holders(self, file: tuple[int, int]) -> tuple[Holder, ...]:
         """Return the processes that the OS names as holders of a file's lock: this one, then by name, not by pid.
 
-        Process ids begin anew when they run out.
+        Process ids begin anew when they run out. The file is told by device and inode.
         """
-        pids = self._attached.get((found.st_dev, found.st_ino))
+        pids = self._attached.get(file)
         if pids is None:
             return ()
         holders = map(self._holder, {*pids})
@@ -207,7 +219,8 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
         state, what = "damaged", kinds.Description(str(error))
     return Info(
         name=name, kind=kind, type=what.text, size=registry.size(found),
-        owner=record.label if record else "another program", attached=now.holders(found), elsewhere=False,
+        owner=record.label if record else "another program", elsewhere=False,
+        attached=now.holders((found.st_dev, found.st_ino)),
         lifetime=record.lifetime if record else "keep", created=record.created if record else found.st_mtime,
         path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=files.peek(name)[0],
         **now.owner(record),
@@ -218,7 +231,7 @@ def _ghost(one: held.Held, head: bytes, state: str, now: _Now) -> Info:
     what, record = kinds.named(one.kind).describe(head, one.size), one.record
     return Info(
         name=one.name, kind=one.kind, type=what.text, size=one.size,
-        owner=record.label if record else "another program", attached=(Holder(os.getpid(), "here"),), elsewhere=False,
+        owner=record.label if record else "another program", attached=now.sharers(one), elsewhere=False,
         lifetime="attached", created=record.created if record else None,
         path=names.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
         **now.owner(record) | {"owner_pid": None},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from shmkernel import names
 from shmkernel.kinds import lists
 from shmkernel.verbs import life
-from shmkernel.verbs.blocks import SharedMemory
+from shmkernel.verbs.blocks import SharedMemory, posix_name
 
 if TYPE_CHECKING:
     import mmap
@@ -51,11 +51,12 @@ class ShareableList(lists.View):
     def __init__(self, sequence: Iterable[Any] | None = None, *, name: str | None = None) -> None:
         shm = SharedMemory.__new__(SharedMemory)
         if sequence is None and name is not None:
-            shm._attach(f"/{name}", "list", partial(self._over, shm))  # noqa: SLF001  one class in two modules
+            shm._attach(posix_name(name), "list", partial(self._over, shm))  # noqa: SLF001  one class in two modules
         else:
             items = () if sequence is None else list(sequence)
             plan = lists.KIND.plan(name or "ShareableList", items, {})
-            shm._create(name and f"/{name}", lists.List(partial(self._over, shm)), plan)  # noqa: SLF001
+            made = None if name is None else posix_name(name)
+            shm._create(made, lists.List(partial(self._over, shm)), plan)  # noqa: SLF001
 
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:

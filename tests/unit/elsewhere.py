@@ -2,7 +2,7 @@
 
 import os
 
-from tests.helpers import holding
+from tests.helpers import Child, holding
 
 
 def elsewhere(make, label="plot.ipynb"):
@@ -13,3 +13,17 @@ def elsewhere(make, label="plot.ipynb"):
         return make()
 
     return holding(work)
+
+
+def answering(answer, label="plot.ipynb"):
+    """Start another session, which sends what `answer` returns for each word that it is told."""
+
+    def work(connection):
+        os.environ["JPY_SESSION_NAME"] = label
+        connection.send("ready")
+        while True:
+            connection.send(answer(connection.recv()))
+
+    child = Child(work)
+    assert child.hear() == "ready"
+    return child

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import SharedMemory, names
+from shmkernel import ShareableList, SharedMemory, names
 from shmkernel.verbs import held
 from tests.helpers import holding, left, python, until_left
 
@@ -274,4 +274,34 @@ def test_the_stdlibs_name_of_a_block_is_told_with_the_slash_that_it_has_here():
     with pytest.raises(shm.NotFoundError, match=rf"Did you mean /{block.name}\?"):
         shm.attach(block.name)
     assert bytes(shm.attach(f"/{block.name}").buf) == bytes(10)
+    block.unlink()
+
+
+@pytest.mark.parametrize("make", [{}, {"create": True, "size": 9}])
+@pytest.mark.parametrize("name", [5, b"blk", 5.0, True, ("a",)])
+def test_a_name_that_is_no_text_is_a_type_error_as_in_the_stdlib(name, make):
+    for block in (SharedMemory, shared_memory.SharedMemory):
+        with pytest.raises(TypeError):
+            block(name=name, **make)
+    with pytest.raises(TypeError):
+        ShareableList([1] if make else None, name=name)
+
+
+@pytest.mark.parametrize("make", [{}, {"create": True, "size": 9}])
+@pytest.mark.parametrize("name", ["", "/", "a/b", "x" * 300])
+def test_a_name_that_cannot_be_is_an_os_error_as_in_the_stdlib(name, make):
+    for block in (SharedMemory, shared_memory.SharedMemory):
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            block(name=name, **make)
+        assert caught.value.errno == errno.EINVAL
+    assert isinstance(pickle.loads(pickle.dumps(theirs := caught.value)), type(theirs))
+    with pytest.raises(shm.ArgumentError):
+        SharedMemory(name=name, **make)
+
+
+def test_a_name_that_is_taken_proposes_what_the_class_can_do():
+    block = SharedMemory("words_taken", create=True, size=9)
+    with pytest.raises(FileExistsError, match="'words_taken' is taken by another block") as caught:
+        SharedMemory("words_taken", create=True, size=9)
+    assert "replace" not in str(caught.value)
     block.unlink()

@@ -1,8 +1,11 @@
 """Changing how long a segment lives."""
 
+import os
+
 import pytest
 
 import shmkernel as shm
+from tests.unit.elsewhere import answering
 
 
 def test_a_lifetime_that_would_end_at_once_is_refused():
@@ -22,3 +25,26 @@ def test_what_only_this_process_still_has_is_named_again_as_a_copy():
     assert again.tolist() == [1, 2]
     again[0] = 7
     assert x.tolist() == [1, 2]
+
+
+def test_who_stays_on_the_old_memory_is_told():
+    kept = []
+
+    def attach(_):
+        kept.append(shm.attach("x"))
+        return [one.tolist() for one in kept]
+
+    with answering(attach) as other:
+        x = shm.create("x", [1, 2], dtype=int)
+        other.tell()
+        assert other.hear() == [[1, 2]]
+        assert shm.keep("x").stayed == ()
+        shm.unlink("x")
+        found = shm.keep("x")
+        assert [(one.pid, one.label) for one in found.stayed] == [(other.pid, "plot.ipynb")]
+        x[0] = 7
+        other.tell()
+        assert other.hear() == [[7, 2], [1, 2]]  # the old memory, and the copy
+    assert os.getpid() not in [one.pid for one in found.stayed]
+    assert shm.keep("x").stayed == ()
+    shm.unlink("x")

@@ -5,6 +5,7 @@ import errno
 import gc
 import os
 import pickle
+import re
 import resource
 
 import numpy as np
@@ -14,6 +15,7 @@ import shmkernel as shm
 from shmkernel import memory, names, registry
 from shmkernel.verbs import held
 from tests.helpers import holding, left
+from tests.unit.elsewhere import elsewhere
 
 
 def path():
@@ -114,15 +116,81 @@ def test_close_is_true_when_nothing_is_left():
     del x
     held.everything()
     holder.clear()
-    with pytest.raises(shm.NotFoundError, match="is not attached here"):
-        shm.close("x")
+    assert shm.close("x") is True
+    assert shm.close("x") is True
+
+
+def test_close_is_done_already_where_the_segment_has_gone_meanwhile():
+    x = shm.create("x", np.arange(3))
+    shm.unlink("x")
+    assert shm.close("x") is False
+    del x
+    assert shm.close("x") is True
+
+
+def test_close_of_what_only_others_have_is_done_already():
+    with elsewhere(lambda: shm.create("x", np.arange(3))):
+        assert shm.close("x") is True
 
 
 def test_close_of_an_unknown_or_bad_name_is_an_error():
-    with pytest.raises(shm.NotFoundError):
-        shm.close("x")
+    shm.create("elevation", 1)
+    with pytest.raises(shm.NotFoundError, match=r"'elevatoin' is not attached here.*Did you mean elevation"):
+        shm.close("elevatoin")
     with pytest.raises(shm.ArgumentError):
         shm.close("no name")
+
+
+def test_what_this_process_has_shared_itself_it_is_told_how_to_get():
+    x = shm.create("x", np.arange(3))
+    with pytest.raises(shm.TakenError, match="shared by this process already") as caught:
+        shm.create("x", 1)
+    assert caught.value.mine
+    assert eval(re.search(r"shm\.attach\('x'\)", str(caught.value))[0]) is x  # noqa: S307  as a person does
+    with elsewhere(lambda: shm.create("y", 1)), pytest.raises(shm.TakenError, match=r"by plot\.ipynb") as caught:
+        shm.create("y", 1)
+    assert not caught.value.mine
+
+
+PAIR = [("a", "<i4"), ("b", [("c", "<i4")])]
+ALTERED = {
+    "shape": lambda x: setattr(x, "shape", (2, 3)),
+    "strides": lambda x: setattr(x, "strides", (0,)),
+    "dtype": lambda x: setattr(x, "dtype", "V8"),
+    "writeable": lambda x: setattr(x.flags, "writeable", False),
+    "aligned": lambda x: x.setflags(align=False),
+    "names of fields": lambda x: setattr(x.dtype, "names", ("p", "q")),
+    "names of fields in a field": lambda x: setattr(x.dtype["b"], "names", ("q",)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of setting strides, and later shapes
+@pytest.mark.parametrize("change", ALTERED)
+@pytest.mark.parametrize("mode", ["r+", "r"])
+def test_what_one_does_to_ones_own_array_object_nobody_else_is_given(change, mode):
+    value = np.zeros(6, PAIR) if "names" in change else np.arange(6)
+    if change == "writeable" and mode == "r":
+        return
+    shm.create("x", value)
+    x = shm.attach("x", mode)
+    before = (x.shape, x.strides, str(x.dtype), x.flags.num)
+    ALTERED[change](x)
+    y = shm.attach("x", mode)
+    assert y is not x
+    assert (y.shape, y.strides, str(y.dtype), y.flags.num) == before
+    assert shm.attach("x", mode) is y
+    assert np.shares_memory(x, y)
+    z = shm.create("z", value)
+    assert (z.shape, str(z.dtype)) == (before[0], before[2])  # nor what is made of an equal header
+
+
+def test_what_is_kept_is_the_value_as_it_was_shared():
+    x = shm.create("x", np.arange(6))
+    x.shape = (2, 3)
+    shm.unlink("x")
+    shm.keep("x")
+    assert shm.attach("x").shape == (6,)
+    shm.unlink("x")
 
 
 def test_the_session_pins_nothing():

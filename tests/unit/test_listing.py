@@ -9,7 +9,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import names, registry, sessions
 from tests.helpers import holding, kill_watchdogs
-from tests.unit.elsewhere import elsewhere
+from tests.unit.elsewhere import answering, elsewhere
 
 
 def test_nothing_shared_is_an_empty_list():
@@ -65,6 +65,26 @@ def test_memory_that_only_this_process_still_has_is_listed():
     assert shm.info("x").state == "unlinked"
     del old, new
     assert shm.list() == []
+
+
+@pytest.mark.parametrize("way", ["unlinked", "replaced"])
+def test_who_still_has_memory_without_a_name_is_listed_in_every_process(way):
+    kept = []
+    with answering(lambda word: kept.append(shm.attach("x")) if word == "attach" else shm.list()[-1]) as other:
+        x = shm.create("x", np.arange(3))
+        other.tell("attach")
+        other.hear()
+        shm.unlink("x") if way == "unlinked" else shm.create("x", 1, replace=True)
+        here = shm.list()[-1]
+        assert (here.state, here.shape) == (way, (3,))
+        assert [(one.pid, one.label) for one in here.attached] == [
+            (os.getpid(), sessions.mine().label), (other.pid, "plot.ipynb")
+        ]  # fmt: skip
+        other.tell("list")
+        there = other.hear()
+        assert (there.state, [one.pid for one in there.attached]) == (way, [other.pid, os.getpid()])
+    assert [one.pid for one in shm.list()[-1].attached] == [os.getpid()]
+    del x
 
 
 def test_an_ended_owner_is_told(shm_dir):
