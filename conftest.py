@@ -38,6 +38,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return max(2, min(len(os.sched_getaffinity(0)), 8))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Run a test that is named, ``long`` or not."""
+    if config.args_source is pytest.Config.ArgsSource.ARGS and all("::" in argument for argument in config.args):
+        config.option.markexpr = config.option.markexpr.replace("not long", "")
+
+
 def _end_clean(left: Callable[[], list[Path]]) -> None:
     """End the session of this process, if it has one, and see that its watchdog removes everything."""
     if sessions := sys.modules.get("shmkernel.sessions"):

@@ -28,6 +28,12 @@ def lacking(reason):
     pytest.skip(reason, allow_module_level=True)
 
 
+def quick_first(first, *others):
+    """List the parameters of a test: the first for every run, the others, ways to the same end, for CI's."""
+    values = (one if isinstance(one, tuple) else (one,) for one in others)
+    return [first, *(pytest.param(*one, marks=pytest.mark.long) for one in values)]
+
+
 def until(condition, what):
     """Return what `condition` returns as soon as that is true; only for what the OS sends no event for."""
     deadline = time.monotonic() + PATIENCE

@@ -20,7 +20,18 @@ import pytest
 import shmkernel as shm
 from shmkernel import names, registry, sessions
 from tests import workers
-from tests.helpers import PATIENCE, Child, holding, kill_watchdogs, left, python, until, until_left, watchdogs
+from tests.helpers import (
+    PATIENCE,
+    Child,
+    holding,
+    kill_watchdogs,
+    left,
+    python,
+    quick_first,
+    until,
+    until_left,
+    watchdogs,
+)  # fmt: skip
 
 VALUES = np.arange(1000)
 
@@ -313,7 +324,7 @@ def test_children_forked_by_another_thread_at_any_moment_hold_no_lock(shm_dir):
     os.close(writing)
 
 
-METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+METHODS = pytest.mark.parametrize("method", quick_first("fork", "spawn", "forkserver"))
 
 
 @METHODS

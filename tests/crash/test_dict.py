@@ -64,6 +64,7 @@ def writer(seed):
     return work
 
 
+@pytest.mark.long
 def test_writers_killed_at_any_moment_leave_whole_transactions_and_hold_nobody_up():
     x = shm.create("x", {})
     write(x, random.Random(0), "0")
@@ -134,6 +135,7 @@ def test_more_readers_than_it_has_room_for_wait_for_the_writers_instead():
         reader.abort()
 
 
+@pytest.mark.long
 def test_a_creation_killed_at_any_step_leaves_nothing(shm_dir):
     steps = 0
     for step in itertools.count(1, 2):
@@ -158,6 +160,7 @@ def replaced_in_a_transaction():
         del x["b"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", [replaced, replaced_in_a_transaction])
 def test_an_array_that_is_stored_and_killed_at_any_step_is_there_or_not_and_leaves_no_file(shm_dir, work):
     x = shm.create("x", {"a": LARGE})

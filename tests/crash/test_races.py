@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 import numpy as np
+import pytest
 
 import shmkernel as shm
 from shmkernel import memory, names, records, registry, sessions
@@ -289,6 +290,7 @@ def test_garbage_collection_at_any_moment_waits_for_nothing(shm_dir):
     assert [path for path in left(shm_dir) if "sessions" not in path] == []
 
 
+@pytest.mark.long
 def test_ten_thousand_rounds_grow_nothing(shm_dir):
     def rounds(count):
         for number in range(count):

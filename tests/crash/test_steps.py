@@ -18,7 +18,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import names, registry
 from shmkernel.kinds import array
-from tests.helpers import Child, holding, left, until, until_left
+from tests.helpers import Child, holding, left, quick_first, until, until_left
 
 MODULES = ("posix", "fcntl", "_posixsubprocess", "io", "_io")
 CALLS = (
@@ -88,7 +88,7 @@ MAKE = {
 }
 
 
-@pytest.mark.parametrize("what", MAKE)
+@pytest.mark.parametrize("what", quick_first(*MAKE))
 def test_death_at_any_step_of_creating_leaves_no_half_and_then_nothing(what, shm_dir):
     before, work = MAKE[what]
     for step in itertools.count(1):
@@ -100,6 +100,7 @@ def test_death_at_any_step_of_creating_leaves_no_half_and_then_nothing(what, shm
     assert step > 10
 
 
+@pytest.mark.long
 def test_death_at_any_step_of_replacing_leaves_the_others_value_or_nothing(shm_dir):
     for step in itertools.count(1):
         with holding(lambda: shm.create("x", OLD)) as other:
@@ -115,7 +116,7 @@ def test_death_at_any_step_of_replacing_leaves_the_others_value_or_nothing(shm_d
     assert step > 10
 
 
-@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("mode", quick_first("r", "r+"))
 def test_death_at_any_step_of_attaching_changes_nothing(mode, shm_dir):
     with holding(lambda: shm.create("x", OLD)):
         mine = left(shm_dir)
@@ -129,6 +130,7 @@ def test_death_at_any_step_of_attaching_changes_nothing(mode, shm_dir):
     until_left(shm_dir)
 
 
+@pytest.mark.long
 def test_death_at_any_step_of_attaching_as_the_last_one_unlinks(shm_dir):
     """The maker ends at that step too, and its watchdog finds that somebody still has the segment."""
 
@@ -169,6 +171,7 @@ def test_death_at_any_step_of_letting_go_of_the_last_attachment_unlinks(shm_dir)
     assert step > 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("old", "new"), [("session", "keep"), ("keep", "session"), ("session", "attached")])
 def test_death_at_any_step_of_keep_leaves_the_old_lifetime_or_the_new(old, new, shm_dir):
     for step in itertools.count(1):
@@ -198,7 +201,7 @@ def test_death_at_any_step_of_unlink_leaves_a_whole_segment_or_none(shm_dir):
     assert step > 5
 
 
-@pytest.mark.parametrize("replace", [False, True], ids=["create", "replace"])
+@pytest.mark.parametrize("replace", quick_first(False, True), ids=["create", "replace"])
 def test_ctrl_c_at_any_step_leaves_the_old_value_or_the_new_and_no_lock(replace, shm_dir):
     def run(connection, step):
         registry.begin()
@@ -229,6 +232,7 @@ def test_ctrl_c_at_any_step_leaves_the_old_value_or_the_new_and_no_lock(replace,
     assert len(steps) > 10
 
 
+@pytest.mark.long
 def test_ctrl_c_at_any_step_of_a_sessions_start_leaves_no_lock(shm_dir):
     def run(connection, step):
         try:

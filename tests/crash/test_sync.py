@@ -265,6 +265,7 @@ def contend(seed, start):
             mine[4] += 1
 
 
+@pytest.mark.long
 def test_processes_that_contend_and_are_killed_at_random_lose_nothing():
     workers, chance = 8, random.Random(1)
     pair, ring = shm.create("pair", np.zeros(2, int)), shm.create("frames", ring=8, shape=1000, dtype=int)

@@ -12,6 +12,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import sessions
+from tests.helpers import quick_first
 from tests.unit import orphans
 
 DEMO = [sys.executable, "-m", "shmkernel", "demo"]
@@ -67,6 +68,7 @@ def test_the_demo_shows_two_kernels_on_the_same_pages_and_what_a_kill_leaves(dem
     assert "%shm_create x " in out.splitlines()[-2]
 
 
+@pytest.mark.long
 def test_a_segment_of_the_user_s_is_left_alone(demo):
     shm.create("dem", np.arange(3), lifetime="keep")
     demo.kept.add(f"shmk-{os.geteuid()}-dem")
@@ -76,6 +78,7 @@ def test_a_segment_of_the_user_s_is_left_alone(demo):
     shm.unlink("dem")
 
 
+@pytest.mark.long
 def test_what_does_not_happen_is_named_and_fails(demo, tmp_path_factory):
     fake = tmp_path_factory.mktemp("fake") / "matplotlib"
     fake.mkdir()
@@ -87,6 +90,7 @@ def test_what_does_not_happen_is_named_and_fails(demo, tmp_path_factory):
     assert err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_name_that_stays_is_named_and_fails_and_is_removed_at_last(demo, shm_dir):
     def kill_its_watchdog(_):
         (session,) = (one for one in sessions.everyone() if one.label == "first.ipynb")
@@ -97,7 +101,7 @@ def test_a_name_that_stays_is_named_and_fails_and_is_removed_at_last(demo, shm_d
     assert re.fullmatch(r"shmkernel demo: expected \S+-dem to be gone 5 s after the kill\n", err)
 
 
-@pytest.mark.parametrize("line", ["Two kernels", "%shm_create", "The same pages"])
+@pytest.mark.parametrize("line", quick_first("%shm_create", "Two kernels", "The same pages"))
 def test_ctrl_c_leaves_nothing(demo, line):
     status, out, err = demo(at=line)
     assert (status, err) == (128 + signal.SIGINT, "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from shmkernel import names
 from tests.helpers import PATIENCE, until, until_left, watchdogs
 
@@ -41,6 +43,7 @@ def test_shutdown_waits_for_nothing_of_ours(kernel, reader, tmp_path):
     assert_reader_still_has_it(reader)
 
 
+@pytest.mark.long
 def test_a_restarted_kernel_may_take_its_old_name_at_once(kernel, reader):
     kernel(SHARE)
     reader("y = shm.attach('x')")
@@ -54,6 +57,7 @@ def test_a_restarted_kernel_may_take_its_old_name_at_once(kernel, reader):
     )
 
 
+@pytest.mark.long
 def test_what_is_kept_survives_a_restart(kernel):
     kernel(SHARE + "made = shm.keep('x')")
     kernel.manager.restart_kernel(now=True)

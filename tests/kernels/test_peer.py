@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.helpers import until
+from tests.helpers import quick_first, until
 from tests.kernels.kernel import PATIENCE, Kernel
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -169,7 +169,9 @@ def test_a_peer_that_died_between_two_cells_is_not_replaced_in_silence(notebook)
     assert notebook("%%peer\nprint(1)") == "1\n"
 
 
-@pytest.mark.parametrize(("flag", "said"), [("kill", "killed"), ("shutdown", "shut down"), ("restart", "restarted")])
+@pytest.mark.parametrize(
+    ("flag", "said"), quick_first(("restart", "restarted"), ("kill", "killed"), ("shutdown", "shut down"))
+)
 def test_a_peer_is_ended_or_restarted_by_hand(notebook, tmp_path, flag, said):
     notebook("%reload_ext shmkernel.peer")
     pid = pid_of(notebook, "plot")
@@ -197,7 +199,7 @@ def test_a_mistake_is_one_line_and_fails_the_cell(notebook, line, why):
     assert len(error["traceback"]) == 1
 
 
-@pytest.mark.parametrize("now", [False, True])
+@pytest.mark.parametrize("now", quick_first(True, False))
 def test_peers_end_with_the_notebook_s_kernel_and_leave_no_files(mortal, now):
     notebook, folder = mortal
     pids = [pid_of(notebook, name) for name in ("one", "two")]
@@ -206,6 +208,7 @@ def test_peers_end_with_the_notebook_s_kernel_and_leave_no_files(mortal, now):
     until(lambda: all(map(ended, pids)), "the end of the peers")
 
 
+@pytest.mark.long
 def test_a_peer_ends_in_the_midst_of_a_cell_when_the_notebook_s_kernel_is_killed(mortal):
     notebook, _ = mortal
     pid = pid_of(notebook)
@@ -216,6 +219,7 @@ def test_a_peer_ends_in_the_midst_of_a_cell_when_the_notebook_s_kernel_is_killed
     until(lambda: ended(pid), "the end of the peer")
 
 
+@pytest.mark.long
 def test_peers_that_hang_end_with_the_notebook_s_kernel(mortal):
     notebook, _ = mortal
     pids = [pid_of(notebook, name) for name in ("one", "two")]
@@ -225,6 +229,7 @@ def test_peers_that_hang_end_with_the_notebook_s_kernel(mortal):
     until(lambda: all(map(ended, pids)), "the end of the peers")
 
 
+@pytest.mark.long
 def test_a_folder_for_temporary_files_may_have_a_long_path(tmp_path, monkeypatch):
     folder = tmp_path / ("x" * 90)
     folder.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers import quick_first
 from tests.kernels.kernel import Kernel
 
 START = """
@@ -32,14 +33,14 @@ def kernel(tmp_path, shm_dir):  # noqa: ARG001  the kernel ends before the folde
     started.end()
 
 
-@pytest.mark.parametrize("cell", [POOL, EXECUTOR], ids=["Pool", "ProcessPoolExecutor"])
+@pytest.mark.parametrize("cell", quick_first(POOL, EXECUTOR), ids=["Pool", "ProcessPoolExecutor"])
 def test_a_forked_worker_calls_a_function_of_the_notebook_on_the_shared_array(kernel, cell):
     kernel(START.format(way="fork"))
     assert kernel(cell) == "[True] [0.0, 2.0, 4.0]\n"
 
 
-@pytest.mark.parametrize("cell", [POOL, EXECUTOR], ids=["Pool", "ProcessPoolExecutor"])
-@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+@pytest.mark.parametrize("cell", quick_first(POOL, EXECUTOR), ids=["Pool", "ProcessPoolExecutor"])
+@pytest.mark.parametrize("way", quick_first("forkserver", "spawn"))
 def test_a_function_of_the_notebook_that_a_worker_cannot_have_is_an_error_with_a_cure(kernel, way, cell):
     kernel(START.format(way=way))
     reply, _ = kernel.run(cell)
@@ -47,7 +48,7 @@ def test_a_function_of_the_notebook_that_a_worker_cannot_have_is_an_error_with_a
     assert "%%writefile helpers.py, then from helpers import double" in reply["evalue"]
 
 
-@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+@pytest.mark.parametrize("way", quick_first("forkserver", "spawn"))
 def test_a_function_of_a_module_works_with_every_start_method(kernel, way):
     kernel(START.format(way=way))
     kernel(

@@ -48,6 +48,7 @@ def end(kernel):
             return reply["content"]
 
 
+@pytest.mark.long
 def test_a_consumer_takes_three_lines(kernels):
     produce, consume = kernels
     produce("import numpy as np\nx = np.zeros(3)\n%shm_create x")
@@ -114,6 +115,7 @@ def test_a_cell_that_awaits_learns_how_to_take_the_lock(kernels):
     assert consume("%%shm_lock x\nprint('inside')") == "inside\n"
 
 
+@pytest.mark.long
 def test_the_interrupt_button_ends_the_wait_for_another_s_transaction(kernels):
     produce, consume = kernels
     produce("cfg = shm.create('cfg', {'a': 1})")
@@ -130,6 +132,7 @@ def test_the_interrupt_button_ends_the_wait_for_another_s_transaction(kernels):
     assert consume("print(cfg)") == "{'a': 2}\n"
 
 
+@pytest.mark.long
 def test_an_interrupted_cell_holds_no_transaction(kernels):
     """As for a lock: the block may be ended before its ``__exit__`` has run a line."""
     produce, consume = kernels
@@ -153,6 +156,7 @@ def test_the_timeout_of_a_lock_names_the_holder_s_kernel_and_notebook(kernels):
     assert f"by produce.ipynb (pid {pid})" in reply["evalue"]
 
 
+@pytest.mark.long
 def test_a_restarted_holder_leaves_the_lock_and_is_told(kernels):
     produce, consume = kernels
     produce("_ = shm.lock('x').acquire()")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from shmkernel import ShareableList, SharedMemory, SharedMemoryManager
-from tests.helpers import python
+from tests.helpers import python, quick_first
 
-START_METHODS = ["fork", "spawn", "forkserver"]
+START_METHODS = quick_first("fork", "spawn", "forkserver")
 
 
 def test_a_block_of_bytes_seen_from_two_shells():

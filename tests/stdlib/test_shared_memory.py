@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import PATIENCE, lacking, until_left
+from tests.helpers import PATIENCE, lacking, quick_first, until_left
 from tests.stdlib.swapped import CASE
 
 LEFT_OUT = {
@@ -30,7 +30,7 @@ with warnings.catch_warnings():
 TESTS = [name for name in dir(getattr(stdlib, CASE)) if name.startswith("test_")]
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("start_method", quick_first("fork", "spawn", "forkserver"))
 @pytest.mark.parametrize("test", sorted({*TESTS} - {*LEFT_OUT}))
 def test_cpythons_test_passes_on_ours(test, start_method, shm_dir):
     script = Path(__file__).with_name("swapped.py")
