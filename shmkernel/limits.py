@@ -9,6 +9,7 @@ from shmkernel import names
 
 _CGROUP = "/sys/fs/cgroup"
 _KIB = 1024
+_TMPFS_MAGIC, _RAMFS_MAGIC = 0x01021994, 0x858458F6
 
 
 class Room(NamedTuple):
@@ -39,22 +40,34 @@ def room() -> Room:
         free = 0
     limit, left = container()
     if is_tmpfs(names.folder()):
-        machine = _meminfo()
-        available = machine.get("MemAvailable", free) + machine.get("SwapFree", 0)
+        meminfo = _meminfo()
+        available = meminfo.get("MemAvailable", free) + meminfo.get("SwapFree", 0)
         free = min(free if total else available, available, *([left] if left is not None else []))
-        total = total or machine.get("MemTotal", 0)
+        total = total or machine()
     return Room(total, used, max(free, 0), limit)
 
 
 def is_tmpfs(path: str) -> bool:
-    """Say whether `path` lies in memory, as far as the list of mounts tells."""
+    """Say whether `path` lies in memory, as far as the list of mounts tells; without a list, statfs is asked."""
+    mounts = _read("/proc/self/mountinfo")
+    if not mounts:
+        return _magic(path) in (_TMPFS_MAGIC, _RAMFS_MAGIC)
     dev = os.stat(path).st_dev
     wanted = f"{os.major(dev)}:{os.minor(dev)}"
-    for line in _read("/proc/self/mountinfo").splitlines():
+    for line in mounts.splitlines():
         fields = line.split()
         if fields[2] == wanted:
             return fields[fields.index("-") + 1] in ("tmpfs", "ramfs")
     return False
+
+
+def _magic(path: str) -> int:
+    """Return the number of a file system's type; `os.statvfs` leaves it out."""
+    import ctypes  # noqa: PLC0415  it takes 10 ms
+
+    found = (ctypes.c_long * 64)()  # a struct statfs, which begins with it, is 15 of them
+    failed = ctypes.CDLL(None).statfs(os.fsencode(path), found)
+    return 0 if failed else found[0]
 
 
 def container() -> tuple[int | None, int | None]:
@@ -74,11 +87,16 @@ def _groups() -> list[str]:
 def _group(path: str) -> tuple[int, int] | None:
     limit = (_read(f"{path}/memory.max") or _read(f"{path}/memory.limit_in_bytes")).strip()
     used = (_read(f"{path}/memory.current") or _read(f"{path}/memory.usage_in_bytes")).strip()
-    if not (limit.isdigit() and used.isdigit()) or int(limit) > _meminfo()["MemTotal"]:
+    if not (limit.isdigit() and used.isdigit()) or int(limit) > machine():
         return None  # "max", or the number beyond all memory that version 1 says for it
     stat = dict(line.split() for line in _read(f"{path}/memory.stat").splitlines())
     cache = int(stat.get("inactive_file", 0))  # given back before anybody is killed
     return int(limit), int(limit) - int(used) + cache
+
+
+def machine() -> int:
+    """Return how much memory the machine has, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _meminfo() -> dict[str, int]:
@@ -88,7 +106,7 @@ def _meminfo() -> dict[str, int]:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""

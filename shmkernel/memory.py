@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
 _CHECKED = 16 << 20  # smaller blocks are not worth a look at the machine's memory first
+_AT_EMPTY_PATH = 0x1000
 _STREAMS = 2  # the last of the three standard streams
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # the last for a size beyond the file system's
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # no symlink, no leak into children, no hang on a FIFO
@@ -162,8 +163,30 @@ def link(fd: int, path: str) -> None:
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:  # CPython calls linkat, which alone follows /proc's link, only for a dir_fd
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=folder)
+    except FileNotFoundError:
+        if has_proc():
+            raise
+        _link_without_proc(fd, folder, path)
     finally:
         os.close(folder)
+
+
+def has_proc() -> bool:
+    """Say whether /proc is mounted, and knows this process: it may be that of another pid namespace."""
+    return os.path.exists("/proc/self/fd")
+
+
+def _link_without_proc(fd: int, folder: int, path: str) -> None:
+    """Link an open file itself, which takes root or Linux 6.10."""
+    import ctypes  # noqa: PLC0415  it takes 10 ms
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.linkat(fd, b"", folder, os.fsencode(os.path.basename(path)), _AT_EMPTY_PATH):
+        number = ctypes.get_errno()
+        if number != errno.ENOENT:
+            raise OSError(number, os.strerror(number), path)
+        message = "there is no /proc here, by which a new file gets its name. Mount it: mount -t proc proc /proc"
+        raise FolderError(message, path=os.path.dirname(path))
 
 
 def _check(found: os.stat_result, path: str, name: str) -> None:

@@ -219,7 +219,7 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
     lock = _descriptor(fd)
     try:
         os.write(fd, encode(session))
-        early = not os.path.exists(f"/proc/self/fd/{fd}")  # no /proc: the watchdog has to open the file by its name
+        early = not memory.has_proc()  # the watchdog has to open the file by its name
         if early:
             memory.link(fd, path)
         if not session.parent:

@@ -116,7 +116,10 @@ def _mechanisms() -> Iterator[Finding]:
         return
     yield Finding("ok", "O_TMPFILE, linkat, fallocate and flock work there")
     if not listed:
-        yield Finding("warn", "/proc/locks does not say who has a segment attached, so listings cannot", _TMPFS)
+        lists = os.path.exists("/proc/locks")
+        what = "/proc/locks does not say" if lists else "there is no /proc/locks to say"
+        cure = _TMPFS if lists else "mount /proc with all it has: mount -t proc proc /proc"
+        yield Finding("warn", f"{what} who has a segment attached, so listings cannot", cure)
 
 
 def _is_locked(path: str) -> bool:
@@ -179,7 +182,7 @@ def _removes_ipc() -> bool:
 
 def _read(path: str) -> str:
     try:
-        with open(path, errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""
