@@ -81,7 +81,7 @@ class Kernel:
         try:
             self._client.wait_for_ready(timeout=_ANSWER)
         except RuntimeError as error:
-            with open(f"{self._folder}/{self.notebook}.log", errors="replace") as log:
+            with open(f"{self._folder}/{self.notebook}.log", encoding="utf-8", errors="replace") as log:
                 last = (log.read().strip().splitlines() or [str(error)])[-1]
             raise Unmet(f"the kernel of {self.notebook} to start, and it said: {last}") from None
         self.pid = int(self.value("__import__('os').getpid()"))
@@ -226,7 +226,7 @@ def _expect(found: object, wanted: object, what: str) -> None:
 
 def _maps(pid: int, device: str, inode: int) -> bool:
     """Say whether a process has mapped a file; its path there is that of before it had a name."""
-    with open(f"/proc/{pid}/maps") as file:
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
         return any(line.split()[3:5] == [device, str(inode)] for line in file)
 
 

@@ -195,7 +195,7 @@ class _Now:
             if session := self._by_pid.get((at, space)):
                 return Holder(pid, session.label if at == pid else f"child of {session.label}")
             try:
-                with open(f"/proc/{at}/stat") as file:
+                with open(f"/proc/{at}/stat", encoding="utf-8", errors="replace") as file:
                     at = int(file.read().rpartition(")")[2].split()[1])
             except (OSError, ValueError, IndexError):
                 break
