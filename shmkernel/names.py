@@ -83,7 +83,11 @@ def _path(name: str, within: str, uid: int) -> str:
 
 @functools.lru_cache
 def _absolute(path: str) -> str:
-    return os.path.abspath(path)
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except OSError as error:
+        message = f"SHMKERNEL_DIR={path} is relative to the working directory, which is gone: give its full path"
+        raise FolderError(message, path=path) from error
 
 
 def called(path: str) -> str:

@@ -83,3 +83,19 @@ def test_the_runtime_folder_is_made_once_and_again_if_somebody_removes_it(shm_di
     assert names.prepare() == root
     assert {"pending", "records", "sessions"} <= {*os.listdir(root)}
     assert os.listdir(shm_dir) == [os.path.basename(root)]
+
+
+def test_a_folder_may_begin_with_a_tilde(shm_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(shm_dir))
+    monkeypatch.setenv("SHMKERNEL_DIR", "~/shared")
+    assert names.folder() == f"{shm_dir}/shared"
+
+
+def test_a_relative_folder_in_one_that_is_gone_is_an_error_that_says_so(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv("SHMKERNEL_DIR", "my-shm")
+    with pytest.raises(shm.FolderError, match="give its full path"):
+        names.folder()
