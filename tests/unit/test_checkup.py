@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import shmkernel as shm
-from shmkernel import limits
+from shmkernel import launch, limits
 from shmkernel.verbs import checkup
 from tests.helpers import lacking
 from tests.unit import orphans
@@ -90,10 +90,11 @@ def test_what_ended_kernels_left_is_a_warning_until_it_is_swept(shm_dir):
 
 
 def test_a_watchdog_that_does_not_start_fails(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/missing/python")
+    monkeypatch.setattr(launch, "interpreters", lambda: iter(["/missing/python"]))
     (one,) = wrong()
     assert one.level == "fail"
     assert "watchdog" in one.text
+    assert "/missing/python: No such file or directory" in one.text
 
 
 def test_a_machine_without_inotify_instances_left_is_a_warning(shm_dir):
