@@ -41,6 +41,9 @@ class MistypedError(ArgumentError, UsageError):
     """
 
 
+MistypedError.__name__ = "ArgumentError"  # as a notebook shows it; pickle goes by __qualname__
+
+
 class Helped(UsageError):  # noqa: N818  no error: the help was asked for, and is printed
     """Ends a magic that was called with ``-h``. Its text is the help."""
 
@@ -121,16 +124,20 @@ def in_one_line(run: Callable[..., Any]) -> Callable[..., Any]:
         except Helped as helped:
             print(helped)
             return None
-        except ShmError as error:
-            failed = error.with_traceback(None)
+        except (ShmError, KeyboardInterrupt) as error:
+            failed: ShmError | KeyboardInterrupt = error.with_traceback(None)
             failed.__context__ = None
-        vars(failed).setdefault("_render_traceback_", lambda text=failed.message: [f"shmkernel: {text}"])
+        vars(failed).setdefault("_render_traceback_", functools.partial(_one_line, failed.args))
         try:
             raise failed
         finally:
             del failed
 
     return guarded
+
+
+def _one_line(args: tuple[object, ...]) -> list[str]:
+    return [f"shmkernel: {args[0] if args else 'interrupted'}"]
 
 
 def uncommented(line: str) -> str:

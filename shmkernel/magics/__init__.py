@@ -4,7 +4,9 @@
     actions     what the verbs do to segments and to the notebook's variables
     agreement   locks and waiting
     variables   who holds what in the notebook's namespace
+    scope       the variables that the calling line sees
     bare        a magic whose value nobody takes makes no Out
+    bodies      the rest of a %%shm_lock cell
     completion  names and flags for <TAB>
 
 Loading costs little: numpy comes with the first verb that needs it.
@@ -29,7 +31,7 @@ def load(shell: InteractiveShell) -> None:
     if _KEY in shell.magics_manager.registry:
         return
     magics = ShmMagics(shell)
-    magics.bare, magics.matcher = Bare(), matcher_for(shell)
+    magics.bare, magics.matcher = Bare(shell), matcher_for(shell)
     shell.register_magics(magics)
     shell.ast_transformers.append(magics.bare)
     catch_up(magics.bare)

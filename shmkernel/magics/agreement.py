@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
 from shmkernel import memory, names, registry
 from shmkernel.errors import ArgumentError
+from shmkernel.magics import bodies
+from shmkernel.parsing import in_one_line
+from shmkernel.sync import locks
 
 if TYPE_CHECKING:
     import argparse
@@ -16,38 +17,27 @@ if TYPE_CHECKING:
     from shmkernel.magics.commands import ShmMagics
 
 
-def lock(magics: ShmMagics, args: argparse.Namespace) -> None:
-    """Run the rest of the cell under the lock.
+class CellLock(locks.Lock):
+    """A lock whose errors show in one line, since the ``with`` statement that enters it is a magic's."""
 
-    What the cell raises is shown as without the magic: IPython would add the frames of this one.
-    """
+    enter = in_one_line(locks.Lock.enter)
+
+
+def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Return the lock of a cell that was compiled as a ``with`` statement; run the text of any other under it."""
     (name,) = args.names
     if args.cell is None:
         raise ArgumentError(f"the lock is for the rest of a cell, so it comes first in it: %%shm_lock {name}")
-    shell: Any = magics.shell
-    if _awaits(shell, args.cell):
+    if isinstance(args.cell, bodies.Body):
+        bodies.remember(args.cell, args.scope.filename)
+        return CellLock(name, shared=args.shared, timeout=args.timeout)
+    if bodies.awaits(magics.shell, args.cell):
         raise ArgumentError(
             f"a cell that awaits cannot run under a magic. Take the lock in it: async with shm.lock({name!r}):"
         )
-    shown: list[list[str]] = []
     with shm.lock(name, shared=args.shared, timeout=args.timeout):
-        shell._showtraceback = lambda *about: shown.append(about[-1])  # noqa: SLF001  where all of them arrive
-        try:
-            done = shell.run_cell(args.cell, store_history=False)
-        finally:
-            del shell._showtraceback  # noqa: SLF001
-    error = done.error_in_exec or done.error_before_exec
-    if error is not None:
-        vars(error)["_render_traceback_"] = lambda: shown[-1] if shown else [str(error)]
-        raise error
-
-
-def _awaits(shell: Any, cell: str) -> bool:  # noqa: ANN401
-    """Say whether a cell needs the event loop, which runs already: a magic is called from inside it."""
-    with contextlib.suppress(RuntimeError, SyntaxError):
-        asyncio.get_running_loop()
-        return bool(shell.should_run_async(cell, transformed_cell=shell.transform_cell(cell)))
-    return False
+        bodies.run(magics.shell, args.cell, magics.bare.transform)
+    return None
 
 
 def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001

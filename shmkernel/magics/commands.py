@@ -9,7 +9,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
-from shmkernel.magics import scope
+from shmkernel.magics import bare, scope
 from shmkernel.parsing import Parser, arguments, in_one_line
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-    from shmkernel.magics.bare import Bare
     from shmkernel.magics.completion import Matcher
 
 _NAMES = argument("names", metavar="NAME", nargs="+", help="of segments; variables may be used: $n or {n}")
@@ -45,7 +44,9 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
             args.names = list(dict.fromkeys(args.names))
         from shmkernel.magics import actions  # noqa: PLC0415  numpy comes with it
 
-        return getattr(actions, declared.__name__)(self, args)
+        value = getattr(actions, declared.__name__)(self, args)
+        bare.returned(value, declared.__name__)
+        return value
 
     magic = arguments()(run)
     parser: Parser = vars(magic)["parser"]
@@ -68,7 +69,7 @@ class ShmMagics(Magics):
     ).tag(config=True)
 
     shell: InteractiveShell
-    bare: Bare
+    bare: bare.Bare
     matcher: Matcher
 
     def __init__(self, shell: InteractiveShell) -> None:

@@ -55,6 +55,11 @@ class Scope(Mapping[str, Any]):
         """Say whether the name is one of the function or class body that the line stands in."""
         return self._locals is not self._globals and self._knows(name)
 
+    @property
+    def filename(self) -> str:
+        """The file of the calling line, or what stands for one."""
+        return self._frame.f_code.co_filename if self._frame else ""
+
     def target(self, name: str) -> Mapping[str, Any]:
         """Return where a new variable of this name would stand."""
         space: Mapping[str, Any] = self._locals if self.is_local(name) else self._beyond()

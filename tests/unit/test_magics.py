@@ -255,3 +255,41 @@ def test_loading_twice_is_loading_once_and_unloading_leaves_the_segments(noteboo
     assert not [one for one in shell.configurables if type(one).__name__ == "ShmMagics"]
     shm.unload_ipython_extension(shell)
     assert notebook["x"] is shm.attach("x")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%time %shm_attach x",
+        "%time shm.attach('x'); None",
+        "%%time\n%shm_attach x",
+        "%%time\ny = 1\n%shm_attach x",
+        "%share x",
+        "%alias_magic other shm_attach\n%other x",
+        "%alias_magic other share\n%time %other x",
+        "%own x",
+        "%shm_attach x x",
+        "%%shm_lock x\n%share x",
+    ],
+)
+def test_a_magic_makes_no_out_by_whichever_way_it_is_called(notebook, cell):
+    notebook("import shmkernel as shm\n%shm_create x --shape 3\n%alias_magic share shm_attach")
+    notebook.shell.register_magic_function(
+        lambda line: notebook.shell.run_line_magic("shm_attach", line), "line", "own"
+    )
+    ran = notebook.run(cell)
+    assert ran.error is None, ran.text
+    assert ran.value is None
+    assert not notebook["_oh"]
+
+
+def test_what_other_magics_return_and_what_is_taken_stays(notebook):
+    notebook("%shm_create x --shape 3")
+    assert notebook.run("%time 3 + 4").value == 7
+    notebook("y = %time %shm_attach x\n%time z = %shm_attach x")
+    assert notebook["y"] is notebook["x"]
+    assert notebook["z"] is notebook["x"]
+    notebook("rows = %time %shm_list")
+    assert [one.name for one in notebook["rows"]] == ["x"]
+    text = notebook("%time %shm_list\n")
+    assert text.count("1 segment") == 1
