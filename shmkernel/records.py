@@ -13,7 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import names
+from shmkernel import identity, names, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LIFETIMES = ("session", "attached", "keep")
 _known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: when the segment changed, its record
 _KNOWN = 4096
+_LONGEST = 1 << 16  # bytes of a record; more is none
 
 
 class Record(NamedTuple):
@@ -41,7 +42,9 @@ def encode(record: Record) -> bytes:
 
 
 def parse(text: bytes) -> Record | None:
-    """Read a record's file; fields of a later version are passed over.
+    """Read a record's file, None if it is not one; fields of a later version are passed over.
+
+    Its types are checked here, the rest where it is used: an owner, which becomes part of a path, and a label.
 
     Examples
     --------
@@ -55,7 +58,9 @@ def parse(text: bytes) -> Record | None:
         names.path_of(found.name)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return found
+    texts = (found.kind, found.owner, found.label, found.lifetime)
+    right = type(found.inode) is int and all(isinstance(one, str) for one in texts) and sessions.is_time(found.created)
+    return found if right else None
 
 
 def of(segment: os.stat_result) -> Record | None:
@@ -75,10 +80,10 @@ def read(inode: int | str) -> Record | None:
     """Return the record of the segment with this inode; a file without one came from another program."""
     try:
         with open(names.runtime("records", str(inode)), "rb") as file:
-            found = parse(file.read())
-    except FileNotFoundError:
+            found = parse(file.read(_LONGEST))
+    except (FileNotFoundError, IsADirectoryError):
         return None
-    return found if found and str(found.inode) == str(inode) else None
+    return found._replace(label=identity.plain(found.label)) if found and str(found.inode) == str(inode) else None
 
 
 def others(known: Iterable[int]) -> Iterator[Record]:

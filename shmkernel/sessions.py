@@ -22,11 +22,16 @@ import errno
 import fcntl
 import json
 import os
+import re
 import sys
 import time
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from shmkernel import fork, identity, interrupts, launch, memory, names
+
+_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_PIDS = 1 << 31
+_DOOMSDAY = 1e11  # seconds since 1970, in the year 5138
 
 
 class Session(NamedTuple):
@@ -194,10 +199,23 @@ def parse(text: bytes) -> Session | None:
         found = Session(**{key: fields[key] for key in Session._fields if key in fields})
     except (ValueError, TypeError, RecursionError):
         return None
-    texts: list[object] = [found.id, found.label, *(one for one in (found.kernel, found.parent) if one is not None)]
-    numbers: list[object] = [found.pid, found.pid_ns, found.started]
-    right = all(isinstance(one, str) for one in texts) and all(isinstance(one, int | float) for one in numbers)
-    return found._replace(label=identity.plain(found.label)) if right else None
+    texts: list[object] = [found.label, "" if found.kernel is None else found.kernel]
+    whole = type(found.pid) is type(found.pid_ns) is int and 0 < found.pid < _PIDS
+    right = whole and all(isinstance(one, str) for one in texts) and is_time(found.started)
+    right = right and is_id(found.id) and (found.parent is None or is_id(found.parent))
+    if not right:
+        return None
+    return found._replace(label=identity.plain(found.label), kernel=found.kernel and identity.plain(found.kernel))
+
+
+def is_id(value: object) -> bool:
+    """Say whether this can be the id of a session, and so part of a path."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def is_time(value: object) -> bool:
+    """Say whether this is a number of seconds since 1970 that can be written as a date."""
+    return type(value) in (int, float) and 0 <= cast("float", value) < _DOOMSDAY
 
 
 def _here() -> _Place:
@@ -243,6 +261,8 @@ def _descriptor(fd: int) -> _Descriptor:
 
 def _opened(id_: str) -> int | None:
     """Open a session's file; what stands in its place and is none, a link or a pipe, is nobody's session."""
+    if not is_id(id_):  # it comes from a record, whose bytes may say anything
+        return None
     try:
         return os.open(names.runtime("sessions", id_), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

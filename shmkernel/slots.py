@@ -85,7 +85,7 @@ def decode(data: Any) -> Layout:  # noqa: ANN401  any buffer
     slots = WORD * (length + 2)
     ends = np.frombuffer(data, np.int64, length + 1, WORD)
     formats = slots + int(ends[-1])
-    if ends[0] or (ends & (WORD - 1)).any() or (np.diff(ends) < WORD).any():
+    if ends[0] or ends.min() < 0 or (ends & (WORD - 1)).any() or (np.diff(ends) < WORD).any():
         raise ValueError("it is no list: the offsets of its items make no sense")
     if formats + (WORD + 1) * length > len(data):
         raise ValueError(f"its {length} items take {formats + (WORD + 1) * length} bytes, the file holds {len(data)}")

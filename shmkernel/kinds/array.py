@@ -14,13 +14,12 @@ import itertools
 import math
 import os
 import struct
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import conversions, counts, kinds
+from shmkernel import conversions, counts, dtypes, kinds
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import HEAD, Description, Plan
 from shmkernel.preview import arrays
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
 _PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
 _MAGIC = 12  # bytes that say how long the header is
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
-_KINDS = "?biufcmMSUV"
-_NOTHINGS = 1 << 20  # elements that take no memory: a loop over them ends soon
-_DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 _PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
 
 
@@ -89,7 +85,7 @@ class Array:
         self, name: str, source: NDArray[Any], dtype: np.dtype[Any], order: str, *, blank: bool = False
     ) -> Plan:
         _check_dtype(name, dtype)
-        if why := unbounded(source.shape, dtype):
+        if why := dtypes.unbounded(source.shape, dtype):
             raise UnsupportedError(f"{name!r} has the shape {source.shape}: {why}", name=name, shape=source.shape)
         head = encode(source.shape, dtype, order)
         if len(head) > _LONGEST:
@@ -177,9 +173,9 @@ def _parse(head: bytes) -> Layout:
     except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
-    if not sound or len(fields) != 3 or unfit(dtype) or dtype.subdtype:  # noqa: PLR2004  the three read above
+    if not sound or len(fields) != 3 or dtypes.unfit(dtype) or dtype.subdtype:  # noqa: PLR2004  the three read above
         raise ValueError("its header makes no sense")
-    if why := unbounded(shape, dtype):
+    if why := dtypes.unbounded(shape, dtype):
         raise ValueError(f"its header makes no sense: {why}")
     return Layout(shape, dtype, "F" if fortran else "C", len(head), math.prod(shape) * dtype.itemsize)
 
@@ -195,35 +191,8 @@ def _whole(layout: Layout, size: int) -> Layout:
     return layout
 
 
-def unbounded(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
-    """Say why no array can have this shape, or None: what takes no room is not bounded by the size of a file."""
-    if len(shape) > _DIMENSIONS:
-        return f"{len(shape)} dimensions are more than numpy has"
-    count = math.prod(length for length in shape if length)
-    if count * max(dtype.itemsize, 1) > sys.maxsize:
-        return "it is larger than any memory"
-    if count > _NOTHINGS and (0 in shape or not dtype.itemsize):
-        return f"of elements that take no memory an array has {_NOTHINGS:,} at most"
-    return None
-
-
-def unfit(dtype: np.dtype[Any]) -> str | None:
-    """Say why values of this dtype cannot lie in shared memory, or None if they can."""
-    if dtype.hasobject or dtype.kind == "T":
-        return "it holds addresses, which mean nothing in another process"
-    if dtype.metadata:
-        return "its metadata would be lost"
-    if dtype.subdtype is not None:
-        return unbounded(dtype.shape, dtype.base) or unfit(dtype.base)
-    if dtype.kind in "SU" and not dtype.itemsize:  # numpy would make it 1, and read beyond the end
-        return "it does not say how long its texts are (S10, U20)"
-    if dtype.names is not None:
-        return next((why for field in dtype.names if (why := unfit(dtype[field]))), None)
-    return None if dtype.kind in _KINDS else "no file format says what its bytes mean"
-
-
 def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
-    why = unfit(dtype)
+    why = dtypes.unfit(dtype)
     if why is None:
         try:
             back = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
@@ -260,7 +229,7 @@ def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDA
     except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"{name!r}: cannot fill {dtype} with {fill!r}: {error}", name=name) from None
     try:
-        if why := unbounded(lengths, one.dtype):
+        if why := dtypes.unbounded(lengths, one.dtype):
             raise ValueError(why)  # noqa: TRY301
         return np.broadcast_to(one, lengths)
     except ValueError as error:  # more, or longer, dimensions than numpy has

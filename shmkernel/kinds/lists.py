@@ -130,27 +130,27 @@ class View:
     def __getitem__(self, position: int) -> Value:
         try:
             format_ = self._formats[position]
+            if format_ == _INT:
+                return self._words[self._begins[position] >> 3]
+            if format_ == _FLOAT:
+                return self._floats[self._begins[position] >> 3]
+            position = operator.index(position)
+            return self._read(position if position >= 0 else position + len(self), format_)
         except IndexError:
-            raise IndexError("index out of range") from None
-        if format_ == _INT:
-            return self._words[self._begins[position] >> 3]
-        if format_ == _FLOAT:
-            return self._floats[self._begins[position] >> 3]
-        position = operator.index(position)
-        return self._read(position if position >= 0 else position + len(self), format_)
+            raise self._outside(position, "index out of range") from None
 
     def __setitem__(self, position: int, value: object) -> None:
         try:
             format_ = self._formats[position]
+            if format_ == _INT and type(value) is int and -_BEYOND <= value < _BEYOND:
+                self._words[self._begins[position] >> 3] = value
+            elif format_ == _FLOAT and type(value) is float:
+                self._floats[self._begins[position] >> 3] = value
+            else:
+                position = operator.index(position)
+                self._store(position if position >= 0 else position + len(self), value)
         except IndexError:
-            raise IndexError("assignment index out of range") from None
-        if format_ == _INT and type(value) is int and -_BEYOND <= value < _BEYOND:
-            self._words[self._begins[position] >> 3] = value
-        elif format_ == _FLOAT and type(value) is float:
-            self._floats[self._begins[position] >> 3] = value
-        else:
-            position = operator.index(position)
-            self._store(position if position >= 0 else position + len(self), value)
+            raise self._outside(position, "assignment index out of range") from None
 
     def __iter__(self) -> Iterator[Value]:
         """Yield the items, each read when its turn comes."""
@@ -162,12 +162,17 @@ class View:
                 yield item if format_ == usual else read(position, format_)
         else:
             for position, format_, begin in zip(everywhere, formats, self._begins, strict=True):
-                if format_ == _INT:
-                    yield self._words[begin >> 3]
-                elif format_ == _FLOAT:
-                    yield self._floats[begin >> 3]
-                else:
-                    yield read(position, format_)
+                value: Value
+                try:
+                    if format_ == _INT:
+                        value = self._words[begin >> 3]
+                    elif format_ == _FLOAT:
+                        value = self._floats[begin >> 3]
+                    else:
+                        value = read(position, format_)
+                except IndexError:
+                    raise self._torn(position) from None
+                yield value
 
     def __contains__(self, value: object) -> bool:
         return self._find(value) is not None
@@ -221,15 +226,23 @@ class View:
         raise self._torn(position)
 
     def _read_number(self, position: int, begin: int, format_: int) -> Value:
-        if format_ == _INT:
-            return self._words[begin >> 3]
-        if format_ == _FLOAT:
-            return self._floats[begin >> 3]
-        if format_ == _BOOL:
-            return self._data[begin + _LOW] != 0
-        if format_ == _NONE:
-            return None
+        try:
+            if format_ == _INT:
+                return self._words[begin >> 3]
+            if format_ == _FLOAT:
+                return self._floats[begin >> 3]
+            if format_ == _BOOL:
+                return self._data[begin + _LOW] != 0
+            if format_ == _NONE:
+                return None
+        except IndexError:  # another process has changed where the items begin
+            pass
         raise self._torn(position)
+
+    def _outside(self, position: int, text: str) -> IndexError | DamagedError:
+        """Make the error for an index that is wrong: the one asked for, or one that another process has put here."""
+        inside = -len(self) <= position < len(self)
+        return self._torn(position) if inside else IndexError(text)
 
     def _torn(self, position: int) -> DamagedError:
         message = (
@@ -241,6 +254,8 @@ class View:
     def _store(self, position: int, value: object) -> None:
         """Change an item to any type. Nothing is touched before the value is known to fit."""
         begin, end = self._begins[position], self._ends[position]
+        if not 0 <= begin < end <= len(self._data):
+            raise self._torn(position)
         try:
             format_, code, data = slots.lay(value, end - begin)
         except (ArgumentError, UnsupportedError) as error:
@@ -283,20 +298,23 @@ class View:
         words, floats, data, read = self._words, self._floats, self._data, self._read
         skip = isinstance(wanted, (int, float, type(None)))
         begins = self._begins[start:stop].tolist()
-        return [
-            words[begin >> 3]
-            if format_ == _INT
-            else floats[begin >> 3]
-            if format_ == _FLOAT
-            else None
-            if format_ == _NONE
-            else data[begin | _LOW] != 0
-            if format_ == _BOOL
-            else _OTHER
-            if skip
-            else read(position, format_)
-            for position, format_, begin in zip(range(start, stop), formats.tolist(), begins, strict=True)
-        ]
+        try:
+            return [
+                words[begin >> 3]
+                if format_ == _INT
+                else floats[begin >> 3]
+                if format_ == _FLOAT
+                else None
+                if format_ == _NONE
+                else data[begin | _LOW] != 0
+                if format_ == _BOOL
+                else _OTHER
+                if skip
+                else read(position, format_)
+                for position, format_, begin in zip(range(start, stop), formats.tolist(), begins, strict=True)
+            ]
+        except IndexError:  # another process has changed where the items begin
+            raise self._torn(start) from None
 
     def _texts(self, value: str | bytes) -> Iterator[int]:
         """Yield where a text is, looking for its bytes at once rather than at item after item."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import counts, kinds, names
+from shmkernel import counts, dtypes, kinds, names
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 from shmkernel.preview import arrays, nothing
@@ -63,14 +63,14 @@ class RingKind:
         if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one tells the newest number
             raise ArgumentError(f"{name!r}: a ring has 2 slots at least, not {count!r}", name=name, ring=count)
         try:
-            lengths = counts.lengths(shape)
-            record = _record(np.dtype(cast("Any", options.get("dtype") or float)), lengths)
+            lengths, given = counts.lengths(shape), options.get("dtype")
+            record = _record(np.dtype(cast("Any", float if given is None else given)), lengths)
         except (TypeError, ValueError, SyntaxError) as error:
             raise ArgumentError(f"{name!r}: frames of this shape and dtype cannot be: {error}", name=name) from None
         if any(n < 1 for n in lengths):
             raise ArgumentError(f"{name!r}: frames of shape {lengths} hold nothing", name=name)
-        head = encode(slots, record)
-        if record.hasobject or not _survives(record) or len(head) > _LONGEST:
+        head = encode(slots, record) if _is_fit(record["frame"]) and _survives(record) else b""
+        if not head or len(head) > _LONGEST:
             message = f"{name!r}: frames of dtype {record['frame'].base} would not come back as they are"
             raise UnsupportedError(message, name=name, dtype=str(record["frame"].base))
         first = bytes(_ID.start) + os.urandom(_ID.stop - _ID.start)
@@ -157,13 +157,13 @@ def decode(head: bytes, size: int) -> Layout:
         raise ValueError("its first bytes are not those of a ring, or stop short")
     try:
         fields = ast.literal_eval(head[10:length].decode("latin-1").strip())
-        (count,), record = fields["shape"], npy.descr_to_dtype(fields["descr"])
+        (count,), record, fortran = fields["shape"], npy.descr_to_dtype(fields["descr"]), fields["fortran_order"]
         number, frame = record["number"], record["frame"]
         sound = record.names == _FIELDS and number == np.dtype("<u8") and type(count) is int and count > 1
-        sound = sound and record == _record(frame.base, frame.shape) and not record.hasobject
-    except (ValueError, TypeError, KeyError, SyntaxError, IndexError, MemoryError, RecursionError) as error:
+        sound = sound and record == _record(frame.base, frame.shape) and _is_fit(frame)
+    except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
-    if not sound or length % 8 or fields["fortran_order"] is not False:
+    if not sound or length % 8 or fortran is not False:
         raise ValueError("its header makes no sense for a ring")
     if length + count * record.itemsize > size:
         raise ValueError(f"its header promises {length + count * record.itemsize} bytes, the file holds {size}")
@@ -175,6 +175,11 @@ def _record(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
     frame = np.dtype((dtype, shape))
     size = _ALIGN + -(-max(frame.itemsize, 1) // _ALIGN) * _ALIGN
     return np.dtype({"names": _FIELDS, "formats": ["<u8", frame], "offsets": [0, _ALIGN], "itemsize": size})
+
+
+def _is_fit(frame: np.dtype[Any]) -> bool:
+    """Say whether frames take memory, and hold nothing that another process, or a file, cannot."""
+    return frame.itemsize > 0 and dtypes.unfit(frame) is None
 
 
 def _survives(record: np.dtype[Any]) -> bool:

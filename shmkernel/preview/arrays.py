@@ -11,6 +11,7 @@ A read costs a microsecond, whatever it reads up to some KiB: so short rows are 
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -162,7 +163,7 @@ def _cells(source: Source, shape: Shape, look: Look) -> Preview:
     rows = page(look, lengths[0])
     if fields and len(lengths) == 1:
         columns = [(name, str(dtype[name])) for name in fields]
-        texts = [[_text(value[name]) for name in fields] for value in _row(source, shape, rows, steps[0])]
+        texts = [[_field(value, name) for name in fields] for value in _row(source, shape, rows, steps[0])]
     elif len(lengths) == 1:
         columns = [("value", str(dtype))]
         texts = [[_text(value)] for value in _row(source, shape, rows, steps[0])]
@@ -187,6 +188,9 @@ def _row(source: Source, shape: Shape, at: range, step: int) -> list[Any]:
         blob = source.read(shape.offset + at.start * step, len(at) * step)
     else:
         blob = b"".join(source.read(shape.offset + index * step, size) for index in at)
+    if dtype.kind == "U":  # numbers beyond Unicode end in a SystemError
+        letters = np.frombuffer(blob, f"{dtype.byteorder if dtype.byteorder in '<>' else ''}u4")
+        blob = np.where(letters > sys.maxunicode, 0xFFFD, letters).astype(letters.dtype).tobytes()
     return list(np.frombuffer(blob, dtype)) if dtype.subdtype is None else [
         np.frombuffer(blob[index * size : (index + 1) * size], dtype) for index in range(len(at))
     ]  # fmt: skip
@@ -196,12 +200,19 @@ def _at(shape: Shape, further: int) -> Shape:
     return shape._replace(offset=shape.offset + further)
 
 
+def _field(value: Any, name: str) -> str:  # noqa: ANN401
+    try:
+        return _text(value[name])
+    except SystemError:
+        return "out of range"
+
+
 def _text(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     try:
         return str(value)
-    except OverflowError:  # a date further off than numpy can write
+    except (OverflowError, SystemError):  # a date further off than numpy can write; a letter that does not exist
         return "out of range"
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 400  # bytes of a text that are read
 _COLUMNS = [("type", ""), ("value", "")]
+_UNREADABLE = ("?", "cannot be read")
 
 
 def preview(source: Source, look: Look) -> Preview:
@@ -25,12 +26,16 @@ def preview(source: Source, look: Look) -> Preview:
     bounds = _words(source.read(word * (1 + rows.start), word * (len(rows) + 1)))
     start = word * (length + 2)
     formats = start + slots.word(source.read(word * (1 + length), word))
+    if not start <= formats <= source.size - (word + 1) * length:
+        raise ValueError("it is no list: the offsets of its items make no sense")
     kinds = _words(source.read(formats + word * rows.start, word * len(rows)))
     codes = source.read(formats + word * length + rows.start, len(rows))
     if not len(bounds) - 1 == len(kinds) == len(codes) == len(rows):
         raise ValueError("it is no list, or was cut")
     found = [
-        _item(source.read(start + begin, min(max(end - begin, 0), _LONGEST)), kind, code)
+        _item(source.read(start + begin, min(end - begin, _LONGEST)), kind, code)
+        if 0 <= begin < end <= formats - start
+        else _UNREADABLE
         for begin, end, kind, code in zip(bounds, bounds[1:], kinds, codes, strict=False)
     ]
     return grid(_COLUMNS, map(str, rows), found, rows.start, length)
@@ -48,13 +53,13 @@ def _item(data: bytes, kind: int, code: int) -> tuple[str, str]:
         if text == slots.FLOAT.rstrip(b"\0"):
             return "float", repr(struct.unpack("d", data[:8])[0])
     except struct.error:
-        return "?", "cannot be read"
+        return _UNREADABLE
     if text == slots.BOOL.rstrip(b"\0"):
         return "bool", str(any(data[:8]))
     if text == slots.NONE.rstrip(b"\0"):
         return "None", "None"
     if (reader := slots.reader(kind)) is None:
-        return "?", "cannot be read"
+        return _UNREADABLE
     exact = reader[1]
     size = int(text.rstrip(b"s "))
     value = data[:size] if exact else data[:size].rstrip(b"\0")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from shmkernel.sync.files import Hold
 
+_BEYOND = 1 << 62  # no writer counts so far
 _TRIES = 20  # times that a reader is overtaken in a row before he locks
 
 
@@ -91,7 +92,7 @@ class Ring:
         """The number of the newest frame, 0 if there was none yet."""
         known, words = self._newest, self._words
         if known == 0 or words[self._place(known)] != known:
-            known = int(self._memory.numbers.max())
+            known = _greatest(self._memory.numbers.copy())
         while words[self._place(known + 1)] == known + 1:
             known += 1
         self._newest = known
@@ -233,6 +234,13 @@ class Ring:
         lock = locks.Lock(self.name, shared=shared)
         lock.warns = False  # of who died in a slot nothing is left
         return lock
+
+
+def _greatest(numbers: NDArray[np.uint64]) -> int:
+    """Return the highest number of a frame that lies where it belongs; others were written by no writer of ours."""
+    places = np.arange(len(numbers), dtype=np.uint64)
+    right = ((numbers - np.uint64(1)) % np.uint64(len(numbers)) == places) & (numbers < _BEYOND)
+    return int(numbers[right].max(initial=0))
 
 
 def _is_alike(given: str, kind: str) -> bool:

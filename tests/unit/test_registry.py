@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import os
 
 import numpy as np
@@ -35,6 +37,42 @@ def test_fields_of_a_later_version_are_passed_over():
 @given(st.binary())
 def test_anything_else_is_no_record(text):
     assert records.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("inode", True), ("inode", 7.0), ("inode", "7"), ("name", 5), ("name", "two words"), ("name", "a\nb"),
+        ("kind", []), ("kind", None), ("owner", {}), ("owner", 1), ("label", ["x"]), ("lifetime", 1),
+        ("created", None), ("created", math.nan), ("created", math.inf), ("created", -1), ("created", 10**400),
+        ("created", True), ("created", "0"),
+    ],
+)  # fmt: skip
+def test_a_record_with_a_field_that_cannot_be_is_none(field, value):
+    assert records.parse(json.dumps(RECORD._asdict() | {field: value}).encode()) is None
+
+
+def test_what_a_record_says_reaches_no_terminal_and_no_path_as_it_is():
+    x = shm.create("x", 1, lifetime="keep")
+    inode = registry.inode_at("x")
+    said = {"owner": "../../x", "label": "\x1b[2Jplot\n<b>.ipynb", "lifetime": "session", "kind": "\x1b"}
+    records.put(records.read(inode)._replace(**said))
+    records._known.clear()
+    found = shm.info("x")
+    assert (found.owner, found.owner_alive, found.state) == ("?[2Jplot?<b>.ipynb", False, "damaged")
+    assert found.type.isprintable()
+    assert x == 1
+
+
+def test_a_record_that_is_no_file_or_far_too_long_is_none():
+    names.prepare()
+    os.mkdir(names.runtime("records", "8"))
+    with open(names.runtime("records", "9"), "wb") as file:
+        file.write(b" " * (1 << 20) + records.encode(RECORD._replace(inode=9)))
+    assert records.read(8) is None
+    assert records.read(9) is None
+    os.rmdir(names.runtime("records", "8"))
+    os.unlink(names.runtime("records", "9"))
 
 
 def test_a_record_under_another_inode_is_none():

@@ -92,10 +92,24 @@ def test_fields_of_a_later_version_are_passed_over():
         b'{"id": "1", "label": 5, "pid": 1, "pid_ns": 1, "started": 0}',
         b'{"id": "1", "label": "x", "pid": "1", "pid_ns": 1, "started": 0}',
         b'{"id": "1", "label": "x", "pid": 1, "pid_ns": 1, "started": 0, "parent": {}}',
+        b'{"id": "1", "label": "x", "pid": 1, "pid_ns": 1, "started": 0, "parent": "../x"}',
+        b'{"id": "../x", "label": "x", "pid": 1, "pid_ns": 1, "started": 0}',
+        b'{"id": "1", "label": "x", "pid": 4294967296, "pid_ns": 1, "started": 0}',
+        b'{"id": "1", "label": "x", "pid": true, "pid_ns": 1, "started": 0}',
+        b'{"id": "1", "label": "x", "pid": 1.5, "pid_ns": 1, "started": 0}',
+        b'{"id": "1", "label": "x", "pid": 1, "pid_ns": 1, "started": NaN}',
+        b'{"id": "1", "label": "x", "pid": 1, "pid_ns": 1, "started": 1e300}',
     ],
 )  # fmt: skip
 def test_what_is_no_session_is_none(text):
     assert sessions.parse(text) is None
+
+
+@pytest.mark.parametrize("id_", ["../names.lock", "", ".", "a/b", "x\0", "x" * 99, "\n"])
+def test_what_cannot_be_the_id_of_a_session_leads_nowhere(id_):
+    names.prepare()
+    assert sessions.read(id_) is None
+    assert not sessions.alive(id_)
 
 
 def test_what_is_no_file_of_a_session_is_nobody():

@@ -1,0 +1,42 @@
+"""Which dtypes and shapes can lie in memory that others read: asked of a value, and of bytes that cannot be trusted."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+_KINDS = "?biufcmMSUV"
+_NOTHINGS = 1 << 20  # elements that take no memory: a loop over them ends soon
+_DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+
+
+def unbounded(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
+    """Say why no array can have this shape, or None: what takes no room is not bounded by the size of a file."""
+    if len(shape) > _DIMENSIONS:
+        return f"{len(shape)} dimensions are more than numpy has"
+    count = math.prod(length for length in shape if length)
+    if count * max(dtype.itemsize, 1) > sys.maxsize:
+        return "it is larger than any memory"
+    if count > _NOTHINGS and (0 in shape or not dtype.itemsize):
+        return f"of elements that take no memory an array has {_NOTHINGS:,} at most"
+    return None
+
+
+def unfit(dtype: np.dtype[Any]) -> str | None:
+    """Say why values of this dtype cannot lie in shared memory, or None if they can."""
+    if dtype.hasobject or dtype.kind == "T":
+        return "it holds addresses, which mean nothing in another process"
+    if dtype.metadata:
+        return "its metadata would be lost"
+    if dtype.subdtype is not None:
+        return unbounded(dtype.shape, dtype.base) or unfit(dtype.base)
+    if dtype.kind in "SU" and not dtype.itemsize:  # numpy would make it 1, and read beyond the end
+        return "it does not say how long its texts are (S10, U20)"
+    if dtype.names is not None:
+        return next((why for field in dtype.names if (why := unfit(dtype[field]))), None)
+    if dtype.kind in "mM" and np.datetime_data(dtype)[1] < 1:
+        return "its unit of time has no length"
+    return None if dtype.kind in _KINDS else "no file format says what its bytes mean"
