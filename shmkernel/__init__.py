@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from shmkernel.verbs import *  # noqa: F403
 
 _ERRORS = (
-    "AbandonedError", "ArgumentError", "DamagedError", "FolderError", "FullError", "LockError", "NotFoundError",
-    "RangeError", "RefusedError", "ShmError", "TakenError", "TimedOutError", "UnsupportedError", "WatchdogError",
+    "AbandonedError", "ArgumentError", "DamagedError", "FolderError", "FullError", "LimitError", "LockError",
+    "NotFoundError", "RangeError", "RefusedError", "ShmError", "TakenError", "TimedOutError", "UnsupportedError",
+    "WatchdogError",
 )  # fmt: skip
 _VERBS = (
     "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "changes", "close", "create",

@@ -15,6 +15,7 @@ __all__ = [
     "DamagedError",
     "FolderError",
     "FullError",
+    "LimitError",
     "LockError",
     "NotFoundError",
     "RangeError",
@@ -102,6 +103,19 @@ class FullError(_FileError):
     """
 
     code = errno.ENOSPC
+
+
+class LimitError(_FileError):
+    """A limit of this process is reached, which has nothing to do with the segment: ``limit`` says which.
+
+    Descriptors (``ulimit -n``), addresses (``-v``), the size of a file (``-f``). Raise it, as the text says.
+    """
+
+    code = errno.EMFILE
+
+    def __init__(self, message: str, *, name: str | None = None, errno: int = code, **facts: object) -> None:
+        super().__init__(message, name=name, errno=errno, **facts)
+        self.errno = errno
 
 
 class ArgumentError(ShmError, ValueError):

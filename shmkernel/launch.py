@@ -26,7 +26,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import memory
+from shmkernel import descriptors, memory
 from shmkernel.errors import WatchdogError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class _NoAnswerError(Exception):
 def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -> int:
     command = [interpreter, "-I", "-S", *_script(), *arguments]
     with memory.no_fork:  # a child forked in between would keep the pipe open
-        ready, tell = map(memory.beyond_streams, posix.pipe())
+        ready, tell = map(descriptors.beyond_streams, posix.pipe())
         spawn = functools.partial(
             posix.posix_spawn,
             file_actions=[(posix.POSIX_SPAWN_DUP2, lock, 0), *((posix.POSIX_SPAWN_DUP2, tell, fd) for fd in (1, 2))],

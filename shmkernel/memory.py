@@ -20,19 +20,25 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from shmkernel import fork, interrupts, limits, names
-from shmkernel.errors import ArgumentError, DamagedError, FolderError, FullError, NotFoundError, RefusedError
+from shmkernel import descriptors, folders, fork, interrupts, limits, names
+from shmkernel.errors import (
+    ArgumentError,
+    DamagedError,
+    FolderError,
+    FullError,
+    LimitError,
+    NotFoundError,
+    RefusedError,
+    ShmError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
 _CHECKED = 16 << 20  # smaller blocks are not worth a look at the machine's memory first
-_AT_EMPTY_PATH = 0x1000
-_STREAMS = 2  # the last of the three standard streams
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # the last for a size beyond the file system's
-_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # no symlink, no leak into children, no hang on a FIFO
-_FLAGS = {"r": os.O_RDONLY | _SAFE, "r+": os.O_RDWR | _SAFE, "c": os.O_RDONLY | _SAFE}
+_FLAGS = {mode: flags | os.O_NONBLOCK for mode, flags in {"r": os.O_RDONLY, "r+": os.O_RDWR, "c": os.O_RDONLY}.items()}
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
 
 # Held over every fork, and from the opening of a lock until it is noted: a child closes those that it finds noted, and
@@ -51,9 +57,11 @@ def check_mode(mode: str) -> None:
 def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
     """Return the descriptor of a new nameless file, locked already: nobody ever sees it free."""
     try:
-        fd = beyond_streams(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        fd = folders.nameless(folder)
+    except ShmError:
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         message = (
             f"{folder} cannot hold segments: {error.strerror} (it asked for a nameless file, O_TMPFILE). "
@@ -62,16 +70,6 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
         raise FolderError(message, path=folder) from None
     fcntl.flock(fd, lock)
     return fd
-
-
-def beyond_streams(fd: int) -> int:
-    """Move a descriptor out of reach of what prints to 0, 1 or 2, which a daemon may have closed."""
-    if fd > _STREAMS:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STREAMS + 1)
-    finally:
-        os.close(fd)
 
 
 def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: Callable[[int], None]) -> None:
@@ -125,7 +123,11 @@ def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
     while True:
         fd = _open(path, _FLAGS[mode], name)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:  # nobody waits for a stranger, who may hold it for ever
+                _check(os.fstat(fd), path, name)
+                fcntl.flock(fd, fcntl.LOCK_SH)
             found = os.fstat(fd)
             if found.st_nlink:
                 _check(found, path, name)
@@ -155,38 +157,13 @@ def reading(path: str, name: str) -> Iterator[int]:
 
 def map_(fd: int, size: int, mode: str) -> mmap.mmap:
     """Map the whole block; `mode` r is enforced by the processor, c keeps stores private."""
+    descriptors.take_streams()  # the mapping keeps a duplicate of the descriptor, under the lowest number that is free
     return mmap.mmap(fd, size, access=_ACCESS[mode])
 
 
 def link(fd: int, path: str) -> None:
     """Give a nameless block its name; FileExistsError if that is taken."""
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # CPython calls linkat, which alone follows /proc's link, only for a dir_fd
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=folder)
-    except FileNotFoundError:
-        if has_proc():
-            raise
-        _link_without_proc(fd, folder, path)
-    finally:
-        os.close(folder)
-
-
-def has_proc() -> bool:
-    """Say whether /proc is mounted, and knows this process: it may be that of another pid namespace."""
-    return os.path.exists("/proc/self/fd")
-
-
-def _link_without_proc(fd: int, folder: int, path: str) -> None:
-    """Link an open file itself, which takes root or Linux 6.10."""
-    import ctypes  # noqa: PLC0415  it takes 10 ms
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.linkat(fd, b"", folder, os.fsencode(os.path.basename(path)), _AT_EMPTY_PATH):
-        number = ctypes.get_errno()
-        if number != errno.ENOENT:
-            raise OSError(number, os.strerror(number), path)
-        message = "there is no /proc here, by which a new file gets its name. Mount it: mount -t proc proc /proc"
-        raise FolderError(message, path=os.path.dirname(path))
+    folders.link_nameless(fd, path)
 
 
 def _check(found: os.stat_result, path: str, name: str) -> None:
@@ -199,9 +176,13 @@ def _check(found: os.stat_result, path: str, name: str) -> None:
 
 def _open(path: str, flags: int, name: str) -> int:
     try:
-        return os.open(path, flags)
+        return folders.open_(path, flags)
     except FileNotFoundError:
         raise missing(name) from None
+    except LimitError as error:
+        raise descriptors.ran_out(error, name) from None
+    except ShmError:
+        raise
     except PermissionError as error:
         raise RefusedError(f"{name!r} may not be opened by you: {path} ({error.strerror})", name=name) from None
     except OSError as error:

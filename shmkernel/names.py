@@ -7,15 +7,14 @@ that the standard library made. What the file itself cannot say stands in ``<fol
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
 import re
-import stat
 from typing import TYPE_CHECKING
 
-from shmkernel.errors import ArgumentError, FolderError, FullError, RefusedError
+from shmkernel import descriptors
+from shmkernel.errors import ArgumentError, FolderError, FullError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +23,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _POSIX = re.compile(r"/[^/\0]+")
 _NAME_MAX = 255  # bytes in a file's name, on every Linux file system that matters
 LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # how names.lock is opened, by whoever is first
-_prepared: set[str] = set()
 
 
 def folder() -> str:
@@ -120,7 +118,7 @@ def inodes() -> dict[str, int]:
         with os.scandir(folder()) as entries:
             found = {entry.name[len(start) :]: entry.inode() for entry in entries if entry.name.startswith(start)}
     except OSError as error:
-        raise _no_folder(error) from None
+        raise no_folder(error, folder()) from None
     return {name: inode for name, inode in found.items() if _NAME.fullmatch(name)}
 
 
@@ -143,48 +141,14 @@ def hint(similar: Sequence[str]) -> str:
 
 
 def runtime(*parts: str) -> str:
-    """Return a path inside the runtime folder; `prepare` makes that."""
+    """Return a path inside the runtime folder; `folders.prepare` makes that."""
     return "/".join((folder(), f".shmk-{os.geteuid()}", *parts))
 
 
-def prepare() -> str:
-    """Make the runtime folder where there is none, make sure that it is ours alone, and return it.
-
-    Raises
-    ------
-    RefusedError
-        If something else stands there, or another user could reach in.
-    FolderError, FullError
-        If the folder of segments cannot hold it.
-    """
-    root = runtime()
-    if root in _prepared and os.path.isdir(root):
-        return root
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(root, 0o700)
-    except OSError as error:
-        raise _no_folder(error) from None
-    found = os.lstat(root)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        message = (
-            f"{root} is not a folder that only you can enter, so it is not trusted. "
-            "Have its owner remove it, or choose another folder with SHMKERNEL_DIR"
-        )
-        raise RefusedError(message, path=root, owner=found.st_uid)
-    try:
-        for part in ("sessions", "records", "pending", "dicts", "sync"):
-            os.makedirs(f"{root}/{part}", 0o700, exist_ok=True)
-        os.close(os.open(f"{root}/names.lock", LOCK, 0o600))
-    except OSError as error:
-        raise _no_folder(error) from None
-    _prepared.add(root)
-    return root
-
-
-def _no_folder(error: OSError) -> OSError:
+def no_folder(error: OSError, path: str) -> OSError:
+    """Make the error for a folder that cannot hold segments."""
     if error.errno in (errno.EMFILE, errno.ENFILE):  # not the folder's fault
-        return error
+        return descriptors.ran_out(error)
     kind = FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FolderError
     cure = "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
-    return kind(f"{folder()} cannot hold segments: {error.strerror}. {cure}", path=folder())
+    return kind(f"{path} cannot hold segments: {error.strerror}. {cure}", path=path)

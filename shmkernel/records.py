@@ -13,7 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import identity, names, sessions
+from shmkernel import folders, identity, names, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,8 +79,7 @@ def of(segment: os.stat_result) -> Record | None:
 def read(inode: int | str) -> Record | None:
     """Return the record of the segment with this inode; a file without one came from another program."""
     try:
-        with open(names.runtime("records", str(inode)), "rb") as file:
-            found = parse(file.read(_LONGEST))
+        found = parse(folders.read(names.runtime("records", str(inode)), _LONGEST))
     except (FileNotFoundError, IsADirectoryError):
         return None
     return found._replace(label=identity.plain(found.label)) if found and str(found.inode) == str(inode) else None
@@ -88,7 +87,7 @@ def read(inode: int | str) -> Record | None:
 
 def others(known: Iterable[int]) -> Iterator[Record]:
     """Yield the records of all inodes but the known, also of segments that are about to appear or to go."""
-    for entry in {*os.listdir(f"{names.prepare()}/records")} - {*map(str, known)}:
+    for entry in {*folders.listdir(f"{folders.prepare()}/records")} - {*map(str, known)}:
         if found := read(entry):
             yield found
 
@@ -97,21 +96,27 @@ def put(new: Record) -> None:
     """Write a record, in one step for those who read it. Call it with names locked."""
     fresh = names.runtime("pending", f"{new.inode}.record")
     try:
-        with open(fresh, "wb") as file:
-            file.write(encode(new))
-        os.rename(fresh, names.runtime("records", str(new.inode)))
+        fd = folders.open_(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            os.write(fd, encode(new))
+        finally:
+            os.close(fd)
+        folders.rename(fresh, names.runtime("records", str(new.inode)))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(fresh)
+            folders.unlink(fresh)
         raise
 
 
 def change(new: Record) -> None:
     """Replace the record of a segment that has its name. Call it with names locked."""
-    path = names.path_of(new.name)
-    before = os.stat(path).st_ctime_ns
-    put(new)
-    os.chmod(path, 0o600)  # nothing but its ctime, for those who have read the old record
-    while os.stat(path).st_ctime_ns == before:  # before Linux 6.13 its clock has steps of 4 ms
-        time.sleep(0.001)
-        os.chmod(path, 0o600)
+    fd = folders.open_(names.path_of(new.name), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        before = os.fstat(fd).st_ctime_ns
+        put(new)
+        os.fchmod(fd, 0o600)  # nothing but its ctime, for those who have read the old record
+        while os.fstat(fd).st_ctime_ns == before:  # before Linux 6.13 its clock has steps of 4 ms
+            time.sleep(0.001)
+            os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)

@@ -19,7 +19,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from shmkernel import fork, memory, names, records, sessions
+from shmkernel import folders, fork, memory, names, records, sessions
 from shmkernel.errors import RefusedError, TakenError
 from shmkernel.sync import files
 
@@ -44,7 +44,7 @@ def begin() -> sessions.Session:
 def inode_at(name: str) -> int | None:
     """Return the inode that the name leads to now."""
     try:
-        return os.lstat(names.path_of(name)).st_ino
+        return folders.lstat(names.path_of(name)).st_ino
     except FileNotFoundError:
         return None
 
@@ -80,7 +80,7 @@ def _claim(held: Record) -> int | None:
     if held.lifetime == "keep" or (held.lifetime == "session" and sessions.alive(held.owner)):
         return None
     if held.lifetime == "session":
-        return os.open(names.path_of(held.name), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return folders.open_(names.path_of(held.name), os.O_PATH)
     fd = _open(held.name)
     if _locks_at_once(fd):
         return fd
@@ -89,7 +89,7 @@ def _claim(held: Record) -> int | None:
 
 
 def _open(name: str) -> int:
-    return os.open(names.path_of(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    return folders.open_(names.path_of(name), os.O_RDONLY | os.O_NONBLOCK)
 
 
 def _locks_at_once(fd: int) -> bool:
@@ -118,7 +118,7 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
     inode = inode_at(name)
     if inode is None:
         return None
-    if stat.S_ISDIR(os.lstat(names.path_of(name)).st_mode):
+    if stat.S_ISDIR(folders.lstat(names.path_of(name)).st_mode):
         raise RefusedError(f"{name!r} cannot be replaced: {names.path_of(name)} is a directory", name=name)
     held = records.read(inode)
     if may_replace(held) or (held and ended(held)):
@@ -165,7 +165,7 @@ def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record 
             for fd, new in fresh:
                 _link(fd, new)
             for _, new, replaced in renamed:
-                os.rename(names.runtime("pending", str(new.inode)), names.path_of(new.name))
+                folders.rename(names.runtime("pending", str(new.inode)), names.path_of(new.name))
                 _drop(replaced)
         except BaseException:
             for _, new in fresh:
@@ -185,7 +185,7 @@ def unlink(name: str) -> Record | None:
             raise memory.missing(name)
         held = records.read(inode)
         try:
-            os.unlink(names.path_of(name))
+            folders.unlink(names.path_of(name))
         except OSError as error:
             message = f"{name!r} cannot be unlinked: {error.strerror}: {names.path_of(name)}"
             raise RefusedError(message, name=name) from None
@@ -227,7 +227,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
     claimed: list[int] = []
     try:
         with locked():
-            for entry in os.listdir(names.runtime("records")):
+            for entry in folders.listdir(names.runtime("records")):
                 found = records.read(entry)
                 try:
                     fd = _claim(found) if found and inode_at(found.name) == found.inode else -1
@@ -260,14 +260,14 @@ def house(fd: int, file: str) -> str:
     """Make the folder that a store has to itself, and link the nameless file there; return its path."""
     home = names.runtime("dicts", str(os.fstat(fd).st_ino))
     with locked():  # a sweep takes a folder without its file for one left by a maker that died
-        os.mkdir(home, 0o700)
+        folders.mkdir(home)
         memory.link(fd, f"{home}/{file}")
     return home
 
 
 def abandon(inode: int) -> None:
     """Forget a segment that was made and will not be published; does nothing to one that was."""
-    if os.path.isdir(names.runtime("dicts", str(inode))):
+    if folders.exists(names.runtime("dicts", str(inode))):
         with locked():
             if records.read(inode) is None:
                 _raze(inode)
@@ -276,8 +276,9 @@ def abandon(inode: int) -> None:
 def size(found: os.stat_result) -> int:
     """Return how many bytes a segment takes: with all that lies in its folder, if it has one."""
     if found.st_nlink > 1 or found.st_blocks * 512 < found.st_size:
-        with contextlib.suppress(FileNotFoundError), os.scandir(names.runtime("dicts", str(found.st_ino))) as inside:
-            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in inside)
+        home = names.runtime("dicts", str(found.st_ino))
+        with contextlib.suppress(FileNotFoundError):
+            return sum(folders.lstat(f"{home}/{entry}").st_blocks * 512 for entry in folders.listdir(home))
     return found.st_size
 
 
@@ -300,7 +301,7 @@ def locked() -> io.FileIO:
     Not re-entrant. It is a file that closes itself, in C, and so lets go however early Ctrl-C comes: no function in
     Python could end a ``with`` as surely, and a lock that stayed would stop every kernel of this user.
     """
-    path = f"{names.prepare()}/names.lock"
+    path = f"{folders.prepare()}/names.lock"
     file = None
     try:
         with memory.no_fork:
@@ -316,7 +317,10 @@ def locked() -> io.FileIO:
 
 
 def _open_lock(path: str, _: int) -> int:
-    return os.open(path, names.LOCK, 0o600)
+    try:
+        return folders.open_(path, os.O_RDWR)
+    except FileNotFoundError:  # somebody has removed it alone
+        return folders.open_(path, os.O_RDWR | os.O_CREAT)
 
 
 def _holds_lock() -> bool:
@@ -361,20 +365,20 @@ def _raze(inode: int) -> None:
     """Remove the folder that a store has to itself: in one step for those who are about to open it."""
     gone = names.runtime("pending", f"{inode}.store")
     with contextlib.suppress(FileNotFoundError):
-        os.rename(names.runtime("dicts", str(inode)), gone)
+        folders.rename(names.runtime("dicts", str(inode)), gone)
         _gone(gone)
 
 
 def _tidy() -> None:
     """Remove the files of ended sessions, and what a publisher left on its way when it died."""
-    for id_ in os.listdir(names.runtime("sessions")):
+    for id_ in folders.listdir(names.runtime("sessions")):
         if not sessions.alive(id_):
             _gone(names.runtime("sessions", id_))
     files.tidy()
-    for entry in os.listdir(names.runtime("pending")):
+    for entry in folders.listdir(names.runtime("pending")):
         _gone(names.runtime("pending", entry))
-    for entry in os.listdir(names.runtime("dicts")):
-        if not os.path.exists(names.runtime("records", entry)) and not _busy(names.runtime("dicts", entry)):
+    for entry in folders.listdir(names.runtime("dicts")):
+        if not folders.exists(names.runtime("records", entry)) and not _busy(names.runtime("dicts", entry)):
             _raze(int(entry))
 
 
@@ -383,11 +387,12 @@ def _busy(folder: str) -> bool:
 
     Nothing else in the folder may be opened: to close it again could drop locks that this process holds.
     """
-    with os.scandir(folder) as inside:
-        store = next((entry.path for entry in inside if entry.inode() == int(os.path.basename(folder))), None)
+    inode = int(os.path.basename(folder))
+    paths = [f"{folder}/{entry}" for entry in folders.listdir(folder)]
+    store = next((path for path in paths if folders.lstat(path).st_ino == inode), None)
     if store is None:
         return False
-    fd = os.open(store, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = folders.open_(store, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return not _locks_at_once(fd)
     finally:
@@ -396,10 +401,10 @@ def _busy(folder: str) -> bool:
 
 def _gone(path: str) -> None:
     try:
-        os.unlink(path)
+        folders.unlink(path)
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        for entry in os.listdir(path):
-            os.unlink(f"{path}/{entry}")
-        os.rmdir(path)
+        for entry in folders.listdir(path):
+            folders.unlink(f"{path}/{entry}")
+        folders.rmdir(path)

@@ -27,7 +27,7 @@ import sys
 import time
 from typing import NamedTuple, cast
 
-from shmkernel import fork, identity, interrupts, launch, memory, names
+from shmkernel import folders, fork, identity, interrupts, launch, memory, names
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _PIDS = 1 << 31
@@ -116,7 +116,7 @@ def begin() -> tuple[Session, bool]:
         If the process that would clean up cannot be started.
     """
     with _guard:
-        root, here = names.prepare(), _here()
+        root, here = folders.prepare(), _here()
         own = _mine.get(here)
         if own and own.holds():
             if own.unwatched():  # killed: the next takes its place
@@ -146,7 +146,7 @@ def end() -> None:
 
 def everyone() -> list[Session]:
     """Return every session that has a file, the living and the dead."""
-    return [found for id_ in os.listdir(f"{names.prepare()}/sessions") if (found := read(id_))]
+    return [found for id_ in os.listdir(f"{folders.prepare()}/sessions") if (found := read(id_))]
 
 
 def read(id_: str) -> Session | None:
@@ -237,7 +237,7 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
     lock = _descriptor(fd)
     try:
         os.write(fd, encode(session))
-        early = not memory.has_proc()  # the watchdog has to open the file by its name
+        early = not folders.has_proc()  # the watchdog has to open the file by its name
         if early:
             memory.link(fd, path)
         if not session.parent:

@@ -13,7 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import limits, names, records, registry, render
+from shmkernel import folders, limits, names, records, registry, render
 from shmkernel.sync import files
 from shmkernel.verbs import held, listing
 
@@ -181,7 +181,7 @@ def _versioned(row: Row) -> Row:
 
 def _folders() -> _Clock:
     paths = (names.folder(), names.runtime("records"), names.runtime("sessions"))
-    names.prepare()
+    folders.prepare()
     return tuple(os.stat(path).st_mtime_ns for path in paths)
 
 

@@ -32,7 +32,7 @@ import weakref
 from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import fork, frames, identity, interrupts, memory, names
+from shmkernel import folders, fork, frames, identity, interrupts, memory, names
 from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
 
@@ -295,7 +295,7 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
 
 
 def _make(name: str, path: str) -> None:
-    names.prepare()
+    folders.prepare()
     try:
         inode = os.lstat(names.path_of(name)).st_ino
     except FileNotFoundError:

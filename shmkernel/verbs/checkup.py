@@ -15,7 +15,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import limits, memory, names, registry
+from shmkernel import folders, limits, memory, names, registry
 from shmkernel.errors import ShmError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def doctor() -> list[Finding]:
     """
     found: list[Finding] = []
     try:
-        names.prepare()
+        folders.prepare()
         for part in (_room, _trust, _mechanisms, _leftovers, lambda: _logind(*_user()), _inotify, _stdlib):
             found += part()
     except ShmError as error:

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import kinds, memory, names, records, registry, sessions
+from shmkernel import folders, kinds, memory, names, records, registry, sessions
 from shmkernel.errors import ArgumentError, DamagedError, NotFoundError
 from shmkernel.verbs import drafts, held, listing
 
@@ -275,7 +275,7 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     >>> shm.gc()
     []
     """
-    names.prepare()
+    folders.prepare()
     return [(record.name, size) for record, size in registry.sweep(dry_run=dry_run)]
 
 

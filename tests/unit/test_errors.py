@@ -14,6 +14,7 @@ PARENTS = {
     "NotFoundError": (FileNotFoundError, KeyError, OSError),
     "TakenError": (FileExistsError,),
     "FullError": (OSError,),
+    "LimitError": (OSError,),
     "ArgumentError": (ValueError,),
     "UnsupportedError": (TypeError,),
     "DamagedError": (ValueError,),
@@ -24,7 +25,7 @@ PARENTS = {
 }
 NUMBERS = {
     "NotFoundError": errno.ENOENT, "TakenError": errno.EEXIST, "FullError": errno.ENOSPC,
-    "RefusedError": errno.EACCES, "FolderError": errno.ENOTSUP,
+    "RefusedError": errno.EACCES, "FolderError": errno.ENOTSUP, "LimitError": errno.EMFILE,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel import folders, names
 
 
 @pytest.mark.parametrize("name", ["x", "_", "X9", "ds.var", "a.0.b_", "a" * 200])
@@ -77,10 +77,10 @@ def test_near_names_come_best_first():
 
 
 def test_the_runtime_folder_is_made_once_and_again_if_somebody_removes_it(shm_dir):
-    root = names.prepare()
+    root = folders.prepare()
     assert os.stat(root).st_mode & 0o777 == 0o700
     shutil.rmtree(root)
-    assert names.prepare() == root
+    assert folders.prepare() == root
     assert {"pending", "records", "sessions"} <= {*os.listdir(root)}
     assert os.listdir(shm_dir) == [os.path.basename(root)]
 

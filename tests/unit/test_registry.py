@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import memory, names, records, registry, sessions
+from shmkernel import folders, memory, names, records, registry, sessions
 from shmkernel.verbs import drafts
 from tests.helpers import holding, left
 
@@ -76,7 +76,7 @@ def test_a_record_that_is_no_file_or_far_too_long_is_none():
 
 
 def test_a_record_under_another_inode_is_none():
-    names.prepare()
+    folders.prepare()
     with open(names.runtime("records", "8"), "wb") as file:
         file.write(records.encode(RECORD))
     assert records.read(8) is None
@@ -185,8 +185,8 @@ def test_a_change_of_lifetime_is_seen_by_who_has_read_the_record():
 def test_a_change_of_lifetime_is_seen_where_the_clock_of_files_is_coarse_too(monkeypatch):
     shm.create("x", 1)
     assert records.of(os.stat(names.path_of("x"))).lifetime == "session"
-    chmod, missed = os.chmod, [1, 2, 3]  # times that it leaves the ctime as it was
-    monkeypatch.setattr(os, "chmod", lambda *about: missed.pop() if missed else chmod(*about))
+    chmod, missed = os.fchmod, [1, 2, 3]  # times that it leaves the ctime as it was
+    monkeypatch.setattr(os, "fchmod", lambda *about: missed.pop() if missed else chmod(*about))
     shm.keep("x")
     assert records.of(os.stat(names.path_of("x"))).lifetime == "keep"
     assert not missed

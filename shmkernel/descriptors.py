@@ -1,0 +1,69 @@
+"""Descriptors: kept apart from the standard streams, and running out of them.
+
+A daemon closes 0, 1 and 2. Whatever is opened next gets those numbers, and what somebody prints then goes into it: into
+a segment, for everybody who has it attached. So a descriptor of ours that was given such a number is moved, and before
+something is opened that chooses its numbers itself (`mmap`, which duplicates what it is given, LMDB, inotify), the
+numbers are taken by descriptors that can be neither read nor written: they behave as closed ones do, and stay.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+
+from shmkernel.errors import LimitError
+
+LAST = 2  # of the three standard streams
+_NEITHER = os.O_PATH | os.O_CLOEXEC  # a descriptor without reading and writing: EBADF, as if it was closed
+
+
+def beyond_streams(fd: int) -> int:
+    """Move a descriptor out of reach of what prints to 0, 1 or 2.
+
+    Examples
+    --------
+    >>> fd = beyond_streams(os.open("/", os.O_PATH))
+    >>> fd > 2
+    True
+    >>> os.close(fd)
+    """
+    if fd > LAST:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LAST + 1)
+    finally:
+        os.close(fd)
+
+
+def take_streams() -> None:
+    """Take what is free of 0, 1 and 2, so that nothing opened after this gets such a number."""
+    try:
+        for stream in range(LAST + 1):
+            fcntl.fcntl(stream, fcntl.F_GETFD)
+    except OSError:
+        fd = 0
+        while fd <= LAST:
+            fd = os.open("/", _NEITHER)
+        os.close(fd)
+
+
+def ran_out(error: OSError, name: str | None = None) -> OSError:
+    """Make of an error for want of descriptors the one that says which limit it was; return any other as it is."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return error
+    subject = f"{name!r}: t" if name else "T"
+    if error.errno == errno.ENFILE:
+        message = f"{subject}oo many open files on this machine. It may have more: sudo sysctl fs.file-max=1000000"
+        return LimitError(message, name=name, errno=errno.ENFILE, limit="fs.file-max")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    cure = "Let go of some: del x, shm.close(name)"
+    if soft < hard:
+        call = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard}))"
+        cure = f"It may have {hard}: {call}, or before it starts ulimit -n {hard}"
+    message = (
+        f"{subject}oo many open files: this process may have {soft} (ulimit -n), "
+        f"and each attached segment takes one. {cure}"
+    )
+    return LimitError(message, name=name, errno=errno.EMFILE, limit="ulimit -n", allowed=soft)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import folders, names, registry, sessions
+from tests.helpers import Child, left
+
+SOMEBODY = 12345  # a uid
+ROOT = pytest.mark.skipif(
+    os.geteuid() != 0 and os.environ.get("CI") != "true",
+    reason="only root can give files away: run the tests as root, too",
+)
+CALLS = {
+    "create": lambda: shm.create("y", 1),
+    "replace": lambda: shm.create("x", 1, replace=True),
+    "unlink": lambda: shm.unlink("x"),
+    "keep": lambda: shm.keep("x"),
+    "gc": shm.gc,
+    "list": shm.list,
+}
+
+
+@pytest.fixture
+def in_child():
+    """Run a function in a process of its own; its asserts are the test's."""
+
+    def run(work):
+        with Child(work) as child:
+            assert child.join() == 0
+
+    return run
+
+
+@ROOT
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_runtime_folder_that_another_user_makes_anew_is_not_followed(call, shm_dir, tmp_path, in_child):
+    """logind, or a cleaner, has removed ours in the middle of a session."""
+    victim = tmp_path / "records"
+    victim.mkdir()
+    (victim / "dear").write_text("mine")
+
+    def work(_):
+        x = shm.create("x", np.arange(3))
+        inode = str(os.stat(names.path_of("x")).st_ino)
+        (victim / inode).write_text("mine, too")
+        root = names.runtime()
+        shutil.rmtree(root)
+        os.mkdir(root, 0o700)
+        for part in folders.PARTS:
+            os.symlink(victim, f"{root}/{part}")
+        os.chown(root, SOMEBODY, SOMEBODY)
+        with pytest.raises(shm.RefusedError, match="not trusted"):
+            call()
+        assert sorted(os.listdir(victim)) == sorted(["dear", inode])
+        assert x.sum() == 3
+        os.unlink(names.path_of("x"))
+
+    in_child(work)
+    shutil.rmtree(shm_dir / f".shmk-{os.geteuid()}")
+
+
+def test_a_session_goes_on_when_its_runtime_folder_vanishes(shm_dir):
+    shm.create("x", 1)
+    shutil.rmtree(names.runtime())
+    y = shm.create("y", 2)
+    assert shm.attach("y") is y
+    assert len([path for path in left(shm_dir) if "records" in path]) == 1
+    os.unlink(names.path_of("x"))
+
+
+def test_a_link_inside_the_runtime_folder_is_refused(shm_dir):
+    folders.prepare()
+    for part in folders.PARTS:
+        folders._held = {}
+        os.rename(names.runtime(part), shm_dir / part)
+        os.symlink(shm_dir / part, names.runtime(part))
+        with pytest.raises(shm.RefusedError, match=f"{part} is not a folder that only you"):
+            shm.create("x", 1)
+        os.unlink(names.runtime(part))
+        os.rename(shm_dir / part, names.runtime(part))
+    assert sessions.mine() is None
+    assert shm.create("x", 1) == 1
+
+
+@pytest.mark.parametrize("umask", [0o177, 0o277, 0o777, 0])
+def test_any_umask_at_the_first_use_leaves_what_works(umask, shm_dir, in_child):
+    def work(_):
+        os.umask(umask)
+        shm.create("x", np.arange(3), lifetime="keep")
+        shm.create("y", {"a": 1}, lifetime="keep")
+        shm.publish("x")
+        modes = {path: os.lstat(path).st_mode & 0o777 for path in map(str, shm_dir.rglob("*")) if "dicts" not in path}
+        assert all(mode == (0o700 if os.path.isdir(path) else 0o600) for path, mode in modes.items()), modes
+
+    in_child(work)
+    shm.unlink("x")
+    shm.unlink("y")
+
+
+@ROOT
+@pytest.mark.parametrize("umask", [0o177, 0o277, 0o777, 0])
+def test_a_user_who_is_not_root_can_enter_what_was_made_under_any_umask(umask, shm_dir, in_child):
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
+
+    def work(_):
+        os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
+        os.umask(umask)
+        if umask == 0o777:  # a process died between making it and setting its mode
+            os.mkdir(names.runtime())
+        folders.prepare()
+        folders._held = {}
+        folders.prepare()
+        with registry.locked():
+            assert sorted(folders.listdir(names.runtime())) == sorted([*folders.PARTS, "names.lock"])
+
+    in_child(work)
+
+
+def test_who_closes_all_descriptors_as_daemons_do_loses_nothing(in_child):
+    def work(_):
+        folders.prepare()
+        numbers = [int(folder) for folder in folders._held.values()]
+        os.closerange(3, 64)
+        others = [os.open("/", os.O_RDONLY) for _ in range(64)]
+        assert {*numbers} <= {*others}
+        with registry.locked():
+            assert "names.lock" in folders.listdir(names.runtime())
+        assert not folders.exists(names.path_of("x"))
+        assert all(os.fstat(fd) for fd in others), "and takes nothing from those who have the numbers now"
+
+    in_child(work)
+
+
+@ROOT
+def test_a_process_that_becomes_another_user_has_that_users_folder(shm_dir, in_child):
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
+
+    def work(_):
+        folders.prepare()
+        os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
+        folders.prepare()
+        assert os.stat(names.runtime()).st_uid == SOMEBODY
+        assert names.runtime().endswith(f"/.shmk-{SOMEBODY}")
+        assert names.path_of("x").endswith(f"/shmk-{SOMEBODY}-x")
+
+    in_child(work)
+
+
+def test_any_number_of_folders_leaves_few_descriptors(tmp_path_factory, monkeypatch):
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(40):
+        folder = tmp_path_factory.mktemp(f"folder{number}")
+        monkeypatch.setenv("SHMKERNEL_DIR", str(folder))
+        folders.prepare()
+    assert len(os.listdir("/proc/self/fd")) <= before + folders._HELD
