@@ -65,7 +65,7 @@ def test_what_a_record_says_reaches_no_terminal_and_no_path_as_it_is():
 
 
 def test_a_record_that_is_no_file_or_far_too_long_is_none():
-    names.prepare()
+    folders.prepare()
     os.mkdir(names.runtime("records", "8"))
     with open(names.runtime("records", "9"), "wb") as file:
         file.write(b" " * (1 << 20) + records.encode(RECORD._replace(inode=9)))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, sessions
+from shmkernel import folders, names, sessions
 from tests.helpers import Child, kill_watchdogs, left, until, until_left, watchdogs
 
 
@@ -107,7 +107,7 @@ def test_what_is_no_session_is_none(text):
 
 @pytest.mark.parametrize("id_", ["../names.lock", "", ".", "a/b", "x\0", "x" * 99, "\n"])
 def test_what_cannot_be_the_id_of_a_session_leads_nowhere(id_):
-    names.prepare()
+    folders.prepare()
     assert sessions.read(id_) is None
     assert not sessions.alive(id_)
 
