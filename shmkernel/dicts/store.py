@@ -15,6 +15,7 @@ A forked child can use nothing of this; it lets go of all, and opens the store f
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import io
 import os
@@ -25,6 +26,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
+from lmdb import _envid
 
 from shmkernel import fork, frames, identity, interrupts, memory
 from shmkernel.dicts import entries, failures, meta
@@ -48,9 +50,11 @@ _FIRST, _SECOND = meta.NUMBERS
 _TURN = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)  # a struct flock for the first byte
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _guard = interrupts.Guard()
+_env_keys = _envid.env_keys
 _NEVER = 1 << 64  # the number of a transaction that is not stored
 _AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _turns: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
+_inherited: set[str] = set()  # folders of the stores that an ancestor of this process had open when it forked
 
 
 class Cache:
@@ -326,9 +330,15 @@ class Store:
             txn.drop(self._env.open_db(None, txn), delete=False)
 
     def leave(self) -> None:
-        """Let go of all that was inherited through a fork."""
+        """Let go of all that was inherited through a fork, without closing any of it.
+
+        To close an environment is to wait for the calls that other threads were in, and they are not in the child. To
+        close its lock file would drop the locks that the child takes later. So both are leaked, beyond the child's end.
+        """
         if self._env:
-            self._env.close()
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._env))
+            _inherited.add(self.home)
+            _envid.env_keys = _keys
         self._env = self.txn = self.owner = self._frame = None
         self.beside = Beside(self.home)
         self.cache, self.guard = Cache(-1), threading.Lock()
@@ -344,8 +354,9 @@ class Store:
             if self._fd < 0:
                 self._fd = self.room.fd = os.open(f"{self.home}/data.mdb", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             env = lmdb.open(
-                self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False
-            )
+                self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False,
+                lib_version=0,
+            )  # fmt: skip
         except FileNotFoundError:
             raise failures.gone(self.name) from None
         except lmdb.Error as error:
@@ -367,6 +378,12 @@ class Store:
             if self._env is None:
                 self._env = self._open()
             return self._env
+
+
+def _keys(path: str, subdir: bool) -> tuple[object, ...]:
+    """Say by what py-lmdb knows that a store is open already; its list of them is the parent's after a fork."""
+    found: tuple[object, ...] = () if path in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
+    return found
 
 
 def connect(home: str, mapping: mmap.mmap, name: str) -> Store:
