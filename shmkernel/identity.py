@@ -83,9 +83,13 @@ def _parents_notebook() -> str | None:
         return None
     with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
         words = [os.fsdecode(word) for word in file.read().split(b"\0")]
-    kind = _TEXT if any(os.path.basename(word) == "jupytext" for word in words[:3]) else _NOTEBOOK
+    programs = {os.path.basename(word) for word in words[:3]}
+    kind = _TEXT if "jupytext" in programs else _NOTEBOOK
     pairs = itertools.pairwise(words)
-    return next((two for one, two in pairs if kind.search(two) and two[0] != "-" and one not in _RESULT), None)
+    found = [two for one, two in pairs if kind.search(two) and two[0] not in "-*" and one not in _RESULT]
+    if "papermill" in programs:
+        del found[1:]  # its second is the result
+    return found[0] if len(found) == 1 else None  # of several, which nbconvert runs one after the other, nobody knows
 
 
 def _is_kernel() -> bool:

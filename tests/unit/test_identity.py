@@ -166,6 +166,8 @@ subprocess.run([sys.executable, "-c", code], check=True)
         ("jupytext", ["--to", "ipynb", "--execute", "work.md"], "work.md"),
         ("jupytext", ["--execute", "work.py", "-o", "two.ipynb"], "work.py"),
         ("papermill", [b"caf\xe9.ipynb", "two.ipynb"], "caf?.ipynb"),
+        ("jupyter-nbconvert", ["--execute", "one.ipynb", "two.ipynb"], None),
+        ("jupyter-nbconvert", ["--execute", "*.ipynb"], None),
         ("mine", ["work.py"], None),
     ],
 )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import shmkernel as shm
 from shmkernel import launch, sessions
-from tests.helpers import PATIENCE, lacking, left, python, until, until_left, watchdogs
+from tests.helpers import PATIENCE, Child, lacking, left, python, until, until_left, watchdogs
+
+STEPS = 15
+UNUSED = 65521  # the uid of nobody here
 
 SHARE = """
 import os, sys
@@ -242,4 +247,59 @@ def test_a_package_in_a_zip_file_starts_it(tmp_path, shm_dir):
     code = "from shmkernel import sessions; print(sessions.__file__, sessions.begin()[1])"
     done = python(code, env=os.environ | {"PYTHONPATH": str(archive)}, cwd="/")
     assert done.stdout == f"{archive}/shmkernel/sessions.py True\n"
+    until_left(shm_dir)
+
+
+def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
+    """Wherever it comes: no process, no open file, and the next session begins."""
+
+    def work(connection):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        sessions.begin()  # imports
+        sessions.end()
+        start = time.monotonic()
+        sessions.begin()
+        longest = time.monotonic() - start
+        sessions.end()
+        fds = len(os.listdir("/proc/self/fd"))
+        interrupted = 0
+        for step in range(STEPS):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, longest * (step + 1) / STEPS)
+                sessions.begin()
+            except KeyboardInterrupt:
+                interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            session, _ = sessions.begin()
+            assert sessions.alive(session.id)
+            sessions.end()
+        with contextlib.suppress(ChildProcessError):
+            assert os.waitpid(-1, os.WNOHANG) == "nobody"
+        connection.send((interrupted, len(os.listdir("/proc/self/fd")) - fds))
+
+    with Child(work) as child:
+        interrupted, opened = child.hear()
+        assert child.join() == 0
+    assert interrupted
+    assert opened == 0
+    until(lambda: not watchdogs(shm_dir), "the watchdogs have ended")
+    until_left(shm_dir)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who has no other process")
+def test_the_limit_of_processes_is_named(shm_dir):
+    import resource  # noqa: PLC0415
+
+    shm_dir.chmod(0o1777)
+
+    def work(connection):
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        os.setresuid(UNUSED, UNUSED, 0)
+        with pytest.raises(shm.WatchdogError, match=r"you may start no more processes \(ulimit -u, now 0\)"):
+            sessions.begin()
+        connection.send("refused")
+
+    with Child(work) as child:
+        assert child.hear() == "refused"
+        assert child.join() == 0
     until_left(shm_dir)
