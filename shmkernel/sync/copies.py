@@ -17,7 +17,7 @@ import platform
 from typing import TYPE_CHECKING, TypeVar
 
 from shmkernel.errors import AbandonedError
-from shmkernel.sync import files, locks
+from shmkernel.sync import files, holds, locks
 from shmkernel.sync.files import HOLDER, RELEASED
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def snapshot(name: str, copy: Callable[[], T]) -> T:
     """
     file = files.opened(name)
     words = file.words
-    for _ in range(_TRIES if ORDERED and file.hold()[1] is None else 0):
+    inside = file.holds and holds.find(file, shared=True)[0]
+    for _ in range(_TRIES if ORDERED and not inside else 0):
         before = words[RELEASED]
         if not words[HOLDER]:
             made = copy()

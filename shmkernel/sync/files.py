@@ -26,19 +26,18 @@ import fcntl
 import functools
 import os
 import struct
-import sys
 import time
 import weakref
-from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import folders, fork, frames, identity, interrupts, memory, names
+from shmkernel import folders, fork, identity, interrupts, memory, names
 from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
+from shmkernel.sync import closing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
+    from shmkernel.sync.closing import Descriptor
+    from shmkernel.sync.holds import Hold
 
 SIZE = 4096
 MAGIC = int.from_bytes(b"shmksyn1", "little")
@@ -50,9 +49,8 @@ _RECENT = 32  # files that stay open for the next call
 _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _files: weakref.WeakValueDictionary[str, SyncFile] = weakref.WeakValueDictionary()
-_guard = interrupts.Guard()  # held over a fork, so that the child knows of all
-_descriptions: set[int] = set()
-busy: set[SyncFile] = set()  # a file stays open while it is locked from here, even if nobody keeps the Lock
+guard = interrupts.Guard()  # held over a fork
+busy: set[Hold] = set()  # a file stays open while it is locked from here, even if nobody keeps the Lock
 
 
 class Who(NamedTuple):
@@ -104,45 +102,45 @@ def version_of(words: bytes | memoryview, inode: int) -> int:
 
 
 class SyncFile:
-    """An open sync file: ``words`` over its page, ``idle`` descriptions of it, and who of this process ``holds`` it.
+    """An open sync file: ``words`` over its page, ``idle`` descriptions of it, and the ``holds`` of this process.
 
     Byte locks belong to open file descriptions: each acquisition takes one of its own, and threads exclude each other
     as processes do. None of them is the mapping's, which forked children inherit.
     """
 
-    __slots__ = ("__weakref__", "holds", "idle", "inode", "leads", "name", "page", "path", "sure", "words")
+    __slots__ = (
+        "__weakref__", "holds", "idle", "inherited", "inode", "leads", "name", "page", "path", "queued", "sure",
+        "words",
+    )  # fmt: skip
 
     def __init__(self, name: str, path: str) -> None:
-        self.idle: list[int] = []  # first: __del__ looks at it even if the file is damaged
+        self.idle: list[Descriptor] = []
         self.name, self.path, self.leads = name, path, names.path_of(name)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
         meta.listen(self.segment())
         self.sure = 0.0
-        self.holds: dict[object, Hold] = {}
+        self.holds: list[Hold] = []
+        self.queued: list[Hold] = []  # of tasks that wait
+        self.inherited = 0  # how often it was entered before a fork by explicit calls, which may be left here
 
-    def description(self) -> int:
-        """Return a descriptor to lock with: an idle one, or a new one. Give it back, or `drop` it."""
+    def description(self) -> Descriptor:
+        """Return a descriptor to lock with: an idle one, or a new one. Without references it closes, and unlocks."""
         try:
-            return self.idle.pop()
+            while (one := self.idle.pop()).closed:  # the parent's, from before a fork
+                pass
         except IndexError:
             pass
-        with _guard:
-            fd = os.open(self.path, _SAFE)
-            _descriptions.add(fd)
-        if os.fstat(fd).st_ino != self.inode:
-            drop(fd)
-            raise FileNotFoundError(self.path)
-        return fd
-
-    def hold(self) -> tuple[object, Hold | None]:
-        """Return under what key this thread, or the task that it runs, holds the lock, or would; and the hold."""
-        me = get_ident()
-        if not self.holds:
-            return me, None
-        if me not in self.holds and (task := _task()) in self.holds:
-            return task, self.holds.get(task)
-        return me, self.holds.get(me)
+        else:
+            return one
+        new = closing.made(os.open, self.path, _SAFE)
+        try:
+            if os.fstat(new.fileno()).st_ino != self.inode:
+                raise FileNotFoundError(self.path)  # noqa: TRY301  the handler is what all errors need
+        except BaseException:
+            new.close()
+            raise
+        return new
 
     def check(self, fd: int) -> None:
         """Raise FileNotFoundError if somebody has removed the file; look only now and then, a look takes 0.8 us.
@@ -165,41 +163,6 @@ class SyncFile:
         except FileNotFoundError:
             return 0
 
-    def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():
-            for fd in self.idle:
-                drop(fd)
-
-
-class Hold:
-    """One acquisition of the lock, by a thread or task, and the frames whose ``with`` entered it, the latest last."""
-
-    __slots__ = ("fd", "frames", "shared")
-
-    def __init__(self, fd: int, shared: bool, frame: FrameType | None) -> None:
-        self.fd, self.shared, self.frames = fd, shared, [frame]
-
-    def gone(self) -> bool:
-        """Say whether nobody is inside any more; forget the frames that have ended."""
-        while self.frames and frames.ended(self.frames[-1]):
-            self.frames.pop()
-        return not self.frames
-
-
-def _task() -> object:
-    asyncio = sys.modules.get("asyncio")  # without it there is no task
-    with contextlib.suppress(RuntimeError):
-        return asyncio.current_task() if asyncio else None
-    return None
-
-
-def drop(fd: int) -> None:
-    """Close a description, and with it free what it has locked."""
-    with _guard:
-        if fd in _descriptions:
-            _descriptions.discard(fd)
-            os.close(fd)
-
 
 def opened(name: str) -> SyncFile:
     """Return the sync file of a name, made where there is none."""
@@ -216,7 +179,7 @@ def opened(name: str) -> SyncFile:
 
 def renewed(file: SyncFile) -> SyncFile:
     """Return the file that has taken the place of this one, which is gone."""
-    with _guard:
+    with guard:
         if _files.get(file.path) is file:
             del _files[file.path]
     _recent.cache_clear()
@@ -267,11 +230,11 @@ def _path(name: str) -> str:
 
 @functools.lru_cache(maxsize=_RECENT)
 def _recent(path: str, name: str) -> SyncFile:
-    with _guard:
+    with guard:
         file = _files.get(path)
     if file is None:
         new = SyncFile(name, path)
-        with _guard:
+        with guard:
             file = _files.setdefault(path, new)
     return file
 
@@ -309,17 +272,29 @@ def _make(name: str, path: str) -> None:
         os.close(fd)
 
 
-def _after_fork() -> None:
-    """Let go of the parent's descriptions: a lock of his must not outlive him here."""
-    for fd in _descriptions:
-        os.close(fd)
-    _descriptions.clear()
+def _in_child() -> None:
+    """Let go of the parent's holds: a lock of its must not outlive it here."""
+    closing.close_all()
+    for hold in busy:
+        if hold.owner.is_thread():
+            hold.file.inherited += sum(one.explicit for one in hold.places)
     busy.clear()
     for file in list(_files.values()):
         file.idle.clear()
         file.holds.clear()
+        file.queued.clear()
     me.cache_clear()
-    _guard.in_child()
+    guard.in_child()
 
 
-fork.on("sync files", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)
+def _before() -> None:
+    guard.before_fork()
+    closing.guard.before_fork()
+
+
+def _in_parent() -> None:
+    closing.guard.in_parent()
+    guard.in_parent()
+
+
+fork.on("sync files", before=_before, in_parent=_in_parent, in_child=_in_child)

@@ -15,24 +15,25 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import sys
 import time
 import warnings
-from threading import get_ident
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel import frames
-from shmkernel.errors import LockError, TimedOutError
-from shmkernel.sync import files, wakeups
-from shmkernel.sync.files import HOLDER, RELEASED, WAITING, WATCHED, Hold
+from shmkernel.errors import TimedOutError
+from shmkernel.interrupts import Entry, Exit, Holding, entry_of
+from shmkernel.owners import Owner
+from shmkernel.sync import files, holds, wakeups
+from shmkernel.sync.files import HOLDER, WAITING, WATCHED
+from shmkernel.sync.holds import TRY, Hold, Inside
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from collections.abc import Awaitable, Coroutine, Generator
+    from types import TracebackType
+
+    from shmkernel.interrupts import Kind
 
 _LOCK, _GATE, VERSION = 0, 1, 2
-_TRY, _SLEEP = fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
-_HOLDER = slice(HOLDER * 8, HOLDER * 8 + files.WHO)
-UNLOCK_ALL = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
+_SLEEP = fcntl.F_OFD_SETLKW
 
 
 def request(kind: int, byte: int) -> bytes:
@@ -45,7 +46,7 @@ _GATES = {False: request(fcntl.F_WRLCK, _GATE), True: request(fcntl.F_RDLCK, _GA
 _UNGATE = request(fcntl.F_UNLCK, _GATE)
 
 
-class Lock:
+class Lock(Holding):
     """Excludes every other process and thread that locks the same name, or with `shared` only those that write.
 
     Parameters
@@ -76,52 +77,58 @@ class Lock:
         self.name, self.shared, self.timeout = name, shared, timeout
         self._file = files.opened(name)
         self._request = _LOCKS[shared]
-        frames.after_each_cell(tidy)
 
     def __enter__(self) -> Self:
-        self.enter(self.timeout, sys._getframe(1))  # noqa: SLF001
+        self.enter(entry_of(self), self.timeout)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._leave()
-
-    async def __aenter__(self) -> Self:
-        import asyncio  # noqa: PLC0415  slow, and here it is loaded
-
-        file, me = self._file, asyncio.current_task()
-        key, hold = file.hold()
-        if hold is not None and not _let_go(file, key, hold):
-            self._again(hold, None)
-            return self
+    def _leave(self, entry: Entry | None, kind: Kind) -> None:
+        del kind
+        inside = None if entry is None else entry.taken
         try:
-            fd = file.description()
-            try:
-                await self._queue_async(_Attempt(file, fd, shared=self.shared))
-                self._entered(file, fd, me, None)
-            except BaseException:
-                self._undo(file, fd, me)
-                raise
-        except FileNotFoundError:
-            self._file = files.renewed(file)
-            return await self.__aenter__()
-        return self
+            if inside is None or not holds.leave(inside):  # an explicit call may have left already, and entered again
+                inside = holds.latest(self._file)
+                if inside is not None:
+                    holds.leave(inside)
+        except BaseException:
+            if inside is not None:
+                holds.abort(inside)
+            raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._leave()
+    def _abort(self, entry: Entry) -> None:
+        if entry.taken is not None:
+            holds.abort(entry.taken)
+
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
+        return self.entering(entry_of(self))
+
+    def entering(self, entry: Entry) -> Coroutine[Any, Any, Self]:
+        """Return what enters when it is awaited, by whatever task, on behalf of who calls this."""
+        return self._enter_async(entry, Owner(), holds.find(self._file, shared=self.shared)[0])
+
+    if TYPE_CHECKING:
+
+        async def __aexit__(self, kind: Kind, error: BaseException | None, at: TracebackType | None) -> None: ...
+    else:
+        __aexit__ = Exit("_exit_async")
+
+    def _exit_async(
+        self, entry: Entry | None, kind: Kind, error: BaseException | None, at: TracebackType | None
+    ) -> Awaitable[None]:
+        self._exit(entry, kind, error, at)
+        return DONE
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Enter, as multiprocessing's locks do: False when the time is over."""
         try:
-            self.enter(timeout if block else 0, None)
+            self.enter(Entry(self, explicit=True), timeout if block else 0)
         except TimedOutError:
             return False
         return True
 
     def release(self) -> None:
         """Leave."""
-        self._leave()
+        self._leave(None, None)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self.name, self.shared, self.timeout)
@@ -129,91 +136,115 @@ class Lock:
     def __repr__(self) -> str:
         return f"<shmkernel lock {self.name!r}{', shared' if self.shared else ''}>"
 
-    def _again(self, hold: Hold, frame: FrameType | None) -> None:
-        if hold.shared and not self.shared:
-            message = (
-                f"this thread holds {self.name!r} shared already: leave that first, or take it exclusively "
-                "from the start. Two that wait for each other's share would wait for ever"
-            )
-            raise LockError(message, name=self.name)
-        hold.frames.append(frame)
-
-    def enter(self, timeout: float | None, frame: FrameType | None) -> Hold:
-        """Enter on behalf of a frame: when that has ended, nobody is inside, though Ctrl-C kept him from leaving."""
-        file = self._file
-        me: object = get_ident()
-        if file.holds:  # else nobody of this process is inside
-            me, hold = file.hold()
-            if hold is not None and not _let_go(file, me, hold):
-                self._again(hold, frame)
-                return hold
-        try:
-            fd = file.description()
+    def enter(self, entry: Entry, timeout: float | None) -> Hold:
+        """Enter, and return the hold; what is taken stands in the entry before it is taken."""
+        while True:
+            file = self._file
             try:
-                if file.words[WAITING] or not _try(fd, self._request):
-                    self._queue(_Attempt(file, fd, shared=self.shared), timeout)
-                return self._entered(file, fd, me, frame)
+                busy = False
+                if file.holds or file.queued:
+                    hold, busy = holds.find(file, shared=self.shared)
+                    if hold is not None:
+                        if holds.again(hold, entry, Owner()):
+                            return hold
+                        continue
+                inside = self._first(file, entry, Owner())
+                hold = inside.hold
+                if file.words[WAITING] or not _try(hold.fd, self._request):
+                    self._queue(hold, timeout, busy=busy)
+                self._entered(inside)
+            except FileNotFoundError:  # somebody has emptied the folder: logind at the last logout
+                self._abort(entry)
+                self._file = files.renewed(file)
             except BaseException:
-                self._undo(file, fd, me)
+                self._abort(entry)
                 raise
-        except FileNotFoundError:  # somebody has emptied the folder: logind at the last logout
-            self._file = files.renewed(file)
-            return self.enter(timeout, frame)
+            else:
+                return hold
 
-    def _entered(self, file: files.SyncFile, fd: int, me: object, frame: FrameType | None) -> Hold:
-        """Note who is in, and tell of one who died inside."""
+    async def _enter_async(self, entry: Entry, owner: Owner, hold: Hold | None) -> Self:
+        while True:
+            file = self._file
+            try:
+                if hold is not None and holds.again(hold, entry, owner):
+                    return self
+                inside = self._first(file, entry, owner)
+                file.queued.append(inside.hold)
+                hold = await self._queue_async(inside.hold)
+                if hold is None:
+                    self._entered(inside, level=3)
+                    file.queued.remove(inside.hold)
+                    return self
+                self._abort(entry)
+            except FileNotFoundError:
+                self._abort(entry)
+                self._file, hold = files.renewed(file), None
+            except BaseException:
+                self._abort(entry)
+                raise
+
+    def _first(self, file: files.SyncFile, entry: Entry, owner: Owner) -> Inside:
+        hold = Hold(file, owner, shared=self.shared)
+        entry.taken = inside = Inside(hold, owner, explicit=entry.explicit)
+        hold.description.append(file.description())
+        hold.fd = hold.description[0].fileno()
+        return inside
+
+    def _entered(self, inside: Inside, level: int = 4) -> None:
+        """Note who is in, and tell of one who died inside, at the line that enters."""
+        file = self._file
         if time.monotonic() > file.sure:
-            file.check(fd)
+            file.check(inside.hold.fd)
         self.abandoned = file.holder() if file.words[HOLDER] else None
-        file.holds[me] = hold = Hold(fd, self.shared, frame)
-        files.busy.add(file)
-        if not self.shared:
-            file.page[_HOLDER] = files.me()
+        holds.began(inside)
         if self.abandoned is not None and self.warns:
             message = f"{self.abandoned} died holding {self.name!r}: what it protects may be half written"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
-        return hold
+            warnings.warn(message, RuntimeWarning, stacklevel=level)
 
-    def _undo(self, file: files.SyncFile, fd: int, me: object) -> None:
-        if me in file.holds:
-            self._leave()
-        else:
-            files.drop(fd)
-
-    def _leave(self) -> None:
-        file = self._file
-        me: object = get_ident()
-        hold = file.holds.get(me)
-        if hold is None:
-            me, hold = file.hold()
-        if hold is None:
-            raise LockError(f"{self.name!r} is not locked here", name=self.name)
-        if len(hold.frames) > 1 and not hold.gone() and len(hold.frames) > 1:
-            hold.frames.pop()
-        else:
-            _unlock(file, me, hold)
-
-    def _queue(self, attempt: _Attempt, timeout: float | None) -> None:
+    def _queue(self, hold: Hold, timeout: float | None, *, busy: bool) -> None:
+        attempt = _Attempt(hold)
+        if timeout != 0 and (busy or any(one.owner.is_thread() for one in hold.file.queued)):
+            raise holds.refused(self.name, shared=self.shared)
         if timeout is None:
             attempt.sleep()
             return
         end = time.monotonic() + timeout
-        with attempt, self._waiter() as waiter:
+        waiter = None
+        try:
             while not attempt():
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise self._timed_out(timeout)
+                    raise self._timed_out(timeout)  # noqa: TRY301  the handler is what all errors need
+                waiter = waiter or self._waiter()
                 waiter.wait(min(left, wakeups.TICK))
+            if waiter is not None:
+                waiter.close()
+        except BaseException:  # not `finally`, which Ctrl-C can skip
+            if waiter is not None:
+                waiter.close()
+            raise
 
-    async def _queue_async(self, attempt: _Attempt) -> None:
-        if attempt():
-            return
+    async def _queue_async(self, hold: Hold) -> Hold | None:
+        """Return None when the lock is taken, or a hold that may be entered again by now."""
+        attempt = _Attempt(hold)
         end = None if self.timeout is None else time.monotonic() + self.timeout
-        with attempt, self._waiter() as waiter:
+        waiter, found = None, None
+        try:
             while not attempt():
+                found, _ = holds.find(hold.file, shared=self.shared)
+                if found is not None:
+                    break
                 if end is not None and time.monotonic() >= end:
-                    raise self._timed_out(self.timeout)
+                    raise self._timed_out(self.timeout)  # noqa: TRY301  as above
+                waiter = waiter or self._waiter()
                 await waiter.wait_async(end)
+            if waiter is not None:
+                waiter.close()
+        except BaseException:
+            if waiter is not None:
+                waiter.close()
+            raise
+        return found
 
     def _waiter(self) -> wakeups.Waiter:
         self._file.words[WATCHED] = 1
@@ -228,8 +259,8 @@ class Lock:
 class _Attempt:
     """One description on its way to a lock that is not free: first to the gate, then through it."""
 
-    def __init__(self, file: files.SyncFile, fd: int, *, shared: bool) -> None:
-        self._words, self._fd, self._shared = file.words, fd, shared
+    def __init__(self, hold: Hold) -> None:
+        self._words, self._fd, self._shared = hold.file.words, hold.fd, hold.shared
         self._at_gate = False
 
     def __call__(self) -> bool:
@@ -245,18 +276,10 @@ class _Attempt:
 
     def sleep(self) -> None:
         """Wait in the OS's own queue."""
-        with self:
-            fcntl.fcntl(self._fd, _SLEEP, _GATES[self._shared])
-            self._stand()
-            fcntl.fcntl(self._fd, _SLEEP, _LOCKS[self._shared])
-            self._pass()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._at_gate:  # gave up; the gate opens when the description is closed
-            self._words[WAITING] = 0
+        fcntl.fcntl(self._fd, _SLEEP, _GATES[self._shared])
+        self._stand()
+        fcntl.fcntl(self._fd, _SLEEP, _LOCKS[self._shared])
+        self._pass()
 
     def _stand(self) -> None:
         self._at_gate = True
@@ -265,52 +288,13 @@ class _Attempt:
     def _pass(self) -> None:
         self._words[WAITING] = 0
         self._at_gate = False
-        fcntl.fcntl(self._fd, _TRY, _UNGATE)
+        fcntl.fcntl(self._fd, TRY, _UNGATE)
         os.utime(self._fd)
-
-
-def _unlock(file: files.SyncFile, me: object, hold: Hold) -> None:
-    inside = not hold.shared
-    try:
-        if inside:
-            file.words[RELEASED] += 1
-            file.words[HOLDER] = 0
-            inside = False
-        fcntl.fcntl(hold.fd, _TRY, UNLOCK_ALL)
-        if file.words[WATCHED]:  # who waits sets it, then looks; in between both have called into the OS
-            os.utime(hold.fd)
-        del file.holds[me]
-    except BaseException:  # Ctrl-C
-        file.holds.pop(me, None)
-        if inside:
-            file.words[RELEASED] += 1
-            file.words[HOLDER] = 0
-        files.drop(hold.fd)  # which unlocks, too, and wakes
-        raise
-    if not file.holds:
-        files.busy.discard(file)
-    file.idle.append(hold.fd)
-
-
-def _let_go(file: files.SyncFile, me: object, hold: Hold) -> bool:
-    """Leave on behalf of frames that have ended; say whether nobody is inside any more."""
-    if not hold.gone():
-        return False
-    _unlock(file, me, hold)
-    return True
-
-
-def tidy(*_: object) -> None:
-    """Leave what this thread is inside of no more; a notebook does so after each cell."""
-    for file in [*files.busy]:
-        me, hold = file.hold()
-        if hold is not None:
-            _let_go(file, me, hold)
 
 
 def _try(fd: int, request: bytes) -> bool:
     try:
-        fcntl.fcntl(fd, _TRY, request)
+        fcntl.fcntl(fd, TRY, request)
     except BlockingIOError:
         return False
     return True
@@ -318,3 +302,13 @@ def _try(fd: int, request: bytes) -> bool:
 
 def _rebuild(name: str, shared: bool, timeout: float | None) -> Lock:
     return Lock(name, shared=shared, timeout=timeout)
+
+
+class _Done:
+    """What ``async with`` awaits when it has been left already."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+DONE = _Done()

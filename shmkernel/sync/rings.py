@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from shmkernel import conversions
 from shmkernel.errors import ArgumentError, LockError, NotFoundError, RefusedError, UnsupportedError
-from shmkernel.sync import copies, locks, versions
+from shmkernel.interrupts import Entry, Exit, Holding, entry_of
+from shmkernel.sync import copies, holds, locks, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType, TracebackType
+    from collections.abc import Awaitable, Callable, Coroutine
+    from types import TracebackType
 
     from numpy.typing import ArrayLike, NDArray
 
-    from shmkernel.sync.files import Hold
+    from shmkernel.interrupts import Kind
 
 _BEYOND = 1 << 62  # no writer counts so far
 _TRIES = 20  # times that a reader is overtaken in a row before he locks
@@ -85,7 +85,7 @@ class Ring:
         )
         self._memory, self._words, self._frames, self._writable = slots, slots.words, slots.frames, writable
         self._newest = self._number = 0
-        self._filling: Hold | None = None  # whose slot is open; one that Ctrl-C left so is another by then
+        self._filling: Entry | None = None  # whose slot is open
 
     @property
     def newest(self) -> int:
@@ -118,14 +118,9 @@ class Ring:
         if source.dtype != self.dtype and not (self.dtype.kind in "iufc" and np.can_cast(source.dtype, self.dtype)):
             source = self._converted(frame if isinstance(frame, (list, tuple)) else source, source.dtype)
         self._check_writable()
-        out = self._begin(sys._getframe())  # noqa: SLF001  as `slot` does, 2 us faster
-        number, done = self._number, False
-        try:
+        with self._slot() as out:
             np.copyto(out, source, casting="unsafe")
-            done = True
-        finally:
-            self._end(done=done)
-        return number
+            return self._number
 
     def slot(self) -> Slot:
         """Fill the next frame in place: it appears when the block is left, unless by an error.
@@ -133,7 +128,7 @@ class Ring:
         Other writers wait meanwhile; readers do not.
         """
         self._check_writable()
-        return Slot(self._begin, self._end)
+        return self._slot()
 
     def latest(self) -> Frame | None:
         """Return the newest frame, or None if there was none yet."""
@@ -166,27 +161,25 @@ class Ring:
     def __repr__(self) -> str:
         return f"<ring {self.name!r}: {self.slots} slots of {self.dtype} {self.shape}, newest frame {self.newest}>"
 
-    def _begin(self, frame: FrameType) -> NDArray[Any]:
-        hold = self._exclusive.enter(None, frame)
-        try:
-            self._take(hold)
-        except BaseException:
-            self._exclusive.release()
-            raise
-        return self._frames[(self._number - 1) % self.slots, ...]
+    def _slot(self) -> Slot:
+        return Slot(self._exclusive, self._begin, self._end)
 
-    def _take(self, hold: Hold) -> None:
-        if self._filling is hold:
+    def _begin(self, entry: Entry) -> NDArray[Any]:
+        """Empty the next slot, under the exclusive lock, and return it."""
+        before = self._filling
+        if before is not None and not before.over and before.taken.hold is entry.taken.hold:
             raise LockError(f"a slot of {self.name!r} is being filled already, by this very thread", name=self.name)
         self._number = self.newest + 1
         self._words[self._place(self._number)] = 0
-        self._filling = hold
+        self._filling = entry
+        return self._frames[(self._number - 1) % self.slots, ...]
 
-    def _end(self, *, done: bool) -> None:
-        self._filling = None
-        if done:
-            self._words[self._place(self._number)] = self._number
-        self._exclusive.release()
+    def _end(self, entry: Entry, *, done: bool) -> None:
+        """Give the slot its number, if it was begun and is done; this can be repeated."""
+        if self._filling is entry:
+            if done:
+                self._words[self._place(self._number)] = self._number
+            self._filling = None
 
     def _place(self, number: int) -> int:
         """Return the index of the word that holds the number of the slot which this frame has, or will have."""
@@ -248,17 +241,68 @@ def _is_alike(given: str, kind: str) -> bool:
     return given == kind or any(given in kinds and kind in kinds for kinds in ("biufc", "SU")) or given in "OT"
 
 
-class Slot:
-    """The next slot of a ring, for ``with``."""
+class Slot(Holding):
+    """The next slot of a ring, for ``with`` and ``async with``."""
 
-    def __init__(self, begin: Callable[[FrameType], NDArray[Any]], end: Callable[..., None]) -> None:
-        self._begin, self._end = begin, end
+    __slots__ = ("_begin", "_end", "_entry", "_lock")
 
-    def __enter__(self) -> NDArray[Any]:
-        return self._begin(sys._getframe(1))  # noqa: SLF001
+    def __init__(self, lock: locks.Lock, begin: Callable[[Entry], NDArray[Any]], end: Callable[..., None]) -> None:
+        self._lock, self._begin, self._end = lock, begin, end
+        self._entry: Entry | None = None  # which an explicit call leaves
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end(done=kind is None)
+    def _enter(self, entry: Entry) -> NDArray[Any]:
+        try:
+            self._entry = entry
+            self._lock.enter(entry, None)
+            return self._begin(entry)
+        except BaseException:
+            self._abort(entry)
+            raise
+
+    def _leave(self, entry: Entry | None, kind: Kind) -> None:
+        entry = entry or self._entry
+        if entry is None or entry.taken is None:
+            raise LockError(f"no slot of {self._lock.name!r} is being filled by this", name=self._lock.name)
+        if entry.inherited:
+            return
+        try:
+            self._end(entry, done=kind is None)
+            holds.leave(entry.taken)
+            self._entry = None  # which refers to this: no cycle keeps the memory
+        except BaseException:
+            self._abort(entry)
+            raise
+
+    def _abort(self, entry: Entry) -> None:
+        self._end(entry, done=False)
+        self._entry = None
+        if entry.taken is not None:
+            holds.abort(entry.taken)
+
+    def __aenter__(self) -> Coroutine[Any, Any, NDArray[Any]]:
+        entry = entry_of(self)
+        return self._enter_async(entry, self._lock.entering(entry))
+
+    async def _enter_async(self, entry: Entry, entering: Awaitable[object]) -> NDArray[Any]:
+        try:
+            self._entry = entry
+            await entering
+            return self._begin(entry)
+        except BaseException:
+            self._abort(entry)
+            raise
+
+    if TYPE_CHECKING:
+
+        async def __aexit__(self, kind: Kind, error: BaseException | None, at: TracebackType | None) -> None: ...
+    else:
+        __aexit__ = Exit("_exit_async")
+
+    def _exit_async(
+        self, entry: Entry | None, kind: Kind, error: BaseException | None, at: TracebackType | None
+    ) -> Awaitable[None]:
+        self._exit(entry, kind, error, at)
+        return locks.DONE
 
 
 class Frames:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 from shmkernel import memory, names
 from shmkernel.dicts import meta
 from shmkernel.errors import TimedOutError
-from shmkernel.sync import files, locks, wakeups
+from shmkernel.sync import files, holds, locks, wakeups
 from shmkernel.sync.files import INODE, PUBLISHED, RELEASED, WATCHED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+
+    from shmkernel.sync.closing import Descriptor
 
 _LOCK = locks.request(fcntl.F_WRLCK, locks.VERSION)
 
@@ -155,24 +157,26 @@ def _read(file: files.SyncFile) -> int:
 def _alone(name: str, change: Callable[[files.SyncFile], None]) -> int:
     """Change words while nobody else does, wake the waiters, and return the version."""
     file = files.opened(name)
+    held: list[Descriptor] = []  # no local variable of its own: a traceback would keep it, and the lock
     while True:
         try:
-            fd = file.description()
-            try:  # no context manager: Ctrl-C could end that before it unlocks
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _LOCK)
-                file.check(fd)
-                change(file)
-                found = _read(file)
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, locks.UNLOCK_ALL)
-            except BaseException:
-                files.drop(fd)  # which unlocks, too
-                raise
+            held.append(file.description())
+            fd = held[0].fileno()
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _LOCK)
+            file.check(fd)
+            change(file)
+            found = _read(file)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, holds.UNLOCK_ALL)
+            os.utime(fd)
+            file.idle.append(held.pop())
         except FileNotFoundError:
+            held.clear()
             file = files.renewed(file)
-            continue
-        os.utime(fd)
-        file.idle.append(fd)
-        return found
+        except BaseException:
+            held.clear()  # which unlocks
+            raise
+        else:
+            return found
 
 
 def _end(timeout: float | None) -> float | None:

@@ -13,24 +13,29 @@ waiting means to look every 10 ms.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import select
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from shmkernel import fork, interrupts
+from shmkernel.sync import closing
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-    from types import TracebackType
+
+    from shmkernel.sync.closing import Descriptor
 
 TICK = 0.05  # seconds; a loop that sleeps does not see Ctrl-C
 _POLL = 0.01
-_ATTRIB, _CLOSE_WRITE, _CLOSE, _MOVED_TO, _CREATE, _DELETE_SELF = 0x4, 0x8, 0x10, 0x80, 0x100, 0x400
+_LONGEST = 3600.0  # what epoll takes ends at 24 days
+_ATTRIB, _CLOSE_WRITE, _MOVED_TO, _CREATE, _DELETE_SELF = 0x4, 0x8, 0x80, 0x100, 0x400
 _MASK = _ATTRIB | _CLOSE_WRITE | _DELETE_SELF
 _FOLDER_MASK = _CREATE | _MOVED_TO
 _EVENTS = 4096
@@ -38,8 +43,8 @@ _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _guard = interrupts.Guard()
-_inotify = -1
-_watches: dict[int, int] = {}  # by watch: how many wait for it
+_inotify: Descriptor | None = None
+_watches: set[int] = set()  # of the instance
 _waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
 _resting: Waiter | None = None  # for the next wait for the same: to make and to close one takes 30 us
 
@@ -51,38 +56,43 @@ class Waiter:
     """
 
     def __init__(self, *paths: str, key: object = None) -> None:
-        global _inotify  # noqa: PLW0603  one a process
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll = select.epoll()
-        self._poll.register(self._event, select.EPOLLIN)
-        self._watches: list[int] = []
-        self.blind, self._key = False, key
+        self.blind, self._key = True, key
+        self.watched: set[int] = set()
+        self._poll = self.event = None
+        try:
+            self.event = closing.made(os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._poll = _epoll()
+            self._poll.register(self.event, select.EPOLLIN)
+        except (OSError, AttributeError):  # too many open files; gevent takes epoll away
+            self._poll = None
         with _guard:
             _waiters.add(self)
-            if _inotify < 0:
-                _inotify = int(_libc.inotify_init1(_FLAGS))
-            if _inotify >= 0:
-                self._poll.register(_inotify, select.EPOLLIN)
-                watched = [self._watch(path) for path in paths]
-                self.blind = not all(watched)
-            else:
-                self.blind = True
+            if self._poll is not None and (instance := _instance()) is not None:
+                self._poll.register(instance, select.EPOLLIN)
+                found = [self._watch(instance, path) for path in paths]
+                self.blind = not all(found)
 
     def wait(self, timeout: float | None = None) -> None:
         """Sleep until something has happened, or for nothing, or until the time is over; look again in any case."""
-        if self.blind:
-            timeout = _POLL if timeout is None else min(timeout, _POLL)
-        if self._poll.poll(-1 if timeout is None else max(timeout, 0)):
+        longest = _POLL if self.blind else _LONGEST
+        left = longest if timeout is None else max(min(timeout, longest), 0)
+        if self._poll is None:
+            time.sleep(left)
+        elif self._poll.poll(left):
             self._take()
 
     async def wait_async(self, end: float | None = None) -> None:
         """Sleep likewise, until `end` of time.monotonic at the latest, and let others run meanwhile."""
         import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
+        tick = _POLL if self.blind else TICK
+        left = tick if end is None else max(0, min(tick, end - time.monotonic()))
+        if self._poll is None:
+            await asyncio.sleep(left)
+            return
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
-        tick = _POLL if self.blind else TICK
-        timer = loop.call_later(tick if end is None else max(0, min(tick, end - time.monotonic())), _wake, woken)
+        timer = loop.call_later(left, _wake, woken)
         loop.add_reader(self._poll.fileno(), _wake, woken)
         try:
             await woken
@@ -108,53 +118,46 @@ class Waiter:
             before.close()
 
     def close(self) -> None:
-        """Wait no more."""
+        """Wait no more. This can be repeated."""
         with _guard:
-            if self._poll.closed:
-                return
             _waiters.discard(self)
-            for watch in self._watches:
-                _watches[watch] -= 1
-                if not _watches[watch]:
-                    del _watches[watch]
-                    _libc.inotify_rm_watch(_inotify, watch)  # which fails for a file that is gone: so is the watch
-            self._poll.close()
-            os.close(self._event)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+            others = {watch for one in (*_waiters, _resting) if one not in (None, self) for watch in one.watched}
+            for watch in _watches - others:  # also of one that Ctrl-C kept from closing
+                _libc.inotify_rm_watch(_number(_inotify), watch)  # fails for a file that is gone: so is the watch
+                _watches.discard(watch)
+            self.watched.clear()
+            for one in (self._poll, self.event):
+                if one is not None:
+                    one.close()
 
     def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():  # Ctrl-C has ended its block too early
+        if not ending():  # Ctrl-C has kept it from being closed
             self.close()
 
-    def _watch(self, path: str) -> bool:
+    def _watch(self, instance: Descriptor, path: str) -> bool:
         mask = _FOLDER_MASK if os.path.isdir(path) else _MASK
-        watch = int(_libc.inotify_add_watch(_inotify, os.fsencode(path), mask))
+        watch = int(_libc.inotify_add_watch(instance.fileno(), os.fsencode(path), mask))
         if watch < 0:
             return False
-        _watches[watch] = _watches.get(watch, 0) + 1
-        self._watches.append(watch)
+        _watches.add(watch)
+        self.watched.add(watch)
         return True
 
     def _take(self) -> None:
         with _guard:
             try:
-                os.read(self._event, 8)
+                os.read(_number(self.event), 8)
             except BlockingIOError:
                 pass
             else:
                 return  # somebody else took the events
             try:
-                os.read(_inotify, _EVENTS)
+                os.read(_number(_inotify), _EVENTS)
             except OSError:
                 return
             for other in _waiters:
-                if other is not self:
-                    os.eventfd_write(other._event, 1)  # noqa: SLF001
+                if other is not self and other.event is not None:
+                    os.eventfd_write(other.event.fileno(), 1)
 
 
 def waiter(key: object, *paths: str) -> Waiter:
@@ -174,19 +177,37 @@ def _wake(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-def _after_fork() -> None:
-    """Let go of the parent's instance, whose events are the parent's."""
+def _epoll() -> select.epoll:
+    new = select.epoll()
+    while new.fileno() <= closing.STREAMS:
+        above = map(fcntl.fcntl, [new], [fcntl.F_DUPFD_CLOEXEC], [closing.STREAMS + 1])
+        new = next(map(select.epoll.fromfd, above))
+    return new
+
+
+def _instance() -> Descriptor | None:
+    """Return the process's inotify instance; None if it cannot have one."""
+    global _inotify  # noqa: PLW0603  one a process
+    if _inotify is None:
+        with contextlib.suppress(OSError, ValueError):  # the latter for -1
+            _inotify = closing.made(_libc.inotify_init1, _FLAGS)
+    return _inotify
+
+
+def _number(one: Descriptor | None) -> int:
+    return -1 if one is None else one.fileno()
+
+
+def _in_child() -> None:
+    """Let go of the parent's instance, whose events are the parent's; its descriptors are closed already."""
     global _inotify, _resting  # noqa: PLW0603
-    for one in [*_waiters, *([_resting] if _resting else [])]:
-        one._poll.close()  # noqa: SLF001
-        os.close(one._event)  # noqa: SLF001
+    for one in (*_waiters, _resting):
+        if one is not None and one._poll is not None:  # noqa: SLF001
+            one._poll.close()  # noqa: SLF001
     _waiters.clear()
-    _resting = None
     _watches.clear()
-    if _inotify >= 0:
-        os.close(_inotify)
-    _inotify = -1
+    _inotify = _resting = None
     _guard.in_child()
 
 
-fork.on("waiters", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)
+fork.on("waiters", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_in_child)

@@ -63,7 +63,7 @@ def test_death_at_any_step_of_locking_leaves_the_lock_free(shared):
         assert free("x") is None or not shared
         if not killed:
             break
-    assert step > 5
+    assert step > 4
 
 
 def test_death_at_any_step_of_publishing_loses_no_earlier_version():
@@ -98,7 +98,8 @@ def interrupted_at(line, work):
     count = itertools.count(1)
 
     def look(frame, event, _):
-        if event == "line" and "shmkernel/sync" in frame.f_code.co_filename and next(count) == line:
+        ours = "shmkernel/sync" in frame.f_code.co_filename or "interrupts" in frame.f_code.co_filename
+        if event == "line" and ours and next(count) == line:
             sys.settrace(None)
             raise KeyboardInterrupt
         return look
@@ -137,13 +138,10 @@ def copying():
 
 @pytest.mark.parametrize("work", [locking, nesting, streaming, publishing, copying])
 def test_ctrl_c_at_any_line_leaves_everything_free(work):
-    """As after the cell: a ``with`` that was not left is found out by then."""
-
     def run(connection):
         ring, _ = shm.create("frames", ring=2, shape=3), shm.create("frame", shape=3)
         line = 0
         while interrupted_at(line := line + 1, work):
-            locks.tidy()
             free = [len(files.opened(name).holds) == 0 and can(name) for name in ("x", "y", "frames")]
             connection.send((line, free, ring.put(np.zeros(3)) == ring.newest))
         connection.send(None)

@@ -19,7 +19,7 @@ def test_a_cell_runs_under_the_lock_and_leaves_the_next_version(notebook):
     text = notebook("%%shm_lock x\nx += 1\nheld = len(files.opened('x').holds)\nlocal = 'here'\nfloat(x.sum())")
     assert text.endswith("3.0\n")
     assert (notebook["held"], notebook["local"], notebook["x"].tolist()) == (1, "here", [1, 1, 1])
-    assert files.opened("x").holds == {}
+    assert files.opened("x").holds == []
     assert shm.version("x") == 1
 
 
@@ -29,7 +29,7 @@ def test_a_cell_that_fails_under_the_lock_shows_its_error_once_and_frees_it(note
     assert ran.text.count("division by zero") == 1
     assert "run_cell" not in ran.text
     assert isinstance(notebook.run("%%shm_lock x\ny =").error, SyntaxError)
-    assert files.opened("x").holds == {}
+    assert files.opened("x").holds == []
     assert str(notebook.fails("%%shm_lock x\n%shm_attach nothing")).startswith("no segment named 'nothing'")
 
 

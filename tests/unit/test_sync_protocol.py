@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import shmkernel as shm
-from shmkernel.sync import copies, files, locks, rings
+from shmkernel import owners
+from shmkernel.sync import copies, files, holds, locks, rings
 from shmkernel.sync.files import HOLDER, RELEASED
 
 
@@ -77,8 +78,7 @@ def test_no_copy_beside_a_writer_is_torn_however_their_steps_interleave(dies_aft
     """All schedules of no, one, two or all five of its steps before each of the reader's first 7 accesses."""
 
     class File:
-        def hold(self):
-            return None, None
+        holds = ()
 
     class Lock:
         def __init__(self, *_, **__):
@@ -116,11 +116,9 @@ def test_no_copy_beside_a_writer_is_torn_however_their_steps_interleave(dies_aft
 class NoLock:
     """In place of the writers' lock: there is one."""
 
-    def enter(self, *_):
-        return object()
-
-    def release(self):
-        pass
+    def enter(self, entry, _):
+        hold = holds.Hold(files.opened("frames"), owners.Owner(), shared=False)
+        entry.taken = holds.Inside(hold, hold.owner, explicit=True)
 
 
 class Slots:
@@ -147,13 +145,14 @@ class Slots:
 def test_no_frame_of_a_ring_is_torn_out_of_order_or_counted_wrong(slots, schedule, deaths):
     def write():
         for attempt in itertools.count():
-            out = ring._begin(None)
+            slot = ring.slot()
+            out = slot.__enter__()
             number = ring._number
             yield
             for at in range(len(out)):
                 out[at] = number
                 yield
-            ring._end(done=attempt not in deaths)
+            slot.__exit__(KeyboardInterrupt if attempt in deaths else None, None, None)
             yield
 
     def advance():
