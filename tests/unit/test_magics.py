@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 
 import shmkernel as shm
@@ -293,3 +294,21 @@ def test_what_other_magics_return_and_what_is_taken_stays(notebook):
     assert [one.name for one in notebook["rows"]] == ["x"]
     text = notebook("%time %shm_list\n")
     assert text.count("1 segment") == 1
+
+
+LINES = [
+    f"%shm_{verb} {rest}"
+    for verb in ("save", "load", "create", "wait", "attach", "watch", "keep", "list")
+    for rest in ("", "x ", "x --", "x --as ", "x --shape ", "x --timeout ", "x --from d[", "x 'a", "-h ", "x.")
+]
+
+
+@pytest.mark.parametrize("start", ["", "y = ", "    ", "x = 1\n"])
+def test_tab_after_an_unfinished_line_prints_nothing_and_fails_nothing(notebook, start):
+    notebook("%shm_create x --shape 3")
+    with provisionalcompleter():
+        for line in LINES:
+            text = start + line
+            list(notebook.shell.Completer.completions(text, len(text)))
+    printed = notebook.capture.readouterr()
+    assert printed.out + printed.err == ""
