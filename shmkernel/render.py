@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FOREIGN = "another program"  # what a listing says of a file without a record
 _COLUMNS = ("name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
 _RIGHT = {"size", "age"}
+_MOST = 100  # rows of a listing in a notebook
 _SHOWN = 2  # holders named in the table; the others are a number
 _LIFETIMES = {
     "session": "until {owner} ends",
@@ -87,11 +88,11 @@ def note(one: Info) -> str:
     return ""
 
 
-def table(rows: Sequence[Info], notes: Mapping[str, str] | None = None) -> str:
-    """Lay out segments as a table in plain text; `notes` adds remarks by name."""
+def table(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None) -> str:
+    """Lay out segments as a table in plain text, the first of them; `notes` adds remarks by name."""
     if not rows:
         return NOTHING
-    head, cells = _cells(rows, notes or {})
+    head, cells = _cells(rows[:most], notes or {})
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     lines = [
         "  ".join(
@@ -100,14 +101,14 @@ def table(rows: Sequence[Info], notes: Mapping[str, str] | None = None) -> str:
         ).rstrip()
         for line in (head, *cells)
     ]
-    return "\n".join([*lines, total(rows)])
+    return "\n".join([*lines, total(rows), *_others(rows, most)])
 
 
-def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None) -> str:
-    """Lay out segments as a table in HTML."""
+def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None) -> str:
+    """Lay out segments as a table in HTML, the first of them."""
     if not rows:
         return f"<div>{html.escape(NOTHING)}</div>"
-    head, cells = _cells(rows, notes or {})
+    head, cells = _cells(rows[:most], notes or {})
 
     def line(tag: str, texts: Iterable[str]) -> str:
         return "".join(
@@ -116,7 +117,8 @@ def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None) -> 
         )
 
     body = "".join(f"<tr>{line('td', texts)}</tr>" for texts in cells)
-    return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>{_aside(total(rows))}"
+    below = "".join(map(_aside, (total(rows), *_others(rows, most))))
+    return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>{below}"
 
 
 def total(rows: Sequence[Info]) -> str:
@@ -158,13 +160,23 @@ class Rows(list["Info"]):
         super().__init__(rows)
         self._notes, self._cards = notes, cards
 
+    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401  as a list's
+        found = super().__getitem__(at)
+        return Rows(found, self._notes, cards=self._cards) if isinstance(at, slice) else found
+
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG002  IPython's protocol
         cards = (card(one, self._notes.get(one.name, "")) for one in self)
-        printer.text("\n\n".join(cards) if self._cards else table(self, self._notes))
+        printer.text("\n\n".join(cards) if self._cards else table(self, self._notes, most=_MOST))
 
     def _repr_html_(self) -> str:
         cards = (card_html(one, self._notes.get(one.name, "")) for one in self)
-        return "".join(cards) if self._cards else table_html(self, self._notes)
+        return "".join(cards) if self._cards else table_html(self, self._notes, most=_MOST)
+
+
+def _others(rows: Sequence[Info], most: int | None) -> list[str]:
+    if most is None or len(rows) <= most:
+        return []
+    return [f"The first {most} are shown. The others: rows = %shm_list, then rows[{most}:{2 * most}]"]
 
 
 def _cells(rows: Sequence[Info], notes: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:

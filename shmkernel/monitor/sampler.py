@@ -3,7 +3,8 @@
     page    hello -> all rows | see on, off, gone: a view appears, hides, closes | look: what to show
     thread  rows: those that changed | frame: the picture, if it changed | beat: still here
 
-Everything goes in messages of at most 64 KiB. Nothing is sent while no view is on a visible part of a visible page.
+Everything goes in messages of at most 64 KiB. The thread is there only while a view is on a visible part of a visible
+page: it ends when the last one has gone, and begins anew with the next, so that cells may be run again and again.
 A page that vanished without a word is believed to look on for `_LEASE` seconds; while a cell runs, its signs of life
 may have to wait, so that time counts only between cells.
 """
@@ -11,10 +12,12 @@ may have to wait, so that time counts only between cells.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from shmkernel import descriptors
 from shmkernel.errors import ShmError
 from shmkernel.monitor import board, lens
 from shmkernel.preview import Look, Preview
@@ -27,6 +30,7 @@ _BEAT = 1.0
 _MOST = 56 << 10  # bytes of rows in one message
 _SHARE, _CREDIT = 0.02, 0.1  # of a processor's time; seconds of it that may be spent at once after a calm time
 _SLOWEST = 1.0  # seconds
+_SPARE = 16  # descriptors
 
 
 class Sampler:
@@ -39,6 +43,8 @@ class Sampler:
         self._board = board.Board()
         self._wake = threading.Event()
         self._closed = threading.Event()
+        self._guard = threading.Lock()  # of whether there is a thread
+        self._thread: threading.Thread | None = None
         self._greeted, self._everything = False, True
         self._views: dict[str, float] = {"": time.monotonic()}  # one is about to appear
         self._key, self._look = "", Look()
@@ -47,8 +53,12 @@ class Sampler:
         self._sent = 0.0
 
     def start(self) -> None:
-        """Begin to sample."""
-        threading.Thread(target=self._run, name="shmkernel-monitor", daemon=True).start()
+        """Begin to sample, if no thread does."""
+        with self._guard:
+            if self._thread is None and not self._closed.is_set():
+                check_descriptors()
+                self._thread = threading.Thread(target=self._run, name="shmkernel-monitor", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
         """End the thread."""
@@ -120,9 +130,16 @@ class Sampler:
         self._send(content, buffers or [])
         self._sent = time.monotonic()
 
+    def _ends(self) -> bool:
+        """Say whether nobody looks any more; then this thread is no longer the one that samples."""
+        with self._guard:
+            if self._closed.is_set() or not self.looked_at():
+                self._thread = None
+        return self._thread is None
+
     def _run(self) -> None:
         pause, debt, last = 0.0, 0.0, time.monotonic()
-        while not self._closed.is_set():
+        while not self._ends():
             due = time.monotonic() + pause
             while self._rests(due):
                 self._tell({"do": "beat"})
@@ -141,11 +158,22 @@ class Sampler:
 
     def _rests(self, due: float) -> bool:
         """Sleep until there is something to do; True if that is only to say that the kernel lives."""
-        if not self.looked_at():
-            self._wake.wait()
         woken = self._wake.wait(max(0.0, min(due, self._sent + _BEAT) - time.monotonic()))
         self._wake.clear()
         return not woken and time.monotonic() < due and self.looked_at()
+
+
+def check_descriptors() -> None:
+    """Raise LimitError where there are none left for the sockets of a thread: zmq would abort the process."""
+    spare: list[int] = []
+    try:
+        for _ in range(_SPARE):
+            spare.append(os.dup(2) if not spare else os.dup(spare[0]))
+    except OSError as error:
+        raise descriptors.ran_out(error) from None
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 def _parts(rows: list[board.Row], gone: list[str]) -> Iterator[dict[str, list[Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import shmkernel as shm
 from shmkernel import names, render
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.monitor import acts
-from shmkernel.monitor.sampler import Sampler
+from shmkernel.monitor.sampler import Sampler, check_descriptors
 from shmkernel.preview import Look
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _MODULE_WORDS = re.compile(
     r'^import [^;]*? from "\./[^"]*";\n|^export (?=(async )?(function|const|class) )', re.MULTILINE
 )
 _QUICK = 0.05  # seconds
+_SAVED = 20  # rows that a notebook keeps of a monitor
 
 
 def _script() -> str:
@@ -46,17 +48,23 @@ class Monitor(anywidget.AnyWidget):
     look = traitlets.Dict(help="what is selected: key, axes, start").tag(sync=True)
 
     def __init__(self, name: str | None = None, interval: float = 0.25) -> None:
-        super().__init__(look={"key": name or "", "axes": [], "start": 0})
         self._shell: Any = get_ipython()
+        super().__init__(look={"key": name or "", "axes": [], "start": 0})
         self._sampler = Sampler(self._tell, interval)
         self._sampler.look(name or "", Look())
         self.on_msg(self._hear)
         if self.comm is not None:  # else a click waits for the running cell (guarded by a test)
             setattr(self.comm, "_reply_subshell_for", lambda _, default: default)  # noqa: B010  private
-        if self._shell is not None:
+        if self._shell is not None and self.comm is not None:
             self._shell.events.register("pre_execute", self._cell_begins)
             self._shell.events.register("post_execute", self._cell_ends)
-        self._sampler.start()
+        if self.comm is not None:
+            self._sampler.start()
+
+    def open(self) -> None:
+        """Open the way to a page, if there may be one."""
+        if _has_page(self._shell):
+            super().open()
 
     def close(self) -> None:
         """End the sampling, and remove the view."""
@@ -70,10 +78,11 @@ class Monitor(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
         """Give viewers without widgets, GitHub's among them, a table of now."""
-        found: Any = super()._repr_mimebundle_(**kwargs)
+        found: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
         data, metadata = found if isinstance(found, tuple) else (found or {}, {})
         rows = shm.list()
-        return {**data, "text/plain": render.table(rows), "text/html": render.table_html(rows)}, metadata
+        texts = {"text/plain": render.table(rows, most=_SAVED), "text/html": render.table_html(rows, most=_SAVED)}
+        return {**data, **texts}, metadata
 
     def _cell_begins(self) -> None:
         self._sampler.busy = True
@@ -89,13 +98,22 @@ class Monitor(anywidget.AnyWidget):
         match content:
             case {"do": "hello"}:
                 self._sampler.hello()
+                self._goes_on()
             case {"do": "see", "view": str(view), "on": bool(on)}:
                 self._sampler.see(view, on=on)
+                self._goes_on()
             case {"do": "look", "key": str(key), "axes": list(axes), "start": int(start)}:
                 self.look = {"key": key, "axes": axes, "start": start}
                 self._sampler.look(key, Look(tuple(map(int, axes)), start))
             case {"do": "act", "id": int(number), "verb": str(verb), "name": str(name), "inode": str(inode)}:
                 self._act(number, verb, name, int(inode))
+
+    def _goes_on(self) -> None:
+        try:
+            if self._sampler.looked_at():
+                self._sampler.start()
+        except OSError as error:
+            self._tell({"do": "trouble", "text": str(error)}, [])
 
     def _act(self, number: int, verb: str, name: str, inode: int) -> None:
         push: Callable[[dict[str, Any]], None]
@@ -105,6 +123,16 @@ class Monitor(anywidget.AnyWidget):
         except (ShmError, OSError) as error:
             text, good = str(error), False
         self._tell({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
+
+
+def _has_page(shell: Any) -> bool:  # noqa: ANN401
+    """Say whether a page may show a widget. nbconvert, papermill and nbval have none, and can ask nobody for input.
+
+    A widget would be saved there as a picture of nothing, in place of the table.
+    """
+    kernel = getattr(shell, "kernel", None)
+    asked = kernel.get_parent().get("content", {}) if kernel else {}
+    return bool(asked.get("allow_stdin", True)) or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
 
 def watch(name: str | None = None, *, interval: float = 0.25) -> Monitor:
@@ -132,6 +160,7 @@ def watch(name: str | None = None, *, interval: float = 0.25) -> Monitor:
     """
     if name is not None:
         names.path_of(name)
-    if not interval >= _QUICK:
+    if not _QUICK <= interval < math.inf:
         raise ArgumentError(f"interval {interval!r}: seconds between two looks, at least {_QUICK}", interval=interval)
+    check_descriptors()  # the sockets of a comm need some, too
     return Monitor(name, interval)

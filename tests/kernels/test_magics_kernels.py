@@ -114,3 +114,32 @@ def test_after_a_reset_of_all_names_there_is_sharing_as_before(kernel):
     assert plot("%shm_create x --shape 3").startswith("x: array float64 (3,)")
     plot("%reset -f")
     assert plot("%shm_create y --shape 3").startswith("y: array float64 (3,)")
+
+
+def test_a_monitor_where_no_page_is_saves_the_table_alone(kernel):
+    plot = kernel("plot.ipynb")
+    plot("%load_ext shmkernel\n%shm_create x --shape 3")
+    plot.client.allow_stdin = False  # as nbconvert, papermill and nbval have it
+    reply, published = plot.run("%shm_watch x")
+    (shown,) = published["display_data"]
+    assert reply["status"] == "ok"
+    assert sorted(shown["data"]) == ["text/html", "text/plain"]
+    assert ">x</td>" in shown["data"]["text/html"]
+    assert "comm_open" not in published
+    plot.client.allow_stdin = True
+    reply, published = plot.run("%shm_watch x")
+    (shown,) = published["display_data"]
+    assert "application/vnd.jupyter.widget-view+json" in shown["data"]
+
+
+def test_a_kernel_without_descriptors_survives_a_monitor(kernel):
+    plot = kernel("plot.ipynb")
+    plot("%load_ext shmkernel\n%shm_create x --shape 3")
+    plot("import os, shmkernel.monitor.widget")
+    plot("taken = []\ntry:\n    while True: taken.append(os.dup(2))\nexcept OSError: pass")
+    reply, _ = plot.run("%shm_watch")
+    assert (reply["status"], reply["ename"]) == ("error", "LimitError")
+    plot("for one in taken: os.close(one)")
+    assert plot("print(x.sum())") == "0.0\n"
+    reply, _ = plot.run("%shm_watch")
+    assert reply["status"] == "ok"

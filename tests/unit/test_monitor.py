@@ -1,5 +1,6 @@
 """The monitor without a page: what it finds, what it sends, what its buttons do."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -400,3 +401,63 @@ def test_no_file_of_the_page_calls_for_html_or_for_the_network():
             text = file.read()
         for word in ("innerHTML", "outerHTML", "insertAdjacent", "://", "fetch(", "eval(", "url("):
             assert word not in text
+
+
+def monitors():
+    return [one for one in threading.enumerate() if one.name == "shmkernel-monitor"]
+
+
+def test_the_thread_ends_when_nobody_looks_and_begins_anew_with_the_next_view():
+    told = threading.Event()
+    found = Sampler(lambda *_: told.set(), 0.05)
+    found.hello()
+    for view in "abc":
+        found.see(view, on=True)
+        found.start()
+        found.start()
+        assert told.wait(PATIENCE)
+        (thread,) = monitors()
+        found.see(view, on=False)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        told.clear()
+    found.close()
+    found.start()
+    assert not monitors()
+
+
+def test_a_monitor_that_is_made_again_and_again_leaves_no_threads(monitor):
+    for view in range(5):
+        monitor.hear({"do": "hello"})
+        monitor.hear({"do": "see", "view": str(view), "on": True})
+        (thread,) = monitors()
+        monitor.hear({"do": "see", "view": str(view), "on": False})
+        thread.join(PATIENCE)
+    assert not monitors()
+
+
+def test_without_descriptors_watch_is_an_error_that_names_the_limit():
+    taken = []
+    with contextlib.suppress(OSError):
+        while True:
+            taken.append(os.dup(2))
+    try:
+        with pytest.raises(shm.LimitError, match="oo many open files") as caught:
+            shm.watch()
+    finally:
+        for fd in taken:
+            os.close(fd)
+    assert caught.value.limit == "ulimit -n"
+    assert not monitors()
+
+
+def test_a_saved_monitor_has_few_rows_and_says_where_the_others_are(monitor):
+    listed = [shm.create(f"a_rather_long_name_of_a_segment_{number}", shape=3) for number in range(30)]
+    data, _ = monitor._repr_mimebundle_()
+    assert sum(len(json.dumps(one)) for one in data.values()) < 20_000
+    assert data["text/html"].count("<tr>") == 21
+    assert "30 segments" in data["text/html"]
+    assert "rows[20:40]" in data["text/plain"]
+    for number in range(30):
+        shm.unlink(f"a_rather_long_name_of_a_segment_{number}")
+    del listed

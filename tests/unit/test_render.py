@@ -69,3 +69,15 @@ def test_colours_come_from_the_theme_alone():
 def test_rendering_needs_neither_numpy_nor_ipython():
     code = "import sys, shmkernel.render; print({'numpy', 'IPython'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"set()\n"
+
+
+def test_a_long_listing_shows_its_beginning_and_how_to_see_the_rest():
+    rows = render.Rows([ONE._replace(name=f"x{number}") for number in range(3000)], {"x150": "look here"})
+    html = rows._repr_html_()
+    assert html.count("<tr>") == 101
+    assert len(html) < 100_000
+    assert "3000 segments" in html
+    assert "The first 100 are shown. The others: rows = %shm_list, then rows[100:200]" in html
+    assert "look here" in rows[100:200]._repr_html_()
+    assert (len(rows), rows[150].name) == (3000, "x150")
+    assert len(render.table(rows).splitlines()) == 3002
