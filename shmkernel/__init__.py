@@ -12,6 +12,8 @@ if sys.platform != "linux":
         "On macOS and Windows run Jupyter in a container or in WSL"
     )
 
+from shmkernel.imports import importing
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,7 +53,8 @@ def __getattr__(name: str) -> object:
         return version(__name__)
     if name not in _HOME:
         raise AttributeError(f"module 'shmkernel' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    with importing:
+        value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return value
 
 

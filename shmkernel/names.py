@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from shmkernel import descriptors
 from shmkernel.errors import ArgumentError, FolderError, FullError
+from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,7 +125,8 @@ def inodes() -> dict[str, int]:
 
 def near(name: str, known: Iterable[str]) -> list[str]:
     """Return the known names that `name` may be a slip of the pen for, best first."""
-    import difflib  # noqa: PLC0415  only for a message, and the watchdog shares this module
+    with importing:
+        import difflib  # noqa: PLC0415  only for a message, and the watchdog shares this module
 
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
 

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
+from shmkernel.imports import importing
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -44,7 +46,8 @@ class Progress:
             self._bar = self._show()
 
     def _show(self) -> tqdm[None]:
-        from tqdm.auto import tqdm  # noqa: PLC0415
+        with importing:
+            from tqdm.auto import tqdm  # noqa: PLC0415
 
         notebook = "ipykernel" in sys.modules  # its streams are no terminals, which would turn the bar off
         return tqdm(

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import os
 import stat
-import threading
-import weakref
 from typing import TYPE_CHECKING
 
-from shmkernel import folders, fork, memory, names, records, sessions
+from shmkernel import folders, memory, names, names_lock, records, sessions
 from shmkernel.errors import RefusedError, TakenError
 from shmkernel.sync import files
 
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
     from shmkernel.records import Record
 
 _CLAIMED = 16  # descriptors at a time: a process may have as few as 256
-_thread = threading.local()
-_locks: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
 
 
 def begin() -> sessions.Session:
@@ -197,8 +192,8 @@ def unlink_unused(inode: int) -> None:
     """Unlink a segment of lifetime ``attached`` if its last user has gone; for whoever lets go of one."""
     held = records.read(inode)
     if held and held.lifetime == "attached":
-        if _holds_lock():  # garbage collection struck while this thread changes names
-            vars(_thread).setdefault("late", []).append(inode)
+        if names_lock.is_mine():  # garbage collection struck while this thread changes names
+            names_lock.later(inode)
             return
         with locked():
             _clear(inode)
@@ -295,51 +290,12 @@ def holders() -> dict[tuple[int, int], list[int]]:
     return found
 
 
-def locked() -> io.FileIO:
+def locked() -> names_lock.NamesLock:
     """Exclude every other change of names, by whatever process or thread of this user: ``with locked():``.
 
-    Not re-entrant. It is a file that closes itself, in C, and so lets go however early Ctrl-C comes: no function in
-    Python could end a ``with`` as surely, and a lock that stayed would stop every kernel of this user.
+    Not re-entrant.
     """
-    path = f"{folders.prepare()}/names.lock"
-    file = None
-    try:
-        with memory.no_fork:
-            file = io.FileIO(path, "r+", opener=_open_lock)
-            _locks.add(file)
-        _thread.lock = weakref.ref(file, _catch_up)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except BaseException:
-        if file is not None:
-            file.close()
-        raise
-    return file
-
-
-def _open_lock(path: str, _: int) -> int:
-    try:
-        return folders.open_(path, os.O_RDWR)
-    except FileNotFoundError:  # somebody has removed it alone
-        return folders.open_(path, os.O_RDWR | os.O_CREAT)
-
-
-def _holds_lock() -> bool:
-    file = getattr(_thread, "lock", lambda: None)()
-    return file is not None and not file.closed
-
-
-def _catch_up(_: object) -> None:
-    """Do what garbage collection has asked for while names were locked."""
-    while late := vars(_thread).get("late"):
-        unlink_unused(late.pop())
-
-
-def _after_fork() -> None:
-    for file in [*_locks]:  # of other threads of the parent
-        file.close()
-
-
-fork.on("names", in_child=_after_fork)
+    return names_lock.NamesLock(unlink_unused)
 
 
 def _link(fd: int, new: Record) -> None:

@@ -19,6 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shmkernel.errors import ArgumentError, RangeError, UnsupportedError
+from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,7 +53,8 @@ def encode(values: Iterable[object]) -> list[memoryview]:
     >>> b"".join(encode([b"a"])).hex(" ", -8)
     '0100000000000000 0000000000000000 0800000000000000 6100000000000000 3873000000000000 02'
     """
-    import numpy as np  # noqa: PLC0415  much of the command line works without
+    with importing:
+        import numpy as np  # noqa: PLC0415  much of the command line works without
 
     items = list(values)
     types = set(map(type, items))
@@ -79,7 +81,8 @@ def encode(values: Iterable[object]) -> list[memoryview]:
 
 def decode(data: Any) -> Layout:  # noqa: ANN401  any buffer
     """Find the parts of a list in its bytes; ValueError says what is wrong with them."""
-    import numpy as np  # noqa: PLC0415
+    with importing:
+        import numpy as np  # noqa: PLC0415
 
     length = count(data[:WORD], len(data))
     slots = WORD * (length + 2)

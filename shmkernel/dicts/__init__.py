@@ -25,6 +25,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from shmkernel.errors import UnsupportedError
+from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,7 +43,8 @@ def __getattr__(name: str) -> ModuleType:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return importlib.import_module(f"{__name__}.{name}")
+        with importing:
+            return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
         if error.name != "lmdb":
             raise

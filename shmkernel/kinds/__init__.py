@@ -11,6 +11,7 @@ import functools
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 from shmkernel.errors import ArgumentError, UnsupportedError
+from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     import mmap
@@ -109,7 +110,8 @@ HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 @functools.cache
 def _ours() -> dict[str, Kind]:
-    from shmkernel.kinds import array, dicts, lists, raw, ring  # noqa: PLC0415  with numpy, which faces do without
+    with importing:
+        from shmkernel.kinds import array, dicts, lists, raw, ring  # noqa: PLC0415  with numpy, which faces do without
 
     return {kind.name: kind for kind in (ring.KIND, array.KIND, lists.KIND, raw.KIND, dicts.KIND)}
 
@@ -117,11 +119,12 @@ def _ours() -> dict[str, Kind]:
 @functools.cache
 def known() -> dict[str, Kind]:
     """Return all kinds by name: our own, then those of other packages."""
-    from importlib.metadata import entry_points  # noqa: PLC0415  20 ms, and our own kinds come first anyway
-
     found = dict(_ours())
-    for entry in entry_points(group="shmkernel.kinds"):
-        found.setdefault(entry.name, entry.load())
+    with importing:
+        from importlib.metadata import entry_points  # noqa: PLC0415  20 ms, and our own kinds come first anyway
+
+        for entry in entry_points(group="shmkernel.kinds"):
+            found.setdefault(entry.name, entry.load())
     return found
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from shmkernel import dicts, kinds, memory
 from shmkernel.dicts import meta
 from shmkernel.errors import ArgumentError, DamagedError, FolderError, UnsupportedError
+from shmkernel.imports import importing
 from shmkernel.kinds import Description, Plan
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def _is_json(value: object) -> bool:
 
 
 def _publish(name: str) -> None:
-    from shmkernel.sync import versions  # noqa: PLC0415  only where somebody has asked for versions
+    with importing:
+        from shmkernel.sync import versions  # noqa: PLC0415  only where somebody has asked for versions
 
     versions.publish(name)
 

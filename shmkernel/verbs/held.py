@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import fork, interrupts, kinds, names, records, registry
+from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     import mmap
@@ -160,7 +161,8 @@ def had(path: str) -> bool:
 
 @functools.cache
 def _transfer() -> ModuleType:
-    from shmkernel.verbs import transfer  # noqa: PLC0415  it brings numpy, without which much of the command line works
+    with importing:
+        from shmkernel.verbs import transfer  # noqa: PLC0415  with numpy, without which much of the command line works
 
     return transfer
 

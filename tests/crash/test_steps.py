@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, registry
+from shmkernel import names, names_lock, registry
 from shmkernel.kinds import array
 from tests.helpers import Child, holding, left, quick_first, until, until_left
 
@@ -136,7 +136,7 @@ def test_death_at_any_step_of_attaching_as_the_last_one_unlinks(shm_dir):
 
     def die_after_the_maker():
         signal.pidfd_send_signal(maker.pidfd, signal.SIGKILL)
-        if not registry._holds_lock():  # for its watchdog needs names.lock
+        if not names_lock.is_mine():  # for its watchdog needs names.lock
             until(lambda: not os.path.exists(f"{shm_dir}/{session}"), "the maker's watchdog sweeps")
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import shmkernel as shm
 from shmkernel import folders, memory, names, records, registry, sessions
 from shmkernel.verbs import drafts
 from tests.helpers import holding, left
+from tests.unit.test_interrupts import interrupted  # noqa: F401  a fixture
 
 RECORD = records.Record(7, "x", "array", "1f", "plot.ipynb", "session", 0.5)
 OPTIONS = {"shape": None, "dtype": None, "order": None, "fill": None}
@@ -205,3 +207,26 @@ def test_a_dry_run_changes_nothing(shm_dir):
     assert left(shm_dir) == before
     assert sessions.alive(session.id)
     assert x == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # about files that end without close()
+def test_the_lock_of_names_is_free_after_an_interrupt_at_any_bytecode(interrupted):  # noqa: F811
+    def act():
+        with registry.locked():
+            pass
+
+    with open(f"{folders.prepare()}/names.lock") as other:
+
+        def check():
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        interrupted(act, check)
+
+
+def test_what_is_collected_while_names_are_locked_is_unlinked_when_they_are_free():
+    x = shm.create("x", 1, lifetime="attached")
+    with registry.locked():
+        del x
+        assert "x" in shm.session
+    assert "x" not in shm.session

@@ -1,0 +1,71 @@
+"""Imports that are made late, when a call first needs them: no fork comes between their beginning and their end.
+
+A child forked meanwhile by another thread would have a module that is being imported by nobody, and wait for it for
+ever. So late imports stand in ``with importing:``, and a fork waits for those of other threads. Threads do not wait for
+each other here: Python's own locks see to that, and find deadlocks.
+"""
+
+from __future__ import annotations
+
+import time
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from shmkernel import fork, interrupts
+
+if TYPE_CHECKING:
+    from shmkernel.interrupts import Entry, Kind
+
+_LIMIT = 10.0  # seconds: the other import may wait for one that the forking thread is in the middle of
+_NAP = 0.001
+
+
+class Importing(interrupts.Holding):
+    """Keeps a fork waiting: ``with importing: from x import y``.
+
+    Examples
+    --------
+    >>> with importing:
+    ...     import json
+    """
+
+    __slots__ = ("_guard", "_inside")
+
+    def __init__(self) -> None:
+        self._guard = interrupts.Guard()  # held over a fork, and while somebody enters
+        self._inside: dict[Entry, int] = {}
+
+    def _enter(self, entry: Entry) -> None:
+        entry.taken = True
+        with self._guard:
+            self._inside[entry] = get_ident()
+
+    def _leave(self, entry: Entry | None, kind: Kind) -> None:
+        del kind
+        if entry is not None:
+            self._abort(entry)
+
+    def _abort(self, entry: Entry) -> None:
+        self._inside.pop(entry, None)
+
+    def before_fork(self) -> None:
+        """Wait until no other thread imports, then let none begin."""
+        until = time.monotonic() + _LIMIT
+        self._guard.before_fork()
+        while any(thread != get_ident() for thread in [*self._inside.values()]) and time.monotonic() < until:
+            self._guard.in_parent()
+            time.sleep(_NAP)
+            self._guard.before_fork()
+
+    def in_parent(self) -> None:
+        """Let them go on."""
+        self._guard.in_parent()
+
+    def in_child(self) -> None:
+        """Forget the other threads."""
+        self._inside.clear()
+        self._guard.in_child()
+
+
+importing = Importing()
+fork.on("imports", before=importing.before_fork, in_parent=importing.in_parent, in_child=importing.in_child)

@@ -1,0 +1,88 @@
+"""The lock of names: a flock that excludes every other change of names by this user, in whatever process or thread.
+
+A forked child has a copy of each descriptor, and so of what is locked through it: with the file closed here alone, it
+would hold the lock for as long as it lives, and stop every kernel of this user. So the lock is undone explicitly,
+which counts for all copies, before the file is closed; and a child closes its copies, since the parent may die first.
+
+Python closes an `io.FileIO` with the lock of threads released: between "it is closed" and the close itself another
+thread may fork. The descriptor that such a child keeps is unlocked by then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from shmkernel import folders, fork, interrupts, memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shmkernel.interrupts import Entry, Kind
+
+_thread = threading.local()
+_files: set[io.FileIO] = set()  # of all threads
+
+
+class NamesLock(interrupts.Holding):
+    """The lock, for one ``with`` statement; `catch_up` is called with what `later` was told meanwhile."""
+
+    __slots__ = ("_catch_up",)
+
+    def __init__(self, catch_up: Callable[[int], None]) -> None:
+        self._catch_up = catch_up
+
+    def _enter(self, entry: Entry) -> None:
+        path = f"{folders.prepare()}/names.lock"
+        try:
+            with memory.no_fork:
+                entry.taken = _thread.file = file = io.FileIO(path, "r+", opener=_opened)
+                _files.add(file)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except BaseException:
+            self._abort(entry)
+            raise
+
+    def _leave(self, entry: Entry | None, kind: Kind) -> None:
+        del kind
+        assert entry, "only a with statement enters"
+        self._abort(entry)
+
+    def _abort(self, entry: Entry) -> None:
+        file: io.FileIO | None = entry.taken
+        if file is not None and not file.closed:
+            fcntl.flock(file, fcntl.LOCK_UN)
+            file.close()
+            _files.discard(file)
+        while late := vars(_thread).get("late"):
+            self._catch_up(late.pop())
+
+
+def is_mine() -> bool:
+    """Say whether this thread holds the lock, or waits for it."""
+    file = getattr(_thread, "file", None)
+    return file is not None and not file.closed
+
+
+def later(inode: int) -> None:
+    """Have this thread see to an inode when it has let go of the lock."""
+    vars(_thread).setdefault("late", []).append(inode)
+
+
+def _opened(path: str, _: int) -> int:
+    try:
+        return folders.open_(path, os.O_RDWR)
+    except FileNotFoundError:  # somebody has removed it alone
+        return folders.open_(path, os.O_RDWR | os.O_CREAT)
+
+
+def _in_child() -> None:
+    for file in _files:
+        file.close()
+    _files.clear()
+
+
+fork.on("names", in_child=_in_child)

@@ -1,0 +1,177 @@
+"""A fork at any moment beside busy threads: the child does all that it may want to do, and ends."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import os
+import signal
+import subprocess
+
+from shmkernel import names, names_lock, registry
+from tests.helpers import PATIENCE, Child, python, until
+
+# A thread shares something for the first time, which imports much, while others are forked.
+FIRST_USE = """
+import os, sys, threading
+import shmkernel as shm
+
+def first():
+    begun.set()
+    shm.create("first", 1)
+
+def child():
+    with open(os.devnull, "w") as sys.stderr:
+        shm.create(f"c{os.getpid()}", [1, "two"])
+        shm.attach("first") if "first" in shm.session else None
+
+begun = threading.Event()
+thread = threading.Thread(target=first)
+thread.start()
+begun.wait()
+pids = []
+while thread.is_alive() and len(pids) < 10:
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        child()
+        os._exit(0)
+print([os.waitpid(pid, 0)[1] for pid in pids])
+"""
+
+
+# Threads do all that a notebook may do meanwhile; each child does it too.
+STORM = """
+import asyncio, faulthandler, itertools, os, signal, subprocess, sys, threading, time
+import multiprocessing
+import numpy as np
+import shmkernel as shm
+
+faulthandler.dump_traceback_later(100, exit=True)
+count = itertools.count()
+
+def name():
+    return f"n{os.getpid()}_{next(count)}"
+
+def make():
+    one = name()
+    x = shm.create(one, np.arange(4), lifetime="attached")
+    assert shm.attach(one) is x
+    shm.create(one, [1, "two"], replace=True)
+    shm.unlink(one)
+
+def lock():
+    with shm.lock("agreed"), shm.writing("agreed"):
+        pass
+    with shm.lock("agreed", shared=True):
+        shm.publish("agreed")
+
+def look():
+    shm.list()
+    shm.version("agreed")
+    try:
+        shm.wait("agreed", timeout=0.001)
+    except shm.TimedOutError:
+        pass
+
+def handle():
+    block = shm.SharedMemory(create=True, size=8)
+    shm.SharedMemory(block.name).close()
+    block.unlink()
+
+ACTS = make, lock, look, handle
+over = threading.Event()
+
+def again_and_again(act):
+    while not over.is_set():
+        act()
+
+def ended(pid):
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if (status := os.waitpid(pid, os.WNOHANG))[0]:
+            return os.waitstatus_to_exitcode(status[1])
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGABRT)
+    return "hangs"
+
+def child():
+    faulthandler.enable()
+    for act in ACTS:
+        act()
+
+def forked(number):
+    pid = os.fork()
+    if pid:
+        return ended(pid)
+    try:
+        child()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+def spawned(number):
+    return subprocess.run(["true"], preexec_fn=make, timeout=20).returncode
+
+def pooled(number):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.apply_async(child).get(20)
+    return 0
+
+shm.create("agreed", np.arange(4))
+threads = [threading.Thread(target=again_and_again, args=(act,), daemon=True) for act in ACTS]
+for thread in threads:
+    thread.start()
+print([forked(n) for n in range(15)] + [spawned(n) for n in range(5)] + [pooled(n) for n in range(5)])
+over.set()
+for thread in threads:
+    thread.join(20)
+print([thread.is_alive() for thread in threads])
+"""
+
+
+def test_the_first_use_in_a_thread_hangs_no_child_that_is_forked_meanwhile():
+    done = python(FIRST_USE, flags=["-W", "ignore"])
+    assert set(ast.literal_eval(done.stdout)) <= {0}, done.stderr
+
+
+def test_a_child_that_has_a_descriptor_of_the_lock_of_names_does_not_hold_it():
+    """As does one that was forked when its parent was about to close it, and one that was not told of the fork."""
+    with registry.locked():
+        fd = names_lock._thread.file.fileno()
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
+    try:
+        with open(names.runtime("names.lock")) as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        child.communicate(timeout=PATIENCE)
+
+
+def test_a_child_that_is_forked_while_its_parent_holds_the_lock_of_names_does_not_hold_it_when_the_parent_dies():
+    def holds_forks_and_dies(connection):
+        with registry.locked():
+            pid = os.fork()
+            if pid:
+                os.kill(os.getpid(), signal.SIGKILL)
+            connection.send("alone")
+            connection.recv()
+
+    with Child(holds_forks_and_dies) as parent:
+        assert parent.hear() == "alone"
+        with open(names.runtime("names.lock")) as other:
+            until(lambda: _locks_at_once(other), "nobody holds it")
+        parent.tell()
+
+
+def _locks_at_once(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_children_forked_beside_busy_threads_do_everything_and_end():
+    done = python(STORM, flags=["-W", "ignore"], timeout=110)
+    children, threads = map(ast.literal_eval, done.stdout.splitlines())
+    assert set(children) == {0}, done.stderr
+    assert set(threads) == {False}
