@@ -18,6 +18,7 @@ LONGEST = 511  # bytes of a key that LMDB takes
 ORDER = 0xFF  # what the entries that keep the order begin with: after all keys
 OTHERS = 0xF8  # what all other keys than texts begin with, at least
 _TEXT, _INT, _FLOAT, _NONE, _BYTES, _TUPLE, _DIGEST = (bytes([OTHERS + n]) for n in range(7))
+_PLAIN: dict[object, None] = {}
 _DOUBLE = struct.Struct(">d")
 _LENGTH = struct.Struct(">I")
 
@@ -51,7 +52,7 @@ def encode(key: object) -> tuple[bytes, bool]:
         except UnicodeEncodeError:
             raw, exact = _encode(key)
     else:
-        hash(key)
+        _PLAIN.get(key)  # it refuses what cannot be hashed, in the words of this Python's dict
         raw, exact = _encode(key)
     if len(raw) > LONGEST:
         return _DIGEST + hashlib.blake2b(raw, digest_size=32).digest(), False
