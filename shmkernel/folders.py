@@ -316,10 +316,10 @@ def _check_uid(folder: str) -> None:
     """Refuse where the number that this process has as its user stands for every stranger."""
     uid = os.geteuid()
     try:
-        with open("/proc/sys/kernel/overflowuid") as file:
+        with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
             if uid != int(file.read()):
                 return
-        with open("/proc/self/uid_map") as file:
+        with open("/proc/self/uid_map", encoding="utf-8") as file:
             spans = [tuple(map(int, line.split())) for line in file]
     except (OSError, ValueError):
         return

@@ -280,7 +280,7 @@ def size(found: os.stat_result) -> int:
 def holders() -> dict[tuple[int, int], list[int]]:
     """Return who has what attached: pids by (device, inode). One read for all; 20 ms with 10,000 locks."""
     found: dict[tuple[int, int], list[int]] = {}
-    with contextlib.suppress(FileNotFoundError), open("/proc/locks", encoding="ascii") as file:
+    with contextlib.suppress(FileNotFoundError), open("/proc/locks", encoding="utf-8") as file:
         for line in file:
             words = line.split()
             if words[1] == "FLOCK" and words[3] == "READ" and int(words[4]) > 0:

@@ -64,11 +64,11 @@ def until_left(folder, *expected):
 
 def watchdogs(folder):
     """Return the pids of the processes that watch over sessions in this folder."""
-    found = []
+    theirs, found = os.fsencode(f"{folder}/.shmk-"), []
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError):
-            if entry.isdigit() and f"{folder}/.shmk-" in (line := Path(f"/proc/{entry}/cmdline").read_text()):
-                found += [int(entry)] if "watchdog.py" in line else []
+            if entry.isdigit() and theirs in (line := Path(f"/proc/{entry}/cmdline").read_bytes()):
+                found += [int(entry)] if b"watchdog.py" in line else []
     return found
 
 
