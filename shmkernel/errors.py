@@ -97,9 +97,10 @@ class TakenError(_FileError, FileExistsError):
 
 
 class FullError(_FileError):
-    """The folder has not enough room. ``needed`` and ``free`` are in bytes.
+    """There is not enough memory. ``needed`` and ``free`` are in bytes.
 
-    ``%shm_unlink`` what is not needed, give a container more, or choose another folder with ``SHMKERNEL_DIR``.
+    ``limit`` says what is full: the folder, its inodes, the container, the machine, or a quota. The text says what
+    would help; ``%shm_list`` what there is.
     """
 
     code = errno.ENOSPC

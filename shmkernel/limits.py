@@ -1,24 +1,56 @@
-"""How much memory there is: the folder's own size, the machine's, the container's."""
+"""How much memory there is, and what limits it: the folder's size, the machine, the container, the process.
+
+`room` looks at all of them, which takes half a millisecond. `lacks` is asked before every piece that is reserved,
+however small: it remembers for a moment what there was, and counts what this process has reserved since.
+"""
 
 from __future__ import annotations
 
+import errno
+import functools
+import mmap
 import os
+import resource
+import time
 from typing import NamedTuple
 
-from shmkernel import names
+from shmkernel import cgroups, names
+from shmkernel.errors import FullError, LimitError
 
-_CGROUP = "/sys/fs/cgroup"
 _KIB = 1024
 _TMPFS_MAGIC, _RAMFS_MAGIC = 0x01021994, 0x858458F6
+_FRESH = 0.1  # seconds
+_PART = 4  # of what was free can be taken without a new look; others take from it, too
+_NEAR = 64  # mappings: so many before the limit it is the limit that fails them
+_ULIMITS = {  # letter and number of the error, by what `resource` calls it
+    "AS": ("-v", errno.ENOMEM), "DATA": ("-d", errno.ENOMEM), "FSIZE": ("-f", errno.EFBIG),
+    "MEMLOCK": ("-l", errno.EAGAIN),
+}  # fmt: skip
 
 
 class Room(NamedTuple):
-    """Sizes in bytes: the folder's size, what is used and free in it, the container's limit."""
+    """Sizes in bytes: the folder's size, what is used and free in it, the container's limit.
+
+    ``bound`` is what limits ``free``: folder, inodes, machine or container; ``limit`` is the last one's own figure, and
+    ``file`` where it is set.
+    """
 
     total: int
     used: int
     free: int
     container: int | None
+    bound: str = "folder"
+    file: str = ""
+
+
+class _Known:
+    """What was free in a folder when somebody looked last, and how much of it was taken since."""
+
+    def __init__(self) -> None:
+        self.folder, self.free, self.until = "", 0, 0.0
+
+
+_known = _Known()
 
 
 def room() -> Room:
@@ -33,26 +65,130 @@ def room() -> Room:
     >>> 0 <= now.free <= now.total
     True
     """
-    disk = os.statvfs(names.folder())
-    total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    folder = names.folder()
+    disk = os.statvfs(folder)
+    total, free, bound, file = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, "folder", ""
     used = total - disk.f_bfree * disk.f_frsize
-    if disk.f_files and not disk.f_favail:  # inodes: there is no room for another file, however small
-        free = 0
-    limit, left = container()
-    if is_tmpfs(names.folder()):
-        meminfo = _meminfo()
-        available = meminfo.get("MemAvailable", free) + meminfo.get("SwapFree", 0)
-        free = min(free if total else available, available, *([left] if left is not None else []))
+    meminfo = _meminfo()
+    group = cgroups.tightest(meminfo.get("SwapFree", 0), machine())
+    if is_tmpfs(folder):
+        available = meminfo.get("MemAvailable", machine()) + meminfo.get("SwapFree", 0)
+        if available < free or not total:
+            free, bound = available, "machine"
+        if group and group.left < free:
+            free, bound, file = group.left, "container", group.file
         total = total or machine()
-    return Room(total, used, max(free, 0), limit)
+    if disk.f_files and not disk.f_favail:  # there is no room for another file, however small
+        free, bound = 0, "inodes"
+    return Room(total, used, max(free, 0), group.limit if group else None, bound, file)
+
+
+def lacks(size: int) -> Room | None:
+    """Say that there is no room for so many bytes more, and how much there is; None if there is, and take it."""
+    known, now, folder = _known, time.monotonic(), names.folder()
+    if size <= known.free and now < known.until and folder == known.folder:
+        known.free -= size
+        return None
+    found = room()
+    if size > found.free:
+        known.until = 0.0
+        return found
+    known.folder, known.free, known.until = folder, found.free // _PART - size, now + _FRESH
+    return None
+
+
+def full(name: str, needed: int, *, code: int = errno.ENOSPC) -> FullError:
+    """Make the error for what does not fit: which limit it is, and what would help."""
+    now, folder = room(), names.folder()
+    bound, free, disk = now.bound, human(now.free), "choose a folder on disk with SHMKERNEL_DIR"
+    if code == errno.EDQUOT:
+        bound = "quota"
+        why = (
+            f"your quota in {folder} is used up. What it is: quota. Ask for more, or choose another with SHMKERNEL_DIR"
+        )
+    elif bound == "inodes":
+        count = os.statvfs(folder).f_files
+        why = (
+            f"{folder} has no room for another file, however small: its {count} inodes are taken. "
+            f"Give it more: sudo mount -o remount,nr_inodes={count * 4} {folder}"
+        )
+    elif bound == "container":
+        why = (
+            f"the memory limit of this container leaves {free} of {human(now.container or 0)} ({now.file}). "
+            f"Give it more (docker run --memory={_gib(needed + (now.container or 0))}g), or {disk}"
+        )
+    elif bound == "machine":
+        why = f"this machine has {free} of memory left, of {human(machine())} in all. Or {disk}"
+    elif needed <= now.free:
+        why = f"{folder} says that it is full, though it has {free} free: a quota, perhaps. Or {disk}"
+    else:
+        why = f"{folder} has {free} free of {human(now.total)}. {_more(needed, now)}"
+    return FullError(f"{name!r} needs {human(needed)}, and {why}", name=name, needed=needed, free=now.free, limit=bound)
+
+
+def _more(needed: int, now: Room) -> str:
+    """Say what would help where the folder is too small."""
+    folder, size = names.folder(), _gib(needed + now.used)
+    if needed > machine():
+        return f"That is more than the {human(machine())} of this machine: choose a folder on disk with SHMKERNEL_DIR"
+    more = f"Give it more: sudo mount -o remount,size={size}g {folder}; a container docker run --shm-size={size}g"
+    return f"{more if size << 30 <= machine() else ''}. Or choose another folder with SHMKERNEL_DIR".lstrip(". ")
+
+
+def _gib(size: int) -> int:
+    return -(-size // (1 << 30))
+
+
+def check_file_size(name: str, size: int) -> None:
+    """Raise LimitError if this process may not make a file of that size: to try sends a signal that may end it."""
+    soft = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if soft != resource.RLIM_INFINITY and size > soft:
+        raise _limited(name, f"a file of {human(size)}", "FSIZE")
+
+
+def no_mapping(name: str, size: int, error: OSError) -> OSError:
+    """Make of an error of mmap the one that says which limit it was; return any other as it is."""
+    if error.errno == errno.EAGAIN:
+        return _limited(name, f"{human(size)} of locked memory", "MEMLOCK")
+    if error.errno != errno.ENOMEM:
+        return error
+    for limit in ("AS", "DATA"):
+        if resource.getrlimit(getattr(resource, f"RLIMIT_{limit}"))[0] != resource.RLIM_INFINITY:
+            return _limited(name, f"{human(size)} of addresses", limit)
+    most = cgroups.read("/proc/sys/vm/max_map_count").strip()
+    if most.isdigit() and cgroups.read("/proc/self/maps").count("\n") + _NEAR > int(most):
+        cure = f"More: sudo sysctl vm.max_map_count={int(most) * 4}"
+        message = f"{name!r} needs a mapping, and this process has all {most} that it may have. {cure}"
+        return LimitError(message, name=name, errno=errno.ENOMEM, limit="vm.max_map_count", allowed=int(most))
+    message = (
+        f"{name!r} needs {human(size)} of addresses, and this process has no more of them: it has too much mapped. "
+        "Let go of some: del x, shm.close(name)"
+    )
+    return LimitError(message, name=name, errno=errno.ENOMEM, limit="addresses")
+
+
+def _limited(name: str, what: str, limit: str) -> LimitError:
+    """Make the error for one of the limits that ``ulimit`` sets; a process may raise its own up to the hard one."""
+    letter, code = _ULIMITS[limit]
+    soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{limit}"))
+    cure = f"Root alone can raise it (ulimit -H {letter})"
+    if soft != hard:
+        most = "more" if hard == resource.RLIM_INFINITY else human(hard)
+        cure = f"It may have {most}: import resource; resource.setrlimit(resource.RLIMIT_{limit}, ({hard}, {hard}))"
+    message = f"{name!r} needs {what}, and this process may have {human(soft)} (ulimit {letter}). {cure}"
+    return LimitError(message, name=name, errno=code, limit=f"ulimit {letter}", allowed=soft)
 
 
 def is_tmpfs(path: str) -> bool:
     """Say whether `path` lies in memory, as far as the list of mounts tells; without a list, statfs is asked."""
-    mounts = _read("/proc/self/mountinfo")
+    return _is_tmpfs(path, os.stat(path).st_dev)
+
+
+@functools.lru_cache(maxsize=64)
+def _is_tmpfs(path: str, dev: int) -> bool:
+    mounts = cgroups.read("/proc/self/mountinfo")
     if not mounts:
         return _magic(path) in (_TMPFS_MAGIC, _RAMFS_MAGIC)
-    dev = os.stat(path).st_dev
     wanted = f"{os.major(dev)}:{os.minor(dev)}"
     for line in mounts.splitlines():
         fields = line.split()
@@ -70,46 +206,14 @@ def _magic(path: str) -> int:
     return 0 if failed else found[0]
 
 
-def container() -> tuple[int | None, int | None]:
-    """Return the memory limit of the control group this process is in, and what is left of it, in bytes."""
-    found = [pair for pair in map(_group, _groups()) if pair is not None]
-    return min(found, default=(None, None), key=lambda pair: pair[1])
-
-
-def _groups() -> list[str]:
-    """List this process's control group and those around it (version 2), then the folder of version 1."""
-    own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
-    parts = own.strip("/").split("/")
-    around = ["/".join((_CGROUP, *parts[:depth])) for depth in range(len(parts), -1, -1)]
-    return [*around, f"{_CGROUP}/memory"]
-
-
-def _group(path: str) -> tuple[int, int] | None:
-    limit = (_read(f"{path}/memory.max") or _read(f"{path}/memory.limit_in_bytes")).strip()
-    used = (_read(f"{path}/memory.current") or _read(f"{path}/memory.usage_in_bytes")).strip()
-    if not (limit.isdigit() and used.isdigit()) or int(limit) > machine():
-        return None  # "max", or the number beyond all memory that version 1 says for it
-    stat = dict(line.split() for line in _read(f"{path}/memory.stat").splitlines())
-    cache = int(stat.get("inactive_file", 0))  # given back before anybody is killed
-    return int(limit), int(limit) - int(used) + cache
-
-
 def machine() -> int:
     """Return how much memory the machine has, in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
 
 
 def _meminfo() -> dict[str, int]:
-    lines = (line.split() for line in _read("/proc/meminfo").splitlines())
+    lines = (line.split() for line in cgroups.read("/proc/meminfo").splitlines())
     return {words[0].rstrip(":"): int(words[1]) * _KIB for words in lines}
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def human(size: float) -> str:

@@ -25,7 +25,6 @@ from shmkernel.errors import (
     ArgumentError,
     DamagedError,
     FolderError,
-    FullError,
     LimitError,
     NotFoundError,
     RefusedError,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
-_CHECKED = 16 << 20  # smaller blocks are not worth a look at the machine's memory first
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # the last for a size beyond the file system's
 _FLAGS = {mode: flags | os.O_NONBLOCK for mode, flags in {"r": os.O_RDONLY, "r+": os.O_RDWR, "c": os.O_RDONLY}.items()}
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
@@ -82,8 +80,9 @@ def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: 
     FullError
         With ``needed`` and ``free`` in bytes, if there is no room for them.
     """
-    if size > _CHECKED and size > (free := limits.room().free):
-        raise full(name, size, free)
+    limits.check_file_size(name, size)
+    if limits.lacks(size):
+        raise limits.full(name, size)
     done = 0
     try:
         for piece in pieces:
@@ -95,16 +94,11 @@ def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: 
         for start in range(done, size, _RESERVE):
             os.posix_fallocate(fd, start, min(_RESERVE, size - start))
     except (OSError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+        code = error.errno if isinstance(error, OSError) else errno.ENOSPC
+        if code not in _NO_ROOM:
             raise
         os.ftruncate(fd, 0)  # so that the figures speak of before
-        raise full(name, size, limits.room().free) from None
-
-
-def full(name: str, needed: int, free: int) -> FullError:
-    """Make the error for a block that does not fit."""
-    message = f"{name!r} needs {limits.human(needed)}, and {names.folder()} has {limits.human(free)} free"
-    return FullError(message, name=name, needed=needed, free=free)
+        raise limits.full(name, size, code=code) from None
 
 
 def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
@@ -155,10 +149,13 @@ def reading(path: str, name: str) -> Iterator[int]:
         os.close(fd)
 
 
-def map_(fd: int, size: int, mode: str) -> mmap.mmap:
+def map_(fd: int, size: int, mode: str, name: str) -> mmap.mmap:
     """Map the whole block; `mode` r is enforced by the processor, c keeps stores private."""
     descriptors.take_streams()  # the mapping keeps a duplicate of the descriptor, under the lowest number that is free
-    return mmap.mmap(fd, size, access=_ACCESS[mode])
+    try:
+        return mmap.mmap(fd, size, access=_ACCESS[mode])
+    except OSError as error:
+        raise limits.no_mapping(name, size, descriptors.ran_out(error, name)) from None
 
 
 def link(fd: int, path: str) -> None:

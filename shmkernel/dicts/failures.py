@@ -7,7 +7,7 @@ import os
 
 import lmdb
 
-from shmkernel import limits, memory, names
+from shmkernel import limits, names
 from shmkernel.dicts.meta import MAP, PAGE
 from shmkernel.errors import DamagedError, FolderError, FullError, NotFoundError, RefusedError
 
@@ -54,6 +54,6 @@ def gone(name: str) -> NotFoundError:
 
 def full(name: str, needed: int) -> FullError:
     """Make the error for a change that does not fit."""
-    error = memory.full(name, needed, limits.room().free)
+    error = limits.full(name, needed)
     message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
     return FullError(message, name=name, **error.facts)

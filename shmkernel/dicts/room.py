@@ -17,7 +17,7 @@ from shmkernel.dicts.meta import MAP, PAGE
 KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
 _LOCKS = 32 << 10  # bytes: 510 readers
 _STEP = 64 << 20  # the most that is reserved beyond what is needed
-CHECKED = 16 << 20  # less is not worth a look at the machine's memory
+CHECKED = 16 << 20  # bytes of one change, before which it is tried whether they fit
 _BATCH = 64  # changes in one transaction between two looks at how it has grown
 _QUICK = 64  # pages, more than a single short change can need
 _SLACK = 64  # pages for LMDB's own list of free ones
@@ -95,7 +95,7 @@ class Room:
 
     def _allocate(self, start: int, end: int) -> bool:
         if end > start:
-            if end - start > CHECKED and limits.room().free < end - start:
+            if limits.lacks(end - start):
                 return False
             try:
                 os.posix_fallocate(self.fd, start, end - start)

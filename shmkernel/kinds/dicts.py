@@ -186,6 +186,8 @@ def _write(home: str, file: str, plan: Plan, progress: Callable[[int], None]) ->
 def _attach(path: str, mode: str) -> NDArray[Any]:
     fd, found = memory.attach(path, mode, os.path.basename(path))
     try:
-        return cast("NDArray[Any]", _array().open(memory.map_(fd, found.st_size, mode), path, mode))
+        return cast(
+            "NDArray[Any]", _array().open(memory.map_(fd, found.st_size, mode, os.path.basename(path)), path, mode)
+        )
     finally:
         os.close(fd)

@@ -248,7 +248,7 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
             continue
         try:
             if found.st_size == SIZE:
-                page = memoryview(memory.map_(fd, SIZE, "r+"))
+                page = memoryview(memory.map_(fd, SIZE, "r+", name))
                 if page[:8] == MAGIC.to_bytes(8, "little"):
                     return found.st_ino, page
         finally:

@@ -131,7 +131,7 @@ class SharedMemory:
             registry.begin()
         fd, found = memory.attach(path, "r+", name)
         try:
-            mapping = memory.map_(fd, found.st_size, "r+")
+            mapping = memory.map_(fd, found.st_size, "r+", name)
             self._name = posix
             value = view(mapping, path, "r+")
         except ValueError as error:

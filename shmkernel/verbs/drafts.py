@@ -7,9 +7,9 @@ import errno
 import mmap
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from shmkernel import kinds, limits, memory, names, records, registry, sessions
+from shmkernel import descriptors, kinds, limits, memory, names, records, registry, sessions
 from shmkernel.errors import ArgumentError, DamagedError, FullError
 from shmkernel.progress import Progress
 from shmkernel.verbs import held, listing
@@ -62,6 +62,7 @@ def make(
         fd = memory.blank(names.folder())
         try:
             if plan.sparse:
+                limits.check_file_size(name, plan.size)
                 os.ftruncate(fd, plan.size)
             else:
                 with Progress(name, plan.size) as progress:
@@ -116,9 +117,9 @@ def open_(
 ) -> tuple[mmap.mmap, object]:
     """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
     if not kinds.keeps(kind):
-        mapping = memory.map_(fd, found.st_size, mode)
+        mapping = memory.map_(fd, found.st_size, mode, name)
         return mapping, kind.open(mapping, path, mode)
-    mapping = memory.map_(fd, min(found.st_size, kinds.HEAD), "r")
+    mapping = memory.map_(fd, min(found.st_size, kinds.HEAD), "r", name)
     value = kind.connect(mapping, _home(found), name, mode)
     held.send_by_name(value.__class__)
     return mapping, value
@@ -162,28 +163,23 @@ def check_lifetime(lifetime: str) -> None:
 
 @contextlib.contextmanager
 def room_for(name: str) -> Iterator[None]:
-    """Say that the folder is too full with figures and the cure: for the segment, for its record or a session."""
+    """Say that there is no room with figures and the cure: for the segment, for its record or a session."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        facts: dict[str, Any] = {"needed": mmap.PAGESIZE, "free": limits.room().free} | getattr(error, "facts", {})
-        raise _full(name, facts["needed"], facts["free"]) from None
+            raise descriptors.ran_out(error, name) from None
+        known = isinstance(error, FullError) and "needed" in error.facts
+        full = cast("FullError", error) if known else limits.full(name, mmap.PAGESIZE, code=error.errno)
+        raise FullError(full.message + _largest(full), name=name, **full.facts) from None
 
 
-def _full(name: str, needed: int, free: int) -> FullError:
-    """Make the error that says what a person can do about it."""
-    largest = None
+def _largest(full: FullError) -> str:
+    """Name the largest segment, if its memory would do: whether anybody needs it, its owner knows."""
+    facts: dict[str, Any] = full.facts
     with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
         largest = max(listing.list(), key=lambda one: one.size, default=None)
-    what = f" of {limits.human(limits.room().total)}"
-    if largest:
-        what += f". The largest here: {largest.name} {limits.human(largest.size)} ({largest.owner})"
-        what += f". To remove it: %shm_unlink {largest.name}"
-    gib = -(-needed // (1 << 30))
-    cure = (
-        f". Or choose another folder with SHMKERNEL_DIR, or give the container more: docker run --shm-size={gib + 1}g"
-    )
-    message = memory.full(name, needed, free).message + what + cure
-    return FullError(message, name=name, needed=needed, free=free)
+        if largest and largest.size + facts["free"] >= facts["needed"] and facts["limit"] != "quota":
+            what = f"{largest.name} {limits.human(largest.size)} ({largest.owner})"
+            return f". The largest here: {what}. All of it: %shm_list"
+    return ""

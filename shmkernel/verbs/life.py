@@ -6,8 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import folders, kinds, memory, names, records, registry, sessions
-from shmkernel.errors import ArgumentError, DamagedError, NotFoundError
+from shmkernel import descriptors, folders, kinds, memory, names, records, registry, sessions
+from shmkernel.errors import ArgumentError, DamagedError, LimitError, NotFoundError
 from shmkernel.verbs import drafts, held, listing
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
             raise
         except ValueError as error:  # an empty file cannot even be mapped
             raise drafts.damaged(name, error if found.st_size else "the file is empty") from None
+    except LimitError as error:
+        raise descriptors.ran_out(error, name) from None
     finally:
         os.close(fd)
     return held.put(mapping, value, held.Segment(found, mode, path, name, reader.name, record))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, registry, sessions
+from shmkernel import limits, names, registry, sessions
 from tests.helpers import Child, lacking, left
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -82,19 +82,22 @@ def refused(call):
     assert error.needed > 0
     assert error.free >= 0
     assert "SHMKERNEL_DIR" in error.message
-    assert "--shm-size" in error.message
+    assert "unlink" not in error.message  # what is healthy is not offered up
+    assert ("--shm-size" in error.message) == (error.needed < limits.machine())  # nor what would not help
     return error
 
 
-@pytest.mark.parametrize("size", [MIB, 64 * MIB, 1 << 50])
+@pytest.mark.parametrize("size", [MIB - 8192, MIB, 64 * MIB, 1 << 50])
 def test_what_is_larger_than_the_folder_is_refused_with_the_figures(size, small):
     def work():
         shm.create("small", np.arange(1000))
         error = refused(lambda: shm.create("big", shape=size, dtype="u1"))
         assert error.needed == size + 128
         assert 900_000 < error.free < MIB
-        assert "needs" in error.message
-        assert "of 1.0 MiB. The largest here: small 7.9 KiB" in error.message
+        assert (
+            f"needs {limits.human(error.needed)}, and {names.folder()} has 1008.0 KiB free of 1.0 MiB" in error.message
+        )
+        assert ("The largest here: small 7.9 KiB" in error.message) == (error.free + 8128 > error.needed)
 
     small(work)
 

@@ -83,7 +83,7 @@ def test_an_attachment_lasts_as_long_as_its_mapping(path):
 
     assert alone()
     fd, found = memory.attach(path, "r+", "x")
-    mapping = memory.map_(fd, found.st_size, "r+")
+    mapping = memory.map_(fd, found.st_size, "r+", "x")
     os.close(fd)
     assert not alone()
     mapping.close()
@@ -93,7 +93,7 @@ def test_an_attachment_lasts_as_long_as_its_mapping(path):
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_modes_say_who_sees_a_change(mode, path):
     fd, found = memory.attach(path, mode, "x")
-    mapping = memory.map_(fd, found.st_size, mode)
+    mapping = memory.map_(fd, found.st_size, mode, "x")
     os.close(fd)
     if mode == "r":
         with pytest.raises(TypeError):
@@ -122,7 +122,7 @@ def test_no_descriptor_takes_the_place_of_a_standard_stream(shm_dir):
 
 def test_a_mapping_leaks_into_no_program(path):
     fd, found = memory.attach(path, "r", "x")
-    mapping = memory.map_(fd, found.st_size, "r")
+    mapping = memory.map_(fd, found.st_size, "r", "x")
     os.close(fd)
     open_on_it = [fd for fd in os.listdir("/proc/self/fd") if _leads_to(fd, path)]
     assert len(open_on_it) == 1
