@@ -53,6 +53,7 @@ def __getattr__(name: str) -> object:
         return version(__name__)
     if name not in _HOME:
         raise AttributeError(f"module 'shmkernel' has no attribute {name!r}")
+    _prevent_reloading()
     with importing:
         value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return value
@@ -62,10 +63,18 @@ def __dir__() -> Sequence[str]:
     return [*__all__, "list"]
 
 
+def _prevent_reloading() -> None:
+    if "IPython" in sys.modules:
+        from shmkernel import reloading  # noqa: PLC0415
+
+        reloading.prevent()
+
+
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Add the magics: ``%load_ext shmkernel``."""
     from shmkernel import magics  # noqa: PLC0415
 
+    _prevent_reloading()
     magics.load(shell)
 
 
