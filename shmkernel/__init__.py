@@ -48,9 +48,12 @@ __all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not h
 def __getattr__(name: str) -> object:
     """Load the API at first use (PEP 562): the watchdog and the command line do without numpy."""
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415  slow, and seldom asked
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow, and seldom asked
 
-        return version(__name__)
+        try:
+            return version(__name__)
+        except PackageNotFoundError:  # copied, in a zip file, or frozen
+            return "0+unknown"
     if name not in _HOME:
         raise AttributeError(f"module 'shmkernel' has no attribute {name!r}")
     _prevent_reloading()

@@ -55,6 +55,8 @@ def start(arguments: list[str], lock: int) -> int:
     ------
     WatchdogError
         If no watchdog could be started.
+    LimitError
+        If this process has too many open files.
     """
     if MARK in os.environ:
         message = f"this is {sys.executable or sys.argv}, started in place of the watchdog of another process"
@@ -64,9 +66,13 @@ def start(arguments: list[str], lock: int) -> int:
     for interpreter in interpreters():
         try:
             return _start(interpreter, arguments, lock, deadline)
-        except (OSError, _NoAnswerError) as error:
+        except _NoAnswerError as error:
+            reasons.append(f"{interpreter}: {error}")
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise descriptors.ran_out(error) from None
             reasons.append(f"{interpreter}: {_reason(error)}")
-            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
+            if error.errno in (errno.EAGAIN, errno.ENOMEM):
                 break  # no other interpreter would do better
     why = "; ".join(reasons) or "no interpreter of Python was found on this machine"
     raise WatchdogError(
@@ -101,8 +107,8 @@ def interpreters() -> Iterator[str]:
     found: list[object] = []
     if not getattr(sys, "frozen", False):
         found += [getattr(sys, "_base_executable", None), sys.executable]
-    with contextlib.suppress(OSError):
-        found.append(os.readlink("/proc/self/exe"))
+        with contextlib.suppress(OSError):
+            found.append(os.readlink("/proc/self/exe"))
     found += [f"{place}/{version}{flags}" for place in places]
     found += [f"{place}/{name}" for place in os.get_exec_path() for name in (version, "python3")]
     seen = set()
@@ -226,19 +232,10 @@ def _check(answer: bytes) -> None:
         raise _NoAnswerError(next(filter(None, reversed(lines)), "it ended without an answer"))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: OSError) -> str:
     """Say why a start failed; a limit that was reached by its name."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EMFILE:
-        return f"this process may open no more files (ulimit -n, now {_limit_of('NOFILE')})"
-    if number == errno.EAGAIN:
-        return f"you may start no more processes (ulimit -u, now {_limit_of('NPROC')})"
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+    if error.errno == errno.EAGAIN:
+        import resource  # noqa: PLC0415  only for a message
 
-
-def _limit_of(name: str) -> str:
-    """Return one of this process's limits, for a message."""
-    import resource  # noqa: PLC0415  only for a message
-
-    soft = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
-    return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+        return f"you may start no more processes (ulimit -u, now {resource.getrlimit(resource.RLIMIT_NPROC)[0]})"
+    return error.strerror or str(error)

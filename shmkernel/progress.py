@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Self
@@ -29,21 +30,30 @@ class Progress:
         self._label, self._total, self._done = label, total, 0
         self._start = time.monotonic()
         self._bar: tqdm[None] | None = None
+        self._wanted = True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(Exception):
+                self._bar.close()
 
     def __call__(self, count: int) -> None:
         """Say that `count` more bytes are done."""
         self._done += count
-        if self._bar is not None:
-            self._bar.update(count)
-        elif time.monotonic() - self._start > _PATIENCE:
+        if self._wanted and (self._bar is not None or time.monotonic() - self._start > _PATIENCE):
+            try:
+                self._update(count)
+            except Exception:  # noqa: BLE001  a stream that is closed, full or None must not fail the copy
+                self._wanted = False
+
+    def _update(self, count: int) -> None:
+        if self._bar is None:
             self._bar = self._show()
+        else:
+            self._bar.update(count)
 
     def _show(self) -> tqdm[None]:
         with importing:

@@ -104,7 +104,8 @@ def mine() -> Session | None:
 
 def covers(path: str) -> bool:
     """Say whether this process has begun a session in the folder of a segment's path."""
-    return (path.rpartition("/")[0], os.geteuid()) in _mine
+    own = _mine.get((path.rpartition("/")[0], os.geteuid()))
+    return own is not None and own.lock.ours()
 
 
 def begin() -> tuple[Session, bool]:

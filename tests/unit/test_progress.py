@@ -1,0 +1,54 @@
+"""A bar for long copies: decoration, which fails nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Full(Terminal):
+    def write(self, _):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(progress, "_PATIENCE", -1.0)
+
+
+def closed():
+    stream = Terminal()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, 5, closed(), Full()], ids=["None", "a number", "closed", "full"])
+def test_no_stream_fails_a_copy(stream, monkeypatch, tmp_path):
+    """A daemon has closed it, and then it is None; a terminal may have gone."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    x = shm.create("x", np.arange(9))
+    shm.save("x", tmp_path / "x.npy")
+    assert (shm.load("y", tmp_path / "x.npy") == x).all()
+
+
+def test_without_the_package_of_the_bar_there_is_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    shm.create("x", np.arange(9))
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    shm.create("x", np.arange(os.cpu_count() or 1))
+    assert "x:" in terminal.getvalue()
