@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
+THEIRS = "Use another name: only that user, or root, can remove it"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # the last for a size beyond the file system's
 _FLAGS = {mode: flags | os.O_NONBLOCK for mode, flags in {"r": os.O_RDONLY, "r+": os.O_RDWR, "c": os.O_RDONLY}.items()}
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
@@ -163,11 +164,21 @@ def link(fd: int, path: str) -> None:
     folders.link_nameless(fd, path)
 
 
+def may_remove(path: str, found: os.stat_result) -> bool:
+    """Say whether this user may remove the name, by the rules of a folder where each may remove what is his."""
+    me, folder = os.geteuid(), os.stat(os.path.dirname(path))
+    return me in (0, found.st_uid, folder.st_uid) or not folder.st_mode & stat.S_ISVTX
+
+
 def _check(found: os.stat_result, path: str, name: str) -> None:
+    _check_owner(found, path, name)
     if not stat.S_ISREG(found.st_mode):
         raise _damaged(path, name, "not a regular file")
+
+
+def _check_owner(found: os.stat_result, path: str, name: str) -> None:
     if found.st_uid != os.geteuid():
-        message = f"{name!r} belongs to another user (uid {found.st_uid}), so it is not trusted: {path}"
+        message = f"{name!r} belongs to another user (uid {found.st_uid}), so it is not trusted: {path}. {THEIRS}"
         raise RefusedError(message, name=name, owner=found.st_uid)
 
 
@@ -181,11 +192,15 @@ def _open(path: str, flags: int, name: str) -> int:
     except ShmError:
         raise
     except PermissionError as error:
-        raise RefusedError(f"{name!r} may not be opened by you: {path} ({error.strerror})", name=name) from None
+        found = folders.lstat(path)
+        _check(found, path, name)
+        message = f"{name!r} may not be opened: {path} ({error.strerror}). Give yourself leave: chmod 600 {path}"
+        raise RefusedError(message, name=name, owner=found.st_uid) from None
     except OSError as error:
         what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.ENXIO: "a socket or device"}
         if error.errno not in what:
             raise
+        _check_owner(folders.lstat(path), path, name)
         raise _damaged(path, name, what[error.errno]) from None
 
 

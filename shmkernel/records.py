@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel import folders, identity, names, sessions
+from shmkernel.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,6 +84,33 @@ def read(inode: int | str) -> Record | None:
     except (FileNotFoundError, IsADirectoryError):
         return None
     return found._replace(label=identity.plain(found.label)) if found and str(found.inode) == str(inode) else None
+
+
+def at(name: str, found: os.stat_result) -> Record | None:
+    """Return the record of the segment that is under this name, None if it is another name (a hard link) of one."""
+    record = read(found.st_ino)
+    return record if record and _is_of(record, name) else None
+
+
+def confirm(name: str, found: os.stat_result) -> None:
+    """Raise RefusedError if a file of several names is not known to be the segment of this one.
+
+    Where the kernel does not prevent it (sysctl fs.protected_hardlinks=0), others can link any file of ours there.
+    """
+    if found.st_nlink < 2:  # noqa: PLR2004  the usual
+        return
+    record = of(found)
+    if not (record and _is_of(record, name)):
+        what = f"that {record.name!r} has, too" if record else f"that has {found.st_nlink} names (hard links)"
+        message = (
+            f"{name!r} leads to a file {what}, so it is not trusted: {names.path_of(name)}. "
+            f"Remove this name, the file stays: %shm_unlink {name}"
+        )
+        raise RefusedError(message, name=name, owner=found.st_uid)
+
+
+def _is_of(record: Record, name: str) -> bool:
+    return names.path_of(record.name) == names.path_of(name)
 
 
 def others(known: Iterable[int]) -> Iterator[Record]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from shmkernel.records import Record
 
+_NOBODYS = 0  # in place of an inode, what is replaced has nothing that goes with it
 _CLAIMED = 16  # descriptors at a time: a process may have as few as 256
 
 
@@ -113,11 +114,15 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
     inode = inode_at(name)
     if inode is None:
         return None
-    if stat.S_ISDIR(folders.lstat(names.path_of(name)).st_mode):
+    found = folders.lstat(names.path_of(name))
+    if stat.S_ISDIR(found.st_mode):
         raise RefusedError(f"{name!r} cannot be replaced: {names.path_of(name)} is a directory", name=name)
-    held = records.read(inode)
+    if not memory.may_remove(names.path_of(name), found):
+        whose = f"taken, by a file of another user (uid {found.st_uid})"
+        raise TakenError(f"{name!r} is {whose}. {memory.THEIRS}", name=name, owner=None, mine=False)
+    held = records.at(name, found)
     if may_replace(held) or (held and ended(held)):
-        return inode
+        return inode if held else _NOBODYS
     mine = sessions.mine()
     if held and mine and held.owner == mine.id:
         message = (
@@ -178,13 +183,18 @@ def unlink(name: str) -> Record | None:
         inode = inode_at(name)
         if inode is None:
             raise memory.missing(name)
-        held = records.read(inode)
+        found = folders.lstat(names.path_of(name))
+        held = records.at(name, found)
         try:
             folders.unlink(names.path_of(name))
         except OSError as error:
             message = f"{name!r} cannot be unlinked: {error.strerror}: {names.path_of(name)}"
+            if not memory.may_remove(names.path_of(name), found):
+                message = f"{message}, of another user (uid {found.st_uid}). {memory.THEIRS}"
             raise RefusedError(message, name=name) from None
-        _drop(inode)
+        if held or not records.read(inode):
+            _drop(inode)
+            _unlink_aliases(found)
     return held
 
 
@@ -307,8 +317,19 @@ def _link(fd: int, new: Record) -> None:
 
 
 def _remove(held: Record) -> None:
-    _gone(names.path_of(held.name))
+    path = names.path_of(held.name)
+    found = folders.lstat(path)
+    _gone(path)
     _drop(held.inode)
+    _unlink_aliases(found)
+
+
+def _unlink_aliases(found: os.stat_result) -> None:
+    """Remove the other names of our own form that a segment had: whoever made those links, it is to go."""
+    if found.st_nlink > 1:
+        for name, inode in names.inodes().items():
+            if inode == found.st_ino:
+                _gone(names.path_of(name))
 
 
 def _drop(inode: int) -> None:
@@ -362,5 +383,7 @@ def _gone(path: str) -> None:
         pass
     except IsADirectoryError:
         for entry in folders.listdir(path):
-            folders.unlink(f"{path}/{entry}")
-        folders.rmdir(path)
+            with contextlib.suppress(OSError):  # a folder, which we do not make there
+                folders.unlink(f"{path}/{entry}")
+        with contextlib.suppress(OSError):
+            folders.rmdir(path)

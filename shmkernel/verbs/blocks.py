@@ -131,6 +131,7 @@ class SharedMemory:
             registry.begin()
         fd, found = memory.attach(path, "r+", name)
         try:
+            records.confirm(name, found)
             mapping = memory.map_(fd, found.st_size, "r+", name)
             self._name = posix
             value = view(mapping, path, "r+")

@@ -40,6 +40,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     fd, found = memory.attach(names.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # another thread may save to the same file
     try:
+        records.confirm(name, found)
         _check(name, fd, found)
         with open(part, "xb") as file:
             if pieces := _pieces(name, found, target):

@@ -138,6 +138,8 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
             registry.begin()
     fd, found = memory.attach(path, mode, name)
     try:
+        if found.st_nlink > 1:
+            records.confirm(name, found)
         given = held.get(found, mode)
         if given is not None:
             return given

@@ -1,0 +1,234 @@
+"""Two users of one machine: what another user puts where our files should be is refused, and nothing waits for it.
+
+The process under test has uid 1000 in a user namespace of its own, where it is not root; another user's files are put
+there by root before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel import folders, memory, names, sessions
+from tests.helpers import Child, lacking, left
+
+CLONE_NEWUSER = 0x10000000
+ME, SOMEBODY = 1000, 12345  # uids
+ROOT = pytest.mark.skipif(
+    os.geteuid() != 0 and os.environ.get("CI") != "true",
+    reason="only root can give files away: run the tests as root, too",
+)
+pytestmark = ROOT
+
+
+def become(uid):
+    """Enter a user namespace, as this user, or as nobody whom it knows; return what prevents it."""
+    libc, outside = ctypes.CDLL(None, use_errno=True), os.geteuid()
+    if libc.unshare(CLONE_NEWUSER):
+        return os.strerror(ctypes.get_errno())
+    if uid is not None:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {outside} 1")
+        assert os.geteuid() == uid
+    return None
+
+
+@pytest.fixture
+def as_user(shm_dir):
+    """Return what runs a function as a user who is not root, in a folder like /dev/shm; its asserts are the test's."""
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
+    os.chown(shm_dir, SOMEBODY + 1, -1)
+
+    def run(work, uid=ME):
+        def in_child(connection):
+            prevented = become(uid)
+            connection.send(prevented)
+            if not prevented:
+                work()
+                sessions.end()
+
+        with Child(in_child) as child:
+            if prevented := child.hear():
+                lacking(f"no user namespaces here: {prevented}")
+            assert child.join() == 0
+
+    yield run
+    for path in shm_dir.iterdir():
+        if not path.name.startswith(".shmk-"):
+            path.unlink()
+
+
+def theirs(path, mode=0o666):
+    """Put another user's array there, which anybody may read and lock."""
+    np.save(path, np.arange(3))
+    os.rename(f"{path}.npy", path)
+    os.chmod(path, mode)
+    os.chown(path, SOMEBODY, SOMEBODY)
+
+
+CALLS = {
+    "attach": lambda: shm.attach("x"),
+    "attach to read": lambda: shm.attach("x", "r"),
+    "keep": lambda: shm.keep("x"),
+    "unlink": lambda: shm.unlink("x"),
+    "create": lambda: shm.create("x", 1),
+    "replace": lambda: shm.create("x", 1, replace=True),
+    "load": lambda: shm.load("x", __file__, kind="raw", replace=True),
+    "save": lambda: shm.save("x", "/tmp/never.npy"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("mode", [0o666, 0o600])
+def test_another_users_file_is_refused_with_a_cure_that_can_work(call, mode, shm_dir, as_user):
+    path = f"{shm_dir}/shmk-{ME}-x"
+    theirs(path, mode)
+    lock = os.open(path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # for ever
+
+    def work():
+        with pytest.raises((shm.RefusedError, shm.TakenError), match="another user") as caught:
+            call()
+        assert "Use another name" in caught.value.message
+        assert not any(word in caught.value.message for word in ("replace", "%shm_unlink", "rm ", "chmod"))
+        assert shm.create("y", 1) == 1
+        assert [one.name for one in shm.list()] == ["x", "y"]
+        assert shm.gc() == []
+
+    as_user(work)
+    os.close(lock)
+    assert os.stat(path).st_uid == SOMEBODY
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/etc/passwd", path)])
+def test_another_users_link_folder_or_pipe_is_told_to_be_theirs(make, shm_dir, as_user):
+    path = f"{shm_dir}/shmk-{ME}-x"
+    make(path)
+    os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
+
+    def work():
+        for mode in ("r", "r+"):
+            with pytest.raises(shm.RefusedError, match=r"another user.*Use another name"):
+                shm.attach("x", mode)
+
+    as_user(work)
+    if os.path.isdir(path):
+        os.rmdir(path)
+
+
+def test_a_file_of_ours_that_we_may_not_open_says_how_to(shm_dir):
+    path = f"{shm_dir}/shmk-{SOMEBODY}-x"
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
+    theirs(path, mode=0)
+
+    def work(_):
+        os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
+        with pytest.raises(shm.RefusedError, match=f"chmod 600 {path}"):
+            memory.attach(path, "r+", "x")
+
+    with Child(work) as child:
+        assert child.join() == 0
+    os.unlink(path)
+
+
+def test_a_premade_runtime_folder_is_refused_at_once_by_every_verb(shm_dir, as_user):
+    root = f"{shm_dir}/.shmk-{ME}"
+    os.mkdir(root, 0o755)
+    for part in folders.PARTS:
+        os.mkdir(f"{root}/{part}", 0o755)
+    Path(f"{root}/sync/shmk-{ME}-x").write_bytes(b"shmksyn1".ljust(4096, b"\0"))
+    Path(f"{root}/names.lock").touch()
+    locks = [os.open(path, os.O_RDONLY) for path in (f"{root}/names.lock", f"{root}/sync/shmk-{ME}-x")]
+    for lock in locks:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # for ever
+    theirs(f"{shm_dir}/shmk-{ME}-x")
+    for path in (root, *(f"{root}/{part}" for part in folders.PARTS), f"{root}/names.lock"):
+        os.chmod(path, 0o777)  # noqa: S103  whoever made it wants us in
+        os.chown(path, SOMEBODY, SOMEBODY)
+    calls = {
+        **CALLS,
+        "version": lambda: shm.version("x"),
+        "publish": lambda: shm.publish("x"),
+        "wait": lambda: shm.wait("x", timeout=0.2),
+        "lock": lambda: shm.lock("x", timeout=1).__enter__(),
+        "list": shm.list,
+        "gc": shm.gc,
+        "create a dict": lambda: shm.create("d", {}),
+    }
+
+    def work():
+        for call in calls.values():
+            with pytest.raises(shm.RefusedError, match=r"not a folder that only you can enter|another user"):
+                call()
+        assert [one.level for one in shm.doctor()] == ["fail"]
+
+    as_user(work)
+    for lock in locks:
+        os.close(lock)
+
+
+def test_a_process_without_a_user_of_its_own_trusts_nobody(shm_dir, as_user):
+    """In a user namespace without a map, every stranger's file looks like its own."""
+    os.mkdir(f"{shm_dir}/.shmk-65534", 0o700)
+    os.chown(f"{shm_dir}/.shmk-65534", SOMEBODY, SOMEBODY)
+
+    def work():
+        assert os.geteuid() == os.stat(names.runtime()).st_uid
+        for call in (lambda: shm.create("x", 1), shm.list, lambda: shm.lock("x").__enter__()):
+            with pytest.raises(shm.RefusedError, match="no user of its own"):
+                call()
+
+    as_user(work, uid=None)
+
+
+def test_hard_links_attach_no_other_segment_and_leak_none(shm_dir):
+    shm.create("a", np.arange(3))
+    shm.create("d", {"k": 1})
+    (shm_dir / "secret").write_bytes(b"dear diary")
+    for old, new in ((names.path_of("a"), "b"), (names.path_of("d"), "e"), (shm_dir / "secret", "c")):
+        os.link(old, names.path_of(new))
+    for name in "bce":
+        for call in (shm.attach, lambda name: shm.attach(name, kind="raw"), lambda name: shm.save(name, "/tmp/never")):
+            with pytest.raises(shm.RefusedError, match="so it is not trusted"):
+                call(name)
+    assert shm.attach("a").tolist() == [0, 1, 2]
+    assert shm.attach("d") == {"k": 1}
+    shm.unlink("b")
+    shm.create("e", 5, replace=True)
+    shm.unlink("c")
+    assert shm.info("a").owner == shm.info("d").owner == shm.info("e").owner
+    assert shm.attach("d") == {"k": 1}
+    assert (shm_dir / "secret").read_bytes() == b"dear diary"
+    (shm_dir / "secret").unlink()
+    os.link(names.path_of("a"), names.path_of("b"))
+    shm.unlink("a")
+    assert names.names() == ["d", "e"]
+    shm.unlink("d")
+    shm.unlink("e")
+    assert [path for path in left(shm_dir) if "sessions" not in path] == []
+
+
+def test_a_session_of_root_that_drops_its_privileges_goes_on_as_that_user(shm_dir):
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
+
+    def work(_):
+        shm.create("x", 1)
+        before = sessions.mine()
+        os.seteuid(SOMEBODY)
+        assert sessions.mine() is None
+        assert names.path_of("x").endswith(f"shmk-{SOMEBODY}-x")
+        folders.prepare()
+        os.seteuid(0)
+        assert sessions.mine() is before
+        assert shm.gc() == []
+        assert shm.attach("x") == 1
+        sessions.end()
+
+    with Child(work) as child:
+        assert child.join() == 0
