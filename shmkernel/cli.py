@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
+import io
 import json
 import os
 import re
@@ -11,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shmkernel as shm
-from shmkernel import limits, memory, names, records, registry, render, sessions
+from shmkernel import counts, limits, memory, names, records, registry, render, sessions
 from shmkernel.errors import ShmError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -41,18 +43,24 @@ def _command(name: str, *arguments: _Argument) -> Callable[[Run], Run]:
     return add
 
 
+def _interval(text: str) -> float:
+    return counts.seconds_given(text, least=_QUICKEST)
+
+
 _NAME = _Argument("name", "a segment's name", {"metavar": "NAME"})
 _NAMES = _Argument("name", "names, as in: shmkernel list", {"metavar": "NAME", "nargs": "+"})
 _FILE = _Argument("file", "its path", {"metavar": "FILE"})
 _SHOWN = _Argument("name", "whose content is shown first", {"metavar": "NAME", "nargs": "?", "default": ""})
 _EVERY = _Argument(
-    "--every", "how often to look, by default every 0.25", {"metavar": "SECONDS", "type": float, "default": 0.25}
+    "--every", "how often to look, by default every 0.25", {"metavar": "SECONDS", "type": _interval, "default": 0.25}
 )
 _JSON = _Argument("--json", "print objects, for programs", {"action": "store_true"})
 _LIFETIME = _Argument("--lifetime", "by default keep", {"choices": records.LIFETIMES, "default": "keep"})
 _DRY_RUN = _Argument("--dry-run", "only say what would be unlinked", {"action": "store_true"})
-_SINCE = _Argument("--since", "known so far; by default the present one", {"metavar": "VERSION", "type": int})
-_TIMEOUT = _Argument("--timeout", "to wait at most", {"metavar": "SECONDS", "type": float})
+_SINCE = _Argument(
+    "--since", "known so far; by default the present one", {"metavar": "VERSION", "type": counts.version_given}
+)
+_TIMEOUT = _Argument("--timeout", "to wait at most", {"metavar": "SECONDS", "type": counts.seconds_given})
 _REPLACE = _Argument("--replace", "take the name from the segment that has it", {"action": "store_true"})
 
 
@@ -107,7 +115,7 @@ def _watch(args: Namespace) -> None:
         if not (error.name or "").startswith("rich"):
             raise
         raise UnsupportedError('shmkernel watch needs rich: pip install "shmkernel[terminal]"') from None
-    watch(args.name, max(args.every, _QUICKEST))
+    watch(args.name, args.every)
 
 
 @_command("keep", _NAMES, _LIFETIME)
@@ -212,6 +220,13 @@ def _demo(_: Namespace) -> int:
     return main()
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401  as in the base class
+        """Let errors of writing through, which argparse hides."""
+        if message and (file := file or sys.stderr) is not None:
+            file.write(message)
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands; ``run`` among its results is the function to call with them.
 
@@ -220,7 +235,7 @@ def argument_parser() -> argparse.ArgumentParser:
     >>> argument_parser().parse_args(["keep", "x"]).lifetime
     'keep'
     """
-    parser = argparse.ArgumentParser("shmkernel", description=shm.__doc__, allow_abbrev=False)
+    parser = _Parser("shmkernel", description=shm.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"shmkernel {shm.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (run, arguments) in _commands.items():
@@ -237,19 +252,61 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. The exit status is 0, 1 after an error of ours, or 2, by SystemExit, for a misuse."""
+    written = _open_output()
+    try:
+        try:
+            status = _run(argv)
+        except SystemExit as done:  # argparse's: a misuse, or help
+            if done.code:
+                raise
+            status = 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return _PIPE_CLOSED
+    except OSError as error:
+        _discard_output()
+        return _complain(f"cannot write what there is to say: {error.strerror or error}")
+    if not written:
+        return _complain("cannot write what there is to say: standard output is closed")
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = argument_parser().parse_args(argv)
     try:
         status: int | None = args.run(args)
-        sys.stdout.flush()
     except ShmError as error:
-        print(f"shmkernel: {_as_typed_here(error.message)}", file=sys.stderr)
-        return _ERROR
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer has to go somewhere
-        return _PIPE_CLOSED
+        return _complain(_as_typed_here(error.message))
+    except OSError as error:
+        if error.filename is None:  # written to standard output
+            raise
+        return _complain(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status or 0
+
+
+def _complain(message: str) -> int:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"shmkernel: {message}", file=sys.stderr)
+    return _ERROR
+
+
+def _open_output() -> bool:
+    """Let standard output take every character, and say whether there is one."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
+        return False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # ASCII has no letters for many a file's name
+    return True
+
+
+def _discard_output() -> None:
+    """Give what is left in the buffer a place to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_typed_here(text: str) -> str:

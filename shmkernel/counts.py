@@ -1,10 +1,16 @@
-"""Sizes, counts and shapes: whatever is an integer, of numpy too, and nothing else."""
+"""Sizes, counts and shapes: whatever is an integer, of numpy too, and nothing else. And seconds."""
 
 from __future__ import annotations
 
+import argparse
+import math
 import operator
 import sys
 from typing import Any, cast
+
+from shmkernel.errors import ArgumentError
+
+_LONGEST = 1e9  # seconds: what every call of the OS takes
 
 
 def whole(value: object) -> int | None:
@@ -39,3 +45,36 @@ def lengths(shape: object) -> tuple[int, ...]:
     if any(length is None or length < 0 for length in each):
         raise ValueError("no shape")
     return cast("tuple[int, ...]", each)
+
+
+def seconds(value: object, *, least: float = 0.0) -> float:
+    """Return a time to wait as a float; ArgumentError if it is none: no number, too little, or without end.
+
+    Examples
+    --------
+    >>> seconds("0.5"), seconds(10)
+    (0.5, 10.0)
+    """
+    try:
+        found = float(cast("Any", value))
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not least <= found <= _LONGEST:
+        shown = value if isinstance(value, str) else repr(value)
+        raise ArgumentError(f"{shown} is no number of seconds, {least:g} or more", value=value)
+    return found
+
+
+def seconds_given(text: str, *, least: float = 0.0) -> float:
+    """Read seconds for argparse."""
+    try:
+        return seconds(text, least=least)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def version_given(text: str) -> int:
+    """Read a version for argparse."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text} is no version: a whole number, 0 or more")
+    return int(text)

@@ -9,6 +9,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
+from shmkernel.counts import seconds_given, version_given
 from shmkernel.magics import bare, scope
 from shmkernel.parsing import Parser, arguments, in_one_line
 
@@ -27,7 +28,7 @@ _LIFETIME = argument(
     help="until this kernel ends, until the last one lets go, or until unlinked",
 )  # fmt: skip
 _REPLACE = argument("--replace", action="store_true", help="take the name from another notebook's segment")
-_TIMEOUT = argument("--timeout", metavar="SECONDS", type=float, help="to wait at most, by default until Ctrl-C")
+_TIMEOUT = argument("--timeout", metavar="SECONDS", type=seconds_given, help="to wait at most, by default until Ctrl-C")
 _OVERWRITE = argument("--overwrite", action="store_true", help="let go of a different variable of that name")
 
 
@@ -164,7 +165,7 @@ class ShmMagics(Magics):
 
     @_verb
     @argument("names", metavar="NAME", nargs="*", help="whose content is shown first")
-    @argument("--every", type=float, metavar="SECONDS", help="how often to look, by default every 0.25")
+    @argument("--every", type=seconds_given, metavar="SECONDS", help="how often to look, by default every 0.25")
     def shm_watch(self) -> None:
         """Show what is shared, live: a table, the content of the chosen segment, buttons to attach, keep and unlink.
 
@@ -214,7 +215,7 @@ class ShmMagics(Magics):
 
     @_verb
     @_NAME
-    @argument("--since", metavar="VERSION", type=int, help="known so far; by default the present one")
+    @argument("--since", metavar="VERSION", type=version_given, help="known so far; by default the present one")
     @_TIMEOUT
     def shm_wait(self) -> None:
         """Sleep until there is something new: until it is published, its lock left, or the segment replaced.

@@ -39,6 +39,12 @@ _GIVING = ((6, 13), (5, 14), (3, 14), (6, 1), (7, 1), (5, 6), (3, 6), (1, 8))  #
 _ROOM = 10  # lines that the table leaves to the rest
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line: here it would be status 1."""
+        raise BrokenPipeError
+
+
 class Screen:
     """What is shown, as a function of the board and the chosen row."""
 
@@ -229,7 +235,7 @@ def _letters(line: bytes) -> str:
 
 def watch(name: str, interval: float) -> None:
     """Show the monitor until q or Ctrl-C; where there is no terminal, once."""
-    console, screen = Console(), Screen(name)
+    console, screen = _Console(), Screen(name)
     if not (console.is_terminal and sys.stdin.isatty()):
         console.print(screen.draw(console.width, console.height))
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shmkernel import names
+from shmkernel import counts, names
 from shmkernel.errors import RefusedError, UnsupportedError
 from shmkernel.sync import copies, locks, versions
 from shmkernel.verbs import held, life
@@ -55,7 +55,11 @@ def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks
     ...     pass
     >>> shm.unlink("x")
     """
-    return locks.Lock(name_of(x), shared=shared, timeout=timeout)
+    return locks.Lock(name_of(x), shared=shared, timeout=_patience(timeout))
+
+
+def _patience(timeout: float | None) -> float | None:
+    return None if timeout is None else counts.seconds(timeout)
 
 
 def publish(x: Any) -> int:  # noqa: ANN401
@@ -132,7 +136,7 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     1
     >>> shm.unlink("x")
     """
-    return versions.wait(name_of(x), since, timeout)
+    return versions.wait(name_of(x), since, _patience(timeout))
 
 
 def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: ANN401

@@ -12,6 +12,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import cli, sessions
+from tests.helpers import PATIENCE
 from tests.unit import orphans
 
 COMMANDS = ["list", "info", "watch", "keep", "unlink", "wait", "gc", "save", "load", "doctor", "demo"]
@@ -212,3 +213,74 @@ def test_the_installed_command_is_the_module():
     assert entry.load() is cli.main
     done = subprocess.run([*SHMKERNEL, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"shmkernel {shm.__version__}\n"
+
+
+def ran(*argv, redirect="", **env):
+    """Run a command by a shell, and return its exit status and what it printed on both streams."""
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {redirect}', "bash", *SHMKERNEL, *argv],
+        env=os.environ | env, timeout=PATIENCE, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("argv", [["list"], ["info", "x"], ["list", "--json"], ["doctor"], ["--help"], ["watch"]])
+@pytest.mark.parametrize(
+    ("redirect", "status", "error"),
+    [
+        (">/dev/full", 1, "shmkernel: cannot write what there is to say: No space left on device\n"),
+        (">&-", 1, "shmkernel: cannot write what there is to say: standard output is closed\n"),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_told_in_one_line(argv, redirect, status, error):
+    x = shm.create("x", shape=3)
+    found = ran(*argv, redirect=redirect)
+    shm.unlink("x")
+    del x
+    assert (found[0], found[2]) == (status, error)
+
+
+@pytest.mark.parametrize("argv", [["list"], ["list", "--json"], ["doctor"], ["--help"], ["watch"]])
+def test_a_reader_that_has_gone_ends_a_command_quietly(argv):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*SHMKERNEL, *argv], stdout=writing, stderr=subprocess.PIPE, timeout=PATIENCE, check=False
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_output_of_ascii_shows_what_it_can(tmp_path):
+    work = "import shmkernel as shm, sys; x = shm.create('x', shape=3, lifetime='keep')"
+    subprocess.run(
+        [sys.executable, "-c", work],
+        env=os.environ | {"JPY_SESSION_NAME": "Zürich.ipynb"},
+        timeout=PATIENCE,
+        check=True,
+    )
+    for argv in (["list"], ["info", "x"], ["watch"], ["save", "x", str(tmp_path / "ü.npy")]):
+        status, out, err = ran(*argv, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+        assert (status, err) == (0, ""), argv
+        assert "?" in out
+    shm.unlink("x")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["wait", "x", "--timeout", "nan"],
+        ["wait", "x", "--timeout", "-1"],
+        ["wait", "x", "--timeout", "inf"],
+        ["wait", "x", "--timeout", "soon"],
+        ["wait", "x", "--since", "-5"],
+        ["watch", "--every", "0"],
+        ["watch", "--every", "-1"],
+        ["watch", "--every", "nan"],
+    ],
+)
+def test_a_time_or_version_that_is_none_is_refused(said, argv):
+    status, _, err = said(*argv)
+    assert status == 2
+    assert f"argument {argv[-2]}: {argv[-1]} is no " in err
