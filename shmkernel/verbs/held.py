@@ -145,13 +145,13 @@ def everything() -> list[Held]:
     return [held for held in mappings if os.path.dirname(held.path) == here]
 
 
-def forget(name: str) -> list[Held]:
-    """Give out the named segment's objects no more; return those whose mapping views keep alive."""
+def forget(path: str) -> list[Held]:
+    """Give out the objects of the segment at this path no more; return those whose mapping views keep alive."""
     with guard:
-        for key in [key for key, held in _open.items() if held.name == name]:
+        for key in [key for key, held in _open.items() if held.path == path]:
             held = _open.pop(key)
             _closed[id(held)] = held
-        return [held for held in _closed.values() if held.name == name and held() is not None]
+        return [held for held in _closed.values() if held.path == path and held() is not None]
 
 
 def had(path: str) -> bool:

@@ -188,7 +188,7 @@ def close(name: str) -> bool:
     >>> shm.unlink("x")
     """
     path = names.path_of(name)
-    if held.forget(name):
+    if held.forget(path):
         return False
     if not held.had(path) and registry.inode_at(name) is None:
         similar = names.near(name, names.names())

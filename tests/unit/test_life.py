@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import memory, names, registry
+from shmkernel import memory, names, registry, sessions
 from shmkernel.verbs import held
 from tests.helpers import holding, left
 from tests.unit.elsewhere import elsewhere
@@ -341,3 +341,14 @@ def test_too_many_open_files_are_not_blamed_on_the_folder():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert isinstance(caught.value, shm.LimitError)
+
+
+def test_a_name_in_another_folder_is_another_segment(shm_dir, tmp_path, monkeypatch):
+    here = shm.create("x", shape=3)
+    monkeypatch.setenv("SHMKERNEL_DIR", str(tmp_path))
+    shm.create("x", shape=2)
+    assert shm.close("x")  # not held by what is here
+    shm.unlink("x")
+    sessions.end()
+    monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
+    assert shm.attach("x") is here
