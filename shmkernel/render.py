@@ -82,7 +82,12 @@ def note(one: Info) -> str:
     if one.state == "replaced":
         return f"replaced: %shm_attach {one.name}"
     if one.state == "unlinked":
-        return f"{'unlinked' if one.owner_alive else 'owner ended'}, only here: %shm_keep {one.name}"
+        others = [holder for holder in one.attached if holder.pid != os.getpid()]
+        why = "unlinked" if one.owner_alive else "owner ended"
+        if not others:
+            return f"{why}, only here: %shm_keep {one.name}"
+        verb = "has" if len(others) == 1 else "have"
+        return f"{why}, {people(others, shown=_SHOWN)} {verb} it too. A copy with the name: %shm_keep {one.name}"
     if one.state == "damaged":
         return f"damaged: %shm_unlink {one.name}"
     return ""

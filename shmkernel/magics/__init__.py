@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shmkernel.magics.bare import Bare, catch_up
-from shmkernel.magics.commands import ShmMagics
+from shmkernel.magics.commands import ShmMagics, forget_bad_defaults
 from shmkernel.magics.completion import matcher_for
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def load(shell: InteractiveShell) -> None:
     """Add the magics, their completion and their display; once is enough."""
     if _KEY in shell.magics_manager.registry:
         return
+    forget_bad_defaults(shell.config)
     magics = ShmMagics(shell)
     magics.bare, magics.matcher = Bare(shell), matcher_for(shell)
     shell.register_magics(magics)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from shmkernel.magics.commands import ShmMagics
     from shmkernel.magics.scope import Scope
-    from shmkernel.verbs.listing import Info
+    from shmkernel.verbs.listing import Holder, Info
 
 _MODES = {"r+": "writable", "r": "read only", "c": "changes stay private"}
 
@@ -31,6 +31,8 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
     """Make variables of what is shared; all of them or none."""
     if args.variable and len(args.names) > 1:
         raise ArgumentError("--as names one variable, so give one NAME")
+    if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
+        raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
     mode = args.mode or magics.mode
     targets = {name: args.variable or name for name in args.names}
     for name, variable in targets.items():
@@ -74,7 +76,7 @@ def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: AR
     for name in args.names:
         one = shm.info(name)
         shm.unlink(name)
-        others = [holder for holder in one.attached if holder.pid != os.getpid()]
+        others = _others(one)
         keepers = ["processes in another container let go"] if one.elsewhere else []
         if others:
             keepers.append(f"{render.people(others)} let{'s' * (len(others) == 1)} go")
@@ -92,10 +94,11 @@ def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
     for name, found in ghosts.items():
         if not any(one.value() is not None for one in found):
             raise memory.missing(name)
+    stayed = {name: _others(shm.info(name)) for name, found in ghosts.items() if found}
     for name in args.names:
         copied = _named_again(magics, args.scope, name, ghosts[name], lifetime) if name in ghosts else ""
         one = shm.info(name) if copied else shm.keep(name, lifetime)
-        print(f"{name}: {copied}{render.what(one)}, shared {sharing.until(one)}")
+        print(f"{name}: {copied}{render.what(one)}, shared {sharing.until(one)}{_still(name, stayed.get(name, []))}")
 
 
 def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:  # noqa: ARG001
@@ -142,6 +145,18 @@ def shm_doctor(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: AR
 def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
     """Print one screen."""
     print(_HELP)
+
+
+def _others(one: Info) -> list[Holder]:
+    return [holder for holder in one.attached if holder.pid != os.getpid()]
+
+
+def _still(name: str, others: list[Holder]) -> str:
+    """Say who stays on the memory of which a copy was made."""
+    if not others:
+        return ""
+    verb = "has" if len(others) == 1 else "have"
+    return f". {render.people(others)} still {verb} the old memory; there: %shm_attach {name}"
 
 
 def _held(name: str) -> list[held.Held]:

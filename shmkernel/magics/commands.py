@@ -55,6 +55,18 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
     return found
 
 
+def forget_bad_defaults(config: Any) -> None:  # noqa: ANN401  traitlets'
+    """Take values out of IPython's configuration that the magics refuse: it keeps what ``%config`` was refused, too."""
+    section = config.get(ShmMagics.__name__, {})
+    traits: dict[str, Any] = ShmMagics.class_traits(config=True)
+    for name, trait in traits.items():
+        if name in section and section[name] not in trait.values:
+            allowed = ", ".join(trait.values)
+            print(
+                f"shmkernel: ShmMagics.{name} = {section.pop(name)!r} is none of {allowed}; it is {trait.default_value}"
+            )
+
+
 _cell_verb = functools.partial(_verb, register=line_cell_magic)
 
 

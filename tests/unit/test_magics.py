@@ -312,3 +312,29 @@ def test_tab_after_an_unfinished_line_prints_nothing_and_fails_nothing(notebook,
             list(notebook.shell.Completer.completions(text, len(text)))
     printed = notebook.capture.readouterr()
     assert printed.out + printed.err == ""
+
+
+def test_who_else_holds_what_has_lost_its_name_is_said_and_who_stays_behind(notebook):
+    with elsewhere(lambda: shm.create("x", shape=3)):
+        notebook("%shm_attach x\n%shm_unlink x")
+        text = notebook("%shm_list")
+        assert "2: here, plot" in text
+        assert "unlinked, plot has it too. A copy with the name: %shm_keep x" in text
+        line = notebook("%shm_keep x")
+        assert line.endswith("until %shm_unlink x. plot still has the old memory; there: %shm_attach x\n")
+        notebook("%shm_unlink x")
+        assert "unlinked, only here: %shm_keep x" in notebook("%shm_list")
+
+
+def test_as_without_dashes_says_how_it_is_written(notebook):
+    notebook("%shm_create x --shape 3")
+    assert str(notebook.fails("%shm_attach x as y")) == "write --as: %shm_attach x --as y"
+    notebook("%shm_attach x --as y")
+
+
+def test_a_default_that_cannot_be_is_replaced_with_one_line_and_the_magics_load(notebook):
+    notebook.run("%config ShmMagics.mode = 'q'")
+    text = notebook("%reload_ext shmkernel")
+    assert text == "shmkernel: ShmMagics.mode = 'q' is none of r+, r, c; it is r+\n"
+    assert "writable" in notebook("%shm_create x --shape 3\n%shm_attach x")
+    assert notebook("%reload_ext shmkernel") == ""

@@ -46,8 +46,13 @@ def test_two_holders_are_named_and_the_others_counted():
 def test_the_state_of_a_segment_comes_with_a_cure():
     assert render.note(ONE) == ""
     assert render.note(ONE._replace(state="replaced")) == "replaced: %shm_attach x"
-    assert render.note(ONE._replace(state="unlinked")) == "unlinked, only here: %shm_keep x"
-    assert render.note(ONE._replace(state="unlinked", owner_alive=False)) == "owner ended, only here: %shm_keep x"
+    here = Holder(os.getpid(), "here")
+    alone = ONE._replace(state="unlinked", attached=(here,))
+    assert render.note(alone) == "unlinked, only here: %shm_keep x"
+    assert render.note(alone._replace(owner_alive=False)) == "owner ended, only here: %shm_keep x"
+    shared = alone._replace(attached=(here, Holder(41552, "prepare.ipynb")))
+    assert render.note(shared) == "unlinked, prepare has it too. A copy with the name: %shm_keep x"
+    assert "unlinked, prepare, plot have it too." in render.note(ONE._replace(state="unlinked"))
     assert "%shm_unlink x" in render.table([ONE._replace(state="damaged")])
 
 
