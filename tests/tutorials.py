@@ -21,20 +21,23 @@ def pytest_collect_file(file_path, parent):
     cells = json.loads(file_path.read_text())["cells"]
     modules = {name for cell in cells for name in IMPORT.findall("".join(cell["source"]))}
     missing = sorted(name for name in modules if importlib.util.find_spec(name) is None)
-    return [Lacking.from_parent(parent, path=file_path, missing=missing)] if missing else found
+    if not missing:
+        return found
+    why = f"{', '.join(missing)} not installed: uv run --group large pytest notebooks"
+    return [Lacking.from_parent(parent, path=file_path, why=why)]
 
 
 class Lacking(pytest.File):
-    """A notebook that cannot run, as one test that says why."""
+    """A file whose tests cannot run, as one test that says why."""
 
-    def __init__(self, *, missing, **keywords):
+    def __init__(self, *, why, **keywords):
         super().__init__(**keywords)
-        self.missing = missing
+        self.why = why
 
     def collect(self):
-        yield Reason.from_parent(self, name="packages")
+        yield Reason.from_parent(self, name="what it needs")
 
 
 class Reason(pytest.Item):
     def runtest(self):
-        lacking(f"{', '.join(self.parent.missing)} not installed: uv run --group large pytest notebooks")
+        lacking(self.parent.why)
