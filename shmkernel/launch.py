@@ -36,6 +36,7 @@ WATCHING = b"watching\n"  # the watchdog's answer; any other is the reason why i
 MARK = "SHMKERNEL_WATCHDOG"
 _LIMIT = 30.0  # seconds; a start takes 20 ms, more means that it will not come
 _ANSWER = 2000  # bytes at its end that are kept: the last lines of a traceback
+_TOLD = 2  # reasons; those of the likeliest interpreters
 _NAP = 1  # milliseconds
 _DETOURS = ("PYTHON", "COVERAGE_", "COV_CORE_", "PYDEVD", "DEBUGPY", MARK)
 _CODE = "import sys; sys.path.append(sys.argv.pop(1)); from shmkernel import watchdog; watchdog.run()"
@@ -74,7 +75,7 @@ def start(arguments: list[str], lock: int) -> int:
             reasons.append(f"{interpreter}: {_reason(error)}")
             if error.errno in (errno.EAGAIN, errno.ENOMEM):
                 break  # no other interpreter would do better
-    why = "; ".join(reasons) or "no interpreter of Python was found on this machine"
+    why = "; ".join(reasons[:_TOLD]) or "no interpreter of Python was found on this machine"
     raise WatchdogError(
         f"the watchdog of this session did not start: {why}. "
         "Without it segments would outlive this process, so none was made. More: %shm_doctor"

@@ -70,3 +70,11 @@ class Owner:
     def ended(self) -> bool:
         """Say whether the thread has ended."""
         return self._thread() is None
+
+
+def greenlets() -> bool:
+    """Say whether owners are greenlets of one thread: gevent, or eventlet, had replaced `threading.local` before.
+
+    Who waits in the OS there stops the one that has to leave. `time.sleep`, which they replace too, lets it run.
+    """
+    return _Thread.__mro__[1].__module__ != "_thread"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel.errors import TimedOutError
 from shmkernel.interrupts import Entry, Exit, Holding, entry_of
-from shmkernel.owners import Owner
+from shmkernel.owners import Owner, greenlets
 from shmkernel.sync import files, holds, wakeups
 from shmkernel.sync.files import HOLDER, WAITING, WATCHED
 from shmkernel.sync.holds import TRY, Hold, Inside
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _LOCK, _GATE, VERSION = 0, 1, 2
 _SLEEP = fcntl.F_OFD_SETLKW
+_NAP = 0.001  # seconds
 
 
 def request(kind: int, byte: int) -> bytes:
@@ -206,7 +207,11 @@ class Lock(Holding):
         if timeout != 0 and (busy or any(one.owner.is_thread() for one in hold.file.queued)):
             raise holds.refused(self.name, shared=self.shared)
         if timeout is None:
-            attempt.sleep()
+            if greenlets():
+                while not attempt():
+                    time.sleep(_NAP)
+            else:
+                attempt.sleep()
             return
         end = time.monotonic() + timeout
         waiter = None
