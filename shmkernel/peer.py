@@ -19,6 +19,7 @@ import contextlib
 import getpass
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from IPython.core.magic_arguments import argument
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+from shmkernel import names
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.parsing import Parser, arguments, in_one_line
 
@@ -65,12 +67,12 @@ class Peer:
         self._guard = threading.Lock()  # cells in subshells: sockets belong to one thread at a time
         own = os.environ | {"JPY_SESSION_NAME": f"{name}.ipynb"}
         own.pop("PYTEST_CURRENT_TEST", None)  # ipykernel would not capture what the peer's children print
-        short = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST
-        with tempfile.TemporaryDirectory(prefix="peer-", dir=None if short else "/tmp") as folder:  # noqa: S108  private
+        with _folder_for_sockets(name) as folder:
             self._manager = KernelManager(
                 transport="ipc", connection_file=f"{folder}/kernel.json",
                 kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever python3 means here
             )  # fmt: skip
+            _undebugged(self._manager)
             self._manager.start_kernel(
                 env=own, extra_arguments=["--HistoryManager.enabled=False"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -85,7 +87,7 @@ class Peer:
             except RuntimeError as error:
                 self.kill()
                 message = f"peer {name!r} did not start: {error}. Try it in a terminal: {sys.executable} -m ipykernel"
-                raise PeerError(message, name=name) from None
+                raise PeerError(message.replace("..", "."), name=name) from None
             except BaseException:
                 self.kill()
                 raise
@@ -94,6 +96,10 @@ class Peer:
         """Run a cell, and publish what it publishes; raise what it raises."""
         with self._guard:
             failed, reply = self._follow(self._ask(code, allow_stdin=allow_stdin), publish)
+        if any(one["source"] == "ask_exit" and not one.get("keepkernel") for one in reply.get("payload", ())):
+            _peers.pop(self.name, None)
+            _end_within(_END, [self])
+            print(f"{self.name}: ended. The next %%peer {self.name} starts anew")
         if failed:
             raise _as_there(self.name, failed)
         if reply["status"] != "ok":  # a UsageError, which kernels print
@@ -196,6 +202,31 @@ class Peer:
         _peers.pop(self.name, None)
         message = f"peer {self.name!r} {how} ({why}), its variables with it. The next %%peer {self.name} starts anew"
         return PeerError(message, name=self.name, status=status)
+
+
+def _folder_for_sockets(name: str) -> tempfile.TemporaryDirectory[str]:
+    """Make a private folder with a short path, wherever one can be made."""
+    tried: list[str] = []
+    for find in (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", names.folder):  # noqa: S108  private in it
+        try:
+            parent = find()
+            if len(os.fsencode(parent)) <= _LONGEST:
+                return tempfile.TemporaryDirectory(prefix="peer-", dir=parent)
+        except OSError as error:
+            tried.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    message = f"peer {name!r} needs a folder for its sockets, and none can be made ({'; '.join(tried)}). Set TMPDIR"
+    raise PeerError(message, name=name)
+
+
+def _undebugged(manager: KernelManager) -> None:
+    """Start a kernel so that a debugger of this process does not take it over: it would wait for the debugger's client.
+
+    pydevd rewrites the command lines of Pythons. ``env`` is none, and becomes one.
+    """
+    env = shutil.which("env")
+    spec = manager.kernel_spec
+    if "pydevd" in sys.modules and env and spec and spec.argv[0] != env:
+        spec.argv = [env, sys.executable, *spec.argv[1:]]
 
 
 _peers: dict[str, Peer] = {}

@@ -1,5 +1,6 @@
 """Cells of a notebook in a second kernel, with real kernels on both sides."""
 
+import errno
 import os
 import signal
 import tempfile
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from shmkernel import peer
 from tests.helpers import quick_first, until
 from tests.kernels.kernel import PATIENCE, Kernel
 
@@ -261,3 +263,37 @@ def test_a_question_that_nobody_can_answer_fails_and_leaves_the_peer_usable(note
     reply = notebook.client.execute_interactive(cell, timeout=PATIENCE, allow_stdin=False, output_hook=lambda _: None)
     assert reply["content"]["ename"] == "StdinNotImplementedError"
     assert notebook("%%peer\nprint(1)") == "1\n"
+
+
+def test_a_peer_that_ends_itself_ends_quietly_and_the_next_cell_starts_another(notebook):
+    first = pid_of(notebook, "brief")
+    assert notebook("%%peer brief\nx = 1\nexit()") == "brief: ended. The next %%peer brief starts anew\n"
+    assert ended(first)
+    assert "brief" not in notebook("%peer")
+    second = pid_of(notebook, "brief")
+    assert second != first
+    notebook("%%peer brief\nquit(keep_kernel=True)")
+    assert pid_of(notebook, "brief") == second
+    notebook("%peer brief --kill")
+
+
+def test_a_debugger_of_the_notebook_does_not_take_its_peers_over(notebook):
+    notebook("import debugpy; address = debugpy.listen(0)")
+    pid = pid_of(notebook, "free")
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        command = file.read().split(b"\0")
+    assert not [one for one in command if b"pydevd" in one or b"debugpy" in one]
+    notebook("%peer free --kill")
+
+
+def test_a_vanished_folder_for_temporary_files_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.setattr(peer.tempfile, "tempdir", str(tmp_path / "gone"))
+    with peer._folder_for_sockets("plot") as folder:
+        assert len(folder) < 80
+    monkeypatch.setattr(peer.tempfile, "TemporaryDirectory", _nothing_can_be_made)
+    with pytest.raises(peer.PeerError, match="needs a folder for its sockets, and none can be made"):
+        peer._folder_for_sockets("plot")
+
+
+def _nothing_can_be_made(prefix, dir):  # noqa: A002  as tempfile calls it
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{dir}/{prefix}")
