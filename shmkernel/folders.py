@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import sys
+import time
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from shmkernel import descriptors, names
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 PARTS = ("sessions", "records", "pending", "dicts", "sync")
 _HELD = 16  # folders; a process has two, more only if it changes SHMKERNEL_DIR or its user
+_SURE = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_EMPTY_PATH = 0x1000
@@ -42,6 +45,7 @@ class Folder(int):
 
     path: str
     prepared = False
+    sure = 0.0  # until then nobody looks again because something is not there
     _identity: tuple[int, int] | None = None
 
     def __new__(cls, path: str, name: str, within: Folder | None = None, flags: int = 0) -> Self:
@@ -54,9 +58,11 @@ class Folder(int):
     def is_current(self) -> bool:
         """Say whether the path still leads here, and the descriptor too: a daemon may close all that it has."""
         try:
-            return _identity(os.stat(self.path)) == self._identity == _identity(os.fstat(self))
+            current = _identity(os.stat(self.path)) == self._identity == _identity(os.fstat(self))
         except OSError:
             return False
+        self.sure = time.monotonic() + _SURE if current else 0.0
+        return current
 
     def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if not ending():
@@ -87,7 +93,18 @@ def prepare() -> str:
 
 def open_(path: str, flags: int, mode: int = 0o600) -> int:
     """Open a file, never as a standard stream; one that is made has this mode, whatever the umask."""
-    fd = descriptors.beyond_streams(_do(os.open, path, flags | _SAFE, mode))
+    within, _, rest = path.rpartition("/")  # as `_do` does, which would take a tenth of an attach
+    at = _held.get(within)
+    if at is None:
+        at, rest = _at(path)
+    try:
+        fd = os.open(rest, flags | _SAFE, mode, dir_fd=at)
+    except OSError as error:
+        _look_again(at, error, path)
+        at, rest = _at(path)
+        fd = os.open(rest, flags | _SAFE, mode, dir_fd=at)
+    if fd <= descriptors.LAST:
+        fd = descriptors.beyond_streams(fd)
     if flags & os.O_CREAT:
         os.fchmod(fd, mode)
     return fd
@@ -100,7 +117,13 @@ def nameless(path: str) -> int:
     if at is None:
         at, rest = _at(path) if _RUNTIME in path else (_hold_segments(path), rest)
     flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-    fd = descriptors.beyond_streams(_again(os.open, at, rest, f"{path}/.", flags, 0o600))
+    try:
+        fd = os.open(rest, flags, 0o600, dir_fd=at)
+    except OSError as error:
+        _look_again(at, error, path)
+        at, rest = _at(path) if _RUNTIME in path else (_hold_segments(path), ".")
+        fd = os.open(rest, flags, 0o600, dir_fd=at)
+    fd = descriptors.beyond_streams(fd)
     os.fchmod(fd, 0o600)
     return fd
 
@@ -197,8 +220,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _lstat(path: str, *, dir_fd: Folder) -> os.stat_result:
-    return os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+_lstat = functools.partial(os.stat, follow_symlinks=False)
 
 
 def _mkdir(path: str, *, dir_fd: Folder) -> None:
@@ -207,21 +229,25 @@ def _mkdir(path: str, *, dir_fd: Folder) -> None:
 
 
 def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
-    at, rest = _at(path)
-    return _again(function, at, rest, path, *arguments)
-
-
-def _again(function: Callable[..., Result], at: Folder, rest: str, path: str, *arguments: int) -> Result:
     """Call a function of `os`, and once more if the folder that is held has been made anew meanwhile."""
+    within, _, rest = path.rpartition("/")
+    at = _held.get(within)
+    if at is None:
+        at, rest = _at(path)
     try:
         return function(rest, *arguments, dir_fd=at)
     except OSError as error:
-        if error.errno not in _STALE or at.is_current():
-            error.filename = path
-            raise descriptors.ran_out(error) from None
-    _forget(at)
+        _look_again(at, error, path)
     at, rest = _at(path)
     return function(rest, *arguments, dir_fd=at)
+
+
+def _look_again(at: Folder, error: OSError, path: str) -> None:
+    """Forget a folder that has gone, which may be why something was not found; raise the error if it has not."""
+    if error.errno not in _STALE or time.monotonic() < at.sure or at.is_current():
+        error.filename = path
+        raise descriptors.ran_out(error) from None
+    _forget(at)
 
 
 def _at(path: str) -> tuple[Folder, str]:

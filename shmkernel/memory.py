@@ -125,7 +125,8 @@ def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
                 fcntl.flock(fd, fcntl.LOCK_SH)
             found = os.fstat(fd)
             if found.st_nlink:
-                _check(found, path, name)
+                if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+                    _check(found, path, name)
                 return fd, found
         except BaseException:
             os.close(fd)
