@@ -246,7 +246,10 @@ def _look_again(at: Folder, error: OSError, path: str) -> None:
     """Forget a folder that has gone, which may be why something was not found; raise the error if it has not."""
     if error.errno not in _STALE or time.monotonic() < at.sure or at.is_current():
         error.filename = path
-        raise descriptors.ran_out(error) from None
+        try:
+            raise descriptors.ran_out(error) from None
+        finally:
+            del error  # its traceback has this frame, and all that the callers hold would live until the next gc
     _forget(at)
 
 

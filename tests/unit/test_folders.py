@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -158,3 +160,21 @@ def test_any_number_of_folders_leaves_few_descriptors(tmp_path_factory, monkeypa
         monkeypatch.setenv("SHMKERNEL_DIR", str(folder))
         folders.prepare()
     assert len(os.listdir("/proc/self/fd")) <= before + folders._HELD
+
+
+def test_what_is_not_found_keeps_nothing_of_the_callers_alive():
+    """An error that is a local of a frame of its own traceback is freed by the garbage collector alone."""
+
+    class Large:
+        pass
+
+    def look():
+        large = Large()
+        assert not folders.exists(names.path_of("x"))
+        return weakref.ref(large)
+
+    gc.disable()
+    try:
+        assert look()() is None
+    finally:
+        gc.enable()
