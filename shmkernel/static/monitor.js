@@ -132,6 +132,7 @@ class View {
   /** @param {import("./texts.js").Row[]} rows @param {string[]} gone @param {boolean} quiet */
   update(rows, gone, quiet) {
     const { look, rows: all } = this.store;
+    this.table.known = this.store.known;
     this.table.update(rows, gone, quiet);
     if (this.store.known && !all.has(look.key) && !this.table.lines.has(look.key)) this.table.select(this.table.order()[0]?.row.key ?? "", false);
     else if (this.table.lines.get(look.key)?.line.ariaSelected !== "true") this.table.select(look.key, false);

@@ -30,6 +30,7 @@ export class Table {
     /** @type {Map<string, {line: HTMLTableRowElement, cells: Record<string, HTMLElement>, row: import("./texts.js").Row, going: number}>} */
     this.lines = new Map();
     this.selected = "";
+    this.known = false; // whether the kernel has told of all segments
     this.filter = "";
     this.column = "name";
     this.down = false;
@@ -158,7 +159,7 @@ export class Table {
     }
     this.table.classList.toggle("shm-unversioned", ![...this.lines.values()].some(({ row }) => row.version != null));
     this.table.setAttribute("aria-rowcount", String(wanted.length + 1));
-    put(this.empty, wanted.length ? "" : this.lines.size ? "No segment matches the filter" : NOTHING);
+    put(this.empty, wanted.length ? "" : this.lines.size ? "No segment matches the filter" : this.known ? NOTHING : "");
     if (!wanted.some((line) => line.tabIndex === 0) && wanted[0]) wanted[0].tabIndex = 0;
     if (!this.selected && wanted[0]) this.select(wanted[0].dataset.key || "", false);
   }
