@@ -14,6 +14,7 @@ import functools
 import inspect
 import re
 import shlex
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from IPython.core.error import UsageError
@@ -185,7 +186,8 @@ def split(line: str) -> tuple[str, str | None]:
 def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """Evaluate the text of an expression; an error takes one line."""
     try:
-        return eval(compile(expression, "--from", "eval"), dict(scope))  # noqa: S307  the user's own cell
+        space = {"numpy": sys.modules.get("numpy"), **scope}  # as errors name it, whatever it was imported as
+        return eval(compile(expression, "--from", "eval"), space)  # noqa: S307  the user's own cell
     except Exception as error:  # noqa: BLE001  whatever the expression raises
         first = (str(error).splitlines() or [""])[0]
         message = f"{expression}: {type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else first}"

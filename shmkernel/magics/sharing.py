@@ -19,7 +19,7 @@ import numpy as np
 
 import shmkernel as shm
 from shmkernel import kinds, names, records, registry, render
-from shmkernel.errors import ArgumentError
+from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.magics import variables
 from shmkernel.parsing import evaluate, lengths, literal, number, size
 from shmkernel.verbs import drafts
@@ -55,7 +55,7 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share variables, the value of an expression, or what is made new."""
     _check_flags(args)
     terms = _terms(magics, args)
-    wishes = [_wish(magics, args, name, terms) for name in args.names]
+    wishes = [_checked(magics, args, name, terms) for name in args.names]
     told = [wish._replace(plan=None) for wish in wishes]
     published = _published(wishes, terms)
     values = [published.pop(wish.name) if wish.kind else wish.done for wish in told]
@@ -116,6 +116,30 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ArgumentError("--fill fills a new array: give its --shape too")
 
 
+def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Wish:
+    """Check one name; what can be shared in the value's place is proposed as a line."""
+    try:
+        return _wish(magics, args, name, terms)
+    except UnsupportedError as error:
+        expression = getattr(error, "expression", None)
+        if not expression or not _is_variable(args):
+            raise
+        message = f"{error.message}. So: %shm_create {name}_shared --from {expression}"
+        raise UnsupportedError(message, name=name, **error.facts) from None
+
+
+def _other_name(args: argparse.Namespace, name: str, value: object) -> str:
+    """Say what to do for a name that is the variable of another value."""
+    cure = f"Use another name, such as {name}_shared"
+    if args.expression is not None:
+        cure = f"Keep both: %shm_create {name}_shared --from {args.expression}"
+    else:
+        with contextlib.suppress(shm.ShmError):
+            kinds.for_value(name, value, {})
+            cure = f"Share it: %shm_create {name}"
+    return f"{cure}. Replace it: --overwrite"
+
+
 def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Wish:
     """Check one name."""
     try:
@@ -128,8 +152,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     value = _value(magics, args, name)
     space = args.scope if _is_variable(args) else args.scope.target(name)
     if (args.shape or args.size or args.empty or value is not space.get(name)) and not args.overwrite:
-        cure = f"Share it: %shm_create {name}. Replace it: --overwrite"
-        variables.check_free(space, name, name, cure)
+        variables.check_free(space, name, name, _other_name(args, name, space.get(name)))
     if _is_done(args, name, value):
         return _Wish(name, value)
     drafts.check(name, *terms)

@@ -224,3 +224,14 @@ def test_a_file_is_saved_and_loaded(notebook, tmp_path):
     assert notebook["y"].tolist() == [0, 1, 2]
     assert "No such file or directory" in str(notebook.fails(f"%shm_load z {tmp_path}/nope.npy"))
     assert str(notebook.fails(f"%shm_load z '{tmp_path}/a fiel.npy'")).endswith(". Did you mean a file.npy?")
+
+
+@pytest.mark.parametrize("value", ["[[1, 2], [3, 4]]", "'text'", "np.ones(3)", "{'a': 1}"])
+def test_a_variable_in_the_way_stays_and_the_proposed_line_works(notebook, value):
+    notebook(f"v = {value}")
+    before = notebook["v"]
+    error = notebook.fails("%shm_create v --from numpy.asarray([len(v), 2])")
+    line = str(error).partition("Keep both: ")[2].partition(". Replace it")[0]
+    notebook(line)
+    assert notebook["v_shared"].tolist() == [len(before), 2]
+    assert notebook["v"] is before
