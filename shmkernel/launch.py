@@ -76,8 +76,9 @@ def start(arguments: list[str], lock: int) -> int:
             if error.errno in (errno.EAGAIN, errno.ENOMEM):
                 break  # no other interpreter would do better
     why = "; ".join(reasons[:_TOLD]) or "no interpreter of Python was found on this machine"
+    cure = " A frozen program has to bring shmkernel's .py files." if getattr(sys, "frozen", False) else ""
     raise WatchdogError(
-        f"the watchdog of this session did not start: {why}. "
+        f"the watchdog of this session did not start: {why}.{cure} "
         "Without it segments would outlive this process, so none was made. More: %shm_doctor"
     )
 
