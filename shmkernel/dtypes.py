@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+UNKNOWN = "no file format says what its bytes mean"
 _KINDS = "?biufcmMSUV"
 _NOTHINGS = 1 << 20  # elements that take no memory: a loop over them ends soon
 _DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
@@ -39,4 +40,4 @@ def unfit(dtype: np.dtype[Any]) -> str | None:
         return next((why for field in dtype.names if (why := unfit(dtype[field]))), None)
     if dtype.kind in "mM" and np.datetime_data(dtype)[1] < 1:
         return "its unit of time has no length"
-    return None if dtype.kind in _KINDS else "no file format says what its bytes mean"
+    return None if dtype.kind in _KINDS else UNKNOWN

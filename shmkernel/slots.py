@@ -10,6 +10,7 @@ length and a blank as format (``b"3s "``): struct ignores the blank, and the std
 from __future__ import annotations
 
 import array
+import contextlib
 import functools
 import itertools
 import operator
@@ -213,11 +214,13 @@ def plain(value: object) -> Value:
     if _is_numpy(type(value), "bool_"):
         return bool(value)
     if may_be(type(value)):
-        if hasattr(value, "__index__"):
-            return operator.index(value)
-        number = float(cast("float", value))
-        if number == value or number != number:  # noqa: PLR0124  a NaN, and no loss else
-            return number
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a tensor has methods that it cannot keep
+            if hasattr(value, "__index__"):
+                return operator.index(value)
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            number = float(cast("float", value))
+            if number == value or number != number:  # noqa: PLR0124  a NaN, and no loss else
+                return number
     kind = type(value).__name__
     message = f"{value!r}, a {kind}, cannot be an item: int, float, bool, str, bytes and None can"
     raise UnsupportedError(message, type=kind)
@@ -243,5 +246,7 @@ def _is_numpy(kind: type, *names: str) -> bool:
 
 
 def _too_large(value: int) -> RangeError:
-    message = f"an int of {value.bit_length()} bits does not fit into the 64 of an item. Share it as text: str(...)"
-    return RangeError(message)
+    bits = value.bit_length() + 1
+    what, cure = (f"{value} takes", f". As a text: str({value})") if bits <= 2 * 64 else ("an int takes", "")
+    limit = "more than the 64 of an item: 64 bits hold -2**63 to 2**63 - 1"
+    return RangeError(f"{what} {bits} bits with its sign, {limit}{cure}")

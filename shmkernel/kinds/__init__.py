@@ -8,14 +8,15 @@ group ``shmkernel.kinds``.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
-from shmkernel.errors import ArgumentError, UnsupportedError
+from shmkernel.errors import ArgumentError, RangeError, ShmError, UnsupportedError
 from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from shmkernel.preview import Look, Preview, Source
 
@@ -139,8 +140,48 @@ def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind that takes the value; it is never guessed."""
     if found := _first(lambda kind: kind.recognises(value, options)):
         return found
-    message = f"{name!r}: {a_type(value)} cannot be shared. {_cure(name, value)}"
+    if value is None:
+        message = f"{name!r}: nothing to share. Give a value, or a shape, a size, or kind='dict'"
+    elif isinstance(value, (list, tuple)):
+        at = next((at for at, item in enumerate(value) if not _is_item(item)), 0)
+        what = f"item {at} is {a_type(value[at])}, and an item of a list is an int, float, bool, str, bytes or None"
+        message = f"{name!r}: {a_type(value)} like this cannot be shared: {what}"
+    else:
+        message = f"{name!r}: {a_type(value)} cannot be shared as it is"
     raise UnsupportedError(message, name=name, type=type(value).__name__)
+
+
+def planned(name: str, value: object, options: Mapping[str, object], kind: str | None = None) -> tuple[Kind, Plan]:
+    """Lay a value out by the kind of this name, or the one that takes it; an error says what to give instead."""
+    try:
+        maker = named(kind) if kind else for_value(name, value, options)
+        return maker, maker.plan(name, value, options)
+    except (UnsupportedError, RangeError) as error:
+        raise _cured(error, name, value, options, kind) from None
+
+
+def _cured(
+    error: UnsupportedError | RangeError, name: str, value: object, options: Mapping[str, object], kind: str | None
+) -> ShmError:
+    """Add to an error what can be shared in the value's place."""
+    from shmkernel import cures  # noqa: PLC0415  only for a message
+
+    if value is None or isinstance(value, Mapping) or any(option is not None for option in options.values()):
+        return error
+
+    def works(made: object) -> bool:
+        maker = named(kind) if kind else for_value(name, made, {})
+        return maker.plan(name, made, {}).size > 0
+
+    cure, expression = cures.propose(name.rpartition(".")[2], value, works)
+    end = cure or "Shared are numpy arrays, numbers, bytes, flat lists, and dicts of such values"
+    return type(error)(f"{error.message}. {end}", name=error.name, **error.facts, expression=expression)
+
+
+def _is_item(value: object) -> bool:
+    from shmkernel import slots  # noqa: PLC0415
+
+    return slots.may_be(type(value))
 
 
 def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
@@ -158,7 +199,7 @@ def a_type(value: object) -> str:
     ('an int', 'a str')
     """
     kind = type(value).__name__
-    return f"{'an' if kind[:1].lower() in 'aeio' else 'a'} {kind}"
+    return f"{'an' if kind[:1].lower() in 'aeio' or kind[:2] == 'nd' else 'a'} {kind}"
 
 
 def only(name: str, what: str, options: Mapping[str, object], *allowed: str) -> None:
@@ -196,20 +237,3 @@ def for_path(path: str) -> Kind | None:
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:
     """Return the first kind that suits; those of other packages are only looked for where none of ours does."""
     return next(filter(suits, _ours().values()), None) or next(filter(suits, known().values()), None)
-
-
-def _cure(name: str, value: object) -> str:
-    if hasattr(value, "to_numpy"):
-        return f"The numbers of a table: {name}.to_numpy()"
-    if isinstance(value, (list, tuple)):
-        kind = next((type(item).__name__ for item in value if isinstance(item, (list, tuple, dict, set))), None)
-        inside = f"a {kind}" if kind else "something else"
-        what = f"A list holds int, float, bool, str, bytes and None, and here is {inside}"
-        return f"{what}. Numbers: numpy.asarray({name})"
-    if hasattr(value, "__array__") or isinstance(value, memoryview):
-        return f"Give numpy.asarray({name})"
-    if isinstance(value, str):
-        return f"A text: in a list, [{name}], or as bytes, {name}.encode()"
-    if hasattr(value, "__iter__"):
-        return f"Make it a list: list({name})"
-    return "Shared are numpy arrays, numbers, bytes, and flat lists"

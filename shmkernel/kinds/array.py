@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
 _MAGIC = 12  # bytes that say how long the header is
+_LONG = 100  # characters of a dtype in a message
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
 _PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
 
@@ -197,14 +198,18 @@ def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
         try:
             back = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
         except (ValueError, TypeError):
-            why = "numpy.load refuses fields that overlap or are out of order"
+            why = "numpy.load refuses fields that overlap or are out of order" if dtype.names else dtypes.UNKNOWN
         else:
             if back != dtype or back.itemsize != dtype.itemsize:
                 why = f"a .npy file gives it back as {back}, so that its values would change"
     if why is None:
         return
-    cure = f" Texts: {name}.astype(str). Numbers: {name}.astype(float)" if dtype.kind == "O" else ""
-    raise UnsupportedError(f"{name!r} has dtype {dtype}: {why}.{cure}", name=name, dtype=str(dtype))
+    raise UnsupportedError(f"{name!r} has dtype {_short(dtype)}: {why}", name=name, dtype=str(dtype))
+
+
+def _short(dtype: np.dtype[Any]) -> str:
+    text = str(dtype)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
 def _dtype(name: str, wanted: object) -> np.dtype[Any] | None:
@@ -246,10 +251,11 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
     if isinstance(value, np.ndarray):
         if type(value) not in _PLAIN:
             what = "its mask would be lost" if conversions.is_masked(value) else "only its values would be shared"
-            cure = f"{name}.filled()" if conversions.is_masked(value) else f"numpy.asarray({name})"
-            message = f"{name!r} is a {type(value).__name__}: {what}. Give {cure}"
-            raise UnsupportedError(message, name=name, type=type(value).__name__)
+            raise UnsupportedError(f"{name!r} is {kinds.a_type(value)}: {what}", name=name, type=type(value).__name__)
         return value.view(np.ndarray)
+    if isinstance(value, int) and dtype is None and not -(1 << 63) <= value < 1 << 64:
+        message = f"{name!r}: an int of {value.bit_length()} bits has no room in an array, whose ints have 64 at most"
+        raise UnsupportedError(message, name=name, type=type(value).__name__)
     try:
         return conversions.natural(value) if dtype is None else conversions.convert(value, dtype)
     except (TypeError, ValueError, OverflowError) as error:

@@ -49,7 +49,7 @@ class List:
         """Lay out the items of any iterable."""
         kinds.only(name, "a list", options)
         if isinstance(value, str) or not hasattr(value, "__iter__"):
-            message = f"{name!r}: no list can be made of type {type(value).__name__}. Give a list or a tuple"
+            message = f"{name!r}: no list can be made of {kinds.a_type(value)}"
             raise UnsupportedError(message, name=name, type=type(value).__name__)
         try:
             pieces = slots.encode(cast("Iterable[object]", value))

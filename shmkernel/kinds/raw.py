@@ -72,8 +72,7 @@ def _bytes(name: str, value: object) -> memoryview:
     try:
         return memoryview(cast("bytes", value)).cast("B")
     except TypeError:
-        cure = f"Give {name}.encode()" if isinstance(value, str) else f"Give bytes({name}), or a size"
-        message = f"{name!r}: a {type(value).__name__} has no bytes to share as they are. {cure}"
+        message = f"{name!r}: {kinds.a_type(value)} has no bytes to share as they are"
         raise UnsupportedError(message, name=name, type=type(value).__name__) from None
 
 

@@ -165,9 +165,9 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
         "ring": args.ring,
     }
     wanted = args.kind or (args.items and "list") or (args.empty and "dict")
-    kind = kinds.named(wanted) if wanted else kinds.for_value(name, value, options)
+    kind, plan = kinds.planned(name, value, options, wanted)
     private = variables.watch(space.get(name))
-    return _Wish(name, None, kind, kind.plan(name, value, options), _earlier(name), private)
+    return _Wish(name, None, kind, plan, _earlier(name), private)
 
 
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401

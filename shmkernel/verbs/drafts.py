@@ -42,8 +42,8 @@ def draft(
 ) -> Draft:
     """Make a segment that only lacks its name; `publish` or `discard` it."""
     names.path_of(name)
-    maker = kinds.named(kind) if kind else kinds.for_value(name, value, options)
-    return make(name, maker, maker.plan(name, value, options), mode, lifetime, replace)
+    maker, plan = kinds.planned(name, value, options, kind)
+    return make(name, maker, plan, mode, lifetime, replace)
 
 
 def make(

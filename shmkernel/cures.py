@@ -1,0 +1,217 @@
+"""What to give instead of a value that cannot be shared: an expression that has been tried on that very value.
+
+Libraries are told by their names in the value's type, and never imported. Each candidate is the text that a person
+pastes; it is offered only if its result can be shared, so that no cure leads to the next error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shmkernel import conversions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_OFFERED = 2  # expressions in a message
+_MANY = 100_000  # items: of a larger value the beginning is tried
+_DENSE = 64 << 20  # bytes that are worth writing out: of a sparse matrix, or to try an expression
+_NUMBERS, _TEXTS, _VALUES, _DICT, _LIST = "Numbers", "Texts", "Its values", "In a dict", "In a list"
+_FIELDS = "{{field: {x}[field]%s for field in {x}.dtype.names}}"
+_COLUMNS = (
+    "{{column: {x}[column].to_numpy() if {x}[column].dtype.kind in 'biufcmM' else {x}[column].to_list() "
+    "for column in {x}.columns}}"
+)
+_PARTS = "{{{{'data': {{x}}{0}.data, 'indices': {{x}}{0}.indices, 'indptr': {{x}}{0}.indptr, 'shape': {{x}}.shape}}}}"
+
+
+class Cure(NamedTuple):
+    """An expression, ``{x}`` for the value, and what it gives."""
+
+    what: str
+    expression: str
+
+
+def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[str, str | None]:
+    """Return sentences that say what to give instead of the value, and the first expression in them.
+
+    Examples
+    --------
+    >>> propose("x", {1, 2}, lambda value: type(value) is list)
+    ('Make it a list: list(x)', 'list(x)')
+    """
+    variable = name if name.isidentifier() else "x"
+    found: list[Cure] = []
+    try:
+        sample = _sample(value)
+        for candidates in (_candidates, _anything):
+            for cure in candidates(sample) if not found else ():
+                known = {part for one in found for part in one}
+                if len(found) < _OFFERED and known.isdisjoint(cure) and _is_good(cure, sample, works):
+                    found.append(cure)
+    except Exception:  # noqa: BLE001, S110  what a value's own attributes raise: the error that is told is another
+        pass
+    texts = [cure.expression.format(x=variable) for cure in found]
+    sentences = [f"{cure.what}: {text}" for cure, text in zip(found, texts, strict=True)]
+    return ". ".join(sentences), texts[0] if texts else None
+
+
+def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool:
+    if isinstance(value, _iterators()):  # to try would use it up
+        return True
+    import numpy as np  # noqa: PLC0415  where the value is none of numpy's, much works without
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = eval(cure.expression.format(x="x"), {"x": value, "numpy": np})  # noqa: S307  a text of ours
+            if cure.what == _NUMBERS and isinstance(value, (list, tuple)):
+                conversions.natural(value)
+            return works(made) and (cure.what != _NUMBERS or made.dtype.kind in "biufcV")
+    except Exception:  # noqa: BLE001  what a value's own methods raise
+        return False
+
+
+def _iterators() -> type:
+    from collections.abc import Iterator  # noqa: PLC0415
+
+    return Iterator
+
+
+def _sample(value: Any) -> Any:  # noqa: ANN401
+    """Return the beginning of a large value of items: enough to try an expression on. ValueError if there is none."""
+    size = getattr(value, "nbytes", 1)
+    try:
+        count, rows = len(value), _MANY
+    except TypeError:  # it is no value of items
+        return value
+    if isinstance(size, int) and hasattr(value, "shape"):
+        rows = min(_MANY, count * _DENSE // size if size else 0)
+    if count <= rows or isinstance(value, (str, bytes, dict, set, frozenset)):
+        return value
+    if not rows:
+        raise ValueError("one row is too large, or takes no memory, so that there is no end to them")
+    return value.iloc[:rows] if hasattr(value, "iloc") else value[:rows]
+
+
+def _candidates(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+    """Yield what may do, the best first."""
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if isinstance(value, _iterators()):
+        yield Cure("Make a list of it first", "list({x})")
+        return
+    if hasattr(value, "toarray") and hasattr(value, "tocsr"):
+        yield from _sparse(value)
+    elif library == "torch":
+        yield Cure(_VALUES, "{x}.detach().cpu().numpy()")
+        yield Cure("Its values as float32", "{x}.detach().cpu().float().numpy()")
+    elif hasattr(value, "to_numpy"):
+        yield from _table(value)
+    elif library == "cupy":
+        yield Cure(_VALUES, "{x}.get()")
+    elif hasattr(value, "dtype") and hasattr(value, "astype"):
+        yield from _array(value)
+    elif isinstance(value, str):
+        yield Cure("A text, in a list", "[{x}]")
+        yield Cure("As bytes", "{x}.encode()")
+    elif isinstance(value, (list, tuple)):
+        yield Cure(_NUMBERS, "numpy.asarray({x})")
+        yield Cure(_DICT, "{{'x': {x}}}")
+        yield Cure("As bytes", "bytes({x})")
+    elif isinstance(value, int):
+        yield Cure("As a text, in a list", "[str({x})]")
+        yield Cure(_DICT, "{{'x': {x}}}")
+    elif library == "datetime":
+        if getattr(value, "tzinfo", None) is None:  # which numpy would drop
+            yield Cure("As numpy's", "numpy.datetime64({x})" if hasattr(value, "year") else "numpy.timedelta64({x})")
+        yield Cure(_DICT, "{{'x': {x}}}")
+
+
+def _anything(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+    """Yield what may do for a value of whatever type."""
+    if not isinstance(value, (list, tuple, str)):
+        yield Cure(_VALUES, "numpy.asarray({x})")
+    if hasattr(value, "to_pydict"):
+        yield Cure(_DICT, "{x}.to_pydict()")
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(value, method):
+            yield Cure(_LIST, f"{{x}}.{method}()")
+    if hasattr(value, "__iter__") and not (isinstance(value, (list, tuple, str)) or hasattr(value, "columns")):
+        yield Cure("Make it a list", "list({x})")
+    if isinstance(value, memoryview):
+        yield Cure("As bytes", "bytes({x})")
+    yield Cure(_DICT, "{{'x': {x}}}")
+    yield Cure(_DICT, "{{'x': {x}.tolist()}}")
+    yield Cure(_DICT, "{{'x': {x}.to_list()}}")
+
+
+def _sparse(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+    """Yield the parts of a matrix of scipy, and all of it where that is small."""
+    yield Cure("Its parts, in a dict", _PARTS.format("" if hasattr(value, "indptr") else ".tocsr()"))
+    if value.shape[0] * value.shape[-1] * value.dtype.itemsize <= _DENSE:
+        yield Cure("All of it", "{x}.toarray()")
+
+
+def _table(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+    """Yield the numbers, columns and items of what pandas, polars, pyarrow and their like have."""
+    if getattr(value, "tzinfo", None) is not None and hasattr(value, "to_pydatetime") and not hasattr(value, "__len__"):
+        yield Cure(_DICT, "{{'x': {x}.to_pydatetime()}}")
+        yield Cure("In UTC", "{x}.to_datetime64()")
+        return
+    yield Cure(_NUMBERS, "{x}.to_numpy()")
+    yield Cure(_VALUES, "{x}.to_numpy()")
+    if hasattr(value, "columns"):
+        yield Cure("All columns, in a dict", "{x}.to_dict('list')")
+        yield Cure("All columns, in a dict", "{x}.to_dict(as_series=False)")
+        yield Cure("All columns, in a dict", _COLUMNS)
+    if getattr(getattr(value, "dtype", None), "tz", None) is not None:
+        yield Cure("In UTC", "{x}.dt.tz_convert(None).to_numpy()")
+        yield Cure("In UTC", "{x}.tz_convert(None).to_numpy()")
+    if str(getattr(value, "dtype", ""))[:1].isupper():  # pandas's Int64, which has something for what is missing
+        yield Cure("Numbers, NaN for what is missing", "{x}.to_numpy('float64', na_value=float('nan'))")
+
+
+def _array(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+    """Yield plain arrays that hold the same values."""
+    if hasattr(value, "filled"):
+        yield Cure(_VALUES, "{x}.filled()")
+        yield Cure("With its mask, in a dict", "{{'data': {x}.filled(), 'mask': numpy.ma.getmaskarray({x})}}")
+        return
+    yield Cure(_VALUES, "numpy.asarray({x})")
+    if value.dtype.names:
+        if all(value.dtype[field].metadata for field in value.dtype.names):
+            yield Cure(_VALUES, "{x}.astype([(field, {x}.dtype[field].str) for field in {x}.dtype.names])")
+        yield Cure(_VALUES, "{x}.astype([(field, {x}.dtype[field]) for field in {x}.dtype.names])")
+        yield Cure("Its fields, in a dict", _FIELDS % "")
+        yield Cure("Its fields, in a dict", _FIELDS % ".tolist()")
+        return
+    if value.dtype.metadata:
+        yield Cure(_VALUES, "{x}.view({x}.dtype.str)")
+    if value.dtype.kind == "O":
+        types = set(map(type, value.ravel()[:_MANY].tolist()))
+        if types <= {str}:
+            yield Cure(_TEXTS, "{x}.astype(str)")
+        if types <= {bytes}:
+            yield Cure(_TEXTS, "{x}.astype(bytes)")
+        for plain in (int, float, complex):
+            if types <= {bool, int, float, complex} and _converts(value, plain):
+                yield Cure(_NUMBERS, f"{{x}}.astype({plain.__name__})")
+    elif value.dtype.kind == "T":
+        yield Cure(_TEXTS, "{x}.astype(object).astype(str)")
+    elif value.dtype.type.__module__ != "numpy":
+        yield Cure("As float32", "{x}.astype('float32')")
+
+
+def _converts(value: Any, plain: type) -> bool:  # noqa: ANN401
+    """Say whether each object is a number that this type holds exactly."""
+    import numpy as np  # noqa: PLC0415
+
+    part = value[:_MANY] if value.ndim else value
+    try:
+        made = conversions.convert(part, np.dtype(plain))
+    except (ValueError, TypeError, OverflowError):
+        return False
+    pairs = zip(part.ravel().tolist(), made.ravel().tolist(), strict=True)
+    return all(one == other or one != one for one, other in pairs)  # noqa: PLR0124  a NaN
