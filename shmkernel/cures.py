@@ -7,12 +7,15 @@ pastes; it is offered only if its result can be shared, so that no cure leads to
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from shmkernel import conversions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _OFFERED = 2  # expressions in a message
 _MANY = 100_000  # items: of a larger value the beginning is tried
@@ -58,10 +61,8 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
 
 
 def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool:
-    if isinstance(value, _iterators()):  # to try would use it up
+    if isinstance(value, Iterator):  # to try would use it up
         return True
-    import numpy as np  # noqa: PLC0415  where the value is none of numpy's, much works without
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -71,12 +72,6 @@ def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool
             return works(made) and (cure.what != _NUMBERS or made.dtype.kind in "biufcV")
     except Exception:  # noqa: BLE001  what a value's own methods raise
         return False
-
-
-def _iterators() -> type:
-    from collections.abc import Iterator  # noqa: PLC0415
-
-    return Iterator
 
 
 def _sample(value: Any) -> Any:  # noqa: ANN401
@@ -99,7 +94,7 @@ def _candidates(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     """Yield what may do, the best first."""
     kind = type(value)
     library = kind.__module__.partition(".")[0]
-    if isinstance(value, _iterators()):
+    if isinstance(value, Iterator):
         yield Cure("Make a list of it first", "list({x})")
         return
     if hasattr(value, "toarray") and hasattr(value, "tocsr"):
@@ -206,8 +201,6 @@ def _array(value: Any) -> Iterator[Cure]:  # noqa: ANN401
 
 def _converts(value: Any, plain: type) -> bool:  # noqa: ANN401
     """Say whether each object is a number that this type holds exactly."""
-    import numpy as np  # noqa: PLC0415
-
     part = value[:_MANY] if value.ndim else value
     try:
         made = conversions.convert(part, np.dtype(plain))

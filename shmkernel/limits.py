@@ -118,9 +118,9 @@ def full(name: str, needed: int, *, code: int = errno.ENOSPC) -> FullError:
             f"Give it more (docker run --memory={_gib(needed + (now.container or 0))}g), or {disk}"
         )
     elif bound == "machine":
-        why = f"this machine has {free} of memory left, of {human(machine())} in all. Or {disk}"
+        why = f"this machine has {free} of memory left, of {human(machine())} in all. For more, {disk}"
     elif needed <= now.free:
-        why = f"{folder} says that it is full, though it has {free} free: a quota, perhaps. Or {disk}"
+        why = f"{folder} says that it is full, though it has {free} free: a quota, perhaps. If so, {disk}"
     else:
         why = f"{folder} has {free} free of {human(now.total)}. {_more(needed, now)}"
     return FullError(f"{name!r} needs {human(needed)}, and {why}", name=name, needed=needed, free=now.free, limit=bound)

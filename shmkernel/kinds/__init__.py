@@ -164,7 +164,8 @@ def _cured(
     error: UnsupportedError | RangeError, name: str, value: object, options: Mapping[str, object], kind: str | None
 ) -> ShmError:
     """Add to an error what can be shared in the value's place."""
-    from shmkernel import cures  # noqa: PLC0415  only for a message
+    with importing:
+        from shmkernel import cures  # noqa: PLC0415  only for a message
 
     if value is None or isinstance(value, Mapping) or any(option is not None for option in options.values()):
         return error
@@ -179,7 +180,8 @@ def _cured(
 
 
 def _is_item(value: object) -> bool:
-    from shmkernel import slots  # noqa: PLC0415
+    with importing:
+        from shmkernel import slots  # noqa: PLC0415
 
     return slots.may_be(type(value))
 

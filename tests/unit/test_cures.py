@@ -43,7 +43,6 @@ CASES = {  # cells that succeed, and one that fails
     "no variable of this name": (["shm.create('ds.v', shape=3).sum()"], "%shm_attach ds.v"),
     "not attached": ([], "%shm_close zz"),
     "attached under another name": ([X, "y = x"], "%shm_close y"),
-    "no room": ([X], "%shm_create big --shape 1000000,1000000,100"),
     "cut short": ([X, "path = shm.info('x').path", "del x", "os.truncate(path, 90)"], "%shm_attach x"),
     "bytes of no kind": (["pathlib.Path(names.path_of('x')).write_bytes(b'Dear segment')"], "%shm_attach x"),
     "a directory": (["os.mkdir(names.path_of('x'))"], "%shm_attach x"),
@@ -102,6 +101,15 @@ def test_what_an_error_proposes_works_when_pasted(case, shell, shm_dir, monkeypa
     shell("%reset -f")
     for one in shm.list():
         shm.unlink(one.name)
+
+
+def test_what_no_machine_has_room_for_costs_nobody_a_segment(shell):
+    shell.run(X)
+    error = shell.run("%shm_create big --shape 1000000,1000000,100").error
+    assert isinstance(error, shm.FullError)
+    assert "SHMKERNEL_DIR" in error.message
+    assert "unlink" not in error.message
+    assert "docker" not in error.message
 
 
 @pytest.mark.parametrize(
