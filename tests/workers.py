@@ -37,3 +37,68 @@ def double(array):
 def tail(name):
     """Attach, and send back a view."""
     return shm.attach(name)[-3:]
+
+
+def look_away(*_):
+    """Use nothing of what arrives."""
+
+
+def make(name):
+    """Share an array, and send it back; it goes on the way."""
+    return shm.create(name, np.arange(4), lifetime="attached"), Unlinks(name)
+
+
+def make_anew(name, number):
+    """Share an array in place of another worker's, and send it back."""
+    return number, shm.create(name, np.full(4, number), replace=True)
+
+
+class Fails:
+    """A value that can be sent, and not be rebuilt."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return fail, (self.error,)
+
+
+def fail(error):
+    """Raise."""
+    raise error
+
+
+def send_back(error):
+    """Return what the receiver cannot rebuild."""
+    return Fails(error)
+
+
+class OddError(Exception):
+    """An error that can be pickled, and not be unpickled."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+def be_odd():
+    """Raise it."""
+    raise OddError(1, 2)
+
+
+class Odder:
+    """A value whose rebuilding raises it."""
+
+    def __reduce__(self):
+        return be_odd, ()
+
+
+class Unlinks:
+    """Unlinks a segment when it is sent: after what stands before it in the same message."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def __reduce__(self):
+        for name in self.names:
+            shm.unlink(name)
+        return int, ()

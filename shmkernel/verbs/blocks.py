@@ -6,12 +6,13 @@ import errno
 import operator
 import os
 import secrets
+import struct
 from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel import memory, names, records, registry, sessions
 from shmkernel.errors import ArgumentError, NotFoundError, TakenError, UnsupportedError, _FileError
 from shmkernel.kinds import Kind, Plan, a_type, raw
-from shmkernel.verbs import drafts, held, life
+from shmkernel.verbs import drafts, held
 
 if TYPE_CHECKING:
     import mmap
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _USE_POSIX = True
 _SHM_NAME_PREFIX = "/psm_"
+_IDENTITY = struct.Struct("<Qd")  # inode, when it was made
 
 
 def _make_filename() -> str:
@@ -82,6 +84,8 @@ class SharedMemory:
     _mode = 0o600
     _track = True
     _mapped = "r+"
+    _given = False  # by create and attach: then it is copied and pickled as arrays are, by its bytes
+    _identity = ""
     _views: tuple[memoryview, ...] = ()
 
     def __init__(
@@ -116,7 +120,9 @@ class SharedMemory:
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
         """Return a handle of a block that is mapped already."""
-        return cls.__new__(cls)._map(mapping, path, mode)  # noqa: SLF001  its own
+        self = cls.__new__(cls)
+        self._given = True
+        return self._map(mapping, path, mode)
 
     def _map(self, mapping: mmap.mmap, path: str, mode: str) -> Self:
         self._name = self._name or f"/{os.path.basename(path)}"
@@ -158,9 +164,22 @@ class SharedMemory:
                 return
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._mapped != "r+":
-            return life.attach, (names.called(_path(self._name)), self._mapped)
-        return self.__class__, (self.name, False, self.size)
+        if not self._given:
+            return rebuild, (self.__class__, (self.name, False, self.size), self.identity())
+        if self._buf is None:
+            raise ArgumentError(f"{self.name!r} is closed here. Attach it again: shm.attach({self._called()!r})")
+        return bytearray, (bytes(self._buf),)
+
+    def identity(self) -> str:
+        """Return what tells this block from others that have its name later, as long a text for each."""
+        one = held.of(self._mmap)
+        if one is not None:
+            created = one.record.created if one.record else 0.0
+            self._identity = _IDENTITY.pack(one.key[1], created).hex()
+        return self._identity
+
+    def _called(self) -> str:
+        return names.called(_path(self._name))
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.name!r}, size={self.size})"
@@ -182,6 +201,7 @@ class SharedMemory:
 
     def close(self) -> None:
         """Let go of the block here. Arrays and views over `buf` stay valid, and keep the memory, while they live."""
+        self._identity = self.identity()
         held.retire(self._mmap)
         for view in self._views:
             view.release()
@@ -191,6 +211,18 @@ class SharedMemory:
         """Remove the block's name; who has it attached keeps the memory. The second time raises FileNotFoundError."""
         if self._name:
             registry.unlink(names.called(_path(self._name)))
+
+
+def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:  # noqa: ANN401
+    """Attach what was pickled by its name; NotFoundError if the name leads to another block by now."""
+    made = make(*about)
+    handle: SharedMemory = getattr(made, "shm", made)
+    known, here = (_IDENTITY.unpack(bytes.fromhex(one)) if one else (0, 0.0) for one in (identity, handle.identity()))
+    if known[0] != here[0] or (known[1] and here[1] and known[1] != here[1]):  # without a record nobody knows when
+        name = handle._called()  # noqa: SLF001  its own
+        handle.close()
+        raise NotFoundError(f"{name!r} was replaced since this reference to it was made. Make another", name=name)
+    return made
 
 
 class PosixNameError(_FileError, ArgumentError):

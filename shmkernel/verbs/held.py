@@ -38,7 +38,7 @@ class Segment(NamedTuple):
 class Held(weakref.ref["mmap.mmap"]):
     """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
 
-    __slots__ = ("form", "key", "kind", "last_unlinks", "name", "path", "record", "size", "value")
+    __slots__ = ("form", "key", "kind", "last_unlinks", "name", "path", "record", "size", "start", "value")
 
     form: object
     key: Key
@@ -48,6 +48,7 @@ class Held(weakref.ref["mmap.mmap"]):
     path: str
     record: records.Record | None
     size: int
+    start: int  # the address, once it was asked for
     value: weakref.ref[Any]
 
 
@@ -122,6 +123,7 @@ def _held(mapping: mmap.mmap, value: object, segment: Segment) -> Held:
     held.key = (found.st_dev, found.st_ino, mode)
     # a store is mapped in part, the rest of it lies elsewhere
     held.size = len(mapping) if len(mapping) == found.st_size else registry.size(found)
+    held.start = -1
     held.value, held.form = weakref.ref(value), _form(value)
     _known[held.path] = None
     while len(_known) > _KNOWN:
@@ -137,12 +139,21 @@ def relive(inode: int, lifetime: str) -> None:
             held.last_unlinks = lifetime == "attached"
 
 
-def everything() -> list[Held]:
-    """Return the mappings of this process that are alive, those closed under living views too."""
-    here = names.folder()
+def of(mapping: mmap.mmap | None) -> Held | None:
+    """Return what is known of a mapping."""
+    return next((held for held in alive() if held() is mapping), None) if mapping is not None else None
+
+
+def alive() -> list[Held]:
+    """Return the mappings of this process that are alive, of whatever folder."""
     with guard:
-        mappings = [held for held in (*_open.values(), *_closed.values()) if held() is not None]
-    return [held for held in mappings if os.path.dirname(held.path) == here]
+        return [held for held in (*_open.values(), *_closed.values()) if held() is not None]
+
+
+def everything() -> list[Held]:
+    """Return the segments that this process has mapped, those closed under living views too."""
+    here = names.folder()
+    return [held for held in alive() if os.path.dirname(held.path) == here]
 
 
 def forget(path: str) -> list[Held]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel import names
 from shmkernel.kinds import lists
-from shmkernel.verbs import life
-from shmkernel.verbs.blocks import SharedMemory, posix_name
+from shmkernel.verbs.blocks import SharedMemory, posix_name, rebuild
 
 if TYPE_CHECKING:
     import mmap
@@ -47,6 +46,7 @@ class ShareableList(lists.View):
     """
 
     shm: SharedMemory
+    _given = False  # by create and attach: then it is copied and pickled as arrays are, by its items
 
     def __init__(self, sequence: Iterable[Any] | None = None, *, name: str | None = None) -> None:
         shm = SharedMemory.__new__(SharedMemory)
@@ -61,7 +61,9 @@ class ShareableList(lists.View):
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
         """Return a list that is mapped already."""
-        return cls.__new__(cls)._over(SharedMemory.__new__(SharedMemory), mapping, path, mode)  # noqa: SLF001  its own
+        self = cls.__new__(cls)
+        self._given = True
+        return self._over(SharedMemory.__new__(SharedMemory), mapping, path, mode)
 
     def _over(self, shm: SharedMemory, mapping: mmap.mmap, path: str, mode: str) -> Self:
         lists.View.__init__(self, mapping, names.called(path))
@@ -70,9 +72,9 @@ class ShareableList(lists.View):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.shm._mapped != "r+":  # noqa: SLF001
-            return life.attach, (self._name, self.shm._mapped)  # noqa: SLF001
-        return partial(self.__class__, name=self.shm.name), ()
+        if self._given:
+            return list, (list(self),)
+        return rebuild, (partial(self.__class__, name=self.shm.name), (), self.shm.identity())
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({list(self)}, name={self.shm.name!r})"

@@ -1,24 +1,31 @@
-"""Shared arrays on their way to another process: a reference travels, not the values.
+"""Shared values on their way to another process: a reference travels, not the values.
 
 Only what sends to a process that lives now does so: multiprocessing's pickler, loky's and joblib's if they are loaded.
 `pickle.dumps` and `copy.deepcopy` take the values, since a pickle on disk must not hold a name that dies with a
 kernel.
+
+    array   -> the mapping that its addresses lie in -> which segment, from where, shape, strides  -> the same view
+    others  -> the mapping that it was given out for -> which segment                              -> attach
+
+An array is of ours if all its bytes lie in a mapping of ours, whatever object it is a view of. What a segment is called
+may be another's name by the time a reference arrives, so a reference tells the inode too, and when it was made.
 """
 
 from __future__ import annotations
 
-import functools
+import mmap
 import multiprocessing.reduction  # noqa: F401  so that there is one to teach
+import os
 import pickle
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel import functions, registry
-from shmkernel.errors import NotFoundError, ShmError
+from shmkernel import delivery, functions, memory, names, records, registry
+from shmkernel.errors import NotFoundError
 from shmkernel.sync.rings import Ring
-from shmkernel.verbs import held, life
+from shmkernel.verbs import blocks, held, life, lists
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,16 +34,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Reduced = tuple[Any, ...]
-_LOOPS = {("multiprocessing.pool", "worker"), ("concurrent.futures.process", "_process_worker")}
-_types: dict[type, Callable[[Any], Any]] = {}
 _taught: list[ModuleType] = []  # those that have a `register`
 
 
 def register() -> None:
     """Teach the picklers that are loaded to send references. To be repeated: others may be loaded by then."""
+    delivery.teach()
     for name in [*_lessons]:
         if module := sys.modules.get(name):
-            _lessons.pop(name)(module)
+            for lesson in _lessons.pop(name, ()):
+                lesson(module)
 
 
 def register_named(kind: type) -> None:
@@ -45,20 +52,19 @@ def register_named(kind: type) -> None:
 
 
 def _register(kind: type, reducer: Callable[[Any], Any]) -> None:
-    _types[kind] = reducer
+    delivery.reducers[kind] = reducer
     for module in _taught:
         module.register(kind, reducer)
 
 
-def _teach_multiprocessing(module: ModuleType) -> None:
+def _teach_functions(module: ModuleType) -> None:
     if functions.in_notebook():  # the dispatch table, which `register` fills, is not asked about functions
         module.ForkingPickler.reducer_override = functions.reducer_override
-    _teach(module)
 
 
 def _teach(module: ModuleType) -> None:
     _taught.append(module)
-    for kind, reducer in _types.items():
+    for kind, reducer in delivery.reducers.items():
         module.register(kind, reducer)
 
 
@@ -75,62 +81,37 @@ def _teach_joblib(module: ModuleType) -> None:
     forward.__call__ = call
 
 
+class Reference(NamedTuple):
+    """Which segment something lies in. ``file`` is of an array beside a dict: its path in the folder of dicts."""
+
+    name: str
+    inode: int
+    created: float | None
+    mode: str
+    file: str = ""
+
+
 def reduce_named(value: object) -> Any:  # noqa: ANN401
     """Reduce what was handed out to its name, or to its values if that leads elsewhere now."""
-    one = next((one for one in held.everything() if one.value() is value), None)
-    if one is None or registry.inode_at(one.name) != one.key[1]:
+    one = next((one for one in held.alive() if one.value() is value), None)
+    reference = one and _to(one)
+    if reference is None:
         return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
-    return rebuild_named, (one.name, one.key[1], one.key[2])
+    delivery.note()
+    return rebuild_named, (reference,)
 
 
-class Lost:
-    """Stands for what was unlinked on its way to a worker; whatever the task does with it raises the error.
-
-    The loop of a worker would die of that error while it unpickles its task, and the Pool wait for ever.
-    """
-
-    def __init__(self, error: ShmError) -> None:
-        vars(self)["error"] = error
-
-    def __getattr__(self, _: str) -> NoReturn:
-        self()
-
-    def __reduce__(self) -> NoReturn:  # nor is it a result
-        self()
-
-    def __call__(self, *_: object, **__: object) -> NoReturn:
-        """Raise the error that reaches whoever sent the task."""
-        raise vars(self)["error"]
+def reduce_handle(value: Any) -> Any:  # noqa: ANN401
+    """Reduce a block or a list: the stdlib's classes go by name however they are pickled."""
+    if value._given:  # noqa: SLF001
+        return reduce_named(value)
+    delivery.note()
+    return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-for _name in {*dir(np.ndarray)} - {*dir(object)}:
-    if _name.startswith("__") and callable(getattr(np.ndarray, _name)):  # what operators look for in the class alone
-        setattr(Lost, _name, Lost.__call__)
-
-
-def _for_workers(rebuild: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a worker survive what cannot be rebuilt; anybody else who receives it gets the error at once."""
-
-    @functools.wraps(rebuild)
-    def rebuilt(*about: Any) -> Any:  # noqa: ANN401
-        try:
-            return rebuild(*about)
-        except ShmError as error:
-            caller = sys._getframe(2)  # noqa: SLF001  beyond the queue's get()
-            if (caller.f_globals.get("__name__"), caller.f_code.co_name) in _LOOPS:
-                return Lost(error.with_traceback(None))
-            raise
-
-    return rebuilt
-
-
-@_for_workers
-def rebuild_named(name: str, inode: int, mode: str) -> Any:  # noqa: ANN401
+def rebuild_named(reference: Reference) -> Any:  # noqa: ANN401
     """Attach in the receiving process."""
-    value = life.attach(name, mode)
-    if not any(one.key[1] == inode and one.value() is value for one in held.everything()):
-        message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
-        raise NotFoundError(message, name=name)
+    _, value = _attached(reference, given=True)
     return value
 
 
@@ -139,23 +120,48 @@ def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
     return _reference(array) or array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
+def reduce_subclass(array: NDArray[Any]) -> Any:  # noqa: ANN401
+    """Reduce likewise what is an array but for its class."""
+    reduced = _reference(array.view(np.ndarray))
+    return (rebuild_subclass, (type(array), *reduced[1])) if reduced else array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:  # noqa: ANN401
+    """Cut out the same view, of the same class."""
+    return rebuild(*about).view(kind)
+
+
+def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
+    """Reduce a masked array to where its data lie, and its mask."""
+    reduced = type(array.data) is np.ndarray and _reference(array.data)
+    if not reduced:
+        return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+    mask = None if np.ma.getmask(array) is np.ma.nomask else np.ma.getmaskarray(array)
+    return rebuild_masked, (mask, array.fill_value, array.hardmask, *reduced[1])
+
+
+def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:  # noqa: ANN401
+    """Put the mask over the same view."""
+    over: Any = np.ma.nomask if mask is None else mask
+    made: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(rebuild(*about), over, fill_value=fill, hard_mask=hard)
+    return made
+
+
 def _reference(array: NDArray[Any]) -> Reduced | None:
-    mapping: Any = array
-    while isinstance(mapping, np.ndarray):
-        mapping = mapping.base
-    one = next((one for one in held.everything() if mapping is not None and one() is mapping), None)
-    if one is None or one.key[2] == "c" or registry.inode_at(one.name) != one.key[1]:
-        return None  # not ours, private changes, or a name that leads elsewhere
-    offset = _address(array) - _address(np.frombuffer(mapping, np.uint8))
-    writable = bool(array.flags.writeable)
-    return rebuild, (one.name, one.key[1], one.key[2], offset, array.shape, array.strides, array.dtype, writable)
+    if array.flags.owndata:
+        return None
+    low, high = _bounds(array)
+    found = _inside(low, high) or (_in_file(low, high) if isinstance(_source(array), mmap.mmap) else None)
+    if found is None:
+        return None
+    reference, start = found
+    delivery.note()
+    about = array.shape, array.strides, array.dtype, bool(array.flags.writeable)
+    return rebuild, (reference, _address(array) - start, *about)
 
 
-@_for_workers
 def rebuild(
-    name: str,
-    inode: int,
-    mode: str,
+    reference: Reference,
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
@@ -163,22 +169,164 @@ def rebuild(
     writable: bool,
 ) -> NDArray[Any]:
     """Attach in the receiving process, and cut out the same view."""
-    whole: NDArray[Any] = life.attach(name, mode)
-    one = next((one for one in held.everything() if one.value() is whole), None)
-    mapping = one() if one else None
-    if one is None or mapping is None or one.key[1] != inode:
-        message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
-        raise NotFoundError(message, name=name)
-    begin = _address(whole) - _address(np.frombuffer(mapping, np.uint8))
-    given = (whole.shape, whole.strides, whole.dtype, whole.flags.writeable, begin)
-    if given == (shape, strides, dtype, writable, offset):
-        return whole
-    source: Any = mapping
-    if whole.nbytes:  # a view of the whole keeps that alive, so that the next reference finds it attached
-        source, offset = whole.reshape(-1, order="A").view(np.uint8), offset - begin
-    view: NDArray[Any] = np.ndarray(shape, dtype, source, offset, strides)
-    view.flags.writeable = writable
+    one, whole = _beside(reference) if reference.file else _attached(reference)
+    mapping = one()
+    assert mapping is not None, "its value is held here"
+    if isinstance(whole, np.ndarray):
+        given = (whole.shape, whole.strides, whole.dtype, bool(whole.flags.writeable), _address(whole))
+        if given == (shape, strides, dtype, writable, _start(one, mapping) + offset):
+            return whole
+    view: NDArray[Any] = np.ndarray(shape, dtype, mapping, offset, strides)
+    if not writable:
+        view.flags.writeable = False
     return view
+
+
+def _inside(low: int, high: int) -> tuple[Reference, int] | None:
+    """Find the mapping that these addresses lie in, and its address; None if that cannot be referred to."""
+    for one in held.alive():
+        mapping = one()
+        if mapping is not None:
+            start = _start(one, mapping)
+            if start <= low and high <= start + len(mapping):
+                reference = _to(one)
+                return reference and (reference, start)
+    return None
+
+
+def _to(one: held.Held) -> Reference | None:
+    """Refer to a segment; None for private changes, and for a name that leads elsewhere now."""
+    created = one.record.created if one.record else None
+    if one.key[2] == "c":
+        return None
+    if file := _of_dict(one.path):
+        return Reference(one.name, one.key[1], None, one.key[2], file)
+    if os.path.dirname(one.path) != names.folder() or registry.inode_at(one.name) != one.key[1]:
+        return None
+    return Reference(one.name, one.key[1], created, one.key[2])
+
+
+def _in_file(low: int, high: int) -> tuple[Reference, int] | None:
+    """Find the file that somebody else has mapped at these addresses: numpy.memmap, a shared dict."""
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            lines = file.readlines()
+    except OSError:  # then it goes by its values
+        return None
+    for line in lines:
+        span, access, offset, _, inode, *rest = line.split(None, 5)
+        begin, end = (int(part, 16) for part in span.split(b"-"))
+        if begin <= low and high <= end:
+            if not rest or access[3:] != b"s":
+                return None
+            reference = _to_file(os.fsdecode(rest[0].rstrip(b"\n")), int(inode), "r+" if access[1:2] == b"w" else "r")
+            return reference and (reference, begin - int(offset, 16))
+    return None
+
+
+def _to_file(path: str, inode: int, mode: str) -> Reference | None:
+    folder, _, base = path.rpartition("/")
+    if folder == names.folder():
+        name = names.called(path)
+        record = records.read(inode)
+        if record is None or record.name != name or registry.inode_at(name) != inode:
+            return None
+        return Reference(name, inode, record.created, mode)
+    file = _of_dict(path)
+    if not file or not os.path.exists(path) or os.lstat(path).st_ino != inode:
+        return None
+    return Reference(base, inode, None, mode, file)
+
+
+def _of_dict(path: str) -> str:
+    """Return where in the folder of dicts this is; nothing if it lies elsewhere."""
+    dicts = names.runtime("dicts") + "/"
+    return path.removeprefix(dicts) if path.startswith(dicts) else ""
+
+
+def _attached(reference: Reference, *, given: bool = False) -> tuple[held.Held, Any]:
+    """Attach what is referred to; return its mapping, and the value over it, which keeps that alive.
+
+    If `given`, return the value that is given out; else one that is there already will do.
+    """
+    register()
+    name, inode, _, mode, _ = reference
+    if not given and registry.inode_at(name) == inode:
+        for one in held.alive():
+            if _is(one, reference) and (mapping := one()) is not None:
+                value = one.value()
+                return one, mapping if value is None else value
+    try:
+        value = life.attach(name, mode)
+    except NotFoundError as error:
+        message = (
+            f"{error.message}. It was unlinked while a reference to it was on its way here. One with lifetime "
+            "'attached' goes with its last user: hold it where it was made until it has arrived, or give it lifetime "
+            "'session'"
+        )
+        raise NotFoundError(message, name=name, similar=[]) from None
+    for one in held.alive():
+        if _is(one, reference) and one.value() is value:
+            return one, value
+    message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
+    raise NotFoundError(message, name=name)
+
+
+def _is(one: held.Held, reference: Reference) -> bool:
+    created = one.record.created if one.record else None
+    same = (one.name, one.key[1], one.key[2]) == (reference.name, reference.inode, reference.mode)
+    return same and (created is None or reference.created is None or created == reference.created)
+
+
+def _beside(reference: Reference) -> tuple[held.Held, Any]:
+    """Map an array of a dict."""
+    register()
+    _, inode, _, mode, file = reference
+    path = f"{names.runtime('dicts')}/{file}"
+    for one in held.alive():
+        if one.path == path and one.key[1:] == (inode, mode) and (mapping := one()) is not None:
+            return one, mapping
+    fd, found = memory.attach(path, mode, os.path.basename(file))
+    try:
+        if found.st_ino != inode:
+            raise NotFoundError("an array of a dict was replaced while a reference to it was on its way here")
+        mapping = memory.map_(fd, found.st_size, mode)
+    finally:
+        os.close(fd)
+    held.note(mapping, mapping, held.Segment(found, mode, path, os.path.basename(file), "array", None))
+    made = held.of(mapping)
+    assert made is not None
+    return made, mapping
+
+
+def _start(one: held.Held, mapping: mmap.mmap) -> int:
+    if one.start < 0:
+        one.start = _address(np.frombuffer(mapping, np.uint8))
+    return one.start
+
+
+def _source(value: Any) -> object:  # noqa: ANN401
+    """Return what an array is a view of in the end."""
+    while True:
+        if isinstance(value, memoryview):
+            value = value.obj
+        elif isinstance(value, np.ndarray) or type(value).__name__ == "DummyArray":  # of as_strided
+            value = value.base
+        else:
+            return value
+
+
+def _bounds(array: NDArray[Any]) -> tuple[int, int]:
+    """Return the addresses of an array's first byte and of what follows its last."""
+    low = high = _address(array)
+    if not array.size:
+        return low, high
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        if stride < 0:
+            low += (length - 1) * stride
+        else:
+            high += (length - 1) * stride
+    return low, high + array.itemsize
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -187,9 +335,14 @@ def _address(array: NDArray[Any]) -> int:
 
 _register(np.ndarray, reduce)
 _register(Ring, reduce_named)
-_lessons: dict[str, Callable[[ModuleType], None]] = {
-    "multiprocessing.reduction": _teach_multiprocessing,
-    "loky.backend.reduction": _teach,
-    "joblib.externals.loky.backend.reduction": _teach,
-    "joblib._memmapping_reducer": _teach_joblib,
+for _kind in (np.memmap, np.recarray, np.matrix):
+    _register(_kind, reduce_subclass)
+_register(np.ma.MaskedArray, reduce_masked)
+_register(blocks.SharedMemory, reduce_handle)
+_register(lists.ShareableList, reduce_handle)
+_lessons: dict[str, tuple[Callable[[ModuleType], None], ...]] = {
+    "multiprocessing.reduction": (_teach_functions, _teach),
+    "loky.backend.reduction": (_teach,),
+    "joblib.externals.loky.backend.reduction": (_teach,),
+    "joblib._memmapping_reducer": (_teach_joblib,),
 }

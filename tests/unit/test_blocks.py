@@ -216,16 +216,46 @@ def test_errors_have_the_stdlibs_types(arguments, error, shm_dir):
     assert [path for path in left(shm_dir) if "sessions" not in path] == []
 
 
-def test_a_pickle_of_a_handle_leads_to_the_block_in_its_mode():
+def test_a_pickle_of_a_handle_leads_to_the_block():
     block = SharedMemory(create=True, size=3)
     again = pickle.loads(pickle.dumps(block))
     assert again is not block
     again.buf[:] = b"abc"
     assert bytes(copy.copy(block).buf) == b"abc"
-    x = shm.create("x", b"abc")
-    read = pickle.loads(pickle.dumps(shm.attach("x", mode="r")))
-    assert read.buf.readonly
-    assert not pickle.loads(pickle.dumps(x)).buf.readonly
+    assert bytes(copy.deepcopy(block).buf) == b"abc"
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("mode", ["r+", "r", "c"])
+def test_what_create_and_attach_give_is_copied_and_pickled_by_its_bytes(copied, mode):
+    made = shm.create("x", b"abc")
+    x = shm.attach("x", mode)
+    shm.create("x", b"other", replace=True)
+    again = copied(x)
+    assert again == b"abc"
+    again[0] = 0
+    assert bytes(made.buf) == b"abc"
+    x.close()
+    with pytest.raises(shm.ArgumentError, match="closed"):
+        pickle.dumps(x)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_pickle_of_a_handle_leads_to_no_other_block_of_its_name(closed):
+    block = SharedMemory("x", create=True, size=3)
+    if closed:
+        block.close()
+    text = pickle.dumps(block)
+    assert pickle.loads(text).size == 3
+    shm.unlink("/x")
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(text)
+    other = SharedMemory("x", create=True, size=3)
+    with pytest.raises(shm.NotFoundError, match="replaced"):
+        pickle.loads(text)
+    with pytest.raises(shm.NotFoundError, match="replaced"):
+        copy.copy(block)
+    other.unlink()
 
 
 def test_a_closed_handle_is_not_given_out_again():

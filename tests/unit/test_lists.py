@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import pickle
@@ -61,16 +62,34 @@ def test_a_list_is_owned_by_the_session_like_everything_else():
     assert shm.attach(info.name) is items
 
 
-def test_a_pickle_leads_to_the_same_list_in_its_mode():
+def test_a_pickle_leads_to_the_same_list():
     items = ShareableList(ITEMS)
     again = pickle.loads(pickle.dumps(items))
     assert again is not items
     again[3] = 101
     assert items[3] == 101
-    shm.create("x", [1])
-    read = pickle.loads(pickle.dumps(shm.attach("x", mode="r")))
-    with pytest.raises(TypeError, match="read-only"):
-        read[0] = 2
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("mode", ["r+", "r", "c"])
+def test_what_create_and_attach_give_is_copied_and_pickled_by_its_items(copied, mode):
+    shm.create("x", ITEMS)
+    x = shm.attach("x", mode)
+    shm.create("x", [7, 8, 9], replace=True)
+    again = copied(x)
+    assert again == ITEMS
+    again[0] = 0
+    assert x[0] == ITEMS[0]
+
+
+def test_a_pickle_leads_to_no_other_list_of_its_name():
+    items = ShareableList([1, 2, 3], name="x")
+    text = pickle.dumps(items)
+    shm.create("/x", [7, 8, 9], replace=True)
+    for load in (lambda: pickle.loads(text), lambda: copy.copy(items)):
+        with pytest.raises(shm.NotFoundError, match="replaced"):
+            load()
+    shm.unlink("/x")
 
 
 def test_closing_a_list_frees_its_memory_and_ends_its_use():

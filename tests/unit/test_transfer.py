@@ -36,7 +36,19 @@ VIEWS = {
     "an empty one": lambda x: x[2:2],
     "the end": lambda x: x[4:],
     "broadcast": lambda x: np.broadcast_to(x, (2, 4, 6)),
+    "windows": lambda x: np.lib.stride_tricks.sliding_window_view(x, (2, 3)),
+    "strided": lambda x: np.lib.stride_tricks.as_strided(x, (3, 3), (56, 8)),
+    "through its buffer": lambda x: np.asarray(memoryview(x)),
+    "from its buffer": lambda x: np.frombuffer(x, np.int32, offset=8),
+    "one that may only be read": lambda x: _read_only(x[1:]),
+    "records": lambda x: x.view(np.recarray),
+    "a matrix": lambda x: x.view(np.matrix)[1:],
 }
+
+
+def _read_only(array):
+    array.flags.writeable = False
+    return array
 
 
 def over(ways):
@@ -100,6 +112,64 @@ def test_every_view_is_cut_out_again_as_it_was(view):
     assert (got.shape, got.strides, got.dtype) == (sent.shape, sent.strides, sent.dtype)
     assert got.__array_interface__["data"][0] == sent.__array_interface__["data"][0]
     assert got.flags.writeable == sent.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("shape", "view"),
+    [((0, 3), lambda x: x[:, 1]), ((5, 0), lambda x: x[1:]), ((5, 0), lambda x: x[::-1]), ((0, 3), lambda x: x.T[1])],
+)
+def test_empty_views_arrive(shape, view):
+    sent = view(shm.create("x", np.empty(shape, "f4")))
+    got = over(sent)
+    assert (got.shape, got.dtype) == (sent.shape, sent.dtype)
+
+
+def test_a_masked_array_arrives_with_its_mask_over_the_same_memory():
+    x = shm.create("x", np.arange(4.0))
+    for mask in (np.ma.nomask, [True, False, False, False]):
+        got = over(np.ma.array(x[1:] if mask is np.ma.nomask else x, mask=mask, fill_value=9, hard_mask=True))
+        assert np.ma.getmaskarray(got).sum() == np.sum(mask)
+        assert (got.fill_value, got.hardmask) == (9, True)
+        got[-1] = got[-1] + 5
+    assert x.tolist() == [0, 1, 2, 13]
+
+
+BUFFERS = {
+    "a block": lambda: shm.SharedMemory(create=True, size=4096).buf,
+    "a manager's block": lambda: shm.SharedMemoryManager().__enter__().SharedMemory(4096).buf,
+    "bytes": lambda: shm.create("x", size=4096).buf,
+    "a list": lambda: shm.ShareableList([0] * 500).shm.buf,
+    "a stdlib's list": lambda: shm.create("x", [0] * 500).shm.buf,
+    "a memmap": lambda: _made() and np.memmap(names.path_of("x"), "u1", "r+"),
+    "numpy.load": lambda: np.load(_made() and names.path_of("x"), mmap_mode="r+").view("u1"),
+    "a dict": lambda: shm.create("x", {"a": np.zeros(1 << 17)})["a"].view("u1"),
+}
+
+
+def _made():
+    shm.create("x", np.zeros(512), lifetime="keep")
+    return True
+
+
+@pytest.mark.parametrize("buffer", BUFFERS.values(), ids=BUFFERS)
+def test_an_array_over_any_memory_of_ours_is_the_same_memory_there(buffer):
+    memory = buffer()
+    whole = np.frombuffer(memory, "u1")
+    for view in (whole[2048:2112].view("f8"), np.ndarray((2, 8), "i2", memory, 3000), whole[::-2]):
+        arrived = over(view)
+        assert (type(arrived), arrived.shape, arrived.strides) == (np.ndarray, view.shape, view.strides)
+        arrived[...] = 7
+        assert (view == 7).all()
+    private = np.frombuffer(bytearray(memory), "u1")
+    assert not np.shares_memory(over(private), private)
+    for name in [*shm.session]:
+        shm.unlink(name)
+
+
+def test_a_memmap_of_a_file_of_somebody_else_goes_by_its_values(tmp_path):
+    array = np.memmap(tmp_path / "x", "u1", "w+", shape=100)
+    over(array)[:] = 1
+    assert array.sum() == 0
 
 
 def test_the_whole_array_is_the_same_object():
