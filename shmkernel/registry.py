@@ -354,7 +354,7 @@ def _tidy() -> None:
     files.tidy()
     for entry in folders.listdir(names.runtime("pending")):
         _gone(names.runtime("pending", entry))
-    for entry in folders.listdir(names.runtime("dicts")):
+    for entry in filter(str.isdigit, folders.listdir(names.runtime("dicts"))):
         if not folders.exists(names.runtime("records", entry)) and not _busy(names.runtime("dicts", entry)):
             _raze(int(entry))
 

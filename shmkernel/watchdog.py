@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import sys
 
@@ -30,6 +31,7 @@ if __name__ == "__main__":  # -I leaves the package's own folder off the path
 
 from shmkernel import launch, registry, sessions
 
+_ENDING = 0.5  # seconds
 _MANY = 4096  # descriptors, where /proc does not list them
 
 
@@ -37,11 +39,26 @@ def watch(id_: str, session: int) -> None:
     """Wait for the end of the session, of which this is the open file, and of its children, sweeping after each."""
     fcntl.flock(session, fcntl.LOCK_SH)
     os.close(session)
+    found = sessions.read(id_)
     registry.sweep()
     while waiting := [child.id for child in sessions.everyone() if child.parent == id_]:
         for one in waiting:
             sessions.wait(one)
             registry.sweep()
+    if found and _ended(found.pid):
+        registry.sweep()
+
+
+def _ended(pid: int) -> bool:
+    """Wait until the process has closed its last file, if it is about to end: sync files that it had open stay else."""
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:  # it is gone
+        return True
+    try:
+        return bool(select.select([process], [], [], _ENDING)[0])
+    finally:
+        os.close(process)
 
 
 def main(path: str, behalf: int = -1) -> None:
@@ -61,8 +78,6 @@ def main(path: str, behalf: int = -1) -> None:
     os.write(tell, launch.WATCHING)
     _silence()
     if process >= 0:
-        import select  # noqa: PLC0415
-
         poll = select.poll()
         poll.register(process, select.POLLIN)
         poll.poll()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 
 import shmkernel as shm
-from tests.helpers import Child, until_left
+from shmkernel import names, registry
+from tests.helpers import Child, until, until_left
 
 MANY = 200
 
@@ -25,3 +28,32 @@ def test_a_watchdog_that_may_open_few_files_unlinks_any_number_of_segments(shm_d
         assert len(shm.session) == MANY
         child.end()
         until_left(shm_dir)
+
+
+def test_a_process_that_dies_leaves_no_sync_file_of_a_free_name(shm_dir):
+    """Its files are closed one by one, the session's among the first."""
+
+    def work(connection):
+        shm.create("x", 1)
+        for number in range(100):
+            shm.version(f"free{number}")
+        connection.send("made")
+        connection.recv()
+
+    with Child(work) as child:
+        assert child.hear() == "made"
+        assert len(list(shm_dir.glob(".shmk-*/sync/*"))) == 100
+        child.end()
+    until(lambda: not list(shm_dir.glob(".shmk-*/sync/*")), "the watchdog sweeps")
+    until_left(shm_dir)
+
+
+def test_what_is_not_of_our_form_stops_no_sweep_and_stays():
+    registry.begin()
+    odd = [names.runtime("dicts", "odd"), names.runtime("pending", "odd", "inner", "most"), names.runtime("sync", "d")]
+    for path in odd:
+        os.makedirs(path)
+    assert shm.gc() == []
+    assert all(map(os.path.exists, odd))
+    shutil.rmtree(names.runtime("pending", "odd"))
+    shutil.rmtree(names.runtime("dicts", "odd"))
