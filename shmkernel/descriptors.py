@@ -67,3 +67,15 @@ def ran_out(error: OSError, name: str | None = None) -> OSError:
         f"and each attached segment takes one. {cure}"
     )
     return LimitError(message, name=name, errno=errno.EMFILE, limit="ulimit -n", allowed=soft)
+
+
+def check_spare(count: int) -> None:
+    """Raise LimitError where fewer descriptors are left: before libraries that abort the process when they get none."""
+    spare: list[int] = []
+    try:
+        spare.extend(os.open("/", _NEITHER) for _ in range(count))
+    except OSError as error:
+        raise ran_out(error) from None
+    finally:
+        for fd in spare:
+            os.close(fd)

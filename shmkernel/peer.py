@@ -35,7 +35,7 @@ from IPython.core.magic_arguments import argument
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from shmkernel import names
+from shmkernel import descriptors, names
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.parsing import Parser, arguments, in_one_line
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _START = 60.0  # seconds for a kernel to start, on a busy machine
 _END = 10.0  # seconds for a peer to shut down
 _LAST = 1.5  # seconds for all, at the end: after 2.5 Jupyter sends SIGTERM to the notebook's own kernel
+_SOCKETS = 64  # descriptors that the sockets of a peer may take: zmq aborts the process when it gets none
 _LONGEST = 70  # bytes of a folder for sockets, whose path may have 107
 _LATE = ("stream", "display_data", "update_display_data", "clear_output", "comm_open", "comm_msg", "comm_close")
 
@@ -62,7 +63,11 @@ class Peer:
     """A kernel with a name, from its start to its end."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        if not sys.executable:
+            message = f"peer {name!r} needs the path of a Python, and sys.executable has none. Set it"
+            raise PeerError(message, name=name)
+        descriptors.check_spare(_SOCKETS)
+        self.name, self._death = name, -1
         self._mine = os.getpid()
         self._guard = threading.Lock()  # cells in subshells: sockets belong to one thread at a time
         own = os.environ | {"JPY_SESSION_NAME": f"{name}.ipynb"}
@@ -73,10 +78,15 @@ class Peer:
                 kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever python3 means here
             )  # fmt: skip
             _undebugged(self._manager)
-            self._manager.start_kernel(
-                env=own, extra_arguments=["--HistoryManager.enabled=False"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                self._manager.start_kernel(
+                    env=own, extra_arguments=["--HistoryManager.enabled=False"],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+                message = f"peer {name!r} did not start: {what}. If this kernel's folder was removed: os.chdir(...)"
+                raise PeerError(message, name=name) from None
             provisioner: Any = self._manager.provisioner
             self._process: subprocess.Popen[bytes] = provisioner.process
             self._death = os.pidfd_open(self._process.pid)

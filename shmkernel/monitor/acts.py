@@ -22,7 +22,7 @@ def act(verb: str, name: str, inode: int, push: Callable[[dict[str, Any]], None]
     if verb == "attach":
         return _attach(name, push, space)
     if verb == "keep":
-        return f"{name}: lifetime {shm.keep(name).lifetime}, until it is unlinked"
+        return _keep(name, push, space, nameless=not inode)
     if verb == "unlink":
         return _unlink(name)
     raise ArgumentError(f"{verb!r} is nothing that the monitor does")
@@ -37,6 +37,22 @@ def _attach(name: str, push: Callable[[dict[str, Any]], None], space: dict[str, 
     push({name: shm.attach(name)})
     info = shm.info(name)
     return f"{name}: {render.what(info)}, from {render.source(info)}, is your variable {name} now, writable"
+
+
+def _keep(name: str, push: Callable[[dict[str, Any]], None], space: dict[str, Any], *, nameless: bool) -> str:
+    """Keep a segment; what had lost its name is copied, and the notebook's variables follow."""
+    old = [value for one in held.everything() if one.name == name and (value := one.value()) is not None]
+    info = shm.keep(name)
+    text = f"{name}: lifetime {info.lifetime}, until it is unlinked"
+    if nameless:
+        new = shm.attach(name)
+        yours = [key for key, value in list(space.items()) if key[:1] != "_" and any(value is one for one in old)]
+        push(dict.fromkeys(yours, new))
+        names = " and ".join(yours)
+        text += f"; a copy{f' and now your {names}' if names else ''}"
+    if info.stayed:
+        text += f". {render.people(info.stayed)} still on the old memory; there: %shm_attach {name}"
+    return text
 
 
 def _unlink(name: str) -> str:

@@ -12,7 +12,6 @@ may have to wait, so that time counts only between cells.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ _BEAT = 1.0
 _MOST = 56 << 10  # bytes of rows in one message
 _SHARE, _CREDIT = 0.02, 0.1  # of a processor's time; seconds of it that may be spent at once after a calm time
 _SLOWEST = 1.0  # seconds
-_SPARE = 16  # descriptors
+SOCKETS = 16  # descriptors that a thread's or a comm's sockets may take: zmq aborts the process when it gets none
 
 
 class Sampler:
@@ -56,7 +55,7 @@ class Sampler:
         """Begin to sample, if no thread does."""
         with self._guard:
             if self._thread is None and not self._closed.is_set():
-                check_descriptors()
+                descriptors.check_spare(SOCKETS)
                 self._thread = threading.Thread(target=self._run, name="shmkernel-monitor", daemon=True)
                 self._thread.start()
 
@@ -161,19 +160,6 @@ class Sampler:
         woken = self._wake.wait(max(0.0, min(due, self._sent + _BEAT) - time.monotonic()))
         self._wake.clear()
         return not woken and time.monotonic() < due and self.looked_at()
-
-
-def check_descriptors() -> None:
-    """Raise LimitError where there are none left for the sockets of a thread: zmq would abort the process."""
-    spare: list[int] = []
-    try:
-        for _ in range(_SPARE):
-            spare.append(os.dup(2) if not spare else os.dup(spare[0]))
-    except OSError as error:
-        raise descriptors.ran_out(error) from None
-    finally:
-        for fd in spare:
-            os.close(fd)
 
 
 def _parts(rows: list[board.Row], gone: list[str]) -> Iterator[dict[str, list[Any]]]:

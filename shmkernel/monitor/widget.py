@@ -13,10 +13,10 @@ import traitlets
 from IPython.core.getipython import get_ipython
 
 import shmkernel as shm
-from shmkernel import names, render
+from shmkernel import descriptors, names, render
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.monitor import acts
-from shmkernel.monitor.sampler import Sampler, check_descriptors
+from shmkernel.monitor.sampler import SOCKETS, Sampler
 from shmkernel.preview import Look
 
 if TYPE_CHECKING:
@@ -162,5 +162,5 @@ def watch(name: str | None = None, *, interval: float = 0.25) -> Monitor:
         names.path_of(name)
     if not _QUICK <= interval < math.inf:
         raise ArgumentError(f"interval {interval!r}: seconds between two looks, at least {_QUICK}", interval=interval)
-    check_descriptors()  # the sockets of a comm need some, too
+    descriptors.check_spare(SOCKETS)
     return Monitor(name, interval)

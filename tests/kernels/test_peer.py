@@ -297,3 +297,21 @@ def test_a_vanished_folder_for_temporary_files_is_no_obstacle(tmp_path, monkeypa
 
 def _nothing_can_be_made(prefix, dir):  # noqa: A002  as tempfile calls it
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{dir}/{prefix}")
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        ("import os, tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)", "folder was removed: os.chdir(...)"),
+        ("import sys; python, sys.executable = sys.executable, None", "sys.executable has none. Set it"),
+        ("taken = []\ntry:\n    while True: taken.append(os.dup(2))\nexcept OSError: pass", "(ulimit -n)"),
+    ],
+)
+def test_a_peer_that_cannot_start_says_why_in_one_line(notebook, before, why):
+    notebook("import os, sys\ntaken, python = [], sys.executable")
+    notebook(before)
+    error = failure(notebook, "%%peer never\nx = 1")
+    notebook("for one in taken: os.close(one)\nsys.executable = python; os.chdir('/')")
+    assert why in error["evalue"]
+    assert len(error["traceback"]) == 1
+    assert "never" not in notebook("%peer")

@@ -461,3 +461,15 @@ def test_a_saved_monitor_has_few_rows_and_says_where_the_others_are(monitor):
     for number in range(30):
         shm.unlink(f"a_rather_long_name_of_a_segment_{number}")
     del listed
+
+
+def test_keep_of_what_lost_its_name_gives_the_notebook_the_copy_and_names_who_stays():
+    with holding(lambda: shm.create("x", np.arange(3))):
+        space = {"mine": shm.attach("x"), "other": 3}
+        shm.unlink("x")
+        text = act("keep", "x", space)
+        assert text.startswith("x: lifetime keep, until it is unlinked; a copy and now your mine. ")
+        assert text.endswith(" still on the old memory; there: %shm_attach x")
+        assert space["mine"] is shm.attach("x")
+        assert space["other"] == 3
+    shm.unlink("x")
