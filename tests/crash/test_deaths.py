@@ -114,9 +114,10 @@ def test_the_watchdog_holds_nothing_of_the_process_that_started_it(shm_dir):
 
 def test_a_process_with_closed_streams_shares_too(shm_dir, tmp_path):
     script = f"""
-import os, shmkernel as shm
+import contextlib, os, shmkernel as shm
 x = shm.create("x", shape=3, fill=7)
-os.write(1, b"lost") if os.path.exists("/proc/self/fd/1") else None
+with contextlib.suppress(OSError):  # what stands there can be neither read nor written
+    os.write(1, b"lost")
 open({str(tmp_path / "answer")!r}, "w").write(repr(x.tolist()))
 """
     subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", script], check=True, timeout=PATIENCE)

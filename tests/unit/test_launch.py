@@ -248,6 +248,32 @@ def test_threads_begin_one_session(shm_dir):
     assert len(watchdogs(shm_dir)) == 1
 
 
+def test_a_fork_at_any_moment_of_a_start_has_a_session_of_its_own(shm_dir):
+    """Whatever another thread is in the middle of, the child does not wait for it, and keeps nothing of it."""
+    script = """
+import os, threading
+from shmkernel import sessions
+
+def again_and_again():
+    while not stop.is_set():
+        sessions.begin()
+        sessions.end()
+
+stop = threading.Event()
+thread = threading.Thread(target=again_and_again)
+thread.start()
+for _ in range(15):
+    child = os.fork()
+    if child == 0:
+        os._exit(not sessions.alive(sessions.begin()[0].id))
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+thread.join()
+"""
+    python(script, flags=["-W", "ignore"])
+    until(lambda: not watchdogs(shm_dir), "the watchdogs have ended")
+
+
 def test_a_package_in_a_zip_file_starts_it(tmp_path, shm_dir):
     import zipfile  # noqa: PLC0415
 
