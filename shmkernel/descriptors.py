@@ -3,7 +3,7 @@
 A daemon closes 0, 1 and 2. Whatever is opened next gets those numbers, and what somebody prints then goes into it: into
 a segment, for everybody who has it attached. So a descriptor of ours that was given such a number is moved, and before
 something is opened that chooses its numbers itself (`mmap`, which duplicates what it is given, LMDB, inotify), the
-numbers are taken by descriptors that can be neither read nor written: they behave as closed ones do, and stay.
+numbers are taken, as daemons do it: they lead to /dev/null from then on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import resource
 from shmkernel.errors import LimitError
 
 LAST = 2  # of the three standard streams
-_NEITHER = os.O_PATH | os.O_CLOEXEC  # a descriptor without reading and writing: EBADF, as if it was closed
 
 
 def beyond_streams(fd: int) -> int:
@@ -45,8 +44,15 @@ def take_streams() -> None:
     except OSError:
         fd = 0
         while fd <= LAST:
-            fd = os.open("/", _NEITHER)
+            fd = _null()
         os.close(fd)
+
+
+def _null() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # a bare chroot: what cannot be written to does as well
+        return os.open("/", os.O_PATH | os.O_CLOEXEC)
 
 
 def ran_out(error: OSError, name: str | None = None) -> OSError:

@@ -290,7 +290,7 @@ def _beside(reference: Reference) -> tuple[held.Held, Any]:
     try:
         if found.st_ino != inode:
             raise NotFoundError("an array of a dict was replaced while a reference to it was on its way here")
-        mapping = memory.map_(fd, found.st_size, mode)
+        mapping = memory.map_(fd, found.st_size, mode, os.path.basename(file))
     finally:
         os.close(fd)
     held.note(mapping, mapping, held.Segment(found, mode, path, os.path.basename(file), "array", None))
