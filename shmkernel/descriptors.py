@@ -79,7 +79,7 @@ def check_spare(count: int) -> None:
     """Raise LimitError where fewer descriptors are left: before libraries that abort the process when they get none."""
     spare: list[int] = []
     try:
-        spare.extend(os.open("/", _NEITHER) for _ in range(count))
+        spare.extend(os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(count))
     except OSError as error:
         raise ran_out(error) from None
     finally:

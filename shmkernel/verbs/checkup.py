@@ -11,11 +11,12 @@ import mmap
 import os
 import pwd
 import re
+import resource
 import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import folders, limits, memory, names, registry
+from shmkernel import descriptors, folders, limits, memory, names, registry
 from shmkernel.errors import ShmError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _ROOT = ""  # where the machine's own files begin
 _LITTLE = 64 << 20  # bytes: what Docker and Kubernetes give /dev/shm
+_FEW = 256  # descriptors
 _PEOPLE = 1000  # systemd leaves system users alone, whose uids are lower
 _TMPFS = "choose a tmpfs with SHMKERNEL_DIR, or leave that unset for /dev/shm"
 _STDLIB_TRACKS = sys.version_info < (3, 13)
@@ -53,13 +55,16 @@ def doctor() -> list[Finding]:
     found: list[Finding] = []
     try:
         folders.prepare()
-        for part in (_room, _trust, _mechanisms, _leftovers, lambda: _logind(*_user()), _inotify, _stdlib):
+        for part in (_room, _process, _trust, _mechanisms, _leftovers, lambda: _logind(*_user()), _inotify, _stdlib):
             found += part()
     except ShmError as error:
         found.append(_failure(error))
     except OSError as error:  # full to the last inode, perhaps
+        known = descriptors.ran_out(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            known = limits.full("a segment", mmap.PAGESIZE, code=error.errno)
         what = f"segments cannot be made in {names.folder()}: {error.strerror}"
-        found.append(Finding("fail", what, f"free some with %shm_unlink, or {_TMPFS}"))
+        found.append(_failure(known) if isinstance(known, ShmError) else Finding("fail", what, _TMPFS))
     return found
 
 
@@ -88,6 +93,25 @@ def _room() -> Iterator[Finding]:
         yield Finding("ok", f"this container may use {limits.human(now.container)} of memory, what is shared included")
 
 
+def _process() -> Iterator[Finding]:
+    """See what this process may have, as ``ulimit`` says it."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = "any number of" if files == resource.RLIM_INFINITY else f"{files}"
+    what = f"this process may have {allowed} files open (ulimit -n): each segment that is attached is one"
+    if 0 <= files < _FEW:
+        yield Finding("warn", what, f"ulimit -n {most if most > 0 else 'unlimited'}, before it starts")
+    else:
+        yield Finding("ok", what)
+    for letter, limit, why in (
+        ("-v", resource.RLIMIT_AS, "a dict takes 64 GiB of addresses, though not of memory"),
+        ("-f", resource.RLIMIT_FSIZE, "no segment can be larger, and there can be no dict"),
+    ):
+        soft = resource.getrlimit(limit)[0]
+        if soft != resource.RLIM_INFINITY:
+            what = f"this process is limited to {limits.human(soft)} (ulimit {letter}): {why}"
+            yield Finding("warn", what, f"ulimit {letter} unlimited, before it starts")
+
+
 def _trust() -> Iterator[Finding]:
     found = os.stat(names.folder())
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
@@ -110,7 +134,7 @@ def _mechanisms() -> Iterator[Finding]:
         finally:
             os.close(fd)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                folders.unlink(path)
     if not excluded:
         yield Finding("fail", f"locks (flock) have no effect in {folder}, so the living look dead", _TMPFS)
         return
@@ -123,7 +147,7 @@ def _mechanisms() -> Iterator[Finding]:
 
 
 def _is_locked(path: str) -> bool:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = folders.open_(path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -141,3 +142,35 @@ def test_what_logind_would_delete_is_read_as_logind_reads_it(monkeypatch, tmp_pa
 def test_the_standard_library_s_pitfall_is_told_where_it_has_it():
     (text,) = (one.text for one in shm.doctor() if one.text.startswith("Python"))
     assert ("deletes what it attached" in text) == (sys.version_info < (3, 13))
+
+
+@pytest.mark.parametrize(
+    ("limit", "level", "text"),
+    [
+        ("-n 100", "warn", "may have 100 files open"),
+        ("-v 4000000", "warn", "3.8 GiB"),
+        ("-f 4000000", "warn", "no dict"),
+    ],
+)
+def test_a_limit_of_the_process_is_a_warning_with_its_name(limit, level, text, shm_dir):
+    (one,) = run("sh", "-c", f'ulimit -S {limit} && exec "$@"', "sh", folder=shm_dir)
+    assert one.startswith(level)
+    assert text in one
+    assert (
+        f"ulimit {limit[:2]} unlimited" in one
+        or f"ulimit {limit[:2]} {resource.getrlimit(resource.RLIMIT_NOFILE)[1]}" in one
+    )
+
+
+def test_a_process_without_a_descriptor_left_learns_that_and_how_to_get_more():
+    shm.create("x", 1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        found = shm.doctor()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert found[-1].level == "fail"
+    assert "oo many open files" in found[-1].text
+    assert "resource.setrlimit" in found[-1].cure
+    assert "unlink" not in found[-1].cure
