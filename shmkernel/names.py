@@ -62,7 +62,9 @@ def path_of(name: str) -> str:
     try:
         return _path(name, folder(), os.geteuid())
     except TypeError:
-        raise ArgumentError(f"a name for a segment is a text, not a {type(name).__name__}") from None
+        kind = type(name).__name__
+        article = "an" if kind[:1].lower() in "aeio" else "a"
+        raise ArgumentError(f"a name for a segment is a text, not {article} {kind}") from None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -72,12 +74,24 @@ def _path(name: str, within: str, uid: int) -> str:
     elif _POSIX.fullmatch(name) and name not in ("/.", "/.."):
         base = name[1:]
     else:
-        message = f"{name!r} is no name for a segment: use letters, digits and _, parts joined by a dot"
+        message = f"{name!r} is no name for a segment: use letters, digits and _, parts joined by a dot{_example(name)}"
         raise ArgumentError(message, name=name)
     if len(os.fsencode(base)) > _NAME_MAX:
         message = f"the name {name[:20]}... is too long: its file name may have {_NAME_MAX} bytes"
         raise ArgumentError(message, name=name)
     return f"{within}/{base}"
+
+
+def _example(name: str) -> str:
+    """Propose a name like the one that cannot be: without accents, with _ for what is no letter or digit."""
+    with importing:
+        import unicodedata  # noqa: PLC0415  only for a message
+
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    found = re.sub(r"\W+", "_", plain).strip("_")
+    found = f"n{found}" if found[:1].isdigit() else found
+    foreign = " (a to z, without accents)" if not name.isascii() else ""
+    return foreign + (f". For example {found}" if _NAME.fullmatch(found) and len(found) < _NAME_MAX // 2 else "")
 
 
 @functools.lru_cache
@@ -128,7 +142,11 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     with importing:
         import difflib  # noqa: PLC0415  only for a message, and the watchdog shares this module
 
-    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    spelled: dict[str, list[str]] = {}
+    for one in known:
+        spelled.setdefault(one.casefold(), []).append(one)
+    close = difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)
+    return [one for word in close for one in spelled[word]][:3]
 
 
 def hint(similar: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def create(
     shape : int or sequence of int, optional
         Shape of a new array, to be filled in place: no second copy is ever needed.
     dtype : data-type, optional
-        By default the value's, or float64.
+        By default the value's, or float64. A value that it cannot hold is refused, but floats may be rounded.
     order : {'C', 'F'}, optional
         By default the value's.
     fill : scalar, optional
@@ -102,7 +102,8 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     name : str
         What `create` was given, in whatever process; ``/name`` for a POSIX shared memory object.
     mode : {'r+', 'r', 'c'}
-        Read and write; only read, which the processor enforces; or changes that stay private.
+        Read and write; only read, which the processor enforces (a store that numpy does not know of, through a
+        pointer, ends the process); or changes that stay private.
     kind : str, optional
         How to read a file that has no record, made by another program. By default its first bytes tell, and a
         ``/name`` is raw if they do not.

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import errno
 import gc
 import os
 import pickle
 import re
 import resource
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import memory, names, registry, sessions
 from shmkernel.verbs import held
-from tests.helpers import holding, left
+from tests.helpers import Child, holding, left
 from tests.unit.elsewhere import elsewhere
 
 
@@ -352,3 +354,16 @@ def test_a_name_in_another_folder_is_another_segment(shm_dir, tmp_path, monkeypa
     sessions.end()
     monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
     assert shm.attach("x") is here
+
+
+@pytest.mark.parametrize(("mode", "status"), [("r", -signal.SIGSEGV), ("c", 0)])
+def test_a_store_through_a_bare_address_ends_the_process_in_mode_r_and_is_private_in_mode_c(mode, status):
+    x = shm.create("x", np.zeros(4))
+
+    def store(_):
+        there = shm.attach("x", mode)
+        ctypes.memset(there.ctypes.data, 1, 8)
+
+    with Child(store) as child:
+        assert child.join() == status
+    assert x.tolist() == [0] * 4

@@ -30,6 +30,31 @@ def test_all_else_is_refused(name):
     assert caught.value.name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [("my-name", "my_name"), ("my name", "my_name"), ("3d", "n3d"), ("Höhe", "Hohe"), ("a..b", "a_b")],
+)
+def test_a_name_that_can_be_is_proposed(name, example):
+    with pytest.raises(shm.ArgumentError, match=f"For example {example}$"):
+        names.path_of(name)
+    assert names.path_of(example)
+
+
+def test_where_no_letter_is_left_nothing_is_proposed():
+    with pytest.raises(shm.ArgumentError, match=r"\(a to z, without accents\)$"):
+        names.path_of("темп")
+
+
+def test_what_is_no_text_is_named_with_its_article():
+    with pytest.raises(shm.ArgumentError, match=r"a text, not an int$"):
+        names.path_of(5)
+
+
+def test_a_name_in_capitals_comes_near():
+    assert names.near("ELEVATION", ["elevation", "x"]) == ["elevation"]
+    assert names.near("x", ["X", "Y"]) == ["X"]
+
+
 @pytest.mark.parametrize("name", ["/.", "/..", "a" * 251, "/" + "ü" * 128])
 def test_names_that_no_file_can_have_are_refused(name):
     with pytest.raises(shm.ArgumentError):
