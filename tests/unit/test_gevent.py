@@ -27,7 +27,7 @@ x = shm.create("x", np.zeros(1))
 @pytest.fixture(autouse=True)
 def gevent_is_here():
     if importlib.util.find_spec("gevent") is None:
-        lacking("gevent is missing: uv sync")
+        lacking("gevent is not installed: uv run --group large pytest tests/unit/test_gevent.py")
 
 
 def test_greenlets_exclude_each_other_under_a_lock():
