@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 
+import shmkernel as shm
 from shmkernel import names, names_lock, registry
+from shmkernel.verbs import held
 from tests.helpers import PATIENCE, Child, python, until
 
 # A thread shares something for the first time, which imports much, while others are forked.
@@ -175,3 +177,18 @@ def test_children_forked_beside_busy_threads_do_everything_and_end():
     children, threads = map(ast.literal_eval, done.stdout.splitlines())
     assert set(children) == {0}, done.stderr
     assert set(threads) == {False}
+
+
+def test_a_child_that_lets_go_of_what_it_inherited_unlinks_nothing_of_its_parents():
+    inherited = [shm.create("x", [1, 2], lifetime="attached")]
+
+    def let_go(connection):
+        inherited.clear()
+        connection.send([one.name for one in held.alive()])
+
+    with Child(let_go, kin=True) as child:
+        assert child.hear() == []
+        assert child.join() == 0
+    assert shm.attach("x") is inherited[0]
+    inherited.clear()
+    assert "x" not in shm.session

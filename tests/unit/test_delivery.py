@@ -13,7 +13,7 @@ from joblib.externals.loky import get_reusable_executor
 
 import shmkernel as shm
 from tests import workers
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, python
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 ERRORS = [
@@ -121,3 +121,53 @@ def test_what_only_looks_like_a_task_is_delivered_as_it_is(kind):
     for message in (kind([1, 2, 3]), kind([1, 2, len, (), {}])):
         writer.send(message)
         assert reader.recv() == message
+
+
+# As a notebook, a program given by -c has a main module that no new process can import.
+NOTEBOOK = """
+import functools, multiprocessing, sys
+import shmkernel as shm
+from concurrent.futures import ProcessPoolExecutor
+
+class Point:
+    class Inner:
+        pass
+    def norm(self):
+        return 5
+
+def early():
+    return 3
+
+shm.create("x", 1)
+context = multiprocessing.get_context(sys.argv[1])
+with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
+    executor.submit(abs, 1).result(30)
+    def late(*_):
+        return 4
+    class Late:
+        pass
+    cases = {
+        "early": (early,), "norm": (Point().norm,), "instance": (id, Point()), "class": (id, Point.Inner),
+        "late": (late,), "partial": (functools.partial(late, 1),), "new": (id, Late()),
+        "lambda": (lambda: 1,), "inside": (id, [late]),
+    }
+    for name, (task, *args) in cases.items():
+        for run in (lambda: pool.apply_async(task, args).get(30), lambda: executor.submit(task, *args).result(30)):
+            try:
+                run()
+                print(name, "done")
+            except Exception as error:
+                print(name, type(error).__name__, "%%writefile helpers.py" in str(error))
+"""
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+def test_what_a_notebook_has_defined_and_a_worker_has_not_is_an_error_with_a_cure(way):
+    ran = python(NOTEBOOK, way, flags=["-W", "ignore"], timeout=50)
+    told = dict(line.split(" ", 1) for line in ran.stdout.splitlines())
+    lacking = "UnsupportedError True"
+    early = "done" if way == "fork" else lacking
+    assert told == {
+        "early": early, "norm": early, "instance": early, "class": early, "late": lacking, "partial": lacking,
+        "new": lacking, "lambda": "PicklingError False", "inside": lacking,
+    }, ran.stderr  # fmt: skip
