@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[], object]
 
-STAGES = ("imports", "dicts", "sessions", "attachments", "names", "waiters", "sync files", "descriptors")
+STAGES = ("imports", "dicts", "keeper", "sessions", "attachments", "names", "waiters", "sync files", "descriptors")
 generation = 0  # how many forks lie between this process and the one that imported this module
 
 

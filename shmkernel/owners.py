@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 
 class _Thread(threading.local):
@@ -66,6 +67,11 @@ class Owner:
         if self._thread is not _thread.ref:
             return False
         return self._task is None or self._task.done() or self._task is task()
+
+    def at_end(self, act: Callable[[object], object]) -> object:
+        """Have something done when the owner's thread ends, as long as what this returns is kept."""
+        thread = self._thread()
+        return None if thread is None else weakref.ref(thread, act)
 
     def ended(self) -> bool:
         """Say whether the thread has ended."""

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import lmdb
 import numpy as np
 
-from shmkernel.dicts import entries, failures, keys, meta, store, values
+from shmkernel import fork
+from shmkernel.dicts import cache, entries, failures, keys, meta, store, values
 from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from shmkernel.dicts.blocks import Block
 
     Txn = lmdb.Transaction[bytes]
 
@@ -27,13 +30,15 @@ MISSING: Any = object()
 FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # the cache may give out the same one again
 _FIRST, _SECOND = meta.NUMBERS
 _MANY = 1000  # pairs in one change, from which on it may take long
-AT_ONCE = 64, 4096  # entries read in one transaction: at first, and later
+AT_ONCE = 64, 4096  # entries read in one transaction: at first, and later,
+BYTES = 1 << 20  # and when these values are to be kept meanwhile
+BROKEN = entries.WrongError, values.ZoneError
 
 
 class Arrays(NamedTuple):
     """How large arrays are put into nameless files beside the store, and attached."""
 
-    put: Callable[[str, NDArray[Any]], int]
+    put: Callable[[str, NDArray[Any], str], int]
     attach: Callable[[str, str], NDArray[Any]]
 
 
@@ -68,7 +73,10 @@ def key_bytes(name: str, key: object) -> tuple[bytes, bool]:
     except keys.NoKeyError as error:
         where = "".join(f"[{at}]" for at in error.at)
         what = f"in the key {key!r}, {where} is" if where else f"the key {key!r} is"
-        message = f"{name!r}: {what} a {error.type.__name__}. Keys are texts, numbers, bytes, None and tuples of these"
+        cure = f": {error.cure}" if error.cure else ""
+        message = (
+            f"{name!r}: {what} a {error.type.__name__}{cure}. Keys are texts, numbers, bytes, None and tuples of these"
+        )
         raise UnsupportedError(message, name=name, type=error.type.__name__) from None
 
 
@@ -104,18 +112,24 @@ class Access:
         opened, missed = self._store, None
         while True:
             tag = opened.words[_FIRST] + opened.words[_SECOND]
-            txn = opened.mine()
-            own = txn or opened.reading()
+            block = opened.mine()
+            own = opened.reading() if block is None else inside(block)
             try:
                 entry, number = own.get(raw), own.id()
+            except lmdb.Error as error:
+                raise self._failed(error, block) from None
             finally:
-                if txn is None:
+                if block is None:
                     own.abort()
             if entry is None:
                 return MISSING
-            value = entries.value_of(entry)
+            try:
+                value = entries.value_of(entry)
+            except BROKEN as error:
+                raise failures.wrong(opened.name, error, key) from None
             if type(value) in FROZEN:
-                if txn is None and len(entry) <= store.SHORT and tag == 2 * number - 1:  # nobody wrote in between
+                short = len(entry) <= store.SHORT and type(key) in cache.KEYS
+                if short and block is None and tag == 2 * number - 1:  # nobody wrote in between
                     opened.remember(tag, key, value)
                 return value
             try:
@@ -141,28 +155,42 @@ class Access:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Txn]:
-        opened = self._store
-        if inside := opened.mine():
-            yield inside
-            return
-        txn = opened.reading()
+        opened, generation = self._store, fork.generation
+        block = opened.mine()
+        txn = opened.reading() if block is None else inside(block)
         try:
             yield txn
         except lmdb.Error as error:
-            raise failures.of(opened.name, error) from None
+            raise self._failed(error, block) from None
+        except BROKEN as error:
+            raise failures.wrong(opened.name, error) from None
         finally:
-            txn.abort()
+            if block is None and generation == fork.generation:
+                txn.abort()
 
-    def _batches(self, make: Callable[[Txn, list[bytes]], T], *, backwards: bool = False) -> Iterator[T]:
+    def _batches(
+        self, make: Callable[[Txn, list[bytes]], tuple[list[T], list[bytes]]], *, backwards: bool = False
+    ) -> Iterator[list[T]]:
+        """Read batch by batch, each in a transaction of its own. `make` may leave some of one for the next."""
         at, count = None, AT_ONCE[0]
         while True:
             with self._reading() as txn:
                 placed, at = entries.walk(txn, at, count, backwards=backwards)
-                made = make(txn, placed)
+                made, raws = make(txn, placed)
+                if len(made) < len(placed):
+                    last = entries.number_of(cast("bytes", txn.get(raws[len(made) - 1])))
+                    at = last - 1 if backwards else last + 1
             yield made
-            if at is None:
+            if at is None or at < 0:
                 return
             count = AT_ONCE[1]
+
+    def _failed(self, error: lmdb.Error, block: Block | None) -> Exception:
+        """Make the error for one of LMDB: in a transaction that another thread has undone, or in general."""
+        name = self._store.name
+        if block is not None and block.over:
+            return failures.ended(name)
+        return failures.of(name, error)
 
     def _check_writable(self) -> None:
         if self._mode == "r":
@@ -176,10 +204,18 @@ class Access:
         """Do all that may fail, or takes long, before others have to wait."""
         self._check_writable()
         raw, exact = self._key(key)
-        if is_large(value) and (fd := self._arrays.put(self._store.home, cast("Any", value))) >= 0:
+        if is_large(value) and (fd := self._put_array(key, value)) >= 0:
             file = secrets.token_hex(8)
             return Ready(raw, exact, key, values.pack(values.File(file)), file, fd)
         return Ready(raw, exact, key, packed(self.name, key, value))
+
+    def _put_array(self, key: object, value: Any) -> int:  # noqa: ANN401  an array
+        name = self._store.name
+        try:
+            return self._arrays.put(self._store.home, value, name)
+        except (FullError, UnsupportedError) as error:
+            message = error.message.replace(repr(name), f"{name}[{key!r}]", 1)
+            raise type(error)(message, name=name, **error.facts) from None
 
     def _change(self, step: Callable[[Txn], T], *ready: Ready) -> T:
         """Make a change in a transaction of its own, or in that of this thread."""
@@ -192,26 +228,41 @@ class Access:
     def _make(self, step: Callable[[Txn], T], *ready: Ready) -> T:
         self._check_writable()
         opened = self._store
-        if txn := opened.mine():
-            opened.touched = False
-            try:
-                return step(txn)
-            except lmdb.Error as error:
-                raise failures.of(opened.name, error) from None
-            except BaseException:
-                opened.failed |= opened.touched
-                raise
-        with opened.turn(long=len(ready) > _MANY):
-            try:
-                return opened.write(step)
-            except FullError:
-                if any(one.file for one in ready):  # its file went with the first try
-                    raise
-                opened.free()
-                return opened.write(step)
-            finally:
-                if len(ready) > _MANY:
-                    opened.turned()
+        try:
+            block = opened.block
+            if block is not None:
+                if block.is_mine():
+                    return self._make_inside(block, step)
+                block.refuse_others()
+            long = len(ready) > _MANY
+            with opened.turn(long=long):
+                try:
+                    return opened.write(step)
+                except FullError:
+                    if any(one.file for one in ready):  # its file went with the first try
+                        raise
+                    opened.free()
+                    return opened.write(step)
+        except BROKEN as error:
+            raise failures.wrong(opened.name, error) from None
+
+    def _make_inside(self, block: Block, step: Callable[[Txn], T]) -> T:
+        txn, block.touched = inside(block), False
+        try:
+            return step(txn)
+        except lmdb.Error as error:
+            block.failed = True
+            raise self._failed(error, block) from None
+        except BaseException:
+            block.failed |= block.touched
+            raise
+        finally:
+            block.wrote |= block.touched
+
+    def _touch(self) -> None:
+        """Note that the change under way has begun: in a transaction that goes on it must not fail any more."""
+        if self._store.block is not None:
+            self._store.block.touched = True
 
     def _put(self, txn: Txn, ready: Ready) -> None:
         opened, size = self._store, len(ready.raw) + len(ready.data)
@@ -223,14 +274,15 @@ class Access:
         if entry is None:
             opened.room.need(txn, size)
             number = entries.last(txn) + 1
-            opened.touched = True
+            self._touch()
             txn.put(entries.place(number), entries.place_value(ready.key, ready.raw, exact=ready.exact))
+            opened.resized += 1
             head = entries.head(number)
         else:
             head = entries.head_of(entry)
             if entries.is_file(entry):
                 opened.beside.doom(entries.value_of(entry))
-        opened.touched = True
+        self._touch()
         txn.put(ready.raw, head + ready.data)
 
     def _delete(self, txn: Txn, raw: bytes) -> bool:
@@ -238,19 +290,28 @@ class Access:
         entry = txn.get(raw)
         if entry is None:
             return False
+        file = entries.value_of(entry) if entries.is_file(entry) else None
         for key in (raw, entries.place(entries.number_of(entry))):
             opened.room.need(txn, 0, kept=0)
-            opened.touched = True
+            self._touch()
             txn.delete(key)
-        if entries.is_file(entry):
-            opened.beside.doom(entries.value_of(entry))
+        opened.resized -= 1
+        if file is not None:
+            opened.beside.doom(file)
         return True
+
+
+def inside(block: Block) -> Txn:
+    """Return the transaction that the caller is inside of."""
+    if block.txn is None:  # undone by another thread since it was looked at
+        raise failures.ended(block.store.name)
+    return block.txn
 
 
 def known(key: object) -> bytes | None:
     """Return the bytes of a key that is looked up; a key that cannot be stored is not there, as in any dict."""
     try:
-        return keys.encode(key)[0]
+        return keys.look_up(key)
     except keys.NoKeyError:
         return None
 
@@ -259,3 +320,9 @@ def items(txn: Txn, placed: list[bytes]) -> tuple[list[Any], list[Any]]:
     """Return the keys at these places of the order, and their values."""
     raws, keys_ = entries.keys_of(placed)
     return keys_, entries.read(txn, raws)
+
+
+def pairs(txn: Txn, placed: list[bytes]) -> tuple[list[tuple[Any, Any]], list[bytes]]:
+    """Return the first of these pairs, up to about `BYTES` in all, and the bytes of all their keys."""
+    raws, keys_ = entries.keys_of(placed)
+    return list(zip(keys_, entries.read(txn, raws, BYTES), strict=False)), raws

@@ -40,9 +40,9 @@ class Beside:
 
     def doom(self, file: str) -> None:
         """Have a file removed after this transaction, which has taken the last reference from it."""
+        self._doomed.append(file)
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # unlinked; born in this very transaction
             os.link(self.path(file), f"{self._home}/{file}{_MARK}")
-        self._doomed.append(file)
 
     def end(self) -> None:
         """Remove what nothing refers to any more, or what nothing has come to refer to. It may be done twice."""
@@ -50,6 +50,11 @@ class Beside:
             self._end(self._doomed, self._born)
         else:
             self._end(self._born, self._doomed)
+        self._born, self._doomed = [], []
+
+    def interrupted(self) -> bool:
+        """Say whether Ctrl-C has kept this from being ended."""
+        return bool(self._born or self._doomed)
 
     def any(self) -> bool:
         """Say whether values may refer to files."""

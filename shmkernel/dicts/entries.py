@@ -6,10 +6,12 @@ Pure functions over bytes and a transaction; the layout is in the package's own 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import struct
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+import lmdb
 import numpy as np
 
 from shmkernel.dicts import keys, values
@@ -17,17 +19,42 @@ from shmkernel.dicts import keys, values
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    import lmdb
-
     Txn = lmdb.Transaction[bytes]
 
+T = TypeVar("T")
+P = ParamSpec("P")
 B = TypeVar("B", bytes, memoryview)  # of a transaction: copies, or views of the map
 
 _PLACE = struct.Struct(">BQ")  # the key of an entry of the order
 _HEAD = struct.Struct(">HQ")  # what precedes a value: MessagePack's list of two, and the number
 _HEADS = {0xCC: 3, 0xCD: 4, 0xCE: 6, 0xCF: 10}  # its length, by how the number is written; else 2
+_ALL = 1 << 62  # bytes
 _LIST, _MAP = 0x92CF, bytes([keys.ORDER])
+_TWO, _NUMBERS = b"\x92", 1 << 63
 _FILE = values.pack(values.File("0" * 16))[:2]
+
+
+class WrongError(Exception):
+    """Bytes that are no entry. ``raw`` are those of the key, as far as that is known."""
+
+    def __init__(self, why: object, raw: bytes | None = None) -> None:
+        super().__init__(str(why) or type(why).__name__)
+        self.raw = raw
+
+
+def _checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Raise WrongError for whatever the bytes of a file provoke."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return function(*arguments, **options)
+        except (WrongError, lmdb.Error, MemoryError, RecursionError, values.ZoneError):
+            raise
+        except Exception as error:  # noqa: BLE001  nobody can list what numpy, msgspec and datetime raise
+            raise WrongError(error) from None
+
+    return call
 
 
 def all_of(
@@ -45,13 +72,17 @@ def all_of(
             if all(raws) and max(map(len, raws), default=0) <= keys.LONGEST:
                 found = sorted(zip(order, raws, data, strict=True))  # twice as fast as by bytes, to the same order
                 return [*(raw for _, raw, _ in found), *places], [*(one for *_, one in found), *raws]
-    placed, entry_of = [], {}
-    for number, (key, value) in enumerate(content.items()):
+    placed: list[bytes] = []
+    entry_of: dict[bytes, bytes] = {}
+    for key, value in content.items():
         raw, exact = raw_of(key)
+        if raw in entry_of:  # all that is not a number is one key
+            entry_of[raw] = head_of(entry_of[raw]) + pack(key, value)
+            continue
+        entry_of[raw] = head(len(placed)) + pack(key, value)
         placed.append(place_value(key, raw, exact=exact))
-        entry_of[raw] = head(number) + pack(key, value)
     raws = sorted(entry_of)
-    return [*raws, *places], [*map(entry_of.__getitem__, raws), *placed]
+    return [*raws, *places[: len(raws)]], [*map(entry_of.__getitem__, raws), *placed]
 
 
 def _places(count: int) -> list[bytes]:
@@ -68,21 +99,31 @@ def head(number: int) -> bytes:
 
 def head_of(entry: B) -> B:
     """Return what precedes the value in this entry."""
+    if entry[:1] != _TWO or len(entry) < 3:  # noqa: PLR2004  the list of two, a number, and a value
+        raise WrongError("an entry is no pair of number and value")
     return entry[: _HEADS.get(entry[1], 2)]
 
 
+@_checked
 def value_of(entry: bytes) -> Any:  # noqa: ANN401
     """Read the value of a key's entry."""
-    return values.decode(entry)[1]
+    _, value = values.decode(entry)
+    return value
 
 
+@_checked
 def number_of(entry: bytes) -> int:
     """Read the place in the order of a key's entry."""
-    return int(values.decode(head_of(entry) + b"\xc0")[0])
+    (number, _) = values.decode(head_of(entry) + b"\xc0")
+    if type(number) is not int or not 0 <= number < _NUMBERS:
+        raise WrongError("a place in the order is no number")
+    return number
 
 
 def is_file(entry: bytes | memoryview) -> bool:
     """Say whether the value is a reference to a file."""
+    if len(entry) < 3:  # noqa: PLR2004  as head_of
+        raise WrongError("an entry is no pair of number and value")
     at = _HEADS.get(entry[1], 2)
     return entry[at : at + 2] == _FILE
 
@@ -97,14 +138,19 @@ def place_value(key: object, raw: bytes, *, exact: bool) -> bytes:
     return raw if exact else _MAP + values.pack([raw, key])
 
 
+@_checked
 def key_of(placed: bytes) -> tuple[bytes, Any]:
     """Read the value of an entry of the order: the bytes of the key, and the key."""
     if placed[0] == keys.ORDER:
         raw, key = values.decode(placed[1:])
+        if type(raw) is not bytes or not raw:
+            raise WrongError("a place in the order names no key")
+        hash(key)
         return raw, key
     return placed, placed.decode() if placed[0] < keys.OTHERS else keys.decode(placed)
 
 
+@_checked
 def last(txn: Txn) -> int:
     """Return the greatest number in the order, or -1."""
     cursor = txn.cursor()
@@ -113,6 +159,7 @@ def last(txn: Txn) -> int:
     return number_at(cursor.key())
 
 
+@_checked
 def walk(
     txn: lmdb.Transaction[B], start: int | None, count: int, *, backwards: bool = False
 ) -> tuple[list[B], int | None]:
@@ -128,11 +175,13 @@ def walk(
     return [value for _, value in found], number_at(found[-1][0]) - 1 if len(found) == count else None
 
 
+@_checked
 def files(txn: Txn) -> set[str]:
     """Return all files that values refer to."""
     return {value_of(entry) for key, entry in txn.cursor() if key[0] != keys.ORDER and is_file(entry)}
 
 
+@_checked
 def keys_of(placed: list[bytes]) -> tuple[list[bytes], list[Any]]:
     """Read values of the order: the bytes of the keys, and the keys."""
     if max(placed, default=b"") < bytes([keys.OTHERS]):  # all of them texts
@@ -141,12 +190,40 @@ def keys_of(placed: list[bytes]) -> tuple[list[bytes], list[Any]]:
     return [raw for raw, _ in pairs], [key for _, key in pairs]
 
 
-def read(txn: Txn, raws: list[bytes]) -> list[Any]:
-    """Return the values of these keys, which are there."""
-    found = cast("Iterator[bytes]", map(txn.get, raws))  # twice as fast as getmulti
-    return [value[1] for value in map(values.decode, found)]
+def read(txn: Txn, raws: list[bytes], most: int = _ALL) -> list[Any]:
+    """Return the values of these keys, which are there: the first ones, of about `most` bytes at least."""
+    try:
+        if most >= _ALL:
+            found = cast("Iterator[bytes]", map(txn.get, raws))  # twice as fast as getmulti
+            return [value for _, value in map(values.decode, found)]
+        return _read_some(txn, raws, most)
+    except (lmdb.Error, MemoryError, RecursionError, values.ZoneError):
+        raise
+    except Exception as error:  # noqa: BLE001  as _checked
+        raise WrongError(error, next((raw for raw in raws if _is_wrong(txn, raw)), None)) from None
 
 
+def _read_some(txn: Txn, raws: list[bytes], most: int) -> list[Any]:
+    found, size = [], 0
+    for raw in raws:
+        entry = cast("bytes", txn.get(raw))
+        _, value = values.decode(entry)
+        found.append(value)
+        size += len(entry)
+        if size >= most:
+            break
+    return found
+
+
+def _is_wrong(txn: Txn, raw: bytes) -> bool:
+    try:
+        value_of(cast("bytes", txn.get(raw)))
+    except WrongError:
+        return True
+    return False
+
+
+@_checked
 def number_at(place: bytes | memoryview) -> int:
     """Read the key of an entry of the order."""
     return int(_PLACE.unpack(place)[1])

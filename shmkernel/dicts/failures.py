@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 
 import lmdb
 
-from shmkernel import limits, names
+from shmkernel import descriptors, limits, names
+from shmkernel.dicts import entries, values
 from shmkernel.dicts.meta import MAP, PAGE
-from shmkernel.errors import DamagedError, FolderError, FullError, NotFoundError, RefusedError
+from shmkernel.errors import (
+    DamagedError,
+    FolderError,
+    FullError,
+    LimitError,
+    LockError,
+    NotFoundError,
+    RefusedError,
+    UnsupportedError,
+)
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@functools.cache
+def check_engine() -> None:
+    """Raise UnsupportedError unless this LMDB knows the format of version 0.9."""
+    try:
+        lmdb.version(lib_version=0)
+    except lmdb.Error:
+        message = (
+            "shared dicts need LMDB 0.9, and this py-lmdb was built with another alone. Its wheels have it: "
+            "pip install --force-reinstall --only-binary lmdb lmdb"
+        )
+        raise UnsupportedError(message, package="lmdb") from None
 
 
 def of(name: str, error: lmdb.Error) -> Exception:
@@ -20,12 +45,17 @@ def of(name: str, error: lmdb.Error) -> Exception:
     if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
         message = f"{name!r} would need more than the {limits.human(MAP)} that a dict can have. Use several"
         return FullError(message, name=name, needed=MAP, free=limits.room().free)
+    if isinstance(error, lmdb.ReadersFullError):
+        message = f"{name!r} is read by 510 others at this moment, and has no place for more. Try again"
+        return LimitError(message, name=name, errno=errno.EAGAIN, limit="readers", allowed=510)
+    if code == errno.ENOMEM or isinstance(error, lmdb.MemoryError):
+        return limits.no_mapping(name, MAP, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     if code == errno.ENOENT:
         return gone(name)
     if code in NO_ROOM:
-        return full(name, PAGE)
+        return full(name, PAGE, code)
     if code in (errno.EMFILE, errno.ENFILE):  # not the dict's fault
-        return OSError(code, os.strerror(code), name)
+        return descriptors.ran_out(OSError(code, os.strerror(code)), name)
     if code in (errno.EAGAIN, errno.EACCES):
         message = (
             f"{name!r} is open in another container, in a process with the number {os.getpid()} as well, by "
@@ -35,10 +65,29 @@ def of(name: str, error: lmdb.Error) -> Exception:
     return DamagedError(f"{name!r} cannot be used: {error}. Remove it: %shm_unlink {name}", name=name, why=str(error))
 
 
-def of_new(error: lmdb.Error) -> Exception:
+def ended(name: str) -> LockError:
+    """Make the error for who goes on in a transaction that another thread has undone."""
+    return LockError(f"{name!r}: another thread has ended this transaction, so nothing of it is stored", name=name)
+
+
+def wrong(name: str, error: Exception, key: object = None) -> Exception:
+    """Make the error for bytes that are no entry, or none that can be read here."""
+    if isinstance(error, values.ZoneError):
+        message = f"{name!r} has a time in the zone {error}, which this machine does not know: pip install tzdata"
+        return UnsupportedError(message, name=name)
+    raw = getattr(error, "raw", None)
+    if key is None and raw is not None:
+        with contextlib.suppress(Exception):
+            key = entries.key_of(raw)[1]
+    where = "" if key is None else f" in the value of the key {key!r}"
+    message = f"{name!r} is damaged{where}: {error}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
+    return DamagedError(message, name=name, key=key, why=str(error))
+
+
+def of_new(name: str, error: lmdb.Error) -> Exception:
     """Make the error to raise where the file of a new dict cannot be made."""
     if error.code != errno.EFBIG:
-        return error
+        return of(name, error)
     message = (
         f"{names.folder()} cannot hold dicts: its file system has no files of {limits.human(MAP)}, empty or not. "
         "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
@@ -52,8 +101,8 @@ def gone(name: str) -> NotFoundError:
     return NotFoundError(message, name=name, similar=[])
 
 
-def full(name: str, needed: int) -> FullError:
+def full(name: str, needed: int, code: int = errno.ENOSPC) -> FullError:
     """Make the error for a change that does not fit."""
-    error = limits.full(name, needed)
+    error = limits.full(name, needed, code=code)
     message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
     return FullError(message, name=name, **error.facts)

@@ -2,37 +2,54 @@
 
 A text is its UTF-8, so that other programs read it as it is. Everything else begins with a byte that no UTF-8
 text begins with. Whole numbers are one key whatever their type, as in a dict: 1, 1.0 and True. Where the bytes
-do not tell the key that was given (True, or one too long for a key of LMDB), they are not `exact`, and the key
-itself is stored beside them.
+do not tell the key that was given (True, numpy's 1, or one too long for a key of LMDB), they are not `exact`, and the
+key itself is stored beside them.
+
+A key that would come back as another type is refused, as such a value is: a member of an enumeration, a named tuple,
+any other subclass. What is looked up may be one: it finds what it is equal to, as long as its class has not changed
+what equal means.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import math
 import struct
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LONGEST = 511  # bytes of a key that LMDB takes
 ORDER = 0xFF  # what the entries that keep the order begin with: after all keys
 OTHERS = 0xF8  # what all other keys than texts begin with, at least
 _TEXT, _INT, _FLOAT, _NONE, _BYTES, _TUPLE, _DIGEST = (bytes([OTHERS + n]) for n in range(7))
 _PLAIN: dict[object, None] = {}
+_TYPES = (str, bool, int, float, bytes, tuple)  # and None
+_BASES: dict[type, Callable[[Any], object]] = {  # which keep what a subclass overrides out of it
+    str: lambda key: str.__str__(key) if type(key) is str else "".join(str.__iter__(key)),
+    int: int.__int__,
+    float: float.__float__,
+    bytes: lambda key: bytes.__getitem__(key, slice(None)),
+    tuple: lambda key: tuple(tuple.__iter__(key)),
+}
 _DOUBLE = struct.Struct(">d")
 _LENGTH = struct.Struct(">I")
 
 
 class NoKeyError(Exception):
-    """A key of a type that cannot be stored; ``type`` says which, ``at`` where in a tuple."""
+    """A key of a type that cannot be stored; ``type`` says which, ``at`` where in a tuple, ``cure`` what to give."""
 
-    def __init__(self, wrong: object, at: tuple[int, ...] = ()) -> None:
+    def __init__(self, wrong: object, cure: str = "", at: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.type, self.at = type(wrong), at
+        self.type, self.cure, self.at = type(wrong), cure, at
 
 
 def encode(key: object) -> tuple[bytes, bool]:
-    """Return the bytes of a key, and whether they are exact.
+    """Return the bytes of a key that is to be stored, and whether they are exact.
 
     Raises
     ------
@@ -46,14 +63,30 @@ def encode(key: object) -> tuple[bytes, bool]:
     >>> encode("speed"), encode(1) == encode(1.0), encode(1)[0] == encode(True)[0]
     ((b'speed', True), False, True)
     """
+    return _whole_key(key, stored=True)
+
+
+def look_up(key: object) -> bytes:
+    """Return the bytes under which a key that is equal to this one is stored; errors as for `encode`.
+
+    Examples
+    --------
+    >>> import http
+    >>> look_up(http.HTTPStatus.OK) == encode(200)[0]
+    True
+    """
+    return _whole_key(key, stored=False)[0]
+
+
+def _whole_key(key: object, *, stored: bool) -> tuple[bytes, bool]:
     if type(key) is str and 0 < len(key) < LONGEST:
         try:
             raw, exact = key.encode(), True
         except UnicodeEncodeError:
-            raw, exact = _encode(key)
+            raw, exact = _encode(key, stored)
     else:
         _PLAIN.get(key)  # it refuses what cannot be hashed, in the words of this Python's dict
-        raw, exact = _encode(key)
+        raw, exact = _encode(key, stored)
     if len(raw) > LONGEST:
         return _DIGEST + hashlib.blake2b(raw, digest_size=32).digest(), False
     return raw, exact
@@ -91,32 +124,64 @@ def decode(raw: bytes) -> object:
     return tuple(parts)
 
 
-def _encode(key: object) -> tuple[bytes, bool]:
+def _encode(key: object, stored: bool) -> tuple[bytes, bool]:
+    if key is None:
+        return _NONE, True
+    plain = _plain(key, stored)
+    if isinstance(plain, tuple):
+        return _tuple(plain, stored)
+    raw, exact = _one(plain)
+    return raw, exact and plain is key
+
+
+def _plain(key: object, stored: bool) -> object:
+    """Return a key as one of the types that keys are of: the key itself, or what is equal to it."""
+    if type(key) in _TYPES:
+        return key
     if isinstance(key, np.generic):
-        key = key.item()
+        return _of_numpy(key, stored)
+    base = next((base for base in _TYPES if isinstance(key, base)), None)
+    if base is None:
+        raise NoKeyError(key)
+    if stored or type(key).__hash__ is not base.__hash__ or type(key).__eq__ is not base.__eq__:
+        text = isinstance(key, enum.Enum) and base is str  # whose str() may be its name
+        raise NoKeyError(key, "give its .value" if text else f"give {base.__name__}(...) of it")
+    return _BASES[base](key)
+
+
+def _of_numpy(key: np.generic, stored: bool) -> object:
+    if isinstance(key, (np.bytes_, np.str_)):
+        base: type = bytes if isinstance(key, np.bytes_) else str
+        if stored and key[-1:] in (b"\0", "\0"):  # numpy takes the zeros at its end away
+            raise NoKeyError(key, f"give {base.__name__}(...) of it")
+        return _BASES[base](key)
+    plain = key.item()
+    if key.dtype.kind not in "?biuf" or type(plain) not in _TYPES:
+        raise NoKeyError(key, "give str(...) of it" if key.dtype.kind in "mM" else "")
+    return plain
+
+
+def _one(key: Any) -> tuple[bytes, bool]:  # noqa: ANN401  one of _TYPES
     if isinstance(key, str):
         try:
             raw = str.encode(key)
         except UnicodeEncodeError:
             raw = b""
         return raw or _TEXT + str.encode(key, "utf-8", "surrogatepass"), True
-    if isinstance(key, int):  # bool, and members of an IntEnum, too
-        whole = int(key)
-        return _whole(whole), not isinstance(key, bool)
-    if isinstance(key, float):
-        if math.isfinite(key) and key == int(key):
-            return _whole(int(key)), False
-        return _FLOAT + _DOUBLE.pack(math.nan if key != key else key), True  # noqa: PLR0124  all that is not a number is one key
-    if key is None:
-        return _NONE, True
+    if isinstance(key, int):
+        return _whole(int(key)), not isinstance(key, bool)
     if isinstance(key, bytes):
         return _BYTES + key, True
-    if not isinstance(key, tuple):
-        raise NoKeyError(key)
+    if math.isfinite(key) and key == int(key):
+        return _whole(int(key)), False
+    return _FLOAT + _DOUBLE.pack(math.nan if key != key else key), True  # noqa: PLR0124  all that is not a number is one key
+
+
+def _tuple(key: tuple[object, ...], stored: bool) -> tuple[bytes, bool]:
     raw, exact = _TUPLE, True
     for at, part in enumerate(key):
         try:
-            one, sure = _encode(part)
+            one, sure = _encode(part, stored)
         except NoKeyError as error:
             error.at = (at, *error.at)
             raise

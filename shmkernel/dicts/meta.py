@@ -5,6 +5,7 @@ words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of 
 
     LISTENED   somebody wants to be told of changes
     GATE       first byte: a writer's turn may take long; second byte: there are processes of several pid namespaces
+    SEAL       the time of change that the file has as long as nothing but LMDB writes to it (verify.py)
     SPACE      the pid namespace of the first who had it open
 """
 
@@ -14,14 +15,19 @@ import contextlib
 import mmap
 import os
 
-from shmkernel import names
+from shmkernel import descriptors, folders, names
 
 PAGE = mmap.PAGESIZE
 MAP = 64 << 30  # bytes that a dict can have: the one size of everybody's map
 OTHER = PAGE // 8  # where the second page begins, in words
 FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, LAST, NUMBER = 10, 11, 12, 13, 15, 17, 18  # positions in a page
 NUMBERS = NUMBER, OTHER + NUMBER
-LISTENED, GATE, SPACE = OTHER - 1, OTHER - 2, OTHER - 3  # ours: LMDB leaves the rest of these pages alone
+LISTENED, GATE, SPACE, SEAL = (
+    OTHER - 1,
+    OTHER - 2,
+    OTHER - 3,
+    OTHER - 4,
+)  # ours: LMDB leaves the rest of these pages alone
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 
 
@@ -33,9 +39,12 @@ def current(words: memoryview) -> int:
 def listen(inode: int) -> None:
     """Have those who write to the dict with this inode, if it is one, say so: publish, for its name's version."""
     with contextlib.suppress(FileNotFoundError):
-        fd = os.open(names.runtime("dicts", str(inode), "data.mdb"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = folders.open_(names.runtime("dicts", str(inode), "data.mdb"), os.O_RDWR)
         try:
-            os.pwrite(fd, b"\1", LISTENED * 8)
+            descriptors.take_streams()
+            if os.fstat(fd).st_size >= 2 * PAGE:
+                with mmap.mmap(fd, 2 * PAGE) as page:  # which leaves the file's time alone
+                    page[LISTENED * 8] = 1
         finally:
             os.close(fd)
 

@@ -6,11 +6,12 @@ memory is full, the pages that are free inside the file have to do; LMDB's list 
 
 from __future__ import annotations
 
+import errno
 import os
 
 import lmdb
 
-from shmkernel import limits
+from shmkernel import descriptors, folders, limits
 from shmkernel.dicts import failures, freelist, meta
 from shmkernel.dicts.meta import MAP, PAGE
 
@@ -27,12 +28,26 @@ _INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
 class Room:
     """What of a store's file is reserved. ``calm`` is the last page up to which a short change needs no more."""
 
-    __slots__ = ("_changes", "_env", "_known", "_long", "_start", "_words", "calm", "fd", "name", "reserved")
+    __slots__ = (
+        "_changes",
+        "_code",
+        "_env",
+        "_known",
+        "_long",
+        "_start",
+        "_tried",
+        "_words",
+        "calm",
+        "fd",
+        "name",
+        "reserved",
+    )
 
     def __init__(self, name: str, words: memoryview) -> None:
         self.name, self._words = name, words
-        self.fd = self.calm = -1
+        self.fd = self.calm = self._tried = -1
         self.reserved = 0
+        self._code = errno.ENOSPC
 
     def begin(self, env: lmdb.Environment) -> None:
         """Note where the file ends at the beginning of a transaction that writes."""
@@ -68,6 +83,9 @@ class Room:
         run = self._long + _SLACK  # these have to follow one another
         if (end + single + run + kept) * PAGE > self.reserved:
             self._reserve((end + single + run + kept) * PAGE, (end + run) * PAGE, single + kept)
+        elif kept and self._tried < end - 1 > self.calm:  # enough for this change, too little for the next short one
+            self._tried = end
+            self._allocate(self.reserved, self.reserved + 2 * _QUICK * PAGE)
 
     def need_to_clear(self, txn: lmdb.Transaction[bytes]) -> None:
         """Reserve what the list of the pages takes that become free."""
@@ -91,10 +109,11 @@ class Room:
             return
         if self._allocate(start, least) and self._reusable() >= single:
             return
-        raise failures.full(self.name, end - start)
+        raise failures.full(self.name, end - start, self._code)
 
     def _allocate(self, start: int, end: int) -> bool:
         if end > start:
+            self._code = errno.ENOSPC
             if limits.lacks(end - start):
                 return False
             try:
@@ -102,6 +121,7 @@ class Room:
             except OSError as error:
                 if error.errno not in failures.NO_ROOM:
                     raise
+                self._code = error.errno
                 return False
             self.reserved = end
             self.calm = end // PAGE - KEPT - _SLACK - _QUICK
@@ -116,13 +136,16 @@ class Room:
         return sum(count for number, count in found if number < limit)
 
 
-def make(home: str) -> None:
+def make(home: str, name: str) -> None:
     """Make a store of the empty file in a new folder."""
+    failures.check_engine()
+    limits.check_file_size(name, MAP)
     try:
-        lmdb.open(home, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False).close()  # its first pages
+        descriptors.take_streams()
+        lmdb.open(home, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False, lib_version=0).close()
     except lmdb.Error as error:
-        raise failures.of_new(error) from None
-    lock = os.open(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        raise failures.of_new(name, error) from None
+    lock = folders.open_(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         os.posix_fallocate(lock, 0, _LOCKS)
     finally:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from shmkernel.dicts import entries, keys, meta, store, values
-from shmkernel.dicts.access import AT_ONCE, MISSING, Access, GoneError, is_large, items, known
+from shmkernel.dicts.access import AT_ONCE, MISSING, Access, GoneError, inside, is_large, items, known, pairs
+from shmkernel.dicts.cache import KEYS
 from shmkernel.dicts.transactions import Transaction
 from shmkernel.dicts.views import SharedItems, SharedKeys, SharedValues
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Txn = lmdb.Transaction[bytes]
 
 _FIRST, _SECOND = meta.NUMBERS
+_CHANGED = "dictionary changed size during iteration"  # as a dict says
 _SHOWN = 100  # items in the repr
 
 
@@ -31,8 +33,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     stored raises a TypeError that says where it is; nothing is ever pickled.
 
     Each operation is one step for all kernels, and several can be made one (`transaction`, `increment`,
-    `compare_and_set`). A loop over it reads on where it was, so what others change meanwhile may or may not be seen;
-    `to_dict` is a snapshot.
+    `compare_and_set`). A loop over it reads on where it was: what other processes change meanwhile may or may not be
+    seen, and if this process inserts or removes a key it raises RuntimeError, as a dict does. `to_dict` is a snapshot.
 
     A list, dict or small array that is read is a copy: changing it changes nothing here. Store it again, in a
     `transaction` if others write too. An array of 1 MiB or more is not copied: it is attached, and its elements are
@@ -60,7 +62,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     def __getitem__(self, key: object) -> Any:  # noqa: ANN401
         opened = self._store
         words, cache = opened.words, opened.cache
-        if words[_FIRST] + words[_SECOND] == cache.tag:
+        if words[_FIRST] + words[_SECOND] == cache.tag and type(key) in KEYS:
             try:
                 return cache.values[key]
             except KeyError:
@@ -74,7 +76,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         """Return the value of the key, or `default`."""
         opened = self._store
         words, cache = opened.words, opened.cache
-        if words[_FIRST] + words[_SECOND] == cache.tag:
+        if words[_FIRST] + words[_SECOND] == cache.tag and type(key) in KEYS:
             try:
                 return cache.values[key]
             except KeyError:
@@ -91,8 +93,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def __len__(self) -> int:
         opened = self._store
-        if inside := opened.mine():
-            return inside.stat()["entries"] // 2
+        if (block := opened.mine()) is not None:
+            return inside(block).stat()["entries"] // 2
         return meta.count(opened.words)
 
     def __iter__(self) -> Iterator[Any]:
@@ -163,7 +165,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def __setitem__(self, key: object, value: object) -> None:
         opened = self._store
-        if type(value) in values.SCALARS and type(key) is str and opened.owner is None and self._mode != "r":
+        if type(value) in values.SCALARS and type(key) is str and opened.block is None and self._mode != "r":
             try:
                 raw, data = key.encode(), values.encode(value)
             except (OverflowError, UnicodeEncodeError):
@@ -293,11 +295,18 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         return self._change(step, ready)
 
-    def transaction(self) -> Transaction:
+    def transaction(self, timeout: float | None = None) -> Transaction:
         """Make all that follows in the block one step for all kernels, or nothing of it if it raises.
 
         Others read what was before until the block ends; whoever wants to write waits for that, so keep it short.
-        One inside another joins it.
+        One inside another joins it. It belongs to the thread that entered it and, in a running event loop, to the task:
+        ``async with d.transaction():`` waits without blocking the loop.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds until TimedOutError; by default patience has no end but Ctrl-C. In a transaction of another dict it
+            is 10 s, since two that wait for each other would wait for ever.
 
         Examples
         --------
@@ -311,21 +320,36 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         >>> shm.unlink("cfg")
         """
         self._check_writable()
-        return Transaction(self, self._store)
+        return Transaction(self, self._store, timeout)
 
     def _keys(self, *, backwards: bool = False) -> Iterator[Any]:
-        for _, keys_ in self._batches(lambda _, placed: entries.keys_of(placed), backwards=backwards):
-            yield from keys_
+        opened = self._store
+        size = opened.resized
+        for found in self._batches(_keys, backwards=backwards):
+            for key in found:
+                yield key
+                if opened.resized != size:
+                    raise RuntimeError(_CHANGED)
 
     def _pairs(self, *, backwards: bool = False) -> Iterator[tuple[Any, Any]]:
-        for keys_, values_ in self._batches(items, backwards=backwards):
-            if values.File not in set(map(type, values_)):
-                yield from zip(keys_, values_, strict=True)
-                continue
-            for key, value in zip(keys_, values_, strict=True):
-                whole = self._get(key) if type(value) is values.File else value
-                if whole is not MISSING:  # else it was removed since
-                    yield key, whole
+        opened = self._store
+        size = opened.resized
+        for found in self._batches(pairs, backwards=backwards):
+            for pair in found:
+                if type(pair[1]) is values.File:
+                    whole = self._get(pair[0])
+                    if whole is MISSING:  # it was removed since
+                        continue
+                    yield pair[0], whole
+                else:
+                    yield pair
+                if opened.resized != size:
+                    raise RuntimeError(_CHANGED)
+
+
+def _keys(_: Txn, placed: list[bytes]) -> tuple[list[Any], list[bytes]]:
+    raws, keys_ = entries.keys_of(placed)
+    return keys_, raws
 
 
 def _same(one: object, other: object) -> bool:

@@ -1,13 +1,12 @@
-"""The LMDB file under a shared dict: open it, read in it, take the writers' turn.
+"""The LMDB file under a shared dict: open it, read in it, change it.
 
 The map has one size for everybody, far beyond what there is: whoever opens the file with a smaller one cuts it off
 under the others. The lock file is made (room.py) whole, before LMDB sees it, and never opened again: closing any
 descriptor of it would drop LMDB's locks.
 
-Whoever waits for LMDB's mutex does not hear Ctrl-C, and his death there frees it from a holder whose thread has the
-same number in another pid namespace. So a turn that may take long is announced (meta.GATE), and taken under a byte
-lock of the file, as is every turn once processes of two namespaces have it open. Whoever finds it announced waits
-for the byte lock first. What excludes writers is the mutex, so nothing depends on the lock being held to the end.
+A change of its own takes LMDB's mutex in the thread that makes it, for microseconds. One that may take long takes the
+writers' turn first (turns.py). A transaction of several changes is begun and ended by a thread that does nothing else
+(keeper.py, blocks.py), because the mutex belongs to a thread.
 
 A forked child can use nothing of this; it lets go of all, and opens the store for itself when it needs it.
 """
@@ -16,81 +15,73 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import io
+import functools
 import os
-import struct
-import threading
 import weakref
-from threading import get_ident
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 from lmdb import _envid
 
-from shmkernel import fork, frames, identity, interrupts, memory
-from shmkernel.dicts import entries, failures, meta
+from shmkernel import descriptors, folders, fork, identity, interrupts
+from shmkernel.dicts import entries, failures, meta, turns, verify
 from shmkernel.dicts.beside import Beside
+from shmkernel.dicts.blocks import Block
+from shmkernel.dicts.cache import LIMIT, NOTHING, Cache
 from shmkernel.dicts.meta import LAST, MAP, OTHER, PAGE
 from shmkernel.dicts.room import CHECKED, Room
+from shmkernel.dicts.turns import Turn, Turns
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
-    from types import FrameType
+
+    from shmkernel.interrupts import Entry
 
     Txn = lmdb.Transaction[bytes]
 
 T = TypeVar("T")
-
 _PORTION = 1 << 14  # entries that are written at once
-_CACHED = 1 << 16  # values that are remembered
-SHORT = 1 << 10  # bytes of the longest
+SHORT = 1 << 10  # bytes of the longest value that is remembered
 _FIRST, _SECOND = meta.NUMBERS
-_TURN = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)  # a struct flock for the first byte
+_NEVER = 1 << 64  # the number of a transaction that is not stored
+_NEW: Any = object()  # in the place of an entry that is not there
+_AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _guard = interrupts.Guard()
-_env_keys = _envid.env_keys
-_NEVER = 1 << 64  # the number of a transaction that is not stored
-_AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
-_turns: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
 _inherited: set[str] = set()  # folders of the stores that an ancestor of this process had open when it forked
-
-
-class Cache:
-    """Values that do not change, as they were after a commit. ``tag`` is the sum of both pages' numbers then."""
-
-    __slots__ = ("heads", "last", "tag", "values")
-
-    def __init__(self, tag: int) -> None:
-        self.tag = tag
-        self.values: dict[object, object] = {}
-        self.heads: dict[bytes, bytes] = {}  # what precedes the value in the entry of a key
-        self.last: int | None = None  # the greatest number in the order
+_env_keys = _envid.env_keys
 
 
 class Store:
     """One LMDB file, open once in a process. ``words`` are its first two pages, as they are now."""
 
     __slots__ = (
-        "__weakref__", "_env", "_fd", "_frame", "_turn", "beside", "cache", "failed", "guard", "home", "mapping",
-        "name", "owner", "room", "told", "touched", "txn", "words",
+        "__weakref__", "_env", "_fd", "beside", "block", "cache", "home", "left_to_parent", "mapping",
+        "name", "resized", "room", "told", "turns", "words",
     )  # fmt: skip
 
-    def __init__(self, home: str, mapping: mmap.mmap, name: str) -> None:
+    def __init__(self, home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> None:
         self.home, self.mapping, self.name = home, mapping, name
         self.words = memoryview(mapping)[: 2 * PAGE].cast("Q")
-        self.owner: int | None = None  # the thread that is inside `transaction`
-        self.txn: Txn | None = None
-        self._frame: FrameType | None = None  # whose block it is
-        self._turn: contextlib.AbstractContextManager[object] = _AT_ONCE
-        self.failed = self.touched = False  # what it did so far is not whole; whether it did anything
+        self.block: Block | None = None
+        self.left_to_parent = 0  # transactions entered before a fork, to be left without doing anything
+        self.resized = 0  # by how many keys this process has made it larger
         self.beside, self.room = Beside(home), Room(name, self.words)
-        self.cache = Cache(-1)
+        self.cache = Cache(NOTHING)
         self.told: Callable[[str], object] | None = None  # called after a change, where somebody listens
         self._fd = -1
-        self.guard = threading.Lock()  # of what is remembered
-        self._env: lmdb.Environment | None = self._open()
+        self._env: lmdb.Environment | None = None
+        path = f"{home}/data.mdb"
+        try:
+            descriptors.take_streams()
+            self._fd = self.room.fd = folders.open_(path, os.O_RDWR)
+            self.turns = Turns(self._fd, path, name, functools.partial(_inside, home))
+        except FileNotFoundError:
+            raise failures.gone(name) from None
+        if new:
+            self.turns.seal()
+        self._reopen()
         self._join()
 
     def __del__(self) -> None:
@@ -122,28 +113,11 @@ class Store:
     def turn(self, *, long: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[object]:
         """Wait for the writers' turn where Ctrl-C is heard: ``with store.turn(): txn = store.writing()``.
 
-        It is a file that closes itself, in C, and so lets go however early Ctrl-C comes. `long`: tell the others.
+        `long`: it may take long, so others shall wait for it there too.
         """
         if not (long or self.words[meta.GATE]):
             return _AT_ONCE
-        if self._env is None:
-            self._reopen()
-        file = None
-        try:
-            with memory.no_fork:
-                file = io.FileIO(f"/proc/self/fd/{self._fd}", "r+")
-                _turns.add(file)
-            fcntl.fcntl(file, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _TURN)
-            os.pwrite(self._fd, b"\1" if long else b"\0", meta.GATE * 8)
-        except BaseException:
-            if file is not None:
-                file.close()
-            raise
-        return file
-
-    def turned(self) -> None:
-        """Tell the others that a long turn is over."""
-        os.pwrite(self._fd, b"\0", meta.GATE * 8)
+        return Turn(self.turns, long=long, wait=wait)
 
     def writing(self) -> Txn:
         """Begin to write; waits until no other process does."""
@@ -151,48 +125,32 @@ class Store:
         txn = self._begin(env)
         try:
             self.room.begin(env)
-            self.beside = Beside(self.home)
+            left, self.beside = self.beside, Beside(self.home)
+            if left.interrupted():
+                self.beside.settle(entries.files(txn))
         except BaseException:
             txn.abort()
             raise
         return txn
 
-    def enter(self, frame: FrameType) -> Txn:
-        """Begin a transaction that is this thread's until `write` or `undo`, on behalf of a frame."""
-        me, cache = get_ident(), Cache(-1)
-        turn = self.turn(long=True)
-        try:
-            txn = self.writing()
-        except BaseException:
-            turn.__exit__(None, None, None)
-            raise
-        self.txn, self.owner, self._frame, self._turn, self.cache, self.failed = txn, me, frame, turn, cache, False
-        return txn
+    def new_block(self, entry: Entry) -> Block:
+        """Make a transaction of several changes, which is begun when the turn for it was taken."""
+        self._env or self._reopen()  # not in the keeper: it waits for no guard
+        return Block(self, entry)
 
-    def mine(self) -> Txn | None:
-        """Return the transaction that this thread is inside of; one whose block Ctrl-C has ended is undone."""
-        if self.owner != get_ident():
-            return None
-        if frames.ended(self._frame):
-            self.undo()
-        return self.txn
+    def entered(self, block: Block) -> None:
+        """Have all that its owner reads and writes go into this transaction."""
+        self.block, self.cache = block, Cache(NOTHING)
 
-    def undo(self) -> None:
-        """Undo the transaction that this thread is inside of."""
-        if self.txn is not None:
-            self.txn.abort()
-            self.beside.end()
-            self._leave_block()
-
-    def _leave_block(self) -> None:
-        self.turned()
-        self._turn.__exit__(None, None, None)
-        self.txn = self.owner = self._frame = None  # last: until then `mine` ends what Ctrl-C has not let end
+    def mine(self) -> Block | None:
+        """Return the transaction that the caller is inside of."""
+        block = self.block
+        return block if block is not None and block.is_mine() else None
 
     def set(self, raw: bytes, data: bytes, key: object, value: object) -> bool:
         """Store a short value in a transaction of its own; False if it takes the longer way."""
         env = self._env
-        if env is None or self.words[meta.GATE]:
+        if env is None or self.words[meta.GATE]:  # between this look and the mutex, no other thread of ours runs
             return False
         txn = env.begin(None, None, True)  # keywords take a tenth of a microsecond
         try:
@@ -202,9 +160,10 @@ class Store:
                 return False
             cache, tag = self.cache, first + second
             head, last = (cache.heads.get(raw), cache.last) if cache.tag == tag else (None, None)
+            entry: Any = None
             if head is None:
-                entry = txn.get(raw)
-                if entry is None:
+                entry = txn.get(raw, _NEW)
+                if entry is _NEW:
                     last = (entries.last(txn) if last is None else last) + 1
                     txn.put(entries.place(last), raw)
                     head = entries.head(last)
@@ -216,30 +175,33 @@ class Store:
             txn.commit()
         except lmdb.Error as error:
             raise failures.of(self.name, error) from None
+        except entries.WrongError as error:
+            raise failures.wrong(self.name, error, key) from None
         finally:
             txn.abort()
+        if entry is _NEW:
+            self.resized += 1
         if words[meta.LISTENED]:
             self._tell()
-        with self.guard:
-            if cache.tag != tag or len(cache.heads) >= _CACHED:  # others wrote since: what was remembered may be old
-                if self.cache is not cache or self.owner is not None:
-                    return True
-                cache = self.cache = Cache(tag)
-            cache.values[key] = value
-            cache.heads[raw] = head
-            cache.last = last
-            cache.tag = tag + 2
+        if cache.tag != tag or len(cache.heads) >= LIMIT:  # others wrote since: what was remembered may be old
+            found, cache = cache, Cache(NOTHING)
+            cache.note(raw, key, value, head, last, tag + 2)
+            if self.cache is found and self.block is None:
+                self.cache = cache
+        else:
+            cache.note(raw, key, value, head, last, tag + 2)
         return True
 
     def remember(self, tag: int, key: object, value: object) -> None:
         """Remember a value that was read in the snapshot of this tag."""
-        with self.guard:
-            cache = self.cache
-            if cache.tag != tag or len(cache.values) >= _CACHED:
-                if tag < cache.tag or self.owner is not None:
-                    return
-                cache = self.cache = Cache(tag)
+        cache = self.cache
+        if cache.tag == tag and len(cache.values) < LIMIT:
+            cache.values.setdefault(key, value)
+        elif tag >= cache.tag:
+            found, cache = cache, Cache(tag)
             cache.values[key] = value
+            if self.cache is found and self.block is None:
+                self.cache = cache
 
     def fill(self, keys: list[bytes], content: list[bytes], progress: Callable[[int], None]) -> None:
         """Write entries, sorted by their keys, into a store that is empty, and that nobody else has open."""
@@ -265,12 +227,12 @@ class Store:
         progress(size)
 
     def write(self, step: Callable[[Txn], T]) -> T:
-        """Make a change everybody's: of a transaction of its own, or as the last of the one this thread is inside of.
+        """Make a change everybody's, in a transaction of its own.
 
         Nothing that Ctrl-C may end stands between a beginning and its ``try``, and ends that have to come are C's.
         """
-        txn = self.txn if self.txn is not None and self.owner == get_ident() else self.writing()
-        words, beside, number = self.words, self.beside, _NEVER
+        resized, words, number, generation = self.resized, self.words, _NEVER, fork.generation
+        txn = self.writing()
         try:
             number = txn.id()
             result = step(txn)
@@ -279,14 +241,36 @@ class Store:
             number = _NEVER
             raise failures.of(self.name, error) from None
         finally:
-            beside.stored = number <= words[_FIRST] or number <= words[_SECOND]  # though Ctrl-C came right after it
-            txn.abort()
-            beside.end()
-            if txn is self.txn:
-                self._leave_block()
-            if beside.stored and words[meta.LISTENED]:
-                self._tell()
+            if generation == fork.generation:  # else what ran here has forked: the transaction is the parent's
+                stored = number <= words[_FIRST] or number <= words[_SECOND]  # though Ctrl-C came right after it
+                self.beside.stored = stored
+                if not stored:
+                    self.resized = resized
+                txn.abort()
+                self._after(stored)
         return result
+
+    def commit(self, txn: Txn) -> None:
+        """Store a transaction of several changes; by the keeper."""
+        stored = False
+        try:
+            txn.commit()
+            self.beside.stored = stored = True
+        except lmdb.Error as error:
+            raise failures.of(self.name, error) from None
+        finally:
+            txn.abort()
+            self._after(stored)
+
+    def abort(self, txn: Txn) -> None:
+        """Undo a transaction of several changes; by the keeper."""
+        txn.abort()
+        self._after(stored=False)
+
+    def _after(self, stored: bool) -> None:
+        self.beside.end()
+        if stored and self.words[meta.LISTENED]:
+            self._tell()
 
     def _tell(self) -> None:
         """Tell who waits for it that it has changed, unless another has its name by now."""
@@ -296,14 +280,13 @@ class Store:
 
     def settle(self) -> None:
         """Remove what lies beside the store and no value refers to, if a writer died in his turn."""
-        if self.beside.marked():
+        if self.beside.marked() and self.mine() is None:
             with contextlib.suppress(BlockingIOError), self.turn(long=True, wait=False):  # else he lives
                 txn = self.writing()
                 try:
                     self.beside.settle(entries.files(txn))
                 finally:
                     txn.abort()
-                    self.turned()
 
     def free(self) -> None:
         """Commit a change that changes nothing: only the one after it can use the pages that the last one freed."""
@@ -325,7 +308,7 @@ class Store:
         for file in entries.files(txn) if self.beside.any() else ():
             self.beside.doom(file)
         self.room.need_to_clear(txn)
-        self.touched = True
+        self.resized -= meta.count(self.words) if self.block is None else txn.stat()["entries"] // 2
         if self._env:
             txn.drop(self._env.open_db(None, txn), delete=False)
 
@@ -339,9 +322,10 @@ class Store:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._env))
             _inherited.add(self.home)
             _envid.env_keys = _keys
-        self._env = self.txn = self.owner = self._frame = None
-        self.beside = Beside(self.home)
-        self.cache, self.guard = Cache(-1), threading.Lock()
+        if self.block is not None:
+            self.left_to_parent += sum(entry.explicit for entry in self.block.entries)
+        self._env = self.block = None
+        self.beside, self.cache = Beside(self.home), Cache(NOTHING)
 
     def _begin(self, env: lmdb.Environment) -> Txn:
         try:
@@ -350,9 +334,11 @@ class Store:
             raise failures.of(self.name, error) from None
 
     def _open(self) -> lmdb.Environment:
+        failures.check_engine()
+        if not self.turns.sealed():
+            verify.check(self.home, self.name, self.words)
         try:
-            if self._fd < 0:
-                self._fd = self.room.fd = os.open(f"{self.home}/data.mdb", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptors.take_streams()
             env = lmdb.open(
                 self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False,
                 lib_version=0,
@@ -361,6 +347,7 @@ class Store:
             raise failures.gone(self.name) from None
         except lmdb.Error as error:
             raise failures.of(self.name, error) from None
+        self.turns.seal()
         env.reader_check()
         return env
 
@@ -369,9 +356,9 @@ class Store:
         mine = identity.pid_namespace()
         if self.words[meta.SPACE] != mine:
             if self.words[meta.SPACE]:
-                os.pwrite(self._fd, b"\1", meta.GATE * 8 + 1)
+                self.turns.mark(meta.GATE, b"\1", at=1)
             else:
-                os.pwrite(self._fd, mine.to_bytes(8, "little"), meta.SPACE * 8)
+                self.turns.mark(meta.SPACE, mine.to_bytes(8, "little"))
 
     def _reopen(self) -> lmdb.Environment:
         with _guard:
@@ -380,32 +367,32 @@ class Store:
             return self._env
 
 
+def _inside(home: str) -> list[str]:
+    """Return the names of the other dicts in whose transactions the caller is."""
+    return [one.name for one in list(_stores.values()) if one.home != home and one.mine() is not None]
+
+
 def _keys(path: str, subdir: bool) -> tuple[object, ...]:
     """Say by what py-lmdb knows that a store is open already; its list of them is the parent's after a fork."""
     found: tuple[object, ...] = () if path in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
     return found
 
 
-def connect(home: str, mapping: mmap.mmap, name: str) -> Store:
-    """Return this process's one Store of this folder."""
+def connect(home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> Store:
+    """Return this process's one Store of this folder; a `new` one was made by the caller."""
     with _guard:
         found = _stores.get(home)
         if found is None:
-            found = _stores[home] = Store(home, mapping, name)
+            found = _stores[home] = Store(home, mapping, name, new=new)
+        elif not found.turns.sealed():
+            verify.check(home, name, found.words)
+            found.turns.seal()
         return found
-
-
-def tidy(*_: object) -> None:
-    """Undo the transactions whose blocks Ctrl-C has ended, and remove what it left beside the stores."""
-    for store in list(_stores.values()):
-        if store.mine() is None:
-            store.settle()
 
 
 def _after_fork() -> None:
     _guard.in_child()
-    for turn in [*_turns]:
-        turn.close()
+    turns.close_all()
     for store in list(_stores.values()):
         store.leave()
 

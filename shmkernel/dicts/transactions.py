@@ -1,49 +1,159 @@
-"""Blocks that are one step for all kernels."""
+"""Transactions, for ``with`` and ``async with``: several changes that are one step for all kernels."""
 
 from __future__ import annotations
 
-import sys
+import warnings
 from typing import TYPE_CHECKING
 
-from shmkernel import frames
-from shmkernel.dicts import store
-from shmkernel.errors import ArgumentError
+from shmkernel import interrupts
+from shmkernel.errors import ArgumentError, LockError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
+    from typing import Any
 
-    import lmdb
-
+    from shmkernel.dicts import store
+    from shmkernel.dicts.blocks import Block
     from shmkernel.dicts.shared import SharedDict
+    from shmkernel.interrupts import Entry
+
+    Kind = type[BaseException] | None
+
+_ASYNC = 0.01, 0.002  # seconds that a loop waits for the beginning, at once and between its other work
 
 
-class Transaction:
-    """What `SharedDict.transaction` returns, for ``with``."""
+class Transaction(interrupts.Holding):
+    """What `SharedDict.transaction` returns. It has no state but what it is for: each statement has an entry."""
 
-    __slots__ = ("_dict", "_store", "_txn")
+    __slots__ = ("_dict", "_store", "_timeout")
 
-    def __init__(self, given: SharedDict, opened: store.Store) -> None:
-        self._dict, self._store = given, opened
-        self._txn: lmdb.Transaction[bytes] | None = None  # of the outermost block
-        frames.after_each_cell(store.tidy)
+    def __init__(self, given: SharedDict, opened: store.Store, timeout: float | None) -> None:
+        self._dict, self._store, self._timeout = given, opened, timeout
 
-    def __enter__(self) -> SharedDict:
-        if self._store.mine() is None:
-            self._txn = self._store.enter(sys._getframe(1))  # noqa: SLF001
+    def _enter(self, entry: Entry) -> SharedDict:
+        if not self._joins(entry):
+            block = entry.taken = self._store.new_block(entry)
+            try:
+                self._store.turns.take(block, long=True, timeout=self._timeout)
+                block.begin().wait()
+            except BaseException:  # an explicit entry has no token that would undo it
+                block.undo(wait=False)
+                raise
         return self._dict
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def _joins(self, entry: Entry) -> bool:
         opened = self._store
-        if self._txn is None:
-            opened.failed |= kind is not None
+        block = opened.block
+        if block is None:
+            return False
+        if not block.is_mine():
+            block.refuse_others()
+            return False
+        entry.taken = block
+        block.entries.append(entry)
+        return True
+
+    def __aenter__(self) -> Coroutine[Any, Any, SharedDict]:
+        return self._enter_async(interrupts.entry_of(self))
+
+    __aexit__ = interrupts.Exit("_exit_async")
+
+    async def _enter_async(self, entry: Entry) -> SharedDict:
+        import asyncio  # noqa: PLC0415  slow, and here it is loaded
+
+        opened = self._store
+        if opened.mine() is not None:
+            self._joins(entry)
+            return self._dict
+        block = entry.taken = opened.new_block(entry)
+        try:
+            await opened.turns.take_async(block, self._timeout)
+            job = block.begin()
+            at_once, later = _ASYNC
+            if not job.wait(at_once):
+                while not job.wait(0):  # noqa: ASYNC110  another thread's work, mostly done by now
+                    await asyncio.sleep(later)
+        except BaseException:
+            block.undo(wait=False)
+            raise
+        return self._dict
+
+    def _exit_async(
+        self, entry: Entry | None, kind: Kind, error: BaseException | None, at: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        self._exit(entry, kind, error, at)
+        return _nothing()
+
+    def _leave(self, entry: Entry | None, kind: Kind) -> None:
+        name = self._dict.name
+        if entry is None:
+            entry = self._last()
+            if entry is None:
+                return
+        block: Block = entry.taken
+        if block.over:
+            if kind is None:
+                raise LockError(f"{name!r}: nothing of the transaction is stored, since it was ended before", name=name)
             return
-        if opened.txn is not self._txn:  # in a child that was forked inside: the transaction is the parent's
+        if not block.owner.is_me():
+            block.undo(wait=kind is not GeneratorExit)
+            if kind is None:
+                message = (
+                    f"{name!r}: nothing of the transaction is stored, since it is left in another thread or task than "
+                    "it was entered in"
+                )
+                raise LockError(message, name=name)
+            self._warn(block, kind)
             return
-        if kind is None and not opened.failed:
-            opened.write(lambda _: None)
+        block.failed |= kind is not None
+        if entry is not block.entries[0]:
+            block.entries.remove(entry)
+        elif len(block.entries) > 1:
+            block.undo()
+            if kind is None:
+                what = "one that was entered inside it has not been left"
+                message = f"{name!r}: nothing of the transaction is stored, since {what}"
+                raise LockError(message, name=name)
+        elif not block.failed:
+            block.commit()
+        else:
+            block.undo(wait=kind is not GeneratorExit)
+            if kind is None:
+                message = f"{name!r}: nothing of the transaction is stored, since a part of it failed"
+                raise ArgumentError(message, name=name)
+            self._warn(block, kind)
+
+    def _last(self) -> Entry | None:
+        """Return the entry that an explicit ``__exit__`` leaves."""
+        opened, name = self._store, self._dict.name
+        block = opened.mine()
+        explicit = [entry for entry in block.entries if entry.explicit] if block else []
+        if explicit:
+            return explicit[-1]
+        if opened.left_to_parent:
+            opened.left_to_parent -= 1
+            return None
+        raise LockError(f"{name!r} is in no transaction that this thread, or task, has entered", name=name)
+
+    def _abort(self, entry: Entry) -> None:
+        block: Block | None = entry.taken
+        if block is None:
             return
-        opened.undo()
-        if kind is None:
-            name = self._dict.name
-            message = f"{name!r}: nothing of the transaction is stored, since a part of it failed"
-            raise ArgumentError(message, name=name)
+        if entry is block.entries[0]:
+            block.undo(wait=False)  # nothing, if it has ended
+        elif entry in block.entries:
+            block.entries.remove(entry)
+            block.failed = True
+
+    def _warn(self, block: Block, kind: Kind) -> None:
+        if kind is GeneratorExit and block.wrote:
+            message = (
+                f"{self._dict.name!r}: a generator was closed inside a transaction, so all that its thread wrote since "
+                "it was entered is undone, in the generator or not"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+async def _nothing() -> None:
+    pass

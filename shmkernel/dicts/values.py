@@ -7,10 +7,13 @@ MessagePack again. Nothing is ever pickled, and what would not come back as it i
 from __future__ import annotations
 
 import ast
+import collections.abc
 import contextlib
 import datetime as dt
 import decimal
+import enum
 import functools
+import math
 import struct
 import uuid
 import zoneinfo
@@ -34,6 +37,8 @@ _SURE: frozenset[type] = SCALARS - {str, int}  # what it has of these whatever t
 ) = range(1, 17)  # fmt: skip
 _PARTS: dict[type, int] = {list: 0, tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
 _SMALLEST, _GREATEST = -(1 << 63), (1 << 64) - 1
+_LONGEST = 1 << 16  # characters of a dtype
+_NAME = 16  # hexadecimal digits: secrets.token_hex(8)
 _PAIR = struct.Struct(">dd")
 
 
@@ -77,8 +82,14 @@ def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
     """Read a value. A list, dict or array is a new one each time. ValueError if these bytes are none."""
     try:
         return decode(data)
-    except msgspec.DecodeError as error:
-        raise ValueError(str(error)) from None
+    except (MemoryError, ZoneError):
+        raise
+    except Exception as error:  # noqa: BLE001  nobody can list what numpy, msgspec and datetime raise
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+class ZoneError(Exception):
+    """A time in a zone that this machine does not know."""
 
 
 def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401
@@ -88,8 +99,21 @@ def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401
     return make(data)
 
 
+def decode(data: bytes | memoryview) -> Any:  # noqa: ANN401
+    """Read a value, with whatever error the bytes provoke."""
+    try:
+        return _decode(data)
+    except (MemoryError, RecursionError):
+        try:
+            _skip(data)
+        except Exception as error:  # noqa: BLE001  a size that the bytes do not have, or no end of nesting
+            raise ValueError(str(error) or type(error).__name__) from None
+        raise
+
+
 encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
-decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=_raise).decode
+_decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=_raise).decode
+_skip: Callable[[bytes | memoryview], object] = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
 def _lower(value: object, sure: frozenset[type]) -> object:
@@ -105,6 +129,9 @@ def _lower(value: object, sure: frozenset[type]) -> object:
     if make := _LOWER.get(kind):
         return make(value)
     if isinstance(value, np.generic):
+        if value.dtype.kind in "SU" and cast("bytes | str", value)[-1:] in (b"\0", "\0"):
+            plain = "bytes" if value.dtype.kind == "S" else "str"
+            raise NoValueError(value, f"numpy would take the zeros at its end away: give {plain}(...) of it")
         return Ext(_SCALAR, encode([_describe(value, value.dtype), [], "C", value.tobytes()]))
     raise NoValueError(value)
 
@@ -172,11 +199,20 @@ def _zone(value: dt.datetime | dt.time) -> object:
 def _in_zone(kind: Any, text: str, fold: int, zone: Any) -> Any:  # noqa: ANN401
     found: dt.tzinfo | None = None
     if isinstance(zone, str):
-        found = zoneinfo.ZoneInfo(zone)
+        try:
+            found = zoneinfo.ZoneInfo(zone)
+        except zoneinfo.ZoneInfoNotFoundError as error:
+            raise ZoneError(zone) from error
     elif zone is not None:
         offset = dt.timedelta(*zone[:3])
         found = dt.timezone(offset) if zone[3] is None else dt.timezone(offset, zone[3])
     return kind.fromisoformat(text).replace(tzinfo=found, fold=fold)
+
+
+def _file(name: bytes) -> File:
+    if len(name) != _NAME or name.strip(b"0123456789abcdef"):
+        raise ValueError(f"{name!r} is no file of a dict's")
+    return File(name.decode())
 
 
 def _array(value: NDArray[Any]) -> object:
@@ -185,11 +221,19 @@ def _array(value: NDArray[Any]) -> object:
 
 
 def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
-    return np.ndarray(tuple(shape), dtype_of(text), bytearray(data), order=order)
+    dtype = dtype_of(text)
+    size = dtype.itemsize
+    if not size and not shape and dtype.kind in "SU":  # numpy's empty text has one character, and its type says none
+        size = np.dtype(f"{dtype.kind}1").itemsize
+    if not size or math.prod(shape) * size != len(data) or min(shape, default=0) < 0:
+        raise ValueError(f"{len(data)} bytes are no array of {dtype} with the shape {tuple(shape)}")
+    return np.ndarray(tuple(shape), dtype, bytearray(data), order=order)
 
 
 def _describe(value: object, dtype: np.dtype[Any]) -> str:
     """Write a dtype as text."""
+    if not dtype.itemsize and not isinstance(value, np.generic):
+        raise NoValueError(value, f"its elements ({dtype}) take no memory")
     if dtype.hasobject or dtype.kind not in "?biufcmMSUV":
         raise NoValueError(value, f"its dtype {dtype} holds addresses, or bytes whose meaning no file format tells")
     try:
@@ -206,6 +250,8 @@ def _describe(value: object, dtype: np.dtype[Any]) -> str:
 @functools.lru_cache(maxsize=256)
 def dtype_of(text: str) -> np.dtype[Any]:
     """Read a dtype."""
+    if len(text) > _LONGEST:
+        raise ValueError("a dtype is too long")
     descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
     return npy.descr_to_dtype(descr)
 
@@ -239,7 +285,7 @@ _RAISE: dict[int, Callable[[memoryview], Any]] = {
     _UUID: lambda data: uuid.UUID(bytes=bytes(data)),
     _SCALAR: lambda data: _new_array(*decode(data))[()],
     _ARRAY: lambda data: _new_array(*decode(data)),
-    _FILE: lambda data: File(bytes(data).decode()),
+    _FILE: lambda data: _file(bytes(data)),
 }
 NAMES = {
     _TUPLE: "tuple",
@@ -257,8 +303,12 @@ NAMES = {
 def _cure(value: object) -> str:
     if isinstance(value, np.ndarray):
         return "give its plain values: numpy.asarray(...), or .filled(...) of a masked one"
+    if hasattr(value, "to_dict") and isinstance(value, collections.abc.Mapping):
+        return "give its to_dict(), which is a copy"
     if hasattr(value, "to_numpy"):
         return "give its to_numpy(), or to_dict()"
+    if isinstance(value, enum.Enum) and isinstance(value, str):  # whose str() may be its name
+        return "give its .value"
     for plain in (bool, int, float, str, bytes, list, tuple, set, dict):
         if isinstance(value, plain) or (plain is bytes and isinstance(value, (bytearray, memoryview))):
             return f"give {plain.__name__}(...) of it"

@@ -61,12 +61,11 @@ class Dict:
         size = sum(map(len, raws)) + sum(map(len, data)) + sum(one.size for one in large.values())
 
         def build(home: str, fd: int, progress: Callable[[int], None]) -> None:
-            dicts.room.make(home)
+            dicts.room.make(home, name)
             for file, one in large.items():
                 _write(home, file, one, progress)
-            dicts.store.connect(home, mmap.mmap(fd, 2 * meta.PAGE, access=mmap.ACCESS_READ), name).fill(
-                raws, data, progress
-            )
+            mapping = mmap.mmap(fd, 2 * meta.PAGE, access=mmap.ACCESS_READ)
+            dicts.store.connect(home, mapping, name, new=True).fill(raws, data, progress)
 
         return Plan(size, lambda: iter(()), build=build)
 
@@ -154,12 +153,12 @@ def _array() -> kinds.Kind:
     return kinds.named("array")
 
 
-def _put(home: str, array: NDArray[Any]) -> int:
+def _put(home: str, array: NDArray[Any], name: str) -> int:
     """Put an array into a nameless file; return its descriptor, or -1 where the folder has gone with the store's name.
 
     An array that is stored there for good gets its name in the transaction.
     """
-    plan = _array().plan("array", array, {})
+    plan = _array().plan(name, array, {})
     try:
         fd = memory.blank(home)
     except (FileNotFoundError, FolderError):
@@ -167,7 +166,7 @@ def _put(home: str, array: NDArray[Any]) -> int:
             raise
         return -1
     try:
-        memory.fill(fd, plan.size, plan.pieces(), "array", lambda _: None)
+        memory.fill(fd, plan.size, plan.pieces(), name, lambda _: None)
     except BaseException:
         os.close(fd)
         raise

@@ -11,6 +11,7 @@ import os
 import pickle
 import resource
 import threading
+import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import ClassVar
@@ -201,18 +202,60 @@ class TestViews:
         assert keys & {"b", "c"} == {"b"}
         assert len(values) == 2
 
-    def test_a_loop_goes_on_while_others_change_what_it_reads(self):
+    def test_a_loop_goes_on_while_other_processes_change_what_it_reads(self):
+        def change(_):
+            other = shm.attach("x", "r+")
+            for gone in range(500):
+                del other[gone]
+            other["new"] = 1
+
         x = shm.create("x", {n: n for n in range(1000)})
         seen = []
         for key in x:
             seen.append(key)
             if key == 10:
-                for gone in range(500):
-                    del x[gone]
-                x["new"] = 1
+                with Child(change) as child:
+                    assert child.join() == 0
         assert set(range(500, 1000)) <= set(seen)
         assert seen[-1] == "new"
         assert len(seen) == len(set(seen))
+
+    @pytest.mark.parametrize("change", ["insert", "remove", "clear", "elsewhere"])
+    def test_a_loop_that_changes_the_size_raises_as_a_dict_s_does(self, change):
+        x = shm.create("x", dict.fromkeys(range(100)))
+        said = []
+        for one in (dict.fromkeys(range(100)), x):
+            y = shm.attach("x") if change == "elsewhere" and one is x else one
+            for view in (one, one.keys(), one.values(), one.items()):
+                with pytest.raises(RuntimeError) as caught:  # noqa: PT012
+                    for _ in view:
+                        if change in ("insert", "elsewhere"):
+                            y[len(y)] = 0
+                        elif change == "remove":
+                            y.popitem()
+                        else:
+                            y.clear()
+                            y["a"] = 0
+                y.update(dict.fromkeys(range(100)))
+                said.append(str(caught.value))
+        assert said == ["dictionary changed size during iteration"] * 8
+
+    def test_a_loop_may_store_under_the_keys_that_are_there(self):
+        x = shm.create("x", dict.fromkeys(range(200), 0))
+        for key in x:
+            x[key] += 1
+        for key, value in x.items():
+            x[key] = [value]
+        assert list(x.values()) == [[1]] * 200
+
+    def test_values_are_read_by_bytes_not_by_count(self):
+        x = shm.create("x", {n: bytes(1 << 19) for n in range(20)})
+        tracemalloc.start()
+        for ways in (x.values(), reversed(x.values())):
+            assert sum(1 for _ in ways) == 20
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 4 << 20
 
     def test_a_large_one_is_shown_cut(self):
         x = shm.create("x", {n: n for n in range(1000)})
@@ -679,12 +722,26 @@ def test_too_many_open_files_are_not_the_dict_s_fault():
     assert {*errors} == {errno.EMFILE}
 
 
-def test_a_file_system_without_files_so_large_is_named(shm_dir):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # as ext2 has one of 16 GiB
+def test_a_limit_of_the_size_of_files_is_named(shm_dir):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, limits[1]))
     try:
-        with pytest.raises(shm.FolderError, match=r"no files of 64\.0 GiB"):
+        with pytest.raises(shm.LimitError, match=r"ulimit -f") as caught:
             shm.create("x", {"a": 1})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.limit) == (errno.EFBIG, "ulimit -f")
     assert homes(shm_dir) == []
+
+
+@pytest.mark.parametrize("act", [lambda: shm.create("y", {}), lambda: shm.attach("x")], ids=["create", "attach"])
+def test_a_limit_of_addresses_is_named_and_the_dict_is_not_called_damaged(act):
+    def limited(connection):
+        resource.setrlimit(resource.RLIMIT_AS, (32 << 30, 32 << 30))
+        try:
+            act()
+        except shm.LimitError as error:
+            connection.send((error.errno, error.limit, "unlink" in str(error)))
+
+    with holding(lambda: shm.create("x", {"a": 1})), Child(limited) as child:
+        assert child.hear() == (errno.ENOMEM, "ulimit -v", False)

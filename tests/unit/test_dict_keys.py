@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import enum
 import math
+import typing
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_a_text_is_its_utf_8_so_that_other_programs_can_read_it():
     assert keys.encode("naïve") == ("naïve".encode(), True)
 
 
-@pytest.mark.parametrize("key", [True, False, 1.0, -0.0, (1, True), "x" * 600])
+@pytest.mark.parametrize("key", [True, False, 1.0, -0.0, (1, True), "x" * 600, np.int64(1), (np.str_("a"),)])
 def test_where_the_bytes_do_not_tell_the_key_they_are_not_exact(key):
     assert keys.encode(key)[1] is False
 
@@ -81,8 +82,53 @@ class Number(enum.IntEnum):
     ],
     ids=lambda key: f"{type(key).__name__} {key!r}",
 )
-def test_what_is_equal_to_a_key_is_that_key(key, plain):
-    assert keys.encode(key)[0] == keys.encode(plain)[0]
+def test_what_is_equal_to_a_key_finds_it(key, plain):
+    assert keys.look_up(key) == keys.encode(plain)[0]
+
+
+class Caseless(str):
+    __slots__ = ()
+
+    def __hash__(self):
+        return hash(self.lower())
+
+    def __eq__(self, other):
+        return self.lower() == other.lower()
+
+
+class Pair(typing.NamedTuple):
+    a: int
+    b: int
+
+
+@pytest.mark.parametrize("key", [Colour.RED, Number.ONE, Pair(1, 2), Caseless("a"), (1, Number.ONE)], ids=repr)
+def test_a_key_that_would_come_back_as_another_type_is_refused_with_a_cure(key):
+    with pytest.raises(keys.NoKeyError) as caught:
+        keys.encode(key)
+    assert "give" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    "key",
+    [np.datetime64("2020-01-01", unit) for unit in ("D", "s", "ns")] + [np.datetime64("NaT"), np.timedelta64(3, "ns")],
+)
+def test_times_of_numpy_are_no_keys_whatever_their_unit(key):
+    with pytest.raises(keys.NoKeyError):
+        keys.encode(key)
+    with pytest.raises(keys.NoKeyError):
+        keys.look_up(key)
+
+
+def test_what_a_class_of_its_own_finds_equal_is_not_looked_up():
+    with pytest.raises(keys.NoKeyError):
+        keys.look_up(Caseless("a"))
+
+
+@pytest.mark.parametrize("key", [np.bytes_(b"a\0"), np.str_("a\0")], ids=repr)
+def test_zeros_that_numpy_takes_away_are_refused_to_be_stored_and_count_to_be_found(key):
+    with pytest.raises(keys.NoKeyError):
+        keys.encode(key)
+    assert keys.look_up(key) not in (keys.encode(b"a")[0], keys.encode("a")[0])
 
 
 def test_all_that_is_not_a_number_is_one_key():

@@ -1,0 +1,134 @@
+"""A transaction of several changes, from the entering of a statement to its leaving.
+
+What begins and ends it runs in the keeper (keeper.py), one step after the other, and each may be asked for twice. Who
+asks for an end sets `over`: from then on nobody takes the transaction for his own. Whoever is inside:
+
+    the owner (owners.py)    reads and writes in it
+    another thread           reads what was before, and waits to write
+    another task             of the same thread reads what was before, and may not write: that would block the loop
+
+It is stored if the statement that began it is left without an error, by its owner, after all that joined it. Any other
+end undoes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shmkernel import owners
+from shmkernel.dicts import keeper
+from shmkernel.errors import LockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import lmdb
+
+    from shmkernel.dicts.store import Store
+    from shmkernel.dicts.turns import Description
+    from shmkernel.interrupts import Entry
+
+
+class Block:
+    """``entries`` are the statements inside, the one that began it first; ``failed``: it will not be stored."""
+
+    __slots__ = ("_at_end", "_begun", "entries", "failed", "over", "owner", "store", "touched", "turn", "txn", "wrote")
+
+    def __init__(self, store: Store, entry: Entry) -> None:
+        self.store, self.entries = store, [entry]
+        self.owner = owners.Owner()
+        self.turn: Description | None = None
+        self.txn: lmdb.Transaction[bytes] | None = None
+        self.over = self.failed = False
+        self.touched = self.wrote = False  # by the change under way; by any
+        self._begun: keeper.Job | None = None
+        self._at_end: object = None
+
+    def is_mine(self) -> bool:
+        """Say whether who asks is inside."""
+        return not self.over and self.owner.is_me()
+
+    def begin(self) -> keeper.Job:
+        """Have it begun, by whoever has the turn."""
+        self._at_end = self.owner.at_end(self._thread_ended)
+        put, job = keeper.prepare(self._begin)
+        self._begun = job
+        put(job)
+        return job
+
+    def commit(self) -> None:
+        """Store it, and return when others can read it."""
+        self._see_to(*self._end(self._commit))
+
+    def undo(self, *, wait: bool = True) -> None:
+        """Undo it. What garbage collection undoes does not `wait`: it may have struck anywhere, in the keeper too."""
+        if self._begun is None:  # Ctrl-C came before it was asked for
+            self.over = True
+            self._let_go()
+            return
+        self._see_to(*self._end(self._undo), wait=wait and keeper.can_wait())
+
+    def refuse_others(self) -> None:
+        """Raise LockError in another task of the owner's thread."""
+        if not self.over and self.owner.is_thread():
+            name = self.store.name
+            message = (
+                f"{name!r} is in a transaction of another task of this thread, which would wait for it for ever. "
+                f"It can wait without blocking the loop: async with {name}.transaction():"
+            )
+            raise LockError(message, name=name)
+
+    def _see_to(self, put: Callable[[keeper.Job], object], job: keeper.Job, *, wait: bool = True) -> None:
+        try:
+            self.over = True
+            put(job)
+            if wait:
+                job.wait()
+        except KeyboardInterrupt:
+            if wait:
+                job.finish()  # what follows shall not see it happen
+            raise
+
+    def _end(self, act: Callable[[], None]) -> tuple[Callable[[keeper.Job], object], keeper.Job]:
+        if self._begun is not None and self._begun.inline:  # LMDB's mutex is this thread's
+            return keeper.Job.do, keeper.Job(act)
+        return keeper.prepare(act)
+
+    def _begin(self) -> None:
+        if self.over:
+            self._let_go()
+            return
+        try:
+            self.txn = self.store.writing()
+        except BaseException:
+            self.over = True
+            self._let_go()
+            raise
+        self.store.entered(self)
+
+    def _commit(self) -> None:
+        if self.txn is not None:
+            txn, self.txn = self.txn, None
+            try:
+                self.store.commit(txn)
+            finally:
+                self._let_go()
+
+    def _undo(self) -> None:
+        if self.txn is not None:
+            txn, self.txn = self.txn, None
+            try:
+                self.store.abort(txn)
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        turn, self.turn, self._at_end = self.turn, None, None
+        if self.store.block is self:
+            self.store.block = None
+        if turn is not None:
+            self.store.turns.end(turn)
+
+    def _thread_ended(self, _: object) -> None:
+        if not self.over:
+            self.undo(wait=False)

@@ -1,0 +1,205 @@
+"""The writers' turn: a byte lock of the store's file, for what may take long.
+
+LMDB's own mutex is deaf to Ctrl-C, so nobody waits in it for long. A turn that may take long is announced (meta.GATE)
+and taken under this lock first. It belongs to an open file description, so it excludes threads and processes alike, and
+the OS frees that of a dead one. Short changes look whether one is announced, and if so wait here too.
+
+Two transactions on two dicts, entered in opposite order, would wait for each other for ever. So who is inside one
+transaction waits for the turn of another dict for `PATIENCE` seconds at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import io
+import mmap
+import os
+import secrets
+import struct
+import time
+import weakref
+from typing import TYPE_CHECKING, Protocol
+
+from shmkernel import descriptors, interrupts, memory
+from shmkernel.dicts import meta
+from shmkernel.errors import FolderError, TimedOutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_SECOND = 10**9  # ns
+_ERA = 1 << 62  # ns: what a time of a file can be
+PATIENCE = 10.0  # seconds that a transaction waits for another dict
+AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
+_TAKE, _FREE = (struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
+_FIRST, _LONGEST = 0.0005, 0.01  # seconds between two tries of who has no endless patience
+_open: weakref.WeakSet[Description] = weakref.WeakSet()
+
+
+class Description(io.FileIO):
+    """An open file description, which can hold the lock."""
+
+    held = False
+
+
+class Holder(Protocol):
+    """What a turn is taken for. It has the description before that is locked."""
+
+    turn: Description | None
+
+
+class Turns:
+    """The turns of one store. ``inside`` names the dicts in whose transactions the caller is."""
+
+    __slots__ = ("_fd", "_inside", "_name", "_page", "_path")
+
+    def __init__(self, fd: int, path: str, name: str, inside: Callable[[], list[str]]) -> None:
+        self._fd, self._path, self._name, self._inside = fd, path, name, inside
+        self._page = mmap.mmap(fd, 2 * meta.PAGE)  # a store in it leaves the file's time alone: see verify.py
+
+    def announced(self) -> bool:
+        """Say whether somebody has a turn that may take long."""
+        return bool(self._page[meta.GATE * 8] or self._page[meta.GATE * 8 + 1])
+
+    def take(self, into: Holder, *, long: bool = False, wait: bool = True, timeout: float | None = None) -> None:
+        """Wait for the turn; BlockingIOError if it is not free and the caller does not `wait`."""
+        into.turn = file = self._description()
+        try:
+            if not _try(file):
+                if not wait:
+                    raise BlockingIOError  # noqa: TRY301  the description is closed below
+                self._wait(file, timeout)
+            file.held = True
+            self._page[meta.GATE * 8] = long
+        except BaseException:
+            self.end(file)
+            raise
+
+    async def take_async(self, into: Holder, timeout: float | None) -> None:  # noqa: ASYNC109  as `take`
+        """Wait for a long turn without blocking the loop."""
+        into.turn = file = self._description()
+        try:
+            if not _try(file):
+                for delay in self._delays(timeout, self._inside()):
+                    await asyncio.sleep(delay)
+                    if _try(file):
+                        break
+            file.held = True
+            self._page[meta.GATE * 8] = 1
+        except BaseException:
+            self.end(file)
+            raise
+
+    def end(self, file: Description) -> None:
+        """Give the turn back. It is unlocked too: a child on its way to its program has a copy of the descriptor."""
+        if file.closed:
+            return
+        if file.held:
+            file.held = False
+            self._page[meta.GATE * 8] = 0
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FREE)
+        file.close()
+
+    def mark(self, word: int, value: bytes, at: int = 0) -> None:
+        """Write into one of our words (meta.py)."""
+        start = word * 8 + at
+        self._page[start : start + len(value)] = value
+
+    def sealed(self) -> bool:
+        """Say whether nothing but LMDB has written to the file since it was sealed (verify.py)."""
+        seal = int.from_bytes(self._page[meta.SEAL * 8 : meta.SEAL * 8 + 8], "little")
+        return seal != 0 and os.fstat(self._fd).st_mtime_ns == seal
+
+    def seal(self) -> None:
+        """Vouch for the file as it is now."""
+        seal = int.from_bytes(self._page[meta.SEAL * 8 : meta.SEAL * 8 + 8], "little")
+        if not 0 < seal < _ERA:
+            seal = time.time_ns() // _SECOND * _SECOND + secrets.randbelow(_SECOND - 1) + 1
+            self.mark(meta.SEAL, seal.to_bytes(8, "little"))
+        os.utime(self._fd, ns=(seal, seal))
+
+    def _wait(self, file: Description, timeout: float | None) -> None:
+        inside = self._inside()
+        if timeout is None and not inside:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLKW, _TAKE)
+            return
+        for delay in self._delays(timeout, inside):
+            time.sleep(delay)
+            if _try(file):
+                return
+
+    def _delays(self, timeout: float | None, inside: list[str]) -> Iterator[float]:
+        limit = timeout if timeout is not None else PATIENCE if inside else None
+        end, delay = None if limit is None else time.monotonic() + limit, _FIRST
+        while end is None or time.monotonic() < end:
+            yield delay if end is None else max(0, min(delay, end - time.monotonic()))
+            delay = min(delay * 2, _LONGEST)
+        message = f"{self._name!r} is in another's transaction, and still was after {limit:g} s"
+        if inside:
+            message += (
+                f", while this one waited inside a transaction of {', '.join(map(repr, inside))}. Two that wait for "
+                "each other would wait for ever: enter them in the same order everywhere, or one after the other"
+            )
+        raise TimedOutError(message, name=self._name, timeout=limit, holder=None, inside=inside)
+
+    def _description(self) -> Description:
+        with memory.no_fork:
+            file = self._reopened()
+            _open.add(file)
+        return file
+
+    def _reopened(self) -> Description:
+        try:
+            return Description(f"/proc/self/fd/{self._fd}", "r+", opener=_open_file)
+        except FileNotFoundError:  # no /proc
+            pass
+        except OSError as error:
+            raise descriptors.ran_out(error, self._name) from None
+        with contextlib.suppress(FileNotFoundError):
+            file = Description(self._path, "r+", opener=_open_file)
+            if os.path.samestat(os.fstat(file.fileno()), os.fstat(self._fd)):
+                return file
+        message = f"{self._name!r} was unlinked, and cannot be locked without /proc: mount -t proc proc /proc"
+        raise FolderError(message, name=self._name, path="/proc")
+
+
+class Turn(interrupts.Holding):
+    """A turn for the length of a ``with`` statement, which Ctrl-C gives back however early it comes."""
+
+    __slots__ = ("_long", "_turns", "_wait", "turn")
+
+    def __init__(self, turns: Turns, *, long: bool, wait: bool) -> None:
+        self._turns, self._long, self._wait = turns, long, wait
+        self.turn: Description | None = None
+
+    def _enter(self, entry: interrupts.Entry) -> None:
+        entry.taken = True
+        self._turns.take(self, long=self._long, wait=self._wait)
+
+    def _leave(self, entry: interrupts.Entry | None, kind: type[BaseException] | None) -> None:  # noqa: ARG002  as its base
+        if self.turn is not None:
+            self._turns.end(self.turn)
+
+    def _abort(self, entry: interrupts.Entry) -> None:
+        self._leave(entry, None)
+
+
+def close_all() -> None:
+    """Close what a child has inherited: that leaves the lock to the parent."""
+    for file in [*_open]:
+        file.close()
+
+
+def _open_file(path: str, _: int) -> int:
+    return descriptors.beyond_streams(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+
+def _try(file: Description) -> bool:
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _TAKE)
+    except BlockingIOError:
+        return False
+    return True
