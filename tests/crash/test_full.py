@@ -219,3 +219,33 @@ def test_a_folder_without_inodes_is_full_too(inodes, small):
         return [path for path in left(names.folder()) if "sessions" not in path]
 
     small(work, f"size=1m,nr_inodes={inodes}")
+
+
+def test_inodes_are_told_as_inodes(small):
+    def work():
+        registry.begin()
+        with pytest.raises(shm.FullError) as caught:
+            _ = [shm.create(f"x{number}", number, lifetime="keep") for number in range(40)]
+        assert caught.value.limit == "inodes"
+        assert "its 30 inodes are taken" in caught.value.message
+        assert "nr_inodes=120" in caught.value.message
+        assert "unlink" not in caught.value.message
+
+    small(work, "size=10m,nr_inodes=30")
+
+
+@pytest.mark.parametrize("call", ["pwrite", "posix_fallocate"])
+def test_a_quota_is_told_as_a_quota(call, monkeypatch, shm_dir):
+    """Few kernels have quotas for a tmpfs, so what the OS would answer is put into its mouth."""
+    shm.create("small", 1)
+    before = left(shm_dir)
+
+    def over(*_):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, call, over)
+    with pytest.raises(shm.FullError, match=r"your quota in .* is used up") as caught:
+        shm.create("x", np.ones(10) if call == "pwrite" else None, **({} if call == "pwrite" else {"shape": MIB}))
+    assert caught.value.limit == "quota"
+    assert "unlink" not in caught.value.message
+    assert left(shm_dir) == before
