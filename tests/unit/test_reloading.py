@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import IPython
 import pytest
 
 import shmkernel
@@ -33,7 +34,10 @@ shell.run_cell("assert not [key for key, one in sys.modules.items() if key[:9] =
                "'shmkernel.manager' and hasattr(one, '_newer')], 'reloaded'").raise_error()
 shell.run_cell("shm.unlink('x'); shm.unlink('d'); print('as before')").raise_error()
 """  # fmt: skip
-AUTORELOAD = "get_ipython().run_line_magic('load_ext', 'autoreload'); get_ipython().run_line_magic('autoreload', '2-')"
+MODE = "2-" if IPython.version_info[0] > 8 else "2"  # the dash: execute modules anew, as IPython 8 always does
+AUTORELOAD = (
+    f"get_ipython().run_line_magic('load_ext', 'autoreload'); get_ipython().run_line_magic('autoreload', '{MODE}')"
+)
 
 
 @pytest.mark.parametrize(
