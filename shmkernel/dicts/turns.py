@@ -22,7 +22,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from shmkernel import descriptors, interrupts, memory
+from shmkernel import descriptors, interrupts, memory, owners
 from shmkernel.dicts import meta
 from shmkernel.errors import FolderError, TimedOutError
 
@@ -123,7 +123,7 @@ class Turns:
 
     def _wait(self, file: Description, timeout: float | None) -> None:
         inside = self._inside()
-        if timeout is None and not inside:
+        if timeout is None and not inside and not owners.greenlets():
             fcntl.fcntl(file, fcntl.F_OFD_SETLKW, _TAKE)
             return
         for delay in self._delays(timeout, inside):

@@ -28,6 +28,10 @@ if importlib.util.find_spec("lmdb"):
     d = shm.create("d", {"a": 1})
     d["b"] = np.arange(3)
     assert d["a"] == 1 and shm.attach("d")["b"].sum() == 3
+    with d.transaction():
+        d["c"] = 5
+    shm.attach("d").update(e=6)
+    assert list(d) == ["a", "b", "c", "e"]
 ring = shm.create("r", ring=4, shape=(3,))
 ring.put(np.ones(3))
 shm.create("words", ["one", "two"])

@@ -46,6 +46,24 @@ print(int(x[0]))
         assert python(PATCHED + script).stdout == "40\n"
 
 
+def test_greenlets_have_a_dict_s_transactions_one_after_the_other():
+    pytest.importorskip("lmdb")  # no wheel for the newest Python
+    script = """
+d = shm.create("d", {"n": 0})
+
+def work():
+    for _ in range(10):
+        with d.transaction():
+            old = d["n"]
+            gevent.sleep(0)
+            d["n"] = old + 1
+
+together(work)
+print(d["n"])
+"""
+    assert python(PATCHED + script).stdout == "40\n"
+
+
 def test_one_greenlet_waits_for_what_another_publishes():
     script = """
 seen = shm.version("x")
