@@ -120,9 +120,9 @@ class Lock(Holding):
         return DONE
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Enter, as multiprocessing's locks do: False when the time is over."""
+        """Enter, as multiprocessing's locks do: False when the time is over, by default the lock's own."""
         try:
-            self.enter(Entry(self, explicit=True), timeout if block else 0)
+            self.enter(Entry(self, explicit=True), (self.timeout if timeout is None else timeout) if block else 0)
         except TimedOutError:
             return False
         return True

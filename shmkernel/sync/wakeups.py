@@ -98,7 +98,8 @@ class Waiter:
             await woken
         finally:
             timer.cancel()
-            loop.remove_reader(self._poll.fileno())
+            if not loop.is_closed():  # as it is for a task that is collected with its loop
+                loop.remove_reader(self._poll.fileno())
         self._take()
 
     def goes_on(self, key: object) -> bool:

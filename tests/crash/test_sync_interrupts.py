@@ -1,0 +1,215 @@
+"""Ctrl-C at random moments of whatever holds, by real signals: nothing stays held, here or for others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import signal
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel.sync import files, wakeups
+from tests.helpers import Child
+
+ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "300"))
+attached = {}
+NAMES = ("x", "frames", "free")
+
+
+def exclusive():
+    with shm.lock("x"):
+        pass
+
+
+def shared():
+    with shm.lock("x", shared=True, timeout=5):
+        pass
+
+
+def nested():
+    with shm.lock("x"), shm.lock("x", shared=True), shm.lock("free"), shm.lock("x"):
+        pass
+
+
+def many_times():
+    lock = shm.lock("x")
+    for _ in range(100):
+        with lock:
+            pass
+
+
+def in_a_stack():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(shm.lock("x"))
+
+
+def in_a_generator():
+    def generate():
+        with shm.lock("x"):
+            yield 1
+
+    for _ in generate():
+        break
+
+
+def writing():
+    with shm.writing("x"):
+        pass
+
+
+def copying():
+    x = attached["x"]
+    with shm.writing(x):
+        shm.snapshot(x)
+    shm.snapshot(x)
+
+
+def streaming():
+    ring = attached["frames"]
+    ring.put(np.ones(3))
+    with ring.slot() as out:
+        out[:] = 2
+    ring.latest()
+
+
+def publishing():
+    shm.publish("x")
+    shm.version("x")
+
+
+def opening():
+    """A name that nobody knows yet: its sync file is made."""
+    name = f"new{random.randrange(1 << 40)}"
+    shm.publish(name)
+
+
+def waiting():
+    with contextlib.suppress(TimeoutError):
+        shm.wait("x", timeout=0.0002)
+    with contextlib.suppress(TimeoutError):
+        shm.wait("free", since=-1, timeout=0.0002)
+
+
+def refused():
+    with contextlib.suppress(TimeoutError):
+        shm.lock("theirs", timeout=0.0002).acquire()
+
+
+def explicitly():
+    lock = shm.lock("x")
+    lock.acquire()
+    lock.release()
+
+
+def in_tasks():
+    async def one():
+        async with shm.lock("x"):
+            await asyncio.sleep(0)
+            with shm.lock("x"):
+                pass
+
+    async def two():
+        await asyncio.gather(one(), one())
+
+    asyncio.run(two())
+
+
+OPERATIONS = [
+    exclusive, shared, nested, many_times, in_a_stack, in_a_generator, writing, copying, streaming, publishing, opening,
+    waiting, refused, explicitly, in_tasks,
+]  # fmt: skip
+
+
+def answer(connection):
+    """Say again and again whether all is free for another process, and its works."""
+    warnings.simplefilter("error", RuntimeWarning)
+    ring = shm.attach("frames")
+    with shm.lock("theirs"):
+        connection.send("ready")
+        while connection.recv() == "free?":
+            said = []
+            for name in NAMES:
+                try:
+                    with shm.lock(name, timeout=20):
+                        said.append(True)
+                except Exception as error:  # noqa: BLE001  told to the test
+                    said.append(repr(error))
+            try:
+                said.append(ring.put(np.zeros(3)) == ring.newest)
+            except Exception as error:  # noqa: BLE001
+                said.append(repr(error))
+            connection.send(said)
+
+
+def let_go_of_explicit_ones():
+    """An explicit acquire that was done when the interrupt came is held: its caller has to release it."""
+    with contextlib.suppress(shm.LockError):
+        while True:
+            shm.lock("x").release()
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operation, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # an interrupt in a destructor is swallowed, and told
+    attached["x"] = shm.create("x", np.zeros(100))
+    attached["frames"] = shm.create("frames", ring=3, shape=3)
+    chance, kept = random.Random(7), []
+    came = []
+
+    def strike(*_):
+        came.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    many = operation is many_times
+    with Child(answer) as other, warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert other.hear() == "ready"
+        longest = 2e-4
+        at_first = None
+        try:
+            for number in range(ROUNDS // (5 if operation is in_tasks else 1)):
+                came.clear()
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + longest * chance.random())
+                    while not came:  # where Python swallows the error: in a destructor
+                        operation()
+                except KeyboardInterrupt as error:
+                    kept[:] = [*kept[-5:], error]  # as IPython keeps tracebacks, and they the frames
+                if operation in (explicitly, in_a_stack):
+                    let_go_of_explicit_ones()
+                if operation is in_tasks:  # a task that waits in its block holds until it is collected
+                    kept.clear()
+                    asyncio.set_event_loop(None)
+                    gc.collect()
+                other.tell("free?")
+                assert other.hear() == [True] * 4, number
+                assert [files.opened(name).holds for name in NAMES] == [[]] * 3
+                if not many:
+                    operation()
+                if number == min(20, ROUNDS // 10):
+                    kept.clear()
+                    gc.collect()
+                    at_first = descriptors()
+            kept.clear()
+            gc.collect()
+            assert descriptors() <= at_first + (2 * files._RECENT if operation is opening else 2)
+            assert len(wakeups._waiters) == 0
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            sys.last_traceback = None
+        other.tell("end")
+        assert other.join() == 0
+    attached.clear()
