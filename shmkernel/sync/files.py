@@ -7,7 +7,7 @@ be locked, and versions run on when a segment is replaced.
     word   0  what this is
            1  how often it was published          changed under the byte lock VERSION
            2  how often the exclusive lock was left   changed under the exclusive lock
-           3  the inode that the name led to last     changed under the byte lock VERSION
+           3  what the name led to last (`whereto`)   changed under the byte lock VERSION
            4  somebody waits: to the gate, all    a hint, cleared by the next who passes the gate
            5  somebody has once waited for a change of the file's time, which costs who leaves a lock 0.7 us
            8  who holds the exclusive lock: pid, 0 if nobody; then pid namespace, kernel, label
@@ -25,6 +25,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import stat
 import struct
 import time
 import weakref
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from shmkernel import folders, fork, identity, interrupts, memory, names
 from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
-from shmkernel.sync import closing
+from shmkernel.sync import closing, whereto
 
 if TYPE_CHECKING:
     from shmkernel.sync.closing import Descriptor
@@ -110,15 +111,16 @@ class SyncFile:
 
     __slots__ = (
         "__weakref__", "holds", "idle", "inherited", "inode", "leads", "name", "page", "path", "queued", "sure",
-        "words",
+        "target", "words",
     )  # fmt: skip
 
     def __init__(self, name: str, path: str) -> None:
         self.idle: list[Descriptor] = []
         self.name, self.path, self.leads = name, path, names.path_of(name)
+        self.target = whereto.Target(self.leads)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
-        meta.listen(self.segment())
+        self.listen()
         self.sure = 0.0
         self.holds: list[Hold] = []
         self.queued: list[Hold] = []  # of tasks that wait
@@ -157,11 +159,13 @@ class SyncFile:
         return decode(bytes(self.page[HOLDER * 8 : HOLDER * 8 + WHO]))
 
     def segment(self) -> int:
-        """Return the inode that the name leads to now, 0 for none."""
-        try:
-            return os.lstat(self.leads).st_ino
-        except FileNotFoundError:
-            return 0
+        """Return what the name leads to now, 0 for nothing: the next segment under it has another number."""
+        return self.target.now()
+
+    def listen(self) -> None:
+        """Have those who write to the dict that the name leads to, if it is one, say so."""
+        with contextlib.suppress(FileNotFoundError):
+            meta.listen(os.lstat(self.leads).st_ino)
 
 
 def opened(name: str) -> SyncFile:
@@ -191,7 +195,8 @@ def peek(name: str) -> tuple[int, Who | None]:
     try:
         with open(_path(name), "rb") as file:
             page = file.read(SIZE)
-        inode = os.lstat(names.path_of(name)).st_ino
+        leads = names.path_of(name)
+        inode = whereto.number(leads, os.lstat(leads).st_ino)
     except OSError:
         return 0, None
     if len(page) != SIZE:
@@ -199,21 +204,33 @@ def peek(name: str) -> tuple[int, Who | None]:
     return version_of(page, inode), decode(page[HOLDER * 8 : HOLDER * 8 + WHO])
 
 
-def tidy() -> None:
-    """Remove the files of free names that nobody has open, unless a holder's death is still to be told."""
+def tidy(*, all_: bool = False, dry_run: bool = False) -> list[str]:
+    """Remove the files of free names that nobody has open, and return the names.
+
+    Those by which a holder's death is still to be told stay, unless `all_` is given.
+    """
+    removed = []
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.listdir(names.runtime("sync")):
-            if not os.path.lexists(f"{names.folder()}/{entry}"):
+        for entry in folders.listdir(names.runtime("sync")):
+            path = f"{names.folder()}/{entry}"
+            if not os.path.lexists(path):
                 with contextlib.suppress(OSError):  # busy, or another sweep was faster
-                    _remove_unused(names.runtime("sync", entry))
+                    if _remove_unused(names.runtime("sync", entry), all_=all_, dry_run=dry_run):
+                        removed.append(names.called(path))
+    return removed
 
 
-def _remove_unused(path: str) -> None:
-    fd = os.open(path, _SAFE)
+def _remove_unused(path: str, *, all_: bool, dry_run: bool) -> bool:
+    fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
     try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not any(os.pread(fd, 8, HOLDER * 8)):
-            os.unlink(path)
+        unused = all_ or not any(os.pread(fd, 8, HOLDER * 8))
+        if unused and not dry_run:
+            folders.unlink(path)
+        return unused
     finally:
         os.close(fd)
 
@@ -259,10 +276,7 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
 
 def _make(name: str, path: str) -> None:
     folders.prepare()
-    try:
-        inode = os.lstat(names.path_of(name)).st_ino
-    except FileNotFoundError:
-        inode = 0
+    inode = whereto.Target(names.path_of(name)).now()
     fd = memory.blank(os.path.dirname(path))
     try:
         memory.fill(fd, SIZE, [memoryview(blank(inode))], name, lambda _: None)

@@ -19,6 +19,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
+from shmkernel import counts
 from shmkernel.errors import TimedOutError
 from shmkernel.interrupts import Entry, Exit, Holding, entry_of
 from shmkernel.owners import Owner, greenlets
@@ -121,8 +122,9 @@ class Lock(Holding):
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Enter, as multiprocessing's locks do: False when the time is over, by default the lock's own."""
+        timeout = self.timeout if timeout is None else counts.seconds(timeout)
         try:
-            self.enter(Entry(self, explicit=True), (self.timeout if timeout is None else timeout) if block else 0)
+            self.enter(Entry(self, explicit=True), timeout if block else 0)
         except TimedOutError:
             return False
         return True

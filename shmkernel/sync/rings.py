@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -49,10 +49,25 @@ class Slots(NamedTuple):
 
 
 class Frame(np.ndarray[Any, np.dtype[Any]]):
-    """A private copy of a frame: its ``number``, from 1 on, and how many were ``missed`` right before it."""
+    """A private copy of a frame: its ``number``, from 1 on, and how many were ``missed`` right before it.
+
+    What is made of it, a slice or a copy, has them too, also in another process.
+    """
 
     number = 0
     missed = 0
+
+    def __array_finalize__(self, source: NDArray[Any] | None) -> None:
+        if isinstance(source, Frame):
+            self.number, self.missed = source.number, source.missed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, arguments, state = cast("tuple[Any, ...]", super().__reduce__())
+        return make, arguments, (*state, self.number, self.missed)
+
+    def __setstate__(self, state: Any) -> None:  # noqa: ANN401  numpy's own, and ours at the end
+        *values, self.number, self.missed = state
+        super().__setstate__(tuple(values))
 
 
 class Ring:

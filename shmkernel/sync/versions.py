@@ -12,11 +12,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shmkernel import memory, names
-from shmkernel.dicts import meta
-from shmkernel.errors import TimedOutError
+from shmkernel.errors import ArgumentError, TimedOutError
 from shmkernel.sync import files, holds, locks, wakeups
 from shmkernel.sync.files import INODE, PUBLISHED, RELEASED, WATCHED
 
@@ -104,7 +103,10 @@ async def _changes(name: str, since: int) -> AsyncGenerator[int]:
 class _Watch:
     """What a waiter looks at: the version, and whether the name still leads somewhere if it did."""
 
-    def __init__(self, name: str, since: int | None) -> None:
+    def __init__(self, name: str, since: Any) -> None:  # noqa: ANN401  whatever somebody gives
+        if since is not None and not isinstance(since, SupportsIndex):
+            message = f"since={since!r}: a version is a whole number, as shm.version({name!r}) gives it"
+            raise ArgumentError(message, name=name, since=since)
         self._name, self._file = name, files.opened(name)
         self._since = _settled(self._file) if since is None else since
         self._linked = bool(self._file.words[INODE] if since is not None else self._file.segment())
@@ -147,7 +149,7 @@ def _replace(file: files.SyncFile) -> None:
     if now not in (0, file.words[INODE]):
         file.words[PUBLISHED] += 1  # first: to die in between may count it twice, but not pass it over
         file.words[INODE] = now
-        meta.listen(now)
+        file.listen()
 
 
 def _read(file: files.SyncFile) -> int:

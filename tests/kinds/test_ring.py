@@ -414,3 +414,14 @@ def test_the_slots_are_counted_by_any_integer(count):
 def test_what_is_no_number_of_slots_is_refused(count):
     with pytest.raises(shm.ArgumentError, match="slots"):
         shm.create("x", ring=count, shape=2)
+
+
+def test_what_is_made_of_a_frame_knows_its_number_in_another_process_too():
+    ring = stream()
+    for i in (1, 2):
+        ring.put(frame(i))
+    one = next(ring.since(1))
+    made = [one, one.copy(), one[0], one + 1, pickle.loads(pickle.dumps(one)), pickle.loads(pickle.dumps(one, 2))]
+    assert [two.number for two in made] == [2] * 6
+    assert [two.tolist() for two in made[4:]] == [one.tolist()] * 2
+    assert rings.Frame((2, 2)).number == 0

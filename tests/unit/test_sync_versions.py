@@ -292,3 +292,39 @@ def test_the_listing_knows_the_version_without_making_a_sync_file(shm_dir):
         version, who = files.peek("x")
         assert (version, who.pid) == (0, os.getpid())
     assert files.peek("x") == (1, None)
+
+
+def test_a_replacement_that_has_the_number_of_the_old_inode_is_a_new_version(monkeypatch):
+    shm.create("x", shape=3)
+    path = names.path_of("x")
+    before, known = os.lstat(path), shm.version("x")
+    shm.create("x", shape=3, replace=True)
+    real = os.lstat
+
+    def same(at, **options):
+        found = real(at, **options)
+        if at != path or found.st_ino == before.st_ino:
+            return found
+        return type("Stat", (), {"st_ino": before.st_ino, "st_ctime_ns": found.st_ctime_ns, "st_dev": before.st_dev})()
+
+    monkeypatch.setattr(os, "lstat", same)
+    assert shm.version("x") == known + 1
+    assert shm.wait("x", since=known, timeout=30) == known + 1
+
+
+def test_a_version_that_is_no_number_is_refused():
+    with pytest.raises(shm.ArgumentError, match="a version is a whole number"):
+        shm.wait("x", since="latest")
+
+
+def test_a_waiter_that_runs_out_of_descriptors_leaks_none_and_looks_now_and_then(monkeypatch):
+    def none(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    shm.version("x")
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(wakeups.select, "epoll", none)
+    thread = once_asleep(lambda: in_another_process(lambda: shm.publish("x")))
+    assert shm.wait("x", timeout=30) == 1
+    thread.join()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # a description to lock with
