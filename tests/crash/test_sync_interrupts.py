@@ -18,7 +18,7 @@ import shmkernel as shm
 from shmkernel.sync import files, wakeups
 from tests.helpers import Child
 
-ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "300"))
+ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "60"))
 attached = {}
 NAMES = ("x", "frames", "free")
 
