@@ -146,7 +146,9 @@ def listdir(path: str) -> list[str]:
     """Return the names in a folder."""
     fd = open_(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return os.listdir(fd)
+        return os.listdir(fd)  # of a duplicate
+    except OSError as error:
+        raise descriptors.ran_out(error) from None
     finally:
         os.close(fd)
 

@@ -13,7 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import folders, identity, names, sessions
+from shmkernel import folders, identity, limits, names, sessions
 from shmkernel.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -122,11 +122,12 @@ def others(known: Iterable[int]) -> Iterator[Record]:
 
 def put(new: Record) -> None:
     """Write a record, in one step for those who read it. Call it with names locked."""
-    fresh = names.runtime("pending", f"{new.inode}.record")
+    fresh, text = names.runtime("pending", f"{new.inode}.record"), encode(new)
+    limits.check_file_size(new.name, len(text))
     try:
         fd = folders.open_(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            os.write(fd, encode(new))
+            os.write(fd, text)
         finally:
             os.close(fd)
         folders.rename(fresh, names.runtime("records", str(new.inode)))

@@ -142,7 +142,8 @@ def make(home: str, name: str) -> None:
     limits.check_file_size(name, MAP)
     try:
         descriptors.take_streams()
-        lmdb.open(home, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False, lib_version=0).close()
+        path = os.fsencode(home)  # py-lmdb would encode a text as UTF-8, which not every path is
+        lmdb.open(path, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False, lib_version=0).close()
     except lmdb.Error as error:
         raise failures.of_new(name, error) from None
     lock = folders.open_(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL)

@@ -340,8 +340,8 @@ class Store:
         try:
             descriptors.take_streams()
             env = lmdb.open(
-                self.home, map_size=MAP, create=False, mode=0o600, writemap=True, sync=False, metasync=False,
-                lib_version=0,
+                os.fsencode(self.home), map_size=MAP, create=False, mode=0o600, writemap=True, sync=False,
+                metasync=False, lib_version=0,
             )  # fmt: skip
         except FileNotFoundError:
             raise failures.gone(self.name) from None

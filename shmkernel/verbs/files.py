@@ -7,7 +7,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import kinds, memory, names, records, registry
+from shmkernel import kinds, limits, memory, names, records, registry
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.progress import Progress
 from shmkernel.verbs import drafts, life
@@ -110,6 +110,7 @@ def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | 
 def _send(fd: int, size: int, to: int, name: str) -> None:
     with Progress(name, size) as progress:
         done = 0
+        limits.check_file_size(name, size)
         while done < size and (sent := os.sendfile(to, fd, done, _PIECE)):
             done += sent
             progress(sent)

@@ -129,6 +129,37 @@ def test_a_file_size_limit_sends_no_signal_that_ends_the_process(in_child):
     in_child(work)
 
 
+def test_where_no_file_can_be_made_each_verb_says_so(in_child, tmp_path):
+    shm.create("x", 1)
+    shm.create("d", {"a": 1})
+
+    def work():
+        registry.begin()
+        kept = shm.attach("x"), shm.attach("d")
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        for verb in (
+            lambda: shm.create("y", 1),
+            lambda: shm.create("y", [1, 2]),
+            lambda: shm.create("y", {"a": 1}),
+            lambda: shm.create("y", ring=3, shape=3),
+            lambda: shm.keep("x"),
+            lambda: shm.save("x", tmp_path / "x.npy"),
+            lambda: shm.version("x"),
+            lambda: shm.lock("x").__enter__(),
+        ):
+            with pytest.raises(shm.LimitError, match="ulimit -f"):
+                verb()
+        assert shm.gc() == []
+        assert [one.state for one in shm.list()] == ["", ""]
+        assert [one.level for one in shm.doctor() if one.level == "fail"] == ["fail"]
+        assert not list(tmp_path.iterdir())
+        shm.unlink("x")
+        del kept
+
+    in_child(work)
+
+
 # a machine whose files say what we like
 
 

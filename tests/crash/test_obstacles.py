@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import memory, names, registry, sessions
-from tests.helpers import Child, left
+from tests.helpers import Child, left, until
 
 SOMEBODY = 12345  # a uid
 ROOT = pytest.mark.skipif(
@@ -219,6 +220,67 @@ def test_a_folder_that_cannot_hold_segments_is_refused(folder, call, tmp_path, m
     assert caught.value.path.startswith(names.folder())
     assert sessions.mine() is None
     assert [one.level for one in shm.doctor()] == ["fail"]
+
+
+ODD = {
+    "relative": os.path.relpath,
+    "with slashes at its end": lambda inside: f"{inside}///",
+    "by a detour": lambda inside: f"{inside}/../{os.path.basename(inside)}",
+    "of odd characters": lambda inside: odd(inside, "sp ace\n'\"x%s{}"),
+    "not of UTF-8": lambda inside: odd(inside, os.fsdecode(b"n\xff\xfe")),
+    "by a symbolic link": lambda inside: linked(inside),  # noqa: PLW0108  it comes below
+}
+
+
+def odd(inside, name):
+    os.mkdir(f"{inside}/{name}")
+    return f"{inside}/{name}"
+
+
+def linked(inside):
+    os.symlink(odd(inside, "it"), f"{inside}/link")
+    return f"{inside}/link"
+
+
+@pytest.mark.parametrize("folder", ODD.values(), ids=ODD)
+def test_a_folder_of_any_name_works(folder, monkeypatch, tmp_path, shm_dir):
+    inside = str(shm_dir / "in")
+    os.mkdir(inside)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHMKERNEL_DIR", folder(inside))
+    x = shm.create("x", np.arange(3), replace=True)
+    assert shm.attach("x") is x
+    with shm.lock("x"):
+        assert shm.publish("x") == 1
+    with shm.writing(x):
+        x[:] = 7
+    ring = shm.create("frames", ring=3, shape=3)
+    ring.put(np.ones(3))
+    assert shm.create("d", {"a": 1}) == {"a": 1}
+    shm.keep("x")
+    assert {one.name for one in shm.list()} == {"x", "frames", "d"}
+    assert not [one for one in shm.doctor() if one.level == "fail"]
+    for name in ("x", "frames", "d"):
+        shm.unlink(name)
+    sessions.end()
+    until(lambda: not os.listdir(names.runtime("sessions")), "the watchdog sweeps")
+    shutil.rmtree(inside)
+
+
+def test_each_folder_is_a_world_of_its_own_in_one_process(monkeypatch, shm_dir):
+    for part in ("one", "two"):
+        os.mkdir(shm_dir / part)
+    for part in ("one", "two", "one", "two"):
+        monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir / part))
+        x = shm.attach("x") if "x" in names.names() else shm.create("x", part.encode())
+        assert bytes(x.buf) == part.encode()
+        assert [one.name for one in shm.list()] == ["x"]
+    for part in ("one", "two"):
+        monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir / part))
+        shm.unlink("x")
+        sessions.end()
+        until(lambda: not os.listdir(names.runtime("sessions")), "the watchdog sweeps")
+        shutil.rmtree(shm_dir / part)
 
 
 def test_a_folder_without_nameless_files_is_refused(monkeypatch, shm_dir):
