@@ -186,6 +186,7 @@ def test_what_one_does_to_ones_own_array_object_nobody_else_is_given(change, mod
     assert (z.shape, str(z.dtype)) == (before[0], before[2])  # nor what is made of an equal header
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # numpy 2.5
 def test_what_is_kept_is_the_value_as_it_was_shared():
     x = shm.create("x", np.arange(6))
     x.shape = (2, 3)
