@@ -30,6 +30,8 @@ def unfit(dtype: np.dtype[Any]) -> str | None:
     """Say why values of this dtype cannot lie in shared memory, or None if they can."""
     if dtype.hasobject or dtype.kind == "T":
         return "it holds addresses, which mean nothing in another process"
+    if dtype.itemsize < 0:  # numpy 1 reads V-8 as one
+        return "its size is negative"
     if dtype.metadata:
         return "its metadata would be lost"
     if dtype.subdtype is not None:

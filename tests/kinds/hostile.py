@@ -19,13 +19,14 @@ from shmkernel import kinds, slots
 from shmkernel.kinds import array, ring
 from shmkernel.preview import Look, Source
 
-PATIENCE = 30  # seconds for one input; it takes a millisecond
+PATIENCE = 120  # seconds for one input; it takes a millisecond
 NUMBERS = [
     *(0, 1, -1, 2, 3, 7, 8, 9, 16, 64, 127, 128, 255, 256, -8, 10**30),
     *(sign * 2**power + more for power in (15, 16, 31, 32, 40, 62, 63, 64) for more in (-1, 0) for sign in (1, -1)),
 ]
 DTYPES = [
-    "'|V0'", "'<U0'", "'|S0'", "'O'", "'T'", "[]", "{}", "()", "None", "True", "'|V2147483647'", "'<U536870911'",
+    "'|V0'", "'<U0'", "'|S0'", "'O'", "'T'", "[]", "{}", "()", "None", "True", "'<U536870911'",
+    "'|V-8'", "'|V2147483647'",
     "('<i4', (2, 2))", "('<i4', (0, 2147483647))", "[('a', '<i4')]", "[('a', 'O')]", "[('a', '<f8', (2147483647,))]",
     "[('a', [], (99999, 99999)), ('b', '<i4')]", "'<M8[ns]'", "'<M8[99999999ns]'", "'<M8[0ns]'", "'<m8'", "'<f16'",
     "'i4,f8'", "'(9,9)i4'", "[('number', '<u8'), ('frame', '<f8', (3,))]", "[('', '|V3'), ('b', 'u1')]", "'<f2'",
