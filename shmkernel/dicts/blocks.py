@@ -124,6 +124,8 @@ class Block:
 
     def _let_go(self) -> None:
         turn, self.turn, self._at_end = self.turn, None, None
+        self.over = True
+        self.entries.clear()  # they refer to this, and it to the store
         if self.store.block is self:
             self.store.block = None
         if turn is not None:

@@ -5,7 +5,7 @@ words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of 
 
     LISTENED   somebody wants to be told of changes
     GATE       first byte: a writer's turn may take long; second byte: there are processes of several pid namespaces
-    SEAL       the time of change that the file has as long as nothing but LMDB writes to it (verify.py)
+    SEAL       the time of change that the file has as long as nobody writes to it (verify.py)
     SPACE      the pid namespace of the first who had it open
 """
 
@@ -43,7 +43,7 @@ def listen(inode: int) -> None:
         try:
             descriptors.take_streams()
             if os.fstat(fd).st_size >= 2 * PAGE:
-                with mmap.mmap(fd, 2 * PAGE) as page:  # which leaves the file's time alone
+                with mmap.mmap(fd, 2 * PAGE) as page:
                     page[LISTENED * 8] = 1
         finally:
             os.close(fd)

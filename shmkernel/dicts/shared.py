@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -125,17 +124,27 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         {'a': [1]}
         >>> shm.unlink("cfg")
         """
+        missed = -1
         while True:
-            with contextlib.suppress(GoneError), self._reading() as txn:  # replaced since: there is a newer snapshot
-                found: dict[Any, Any] = {}
-                at: int | None = 0
-                while at is not None:
-                    placed, at = entries.walk(txn, at, AT_ONCE[1])
-                    keys_, values_ = items(txn, placed)
-                    if values.File in set(map(type, values_)):
-                        values_ = list(map(self._whole, values_))
-                    found.update(zip(keys_, values_, strict=True))
-                return found
+            with self._reading() as txn:
+                number = txn.id()
+                try:
+                    return self._snapshot(txn)
+                except GoneError:  # replaced since: there is a newer snapshot
+                    if number == missed:
+                        raise
+                    missed = number
+
+    def _snapshot(self, txn: Txn) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        at: int | None = 0
+        while at is not None:
+            placed, at = entries.walk(txn, at, AT_ONCE[1])
+            keys_, values_ = items(txn, placed)
+            if values.File in set(map(type, values_)):
+                values_ = list(map(self._whole, values_))
+            found.update(zip(keys_, values_, strict=True))
+        return found
 
     copy = to_dict
     fromkeys = dict.fromkeys

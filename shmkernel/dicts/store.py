@@ -86,6 +86,8 @@ class Store:
 
     def __del__(self) -> None:
         if self._fd >= 0:
+            if self._env is not None:  # not in a child that has not used it
+                self.turns.seal()
             os.close(self._fd)
 
     def reading(self) -> Txn:
@@ -335,7 +337,7 @@ class Store:
 
     def _open(self) -> lmdb.Environment:
         failures.check_engine()
-        if not self.turns.sealed():
+        if not self.turns.sealed() and not verify.vouched(self.home, self.words):
             verify.check(self.home, self.name, self.words)
         try:
             descriptors.take_streams()
@@ -384,9 +386,6 @@ def connect(home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> S
         found = _stores.get(home)
         if found is None:
             found = _stores[home] = Store(home, mapping, name, new=new)
-        elif not found.turns.sealed():
-            verify.check(home, name, found.words)
-            found.turns.seal()
         return found
 
 

@@ -138,7 +138,7 @@ class Transaction(interrupts.Holding):
 
     def _abort(self, entry: Entry) -> None:
         block: Block | None = entry.taken
-        if block is None:
+        if block is None or not block.entries:
             return
         if entry is block.entries[0]:
             block.undo(wait=False)  # nothing, if it has ended

@@ -57,7 +57,7 @@ class Turns:
 
     def __init__(self, fd: int, path: str, name: str, inside: Callable[[], list[str]]) -> None:
         self._fd, self._path, self._name, self._inside = fd, path, name, inside
-        self._page = mmap.mmap(fd, 2 * meta.PAGE)  # a store in it leaves the file's time alone: see verify.py
+        self._page = mmap.mmap(fd, 2 * meta.PAGE)
 
     def announced(self) -> bool:
         """Say whether somebody has a turn that may take long."""
@@ -109,7 +109,7 @@ class Turns:
         self._page[start : start + len(value)] = value
 
     def sealed(self) -> bool:
-        """Say whether nothing but LMDB has written to the file since it was sealed (verify.py)."""
+        """Say whether nobody has written to the file since it was sealed (verify.py)."""
         seal = int.from_bytes(self._page[meta.SEAL * 8 : meta.SEAL * 8 + 8], "little")
         return seal != 0 and os.fstat(self._fd).st_mtime_ns == seal
 

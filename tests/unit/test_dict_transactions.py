@@ -94,6 +94,18 @@ def test_an_explicit_one_lasts_from_one_function_to_another():
         transaction.__exit__(None, None, None)
 
 
+def test_it_keeps_no_dict_alive(shm_dir):
+    x = shm.create("x", {}, lifetime="attached")
+    with x.transaction(), x.transaction():
+        x["a"] = 1
+    gc.disable()
+    try:
+        del x
+        until(lambda: list(shm_dir.glob("shmk-*")) == [], "it is unlinked")
+    finally:
+        gc.enable()
+
+
 def test_threads_exclude_each_other_with_one_object_or_several():
     x = shm.create("x", {"n": 0})
     one = x.transaction()

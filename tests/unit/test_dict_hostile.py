@@ -1,0 +1,162 @@
+"""Dicts whose files somebody else has written to: an error that says so, or the right values, and never the end."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import random
+import signal
+import warnings
+from decimal import Decimal
+
+import msgspec
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel.dicts import entries, values, verify
+from tests.helpers import Child
+
+VALUES = {
+    "text": "x", "number": 7, "list": [1, (2, {3}), {"a": None}], ("t", 1, None): 1.5, True: b"bytes", 2**70: 2**80,
+    "array": np.arange(20), "time": dt.datetime(2020, 1, 1, tzinfo=dt.UTC), "long": "y" * 5000, "d": Decimal("1.5"),
+    "x" * 600: np.float64(1), "large": np.arange(200_000.0),
+}  # fmt: skip
+TRIES = int(os.environ.get("SHMKERNEL_FUZZ", "15"))  # 3,000 before a release
+
+
+def use():
+    """Do all that a person does with a dict; say whether it was damaged."""
+    for act in (
+        lambda x: x.to_dict(),
+        lambda x: [list(x), list(reversed(x)), len(x), repr(x), list(x.items()), list(x.values())],
+        lambda x: [x.get(key) for key in VALUES],
+        lambda x: [x.__setitem__(key, 1) for key in (*VALUES, "new", "newer")],
+        lambda x: x.update(dict.fromkeys(range(50), "z" * 300)),
+        lambda x: [x.pop(key, None) for key in [*VALUES][:4]],
+        lambda x: x.popitem(),
+        lambda x: x.clear(),
+    ):
+        with contextlib.suppress(shm.ShmError, KeyError):
+            act(shm.attach("x", "r+"))
+    with contextlib.suppress(shm.ShmError):
+        shm.info("x")
+
+
+def tried(seed, path, clean):
+    """Change some bytes in the middle of what is used, and return how a process ended that used it."""
+    chance = random.Random(seed)
+    used = clean.rstrip(b"\0")
+    data = bytearray(clean)
+    for _ in range(chance.choice([1, 2, 5, 30])):
+        at = chance.randrange(len(used))
+        data[at] = chance.choice([chance.randrange(256), data[at] ^ 1 << chance.randrange(8), 0, 255])
+    with open(path, "r+b") as file:
+        file.write(data)
+
+    def work(_):
+        warnings.simplefilter("ignore")
+        signal.alarm(20)
+        use()
+
+    with Child(work) as child:
+        return child.join()
+
+
+def test_whatever_bytes_change_nobody_dies_or_hangs_or_meets_another_error(shm_dir):
+    with Child(lambda connection: connection.send(len(shm.create("x", VALUES, lifetime="keep")))) as child:
+        child.hear()
+        assert child.join() == 0
+    (home,) = shm_dir.glob(".shmk-*/dicts/*")
+    with open(home / "data.mdb", "rb") as file:
+        clean = file.read(1 << 16)
+    first = random.randrange(1 << 30) if "SHMKERNEL_FUZZ" in os.environ else 1
+    for seed in range(first, first + TRIES):
+        assert tried(seed, home / "data.mdb", clean) == 0, f"seed {seed}"
+    shm.unlink("x")
+
+
+def extension(code, data):
+    """Make an entry of a value that is not plain MessagePack."""
+    return entries.head(0) + msgspec.msgpack.encode(msgspec.msgpack.Ext(code, data))
+
+
+def array(*parts):
+    """Make an entry of an array."""
+    return extension(15, msgspec.msgpack.encode(parts))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"\x92\xcf\0\0\0\0\0\0\0\0",
+        b"\x92\xcf\0\0\0\0\0\0\0\0\xc1",
+        b"\x92\xcf\0\0\0\0\0\0\0\0\xdd\xff\xff\xff\xff",
+        b"\x93",
+        b"\x01\x02\x03",
+        entries.head(0)
+        + msgspec.msgpack.encode(msgspec.msgpack.Ext(15, msgspec.msgpack.encode(["V0", [1 << 40], "C", b""]))),
+        entries.head(0)
+        + msgspec.msgpack.encode(msgspec.msgpack.Ext(15, msgspec.msgpack.encode(["(" * 9999, [1], "C", b""]))),
+        extension(16, b"../../../../tmp/a"),
+        extension(12, b"no number"),
+        extension(99, b""),
+        entries.head(0) + b"\x91" * 5000 + b"\xc0",
+    ],
+    ids=range(11),
+)
+def test_a_value_that_cannot_be_read_is_damage_that_names_dict_and_key(entry):
+    x = shm.create("x", {"a": 1, "b": 2})
+    x._store.write(lambda txn: txn.put(b"a", entry))
+    for act in (lambda: x["a"], x.to_dict, lambda: list(x.values()), lambda: x.pop("a"), lambda: x.increment("a")):
+        with pytest.raises(shm.DamagedError, match=r"'x' is damaged") as caught:
+            act()
+        assert "LMDB" not in str(caught.value)
+    with pytest.raises(shm.DamagedError, match="'a'"):
+        x["a"]
+    assert x["b"] == 2
+
+
+def test_a_time_in_a_zone_that_is_unknown_here_is_no_damage():
+    x = shm.create("x", {"a": 1})
+    moment = msgspec.msgpack.encode(["2020-01-01T00:00:00", 0, "Mars/Olympus"])
+    entry = entries.head(0) + msgspec.msgpack.encode(msgspec.msgpack.Ext(8, moment))
+    x._store.write(lambda txn: txn.put(b"a", entry))
+    with pytest.raises(shm.UnsupportedError, match="tzdata"):
+        x["a"]
+
+
+def test_a_store_is_not_checked_again_unless_somebody_has_written_to_it(monkeypatch, shm_dir):
+    def attach(connection):
+        monkeypatch.setattr("shmkernel.dicts.verify.check", lambda *_: connection.send("checked"))
+        connection.send(shm.attach("x", "r").to_dict())
+
+    x = shm.create("x", {"a": 1}, lifetime="keep")
+    with x.transaction():
+        x["a"] = 2
+    del x
+    with Child(attach) as child:
+        assert child.hear() == {"a": 2}
+    (store,) = shm_dir.glob(".shmk-*/dicts/*/data.mdb")
+    os.utime(store)
+    with Child(attach) as child:
+        assert child.hear() == "checked"
+    shm.unlink("x")
+
+
+def test_a_value_that_shrank_in_its_transaction_is_no_damage():
+    x = shm.create("x", {})
+    for n in range(10):
+        with x.transaction():
+            x["a"] = bytes(9000)
+            x["a"] = bytes(2500)
+            x["b", n] = bytes(30_000)
+    verify.check(x._store.home, "x", x._store.words)
+
+
+def test_text_of_numpy_s_that_would_be_cut_is_refused_with_a_cure():
+    for value in (np.bytes_(b"a\0"), np.str_("a\0")):
+        with pytest.raises(values.NoValueError) as caught:
+            values.pack(value)
+        assert "(...) of it" in caught.value.why
