@@ -374,9 +374,9 @@ def _inside(home: str) -> list[str]:
     return [one.name for one in list(_stores.values()) if one.home != home and one.mine() is not None]
 
 
-def _keys(path: str, subdir: bool) -> tuple[object, ...]:
+def _keys(path: str | bytes, subdir: bool) -> tuple[object, ...]:
     """Say by what py-lmdb knows that a store is open already; its list of them is the parent's after a fork."""
-    found: tuple[object, ...] = () if path in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
+    found: tuple[object, ...] = () if os.fsdecode(path) in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
     return found
 
 
