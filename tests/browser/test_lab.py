@@ -236,7 +236,7 @@ def test_what_is_unlinked_but_still_held_here_is_marked(a, b):
     ghost = b.show().row("x (unlinked 0)")
     check(ghost.locator(".shm-note")).to_have_text("unlinked")
     ghost.click()
-    check(b.monitor.locator(".shm-what")).to_contain_text("unlinked, only here: %shm_keep x")
+    check(b.monitor.locator(".shm-what")).to_contain_text("unlinked, a has it too. A copy with the name: %shm_keep x")
     check(b.monitor.locator(".shm-stats")).to_contain_text("max0")
     b.does("z[0] = 9", 0)
     check(b.monitor.locator(".shm-stats")).to_contain_text("max9")
