@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -21,10 +25,20 @@ def pytest_collect_file(file_path, parent):
     cells = json.loads(file_path.read_text())["cells"]
     modules = {name for cell in cells for name in IMPORT.findall("".join(cell["source"]))}
     missing = sorted(name for name in modules if importlib.util.find_spec(name) is None)
+    if "matplotlib" in modules - {*missing}:
+        prepare_fonts()
     if not missing:
         return found
     why = f"{', '.join(missing)} not installed: uv run --group large pytest notebooks"
     return [Lacking.from_parent(parent, path=file_path, why=why)]
+
+
+@functools.cache
+def prepare_fonts():
+    """Have matplotlib list the fonts of this machine now: where that takes 5 s, a notebook's output would say so."""
+    code = "import matplotlib.font_manager; print(matplotlib.get_cachedir())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    os.environ["MPLCONFIGDIR"] = done.stdout.strip()
 
 
 class Lacking(pytest.File):

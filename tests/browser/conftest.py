@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.browser import lab
-from tests.tutorials import Lacking
+from tests.tutorials import Lacking, prepare_fonts
 
 NEEDED = ("jupyterlab", "notebook", "playwright")
 
@@ -33,6 +33,7 @@ def pytest_collect_file(file_path, parent):
 
 @pytest.fixture(scope="session")
 def server():
+    prepare_fonts()
     with lab.server() as found:
         yield found
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -72,13 +74,24 @@ class Server:
         shown = subprocess.Popen(["tail", "-f", "-n", "+1", self.log.name], stdout=subprocess.PIPE, text=True)
         try:
             for line in shown.stdout:
-                if found := re.search(r"(http://127\.0\.0\.1:\d+)/lab", line):
+                if found := re.search(r"(http://127\.0\.0\.1:(\d+))/lab", line):
+                    self._wait_until_it_listens(int(found[2]))
                     return found[1]
                 assert self.process.poll() is None, line
         finally:
             shown.kill()
             shown.communicate()
         raise AssertionError("the server did not start")
+
+    def _wait_until_it_listens(self, port):
+        """Try to connect: the server tells its address before it listens there."""
+        while self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except ConnectionRefusedError:
+                select.select([], [], [], 0.02)
+            else:
+                return
 
     def notebook(self, name, *cells):
         """Write a notebook, and return its name."""
