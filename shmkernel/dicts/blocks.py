@@ -13,6 +13,7 @@ end undoes it.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from shmkernel import owners
@@ -104,6 +105,7 @@ class Block:
             self.over = True
             self._let_go()
             raise
+        keeper.held.add(self)
         self.store.entered(self)
 
     def _commit(self) -> None:
@@ -126,11 +128,12 @@ class Block:
         turn, self.turn, self._at_end = self.turn, None, None
         self.over = True
         self.entries.clear()  # they refer to this, and it to the store
+        keeper.held.discard(self)
         if self.store.block is self:
             self.store.block = None
         if turn is not None:
             self.store.turns.end(turn)
 
-    def _thread_ended(self, _: object) -> None:
-        if not self.over:
+    def _thread_ended(self, _: object, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not self.over and not at_exit():  # then the OS ends it, and our modules may be gone
             self.undo(wait=False)

@@ -11,6 +11,11 @@ py-lmdb lets any thread use a transaction, one at a time. No signal reaches the 
 happens, all of it, though Ctrl-C ends the waiting for it.
 
 Where no thread can be started any more, at the end of the interpreter, the caller does it itself.
+
+An environment that is closed in the middle of a transaction, by another thread, takes the mutex out of memory locked:
+every writer of every process would wait for ever, and this one crash. So what is begun is `held` until it is ended,
+though nobody refers to its dict. The keeper's frame has it too: no frame of a thread that sleeps is taken down at the
+end of the interpreter, as modules are.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 _jobs: SimpleQueue[Job] | None = None
 _ident: int | None = None
+held: set[object] = set()  # what is begun and not ended
 
 
 class Job:
@@ -88,7 +94,7 @@ def _start() -> SimpleQueue[Job] | None:
     global _jobs  # noqa: PLW0603  the queue is the thread's
     jobs: SimpleQueue[Job] = SimpleQueue()
     try:
-        _thread.start_new_thread(_work, (jobs,))
+        _thread.start_new_thread(_work, (jobs, held))
     except RuntimeError:
         return None
     if _jobs is None:  # else another thread was faster: the one too many has nothing to do
@@ -96,7 +102,7 @@ def _start() -> SimpleQueue[Job] | None:
     return _jobs
 
 
-def _work(jobs: SimpleQueue[Job]) -> None:
+def _work(jobs: SimpleQueue[Job], _held: set[object]) -> None:
     global _ident  # noqa: PLW0603
     while True:
         job = jobs.get()

@@ -418,6 +418,35 @@ def test_at_the_end_of_the_interpreter_nothing_hangs(before):
     assert python(END, before).stdout == "{'a': 1}\n"
 
 
+OPEN = """
+import gc
+import shmkernel as shm
+
+x = shm.attach("x")
+x.transaction().__enter__()
+x["a"] = 1
+del x
+gc.collect()
+"""
+FOUND = """
+x = shm.attach("x")
+assert x["a"] == 1
+x.transaction().__exit__(None, None, None)
+"""
+
+
+def test_one_that_is_open_at_the_end_of_the_interpreter_holds_nobody_up():
+    shm.create("x", {"n": 0})
+    assert python(OPEN).stderr == ""
+    assert seen_by_another() == {"n": 0}
+
+
+def test_one_of_a_dict_that_nobody_refers_to_lasts_until_it_is_left():
+    x = shm.create("x", {})
+    python(OPEN + FOUND)
+    assert x == seen_by_another() == {"a": 1}
+
+
 def test_a_child_forked_inside_leaves_the_transaction_to_its_parent():
     x = shm.create("x", {"a": 0})
     explicit = x.transaction()
