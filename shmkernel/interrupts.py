@@ -202,21 +202,22 @@ class Guard(Holding):
             self._lock.release()
 
     def _abort(self, entry: Entry) -> None:
-        if entry.taken and self._is_mine():
+        if entry.taken and self.is_mine():
             self._owner = None
             self._lock.release()
 
-    def _is_mine(self) -> bool:
+    def is_mine(self) -> bool:
+        """Say whether this thread is inside."""
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001  as threading.Condition asks
 
     def before_fork(self) -> None:
         """Wait until no other thread is inside."""
-        if not self._is_mine():
+        if not self.is_mine():
             self._lock.acquire()
 
     def in_parent(self) -> None:
         """Go on after a fork."""
-        if self._is_mine() and self._owner is None:
+        if self.is_mine() and self._owner is None:
             self._lock.release()
 
     def in_child(self) -> None:

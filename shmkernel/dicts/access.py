@@ -113,14 +113,18 @@ class Access:
         while True:
             tag = opened.words[_FIRST] + opened.words[_SECOND]
             block = opened.mine()
-            own = opened.reading() if block is None else inside(block)
             try:
-                entry, number = own.get(raw), own.id()
+                if block is None:
+                    own = opened.reading()
+                    try:
+                        entry, number = own.get(raw), own.id()
+                    finally:
+                        own.abort()
+                else:
+                    with block.use:
+                        entry, number = inside(block).get(raw), 0
             except lmdb.Error as error:
                 raise self._failed(error, block) from None
-            finally:
-                if block is None:
-                    own.abort()
             if entry is None:
                 return MISSING
             try:
@@ -157,15 +161,19 @@ class Access:
     def _reading(self) -> Iterator[Txn]:
         opened, generation = self._store, fork.generation
         block = opened.mine()
-        txn = opened.reading() if block is None else inside(block)
+        txn = opened.reading() if block is None else None
         try:
-            yield txn
+            if txn is not None:
+                yield txn
+            elif block is not None:
+                with block.use:
+                    yield inside(block)
         except lmdb.Error as error:
             raise self._failed(error, block) from None
         except BROKEN as error:
             raise failures.wrong(opened.name, error) from None
         finally:
-            if block is None and generation == fork.generation:
+            if txn is not None and generation == fork.generation:
                 txn.abort()
 
     def _batches(
@@ -247,9 +255,10 @@ class Access:
             raise failures.wrong(opened.name, error) from None
 
     def _make_inside(self, block: Block, step: Callable[[Txn], T]) -> T:
-        txn, block.touched = inside(block), False
+        block.touched = False
         try:
-            return step(txn)
+            with block.use:
+                return step(inside(block))
         except lmdb.Error as error:
             block.failed = True
             raise self._failed(error, block) from None

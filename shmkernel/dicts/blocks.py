@@ -7,6 +7,9 @@ asks for an end sets `over`: from then on nobody takes the transaction for his o
     another thread           reads what was before, and waits to write
     another task             of the same thread reads what was before, and may not write: that would block the loop
 
+Each reading and change of the owner's is one `use`. Another thread may ask for the end at any time (it closes the
+generator that entered, say), but LMDB frees the transaction only between two uses: during one, that would be a crash.
+
 It is stored if the statement that began it is left without an error, by its owner, after all that joined it. Any other
 end undoes it.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from shmkernel import owners
+from shmkernel import interrupts, owners
 from shmkernel.dicts import keeper
 from shmkernel.errors import LockError
 
@@ -29,17 +32,22 @@ if TYPE_CHECKING:
     from shmkernel.dicts.turns import Description
     from shmkernel.interrupts import Entry
 
+    Txn = lmdb.Transaction[bytes]
+
 
 class Block:
     """``entries`` are the statements inside, the one that began it first; ``failed``: it will not be stored."""
 
-    __slots__ = ("_at_end", "_begun", "entries", "failed", "over", "owner", "store", "touched", "turn", "txn", "wrote")
+    __slots__ = (
+        "_at_end", "_begun", "entries", "failed", "over", "owner", "store", "touched", "turn", "txn", "use", "wrote",
+    )  # fmt: skip
 
     def __init__(self, store: Store, entry: Entry) -> None:
         self.store, self.entries = store, [entry]
         self.owner = owners.Owner()
+        self.use = interrupts.Guard()
         self.turn: Description | None = None
-        self.txn: lmdb.Transaction[bytes] | None = None
+        self.txn: Txn | None = None
         self.over = self.failed = False
         self.touched = self.wrote = False  # by the change under way; by any
         self._begun: keeper.Job | None = None
@@ -59,7 +67,7 @@ class Block:
 
     def commit(self) -> None:
         """Store it, and return when others can read it."""
-        self._see_to(*self._end(self._commit))
+        self._see_to(*self._end(self._commit), wait=not self.use.is_mine())
 
     def undo(self, *, wait: bool = True) -> None:
         """Undo it. What garbage collection undoes does not `wait`: it may have struck anywhere, in the keeper too."""
@@ -67,7 +75,7 @@ class Block:
             self.over = True
             self._let_go()
             return
-        self._see_to(*self._end(self._undo), wait=wait and keeper.can_wait())
+        self._see_to(*self._end(self._undo), wait=wait and keeper.can_wait() and not self.use.is_mine())
 
     def refuse_others(self) -> None:
         """Raise LockError in another task of the owner's thread."""
@@ -109,20 +117,19 @@ class Block:
         self.store.entered(self)
 
     def _commit(self) -> None:
-        if self.txn is not None:
-            txn, self.txn = self.txn, None
-            try:
-                self.store.commit(txn)
-            finally:
-                self._let_go()
+        self._end_by(self.store.commit)
 
     def _undo(self) -> None:
-        if self.txn is not None:
-            txn, self.txn = self.txn, None
-            try:
-                self.store.abort(txn)
-            finally:
-                self._let_go()
+        self._end_by(self.store.abort)
+
+    def _end_by(self, act: Callable[[Txn], None]) -> None:
+        with self.use:
+            if self.txn is not None:
+                txn, self.txn = self.txn, None
+                try:
+                    act(txn)
+                finally:
+                    self._let_go()
 
     def _let_go(self) -> None:
         turn, self.turn, self._at_end = self.turn, None, None

@@ -93,7 +93,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     def __len__(self) -> int:
         opened = self._store
         if (block := opened.mine()) is not None:
-            return inside(block).stat()["entries"] // 2
+            with block.use:
+                return inside(block).stat()["entries"] // 2
         return meta.count(opened.words)
 
     def __iter__(self) -> Iterator[Any]:

@@ -418,6 +418,46 @@ def test_at_the_end_of_the_interpreter_nothing_hangs(before):
     assert python(END, before).stdout == "{'a': 1}\n"
 
 
+ENDED_IN_USE = """
+import threading, warnings
+import shmkernel as shm
+
+warnings.simplefilter("ignore")
+x = shm.create("x", {})
+
+def inside():
+    with x.transaction():
+        yield
+
+for _ in range(60):
+    suspended, busy, ended = inside(), threading.Event(), threading.Event()
+
+    def use():
+        next(suspended)
+        try:
+            for i in range(100000):
+                x[i % 500] = "v" * 300
+                x.to_dict() if i % 50 == 0 else x.get(i % 77)
+                if i > 100:
+                    busy.set()
+                if ended.is_set():
+                    break
+        except shm.LockError:  # another thread has ended it
+            busy.set()
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    busy.wait()
+    suspended.close()
+    ended.set()
+    thread.join()
+"""
+
+
+def test_one_that_another_thread_ends_is_freed_between_two_uses_of_its_owner():
+    python(ENDED_IN_USE)
+
+
 OPEN = """
 import gc
 import shmkernel as shm
