@@ -41,6 +41,23 @@ def records(read: Callable[[int], bytes], root: int) -> Iterator[tuple[int, int]
         yield number, count
 
 
+def is_filled(page: bytes, below: list[int]) -> bool:
+    """Say whether the nodes of a page of a tree fill it up to its end, and add the pages below it."""
+    _, flags, lower, upper = _PAGE.unpack_from(page)
+    size = 0
+    for (at,) in struct.iter_unpack("<H", page[_HEAD:lower]):
+        low, high, node, key = _NODE.unpack_from(page, at)
+        if not flags & _LEAF:
+            below.append(low | high << 16 | node << 32)
+            data = 0
+        elif node & ~_ELSEWHERE:  # a tree in a tree, or several values under a key
+            return False
+        else:
+            data = _NUMBER.size if node & _ELSEWHERE else low | high << 16
+        size += (_NODE.size + key + data + 1) & ~1
+    return bool(size == len(page) - upper)
+
+
 def oldest(readers: str) -> int:
     r"""Return the number of the oldest snapshot that is being read, by the text of `Environment.readers`.
 

@@ -20,7 +20,7 @@ from shmkernel import descriptors, folders, names
 PAGE = mmap.PAGESIZE
 MAP = 64 << 30  # bytes that a dict can have: the one size of everybody's map
 OTHER = PAGE // 8  # where the second page begins, in words
-FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, LAST, NUMBER = 10, 11, 12, 13, 15, 17, 18  # positions in a page
+FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, ROOT, LAST, NUMBER = 10, 11, 12, 13, 15, 16, 17, 18  # positions in a page
 NUMBERS = NUMBER, OTHER + NUMBER
 LISTENED, GATE, SPACE, SEAL = (
     OTHER - 1,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel.dicts import entries, values, verify
+from shmkernel.dicts import entries, meta, values, verify
 from tests.helpers import Child
 
 VALUES = {
@@ -153,6 +153,30 @@ def test_a_value_that_shrank_in_its_transaction_is_no_damage():
             x["a"] = bytes(2500)
             x["b", n] = bytes(30_000)
     verify.check(x._store.home, "x", x._store.words)
+
+
+@pytest.mark.parametrize("change", ["flags", "size"])
+def test_what_lmdb_relies_on_and_its_verifier_leaves_out_is_damage(change):
+    x = shm.create("x", {f"key {n}": "x" * 20 for n in range(9)})
+    words = x._store.words
+    verify.check(x._store.home, "x", words)
+    at = meta.current(words)
+    with open(f"{x._store.home}/data.mdb", "r+b") as file:
+        data = bytearray(file.read(4 * meta.PAGE))
+        if change == "flags":
+            at = (at + meta.DEPTH) * 8 + 4  # of the main tree: several values under a key
+        else:
+            at = words[at + meta.ROOT] * meta.PAGE
+            at += int.from_bytes(data[at + 16 : at + 18], "little")  # of the first node
+        data[at] ^= 4
+        file.seek(0)
+        file.write(data)
+        file.flush()
+        with pytest.raises(shm.DamagedError):
+            verify.check(x._store.home, "x", words)
+        data[at] ^= 4
+        file.seek(0)
+        file.write(data)
 
 
 def test_text_of_numpy_s_that_would_be_cut_is_refused_with_a_cure():
