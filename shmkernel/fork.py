@@ -19,6 +19,7 @@ arrives in one is delivered again after the fork.
 from __future__ import annotations
 
 import _thread
+import functools
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ class _Handlers(NamedTuple):
 
 _handlers: dict[str, _Handlers] = {}
 _interrupted = False
+_forking: set[int] = set()  # threads that have prepared a fork, and not done all that has to follow it
 
 
 def on(
@@ -75,24 +77,40 @@ def _run(handlers: Iterable[Handler | None]) -> None:
             sys.excepthook(*sys.exc_info())
 
 
-def _before() -> None:
-    _run(one.before for one in _in_order())
+def _before(*_: int) -> None:
+    if threading.get_ident() not in _forking:
+        _run(one.before for one in _in_order())
+        _forking.add(threading.get_ident())
 
 
-def _in_parent() -> None:
+def _in_parent(turn: int) -> None:
     global _interrupted  # noqa: PLW0603
+    if threading.get_ident() not in _forking:
+        return
+    _interrupted |= turn > 0
     _run(one.in_parent for one in reversed(_in_order()))
+    _forking.discard(threading.get_ident())
     if _interrupted:
         _interrupted = False
         main = threading.main_thread().ident or 0, signal.SIGINT
         _thread.start_new_thread(signal.pthread_kill, main)  # sent by this thread, it would be raised in this function
 
 
-def _in_child() -> None:
+def _in_child(*_: int) -> None:
     global generation, _interrupted  # noqa: PLW0603
+    if threading.get_ident() not in _forking:
+        return
     generation += 1
     _interrupted = False
     _run(one.in_child for one in reversed(_in_order()))
+    _forking.clear()
 
 
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+for _turn in range(3):
+    # Ctrl-C during the fork itself is raised before the first line of what is called then, which ends at once. So each
+    # is called again; whatever they call may be done twice.
+    os.register_at_fork(
+        before=functools.partial(_before, _turn),
+        after_in_parent=functools.partial(_in_parent, _turn),
+        after_in_child=functools.partial(_in_child, _turn),
+    )

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from shmkernel import fork
+from tests.helpers import python
 
 
 @pytest.fixture
@@ -67,3 +68,37 @@ def test_ctrl_c_in_a_handler_arrives_after_the_fork(told):
     with pytest.raises(KeyboardInterrupt):
         fork_and_wait()
     assert len(told) == 4
+
+
+INTERRUPTED = """
+import functools, os, signal, sys, threading
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+before = functools.partial(signal.setitimer, signal.ITIMER_REAL, 1e-6)
+os.register_at_fork(before=before)  # the last before the fork, since it is registered first
+
+from shmkernel import fork, interrupts
+
+guard = interrupts.Guard()
+fork.on(fork.STAGES[0], before=guard.before_fork, in_parent=guard.in_parent, in_child=guard.in_child)
+sys.unraisablehook = lambda _: None
+
+def enter():
+    with guard:
+        free.set()
+
+for _ in range(5):
+    free = threading.Event()
+    try:
+        if os.fork() == 0:
+            os._exit(0)
+        for _ in range(3000):  # in short pieces: Python may hear a signal only after a wait
+            threading.Event().wait(0.01)
+    except KeyboardInterrupt:
+        threading.Thread(target=enter, daemon=True).start()
+    assert free.wait(30)
+"""
+
+
+def test_ctrl_c_during_the_fork_itself_arrives_after_it_and_leaves_no_guard_taken():
+    python(INTERRUPTED)
