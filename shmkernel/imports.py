@@ -1,12 +1,14 @@
 """Imports that are made late, when a call first needs them: no fork comes between their beginning and their end.
 
 A child forked meanwhile by another thread would have a module that is being imported by nobody, and wait for it for
-ever. So late imports stand in ``with importing:``, and a fork waits for those of other threads. Threads do not wait for
-each other here: Python's own locks see to that, and find deadlocks.
+ever. So late imports stand in ``with importing:``, and a fork waits for those of other threads, and for any import of a
+module of this package: who unpickles a value begins one too. Threads do not wait for each other here: Python's own
+locks see to that, and find deadlocks.
 """
 
 from __future__ import annotations
 
+import importlib
 import time
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -14,10 +16,14 @@ from typing import TYPE_CHECKING
 from shmkernel import fork, interrupts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from shmkernel.interrupts import Entry, Kind
 
 _LIMIT = 10.0  # seconds: the other import may wait for one that the forking thread is in the middle of
 _NAP = 0.001
+_PACKAGE = __name__.partition(".")[0]
+_module_locks: dict[str, Callable[[], object]] = vars(importlib._bootstrap)["_module_locks"]  # noqa: SLF001  no other tells
 
 
 class Importing(interrupts.Holding):
@@ -52,10 +58,14 @@ class Importing(interrupts.Holding):
         """Wait until no other thread imports, then let none begin."""
         until = time.monotonic() + _LIMIT
         self._guard.before_fork()
-        while any(thread != get_ident() for thread in [*self._inside.values()]) and time.monotonic() < until:
+        while self._others() and time.monotonic() < until:
             self._guard.in_parent()
             time.sleep(_NAP)
             self._guard.before_fork()
+
+    def _others(self) -> bool:
+        me = get_ident()
+        return any(thread != me for thread in [*self._inside.values(), *_importers()])
 
     def in_parent(self) -> None:
         """Let them go on."""
@@ -65,6 +75,13 @@ class Importing(interrupts.Holding):
         """Forget the other threads."""
         self._inside.clear()
         self._guard.in_child()
+
+
+def _importers() -> Iterator[int]:
+    """Yield the threads that import a module of this package: they hold its lock, which importlib keeps while it is."""
+    for name, reference in [*_module_locks.items()]:
+        if name.partition(".")[0] == _PACKAGE and (owner := getattr(reference(), "owner", None)):
+            yield owner
 
 
 importing = Importing()

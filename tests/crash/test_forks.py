@@ -180,15 +180,46 @@ def test_children_forked_beside_busy_threads_do_everything_and_end():
 
 
 def test_a_child_that_lets_go_of_what_it_inherited_unlinks_nothing_of_its_parents():
-    inherited = [shm.create("x", [1, 2], lifetime="attached")]
+    inherited = [shm.create("inherited", [1, 2], lifetime="attached")]
 
     def let_go(connection):
         inherited.clear()
-        connection.send([one.name for one in held.alive()])
+        connection.send([one.name for one in held.alive() if one.name == "inherited"])
 
     with Child(let_go, kin=True) as child:
         assert child.hear() == []
         assert child.join() == 0
-    assert shm.attach("x") is inherited[0]
+    assert shm.attach("inherited") is inherited[0]
     inherited.clear()
-    assert "x" not in shm.session
+    assert "inherited" not in shm.session
+
+
+def test_a_child_is_forked_after_an_import_of_ours_that_another_thread_is_in_the_middle_of():
+    """Who unpickles a value of ours, a Pool's thread say, begins such an import, and the Pool forks in another one."""
+    python("""
+import os, signal, sys, threading
+import shmkernel
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "shmkernel.delivery":
+            begun.set()
+            go.wait(20)
+
+def begin():
+    import shmkernel.delivery
+
+begun, go = threading.Event(), threading.Event()
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=begin)
+thread.start()
+begun.wait(20)
+threading.Timer(0.1, go.set).start()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    import shmkernel.delivery
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+thread.join()
+""")
