@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import itertools
 import os
 import signal
 import subprocess
@@ -26,6 +27,20 @@ def lacking(reason):
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason, allow_module_level=True)
+
+
+def free_descriptors():
+    """Yield the numbers that the next descriptors will get: with one of them as limit, so many may be opened."""
+    taken = {int(number) for number in os.listdir("/proc/self/fd")}
+    return (number for number in itertools.count() if number not in taken or not _is_open(number))
+
+
+def _is_open(number):
+    try:
+        os.fstat(number)
+    except OSError:  # the one that listed them
+        return False
+    return True
 
 
 def quick_first(first, *others):

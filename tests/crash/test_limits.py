@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import resource
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import cgroups, limits, names, registry
-from tests.helpers import Child, left
+from tests.helpers import Child, free_descriptors, left
 
 MIB = 1 << 20
 LIMITS = {
@@ -40,7 +41,7 @@ def used_up(letter):
     number, _ = LIMITS[letter]
     before = resource.getrlimit(number)
     now = {
-        "-n": lambda: len(os.listdir("/proc/self/fd")) - 1,
+        "-n": lambda: next(free_descriptors()),
         "-v": lambda: int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2 * MIB,
         "-f": lambda: MIB,
     }[letter]()
@@ -99,7 +100,7 @@ def test_attaching_at_a_limit_of_the_process_calls_nothing_damaged(letter, in_ch
 def test_as_many_segments_as_descriptors_and_then_an_error_that_leaks_none(in_child):
     def work():
         registry.begin()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, 4096))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free_descriptors(), 40, None)), 4096))
         made = []
         with pytest.raises(shm.LimitError, match="ulimit -n"):
             made.extend(shm.create(f"x{number}", number) for number in range(4096))
