@@ -87,16 +87,19 @@ def enter():
     with guard:
         free.set()
 
-for _ in range(5):
+arrived = 0
+for _ in range(5):  # Python may raise it in `before` of this script, and swallow it
     free = threading.Event()
     try:
         if os.fork() == 0:
             os._exit(0)
-        for _ in range(3000):  # in short pieces: Python may hear a signal only after a wait
+        for _ in range(100):  # in short pieces: Python may hear a signal only after a wait
             threading.Event().wait(0.01)
     except KeyboardInterrupt:
-        threading.Thread(target=enter, daemon=True).start()
+        arrived += 1
+    threading.Thread(target=enter, daemon=True).start()
     assert free.wait(30)
+assert arrived
 """
 
 
