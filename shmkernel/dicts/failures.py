@@ -39,6 +39,16 @@ def check_engine() -> None:
         raise UnsupportedError(message, package="lmdb") from None
 
 
+def check_owner(name: str, fd: int) -> None:
+    """Raise RefusedError if this process has become another user than the one whose store it is."""
+    owner = os.fstat(fd).st_uid
+    if owner != os.geteuid():
+        message = (
+            f"{name!r} belongs to uid {owner}, and this process has become uid {os.geteuid()}: open it before that"
+        )
+        raise RefusedError(message, name=name, owner=owner)
+
+
 def of(name: str, error: lmdb.Error) -> Exception:
     """Make the error to raise instead."""
     code = error.code or 0

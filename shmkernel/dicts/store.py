@@ -337,6 +337,7 @@ class Store:
 
     def _open(self) -> lmdb.Environment:
         failures.check_engine()
+        failures.check_owner(self.name, self._fd)
         if not self.turns.sealed() and not verify.vouched(self.home, self.words):
             verify.check(self.home, self.name, self.words)
         try:

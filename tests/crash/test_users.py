@@ -232,3 +232,19 @@ def test_a_session_of_root_that_drops_its_privileges_goes_on_as_that_user(shm_di
 
     with Child(work) as child:
         assert child.join() == 0
+
+
+def test_a_child_that_becomes_another_user_is_refused_its_parents_dict_and_told_why():
+    d = shm.create("d", {"a": 1})
+
+    def work(_):
+        os.seteuid(SOMEBODY)
+        for act in (lambda: d["a"], lambda: d.update(a=2), lambda: d.transaction().__enter__()):
+            with pytest.raises(
+                shm.RefusedError, match=f"'d' belongs to uid 0, and this process has become uid {SOMEBODY}"
+            ):
+                act()
+
+    with Child(work, kin=True) as child:
+        assert child.join() == 0
+    assert d["a"] == 1
