@@ -342,6 +342,7 @@ class TestTwoDicts:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # it closes itself, as it shall
+@pytest.mark.timeout(method="thread")  # the other method is the very timer that strikes here
 def test_an_interrupt_at_any_moment_leaves_a_whole_dict_that_all_can_write():
     x = shm.create("x", {"a": 0, "b": 0, "n": 0})
     chance = random.Random(5)

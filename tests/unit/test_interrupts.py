@@ -13,6 +13,7 @@ import pytest
 from shmkernel.interrupts import Guard, Holding, entry_of
 from tests.unit.test_fork import forked
 
+pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that strikes here
 ROUNDS = 2000
 LONGEST = 3e-4  # seconds; some hundred bytecodes
 
