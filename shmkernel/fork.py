@@ -55,9 +55,10 @@ def on(
     --------
     >>> on("an unknown stage")
     Traceback (most recent call last):
-    ValueError: 'an unknown stage' is not in list
+    ValueError: 'an unknown stage' is no stage of a fork
     """
-    list(STAGES).index(stage)
+    if stage not in STAGES:
+        raise ValueError(f"{stage!r} is no stage of a fork")
     _handlers[stage] = _Handlers(before, in_parent, in_child)
 
 

@@ -80,6 +80,7 @@ WAYS = {
     "crashes in C code (segmentation fault)": dies("faulthandler._sigsegv()"),
     "calls `abort`": dies("os.abort()"),
     "is killed, and a process that it forked lives on": killed_beside(
+        "import warnings\nwarnings.simplefilter('ignore')  # a kernel has threads\n"
         "if not (pid := os.fork()):\n    signal.pause()\nprint(pid)"
     ),
     "is killed, and a subprocess that inherited its files lives on": killed_beside(

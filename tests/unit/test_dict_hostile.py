@@ -102,7 +102,7 @@ def array(*parts):
         extension(16, b"../../../../tmp/a"),
         extension(12, b"no number"),
         extension(99, b""),
-        entries.head(0) + b"\x91" * 5000 + b"\xc0",
+        entries.head(0) + b"\x91" * 200_000 + b"\xc0",
     ],
     ids=range(11),
 )

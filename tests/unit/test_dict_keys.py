@@ -110,7 +110,8 @@ def test_a_key_that_would_come_back_as_another_type_is_refused_with_a_cure(key):
 
 @pytest.mark.parametrize(
     "key",
-    [np.datetime64("2020-01-01", unit) for unit in ("D", "s", "ns")] + [np.datetime64("NaT"), np.timedelta64(3, "ns")],
+    [np.datetime64("2020-01-01", unit) for unit in ("D", "s", "ns")]
+    + [np.datetime64("NaT", "ns"), np.timedelta64(3, "ns")],
 )
 def test_times_of_numpy_are_no_keys_whatever_their_unit(key):
     with pytest.raises(keys.NoKeyError):
