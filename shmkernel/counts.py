@@ -23,7 +23,7 @@ def whole(value: object) -> int | None:
     (3, None, None, None)
     """
     numpy = sys.modules.get("numpy")  # where it is not loaded, there are no arrays
-    if isinstance(value, bool) or (numpy and isinstance(value, numpy.ndarray)):
+    if isinstance(value, bool) or (numpy and isinstance(value, (numpy.ndarray, numpy.bool_))):
         return None
     try:
         return operator.index(cast("int", value))
