@@ -49,10 +49,11 @@ def interrupted():
     def run(act, check):
         for _ in range(ROUNDS):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random())
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random(), 1)  # again, if swallowed
                 while True:
                     act()
             except KeyboardInterrupt as error:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 kept[:] = [*kept[-20:], error]
             check()
 
