@@ -53,13 +53,14 @@ def test_a_consumer_takes_three_lines(kernels):
     produce, consume = kernels
     produce("import numpy as np\nx = np.zeros(3)\n%shm_create x")
     consume("%shm_attach x\nseen = []")
-    start(
+    asleep = start(
         consume,
         "async for version in shm.changes(x):\n"
         "    seen.append((version, x.sum()))\n"
         "    shm.publish('taken')\n"
         "    if len(seen) == 3: break",
     )
+    until(asleep, "it waits for what comes from now on")
     produce(
         "known = shm.version('taken')\n"
         "for i in 1, 2, 3:\n"
