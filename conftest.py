@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _end_clean(left: Callable[[], list[Path]]) -> None:
     """End the session of this process, if it has one, and see that its watchdog removes everything."""
-    if sessions := sys.modules.get("shmkernel.sessions"):
+    if sessions := sys.modules.get("shmkernel._core.sessions"):
         sessions.end()
     deadline = time.monotonic() + _PATIENCE
     while (paths := left()) and time.monotonic() < deadline:

@@ -17,7 +17,7 @@ import pytest
 import SharedArray
 
 import shmkernel as shm
-from shmkernel import memory, names, records, registry
+from shmkernel._core import paths, records, registry, segment_file
 from shmkernel.kinds import array
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def peers(posix_name: str, request: pytest.FixtureRequest) -> Iterator[dict[str,
         return SharedArray.attach(f"shm://{posix_name}s")[0]
 
     def load() -> Any:
-        return np.load(names.path_of(posix_name), mmap_mode="r+")[0]
+        return np.load(paths.path_of(posix_name), mmap_mode="r+")[0]
 
     yield {"shmkernel": ours, "stdlib": stdlib, "SharedArray": extension, "numpy.load": load}
     block.close()
@@ -120,7 +120,7 @@ def _segment(name: str, count: int, *, sparse: bool) -> None:
         return
     session = registry.begin()
     head = array.encode((count,), np.dtype(float), "C")
-    fd = memory.blank(names.folder())
+    fd = segment_file.blank(paths.folder())
     os.write(fd, head)
     os.ftruncate(fd, len(head) + 8 * count)
     record = records.Record(os.fstat(fd).st_ino, name, "array", session.id, "", "session", time.time())

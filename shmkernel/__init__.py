@@ -12,7 +12,7 @@ if sys.platform != "linux":
         "On macOS and Windows run Jupyter in a container or in WSL"
     )
 
-from shmkernel.imports import importing
+from shmkernel._core.imports import importing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def __dir__() -> Sequence[str]:
 
 def _prevent_reloading() -> None:
     if "IPython" in sys.modules:
-        from shmkernel import reloading  # noqa: PLC0415
+        from shmkernel._core import reloading  # noqa: PLC0415
 
         reloading.prevent()
 

@@ -13,7 +13,8 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shmkernel as shm
-from shmkernel import counts, limits, memory, names, records, registry, render, sessions
+from shmkernel import render
+from shmkernel._core import capacity, counts, paths, records, registry, segment_file, sessions
 from shmkernel.errors import ShmError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _unlink(args: Namespace) -> None:
     labels = {one.pid: one.label for one in sessions.everyone()}
     attached = registry.holders()
     for name in args.name:
-        found = os.lstat(names.path_of(name))
+        found = os.lstat(paths.path_of(name))
         shm.unlink(name)
         pids = sorted({*attached.get((found.st_dev, found.st_ino), ())})
         still = ", ".join(f"{render.clean(labels.get(pid, 'process'))} ({pid})" for pid in pids)
@@ -166,7 +167,7 @@ def _gc(args: Namespace) -> None:
     """
     over = shm.gc(dry_run=args.dry_run)
     for name, size in over:
-        print(f"{name}: {'would be unlinked' if args.dry_run else 'unlinked'}, {limits.human(size)}")
+        print(f"{name}: {'would be unlinked' if args.dry_run else 'unlinked'}, {capacity.human(size)}")
     if not over:
         print("Ended kernels have left nothing")
 
@@ -178,7 +179,7 @@ def _save(args: Namespace) -> None:
     An array becomes a .npy file, under exactly that path; an older file is replaced when the new one is whole.
     """
     shm.save(args.name, args.file)
-    print(f"{args.name}: saved to {args.file}, {limits.human(os.stat(args.file).st_size)}")
+    print(f"{args.name}: saved to {args.file}, {capacity.human(os.stat(args.file).st_size)}")
 
 
 @_command("load", _NAME, _FILE, _REPLACE)
@@ -334,4 +335,4 @@ def _as_object(row: Info) -> dict[str, object]:
 def _check(wanted: Iterable[str]) -> None:
     for name in wanted:
         if registry.inode_at(name) is None:
-            raise memory.missing(name)
+            raise segment_file.missing(name)

@@ -22,7 +22,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
 import shmkernel as shm
-from shmkernel import limits, names
+from shmkernel._core import capacity, paths
 from shmkernel.errors import ShmError
 
 if TYPE_CHECKING:
@@ -152,10 +152,10 @@ def main() -> int:
 
 
 def _play(first: Kernel, second: Kernel) -> None:
-    taken = names.names()
+    taken = paths.names()
     name = next(one for one in ("dem", *(f"dem{number}" for number in range(2, 1000))) if one not in taken)
-    path = os.path.realpath(names.path_of(name))
-    _say(f"Two kernels, one array in {names.folder()}\n")
+    path = os.path.realpath(paths.path_of(name))
+    _say(f"Two kernels, one array in {paths.folder()}\n")
     for kernel in (first, second):
         kernel.start()
     for kernel in (first, second):
@@ -200,7 +200,7 @@ def _play(first: Kernel, second: Kernel) -> None:
 
 def _cell(kernel: Kernel, code: str, size: str = "", what: str = "") -> None:
     seconds, printed = kernel.run(code)
-    done = f"{limits.human(int(kernel.value(size)))} {what}" if size else ""
+    done = f"{capacity.human(int(kernel.value(size)))} {what}" if size else ""
     _say(f"    {code.strip().splitlines()[-1]:<75} {_ms(seconds):>9}  {done}".rstrip())
     for line in printed.splitlines():
         _say(textwrap.fill(line, 110, initial_indent=" " * 8, subsequent_indent=" " * 8, break_long_words=False))

@@ -11,7 +11,8 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from shmkernel import counts, verbs
+from shmkernel import verbs
+from shmkernel._core import counts
 from shmkernel.errors import NotFoundError, ShmError
 from shmkernel.sync.locks import Lock
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from IPython.core.error import UsageError
 from IPython.core.magic_arguments import MagicArgumentParser, magic_arguments
 
-from shmkernel import names
+from shmkernel._core import paths
 from shmkernel.errors import ArgumentError, ShmError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Parser(MagicArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
         wrong = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0].rstrip(":")
-        hint = names.hint(names.near(wrong, self.flags())) if wrong not in self.flags() else ""
+        hint = paths.hint(paths.near(wrong, self.flags())) if wrong not in self.flags() else ""
         raise MistypedError(f"%{self.prog}: {message}.{hint} Help: %{self.prog} -h")
 
 

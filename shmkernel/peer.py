@@ -35,7 +35,7 @@ from IPython.core.magic_arguments import argument
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-from shmkernel import descriptors, names
+from shmkernel._core import descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.parsing import Parser, arguments, in_one_line
 
@@ -217,7 +217,7 @@ class Peer:
 def _folder_for_sockets(name: str) -> tempfile.TemporaryDirectory[str]:
     """Make a private folder with a short path, wherever one can be made."""
     tried: list[str] = []
-    for find in (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", names.folder):  # noqa: S108  private in it
+    for find in (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", paths.folder):  # noqa: S108  private in it
         try:
             parent = find()
             if len(os.fsencode(parent)) <= _LONGEST:

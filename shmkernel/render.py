@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import limits, names
+from shmkernel._core import capacity, paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +47,7 @@ def age(seconds: float) -> str:
 
 def what(one: Info) -> str:
     """Describe what a segment holds: ``array int16 (344, 403), 270.8 KiB``."""
-    return clean(f"{one.kind} {one.type}, {limits.human(one.size)}")
+    return clean(f"{one.kind} {one.type}, {capacity.human(one.size)}")
 
 
 def people(holders: Iterable[Holder], *, shown: int | None = None) -> str:
@@ -128,12 +128,12 @@ def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, 
 
 def total(rows: Sequence[Info]) -> str:
     """Sum up: the segments, the folder, the container."""
-    room = limits.room()
-    size = limits.human(sum(one.size for one in rows))
+    room = capacity.room()
+    size = capacity.human(sum(one.size for one in rows))
     count = f"{len(rows)} segment{'s' * (len(rows) != 1)}, {size}"
-    folder = f"{clean(names.folder())}: {limits.human(room.used)} of {limits.human(room.total)} used"
-    limit = f". Memory limit of this container: {limits.human(room.container)}" if room.container else ""
-    return f"{count}. {folder}, {limits.human(room.free)} free{limit}"
+    folder = f"{clean(paths.folder())}: {capacity.human(room.used)} of {capacity.human(room.total)} used"
+    limit = f". Memory limit of this container: {capacity.human(room.container)}" if room.container else ""
+    return f"{count}. {folder}, {capacity.human(room.free)} free{limit}"
 
 
 def card(one: Info, remark: str = "") -> str:
@@ -192,7 +192,7 @@ def _cells(rows: Sequence[Info], notes: Mapping[str, str]) -> tuple[list[str], l
 
 def _row(one: Info) -> list[str]:
     return [
-        one.name, one.kind, clean(one.type), limits.human(one.size), owner(one), _attached(one), one.lifetime,
+        one.name, one.kind, clean(one.type), capacity.human(one.size), owner(one), _attached(one), one.lifetime,
         age(time.time() - one.created) if one.created else "",
     ]  # fmt: skip
 
@@ -213,7 +213,7 @@ def _facts(one: Info, remark: str) -> list[tuple[str, str]]:
         ("kind", one.kind),
         ("type", one.type),
         ("order", {"C": "C (rows first)", "F": "F (columns first)"}.get(one.order or "", "")),
-        ("size", f"{limits.human(one.size)} ({one.size} bytes)"),
+        ("size", f"{capacity.human(one.size)} ({one.size} bytes)"),
         ("path", "" if one.state in ("replaced", "unlinked") else f"{one.path}{opens}"),
         ("owner", owner(one)),
         ("created", f"{made}, {age(time.time() - one.created)} ago" if one.created else ""),

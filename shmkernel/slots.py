@@ -19,8 +19,8 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, RangeError, UnsupportedError
-from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from shmkernel import sessions
+from shmkernel._core import sessions
 
 PATIENCE = 30.0  # seconds until a test gives up; the events that it waits for take milliseconds
 

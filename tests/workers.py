@@ -8,7 +8,7 @@ import signal
 import numpy as np
 
 import shmkernel as shm
-from shmkernel import sessions
+from shmkernel._core import sessions
 from shmkernel.verbs import held
 
 

@@ -24,8 +24,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
-from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import lmdb
 import numpy as np
 
-from shmkernel import fork
+from shmkernel._core import fork
 from shmkernel.dicts import cache, entries, failures, keys, meta, store, values
 from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
 

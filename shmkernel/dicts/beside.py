@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from shmkernel import memory
+from shmkernel._core import segment_file
 
 _FILE, _MARK = ".npy", ".open"
 
@@ -35,7 +35,7 @@ class Beside:
     def add(self, fd: int, file: str) -> None:
         """Give a nameless file the name to which a value of this transaction will refer."""
         self._born.append(file)
-        memory.link(fd, f"{self._home}/{file}{_MARK}")
+        segment_file.link(fd, f"{self._home}/{file}{_MARK}")
         os.link(f"{self._home}/{file}{_MARK}", self.path(file))
 
     def doom(self, file: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from shmkernel import interrupts, owners
+from shmkernel._core import interrupts, owners
 from shmkernel.dicts import keeper
 from shmkernel.errors import LockError
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     import lmdb
 
+    from shmkernel._core.interrupts import Entry
     from shmkernel.dicts.store import Store
     from shmkernel.dicts.turns import Description
-    from shmkernel.interrupts import Entry
 
     Txn = lmdb.Transaction[bytes]
 

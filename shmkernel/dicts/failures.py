@@ -9,7 +9,7 @@ import os
 
 import lmdb
 
-from shmkernel import descriptors, limits, names
+from shmkernel._core import capacity, descriptors, paths
 from shmkernel.dicts import entries, values
 from shmkernel.dicts.meta import MAP, PAGE
 from shmkernel.errors import (
@@ -53,13 +53,13 @@ def of(name: str, error: lmdb.Error) -> Exception:
     """Make the error to raise instead."""
     code = error.code or 0
     if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
-        message = f"{name!r} would need more than the {limits.human(MAP)} that a dict can have. Use several"
-        return FullError(message, name=name, needed=MAP, free=limits.room().free)
+        message = f"{name!r} would need more than the {capacity.human(MAP)} that a dict can have. Use several"
+        return FullError(message, name=name, needed=MAP, free=capacity.room().free)
     if isinstance(error, lmdb.ReadersFullError):
         message = f"{name!r} is read by 510 others at this moment, and has no place for more. Try again"
         return LimitError(message, name=name, errno=errno.EAGAIN, limit="readers", allowed=510)
     if code == errno.ENOMEM or isinstance(error, lmdb.MemoryError):
-        return limits.no_mapping(name, MAP, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+        return capacity.no_mapping(name, MAP, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     if code == errno.ENOENT:
         return gone(name)
     if code in NO_ROOM:
@@ -99,10 +99,10 @@ def of_new(name: str, error: lmdb.Error) -> Exception:
     if error.code != errno.EFBIG:
         return of(name, error)
     message = (
-        f"{names.folder()} cannot hold dicts: its file system has no files of {limits.human(MAP)}, empty or not. "
+        f"{paths.folder()} cannot hold dicts: its file system has no files of {capacity.human(MAP)}, empty or not. "
         "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
     )
-    return FolderError(message, path=names.folder())
+    return FolderError(message, path=paths.folder())
 
 
 def gone(name: str) -> NotFoundError:
@@ -113,6 +113,6 @@ def gone(name: str) -> NotFoundError:
 
 def full(name: str, needed: int, code: int = errno.ENOSPC) -> FullError:
     """Make the error for a change that does not fit."""
-    error = limits.full(name, needed, code=code)
+    error = capacity.full(name, needed, code=code)
     message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
     return FullError(message, name=name, **error.facts)

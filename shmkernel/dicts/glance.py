@@ -11,7 +11,7 @@ import reprlib
 
 from msgspec import Raw, msgpack
 
-from shmkernel import limits, names
+from shmkernel._core import capacity, paths
 from shmkernel.dicts import entries, meta, store, values
 from shmkernel.preview import Look, Preview, Source, grid, nothing, page
 
@@ -36,9 +36,9 @@ def preview(source: Source, look: Look, count: int) -> Preview:
     if not source.path:
         return nothing("its name is gone, and what it holds is seen by who has it alone")
     with open(source.path, "rb") as file:
-        home = names.runtime("dicts", str(os.fstat(file.fileno()).st_ino))
+        home = paths.runtime("dicts", str(os.fstat(file.fileno()).st_ino))
         mapping = mmap.mmap(file.fileno(), 2 * meta.PAGE, access=mmap.ACCESS_READ)
-    opened = store.connect(home, mapping, names.called(source.path))
+    opened = store.connect(home, mapping, paths.called(source.path))
     with opened.viewing() as txn:
         rows = page(look, min(count, _FAR))
         placed, _ = entries.walk(txn, None, rows.stop)
@@ -95,7 +95,7 @@ def _told_by_head(packed: memoryview) -> tuple[str, str]:
         return kind, f"{values.dtype_of(dtype)} {shape}"
     if kind in ("tuple", "set", "frozenset"):
         return kind, _told_by_head(packed)[1]
-    return kind, limits.human(count)
+    return kind, capacity.human(count)
 
 
 def _parts(count: int) -> str:

@@ -25,7 +25,7 @@ import sys
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from shmkernel import fork
+from shmkernel._core import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

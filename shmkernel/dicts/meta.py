@@ -15,7 +15,7 @@ import contextlib
 import mmap
 import os
 
-from shmkernel import descriptors, folders, names
+from shmkernel._core import descriptors, folders, paths
 
 PAGE = mmap.PAGESIZE
 MAP = 64 << 30  # bytes that a dict can have: the one size of everybody's map
@@ -39,7 +39,7 @@ def current(words: memoryview) -> int:
 def listen(inode: int) -> None:
     """Have those who write to the dict with this inode, if it is one, say so: publish, for its name's version."""
     with contextlib.suppress(FileNotFoundError):
-        fd = folders.open_(names.runtime("dicts", str(inode), "data.mdb"), os.O_RDWR)
+        fd = folders.open_(paths.runtime("dicts", str(inode), "data.mdb"), os.O_RDWR)
         try:
             descriptors.take_streams()
             if os.fstat(fd).st_size >= 2 * PAGE:

@@ -11,7 +11,7 @@ import os
 
 import lmdb
 
-from shmkernel import descriptors, folders, limits
+from shmkernel._core import capacity, descriptors, folders
 from shmkernel.dicts import failures, freelist, meta
 from shmkernel.dicts.meta import MAP, PAGE
 
@@ -114,7 +114,7 @@ class Room:
     def _allocate(self, start: int, end: int) -> bool:
         if end > start:
             self._code = errno.ENOSPC
-            if limits.lacks(end - start):
+            if capacity.lacks(end - start):
                 return False
             try:
                 changed = os.fstat(self.fd).st_mtime_ns
@@ -141,7 +141,7 @@ class Room:
 def make(home: str, name: str) -> None:
     """Make a store of the empty file in a new folder."""
     failures.check_engine()
-    limits.check_file_size(name, MAP)
+    capacity.check_file_size(name, MAP)
     try:
         descriptors.take_streams()
         path = os.fsencode(home)  # py-lmdb would encode a text as UTF-8, which not every path is

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lmdb
 from lmdb import _envid
 
-from shmkernel import descriptors, folders, fork, identity, interrupts
+from shmkernel._core import descriptors, folders, fork, identity, interrupts
 from shmkernel.dicts import entries, failures, meta, turns, verify
 from shmkernel.dicts.beside import Beside
 from shmkernel.dicts.blocks import Block
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-    from shmkernel.interrupts import Entry
+    from shmkernel._core.interrupts import Entry
 
     Txn = lmdb.Transaction[bytes]
 

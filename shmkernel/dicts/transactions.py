@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from shmkernel import interrupts
+from shmkernel._core import interrupts
 from shmkernel.errors import ArgumentError, LockError
 
 if TYPE_CHECKING:
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from shmkernel._core.interrupts import Entry
     from shmkernel.dicts import store
     from shmkernel.dicts.blocks import Block
     from shmkernel.dicts.shared import SharedDict
-    from shmkernel.interrupts import Entry
 
     Kind = type[BaseException] | None
 

@@ -22,7 +22,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from shmkernel import descriptors, interrupts, memory, owners
+from shmkernel._core import descriptors, interrupts, owners, segment_file
 from shmkernel.dicts import meta
 from shmkernel.errors import FolderError, TimedOutError
 
@@ -146,7 +146,7 @@ class Turns:
         raise TimedOutError(message, name=self._name, timeout=limit, holder=None, inside=inside)
 
     def _description(self) -> Description:
-        with memory.no_fork:
+        with segment_file.no_fork:
             file = self._reopened()
             _open.add(file)
         return file

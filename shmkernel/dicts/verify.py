@@ -15,7 +15,7 @@ import struct
 import sys
 from typing import Any
 
-from shmkernel import folders
+from shmkernel._core import folders
 from shmkernel.dicts import freelist, meta
 from shmkernel.errors import DamagedError
 

@@ -11,8 +11,8 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
+from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, RangeError, ShmError, UnsupportedError
-from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     import mmap
@@ -165,7 +165,7 @@ def _cured(
 ) -> ShmError:
     """Add to an error what can be shared in the value's place."""
     with importing:
-        from shmkernel import cures  # noqa: PLC0415  only for a message
+        from shmkernel.kinds import cures  # noqa: PLC0415  only for a message
 
     if value is None or isinstance(value, Mapping) or any(option is not None for option in options.values()):
         return error

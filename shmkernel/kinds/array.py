@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import conversions, counts, dtypes, kinds
+from shmkernel import kinds
+from shmkernel._core import counts
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
-from shmkernel.kinds import HEAD, Description, Plan
+from shmkernel.kinds import HEAD, Description, Plan, conversions, dtypes
 from shmkernel.preview import arrays
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from shmkernel import dicts, kinds, memory
+from shmkernel import dicts, kinds
+from shmkernel._core import segment_file
+from shmkernel._core.imports import importing
 from shmkernel.dicts import meta
 from shmkernel.errors import ArgumentError, DamagedError, FolderError, UnsupportedError
-from shmkernel.imports import importing
 from shmkernel.kinds import Description, Plan
 
 if TYPE_CHECKING:
@@ -160,13 +161,13 @@ def _put(home: str, array: NDArray[Any], name: str) -> int:
     """
     plan = _array().plan(name, array, {})
     try:
-        fd = memory.blank(home)
+        fd = segment_file.blank(home)
     except (FileNotFoundError, FolderError):
         if os.path.exists(home):
             raise
         return -1
     try:
-        memory.fill(fd, plan.size, plan.pieces(), name, lambda _: None)
+        segment_file.fill(fd, plan.size, plan.pieces(), name, lambda _: None)
     except BaseException:
         os.close(fd)
         raise
@@ -174,19 +175,20 @@ def _put(home: str, array: NDArray[Any], name: str) -> int:
 
 
 def _write(home: str, file: str, plan: Plan, progress: Callable[[int], None]) -> None:
-    fd = memory.blank(home)
+    fd = segment_file.blank(home)
     try:
-        memory.fill(fd, plan.size, plan.pieces(), file, progress)
-        memory.link(fd, f"{home}/{file}.npy")
+        segment_file.fill(fd, plan.size, plan.pieces(), file, progress)
+        segment_file.link(fd, f"{home}/{file}.npy")
     finally:
         os.close(fd)
 
 
 def _attach(path: str, mode: str) -> NDArray[Any]:
-    fd, found = memory.attach(path, mode, os.path.basename(path))
+    fd, found = segment_file.attach(path, mode, os.path.basename(path))
     try:
         return cast(
-            "NDArray[Any]", _array().open(memory.map_(fd, found.st_size, mode, os.path.basename(path)), path, mode)
+            "NDArray[Any]",
+            _array().open(segment_file.map_(fd, found.st_size, mode, os.path.basename(path)), path, mode),
         )
     finally:
         os.close(fd)

@@ -13,7 +13,8 @@ import operator
 import struct
 from typing import TYPE_CHECKING, Any, cast
 
-from shmkernel import kinds, names, slots
+from shmkernel import kinds, slots
+from shmkernel._core import paths
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 from shmkernel.preview import lists as preview
@@ -37,7 +38,7 @@ class List:
     name = "list"
 
     def __init__(self, view: Callable[[mmap.mmap, str, str], object] | None = None) -> None:
-        self.view = view or (lambda mapping, path, _: View(mapping, names.called(path)))
+        self.view = view or (lambda mapping, path, _: View(mapping, paths.called(path)))
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
         """Take flat lists and tuples of what an item can be, and such lists that are shared already."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, cast
 
-from shmkernel import counts, kinds, preview
+from shmkernel import kinds, preview
+from shmkernel._core import counts
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan
 

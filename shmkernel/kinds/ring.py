@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.lib import format as npy
 
-from shmkernel import counts, dtypes, kinds, names
+from shmkernel import kinds
+from shmkernel._core import counts, paths
 from shmkernel.errors import ArgumentError, UnsupportedError
-from shmkernel.kinds import Description, Plan
+from shmkernel.kinds import Description, Plan, dtypes
 from shmkernel.preview import arrays, nothing
 from shmkernel.sync.rings import Ring, Slots
 
@@ -87,7 +88,7 @@ class RingKind:
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> Ring:
         """Return the ring; with private changes it would stand still."""
         if mode == "c":
-            name = names.called(path)
+            name = paths.called(path)
             message = f"{name!r} is a stream, of which no private copy is made: %shm_attach {name} --mode r"
             raise UnsupportedError(message, name=name)
         layout = decode(mapping[: kinds.HEAD], len(mapping))
@@ -103,7 +104,7 @@ class RingKind:
                 return False
 
         slots = Slots(words, layout.offset // 8, layout.stride // 8, records["number"], records["frame"], here)
-        return Ring(names.called(path), slots, writable=mode == "r+")
+        return Ring(paths.called(path), slots, writable=mode == "r+")
 
     def describe(self, head: bytes, size: int) -> Description:
         """Say how many slots of what."""

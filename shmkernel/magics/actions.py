@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
-from shmkernel import limits, memory, names, registry, render
+from shmkernel import render
+from shmkernel._core import capacity, paths, registry, segment_file
 from shmkernel.errors import ArgumentError, NotFoundError
 from shmkernel.magics import agreement, sharing, variables
 from shmkernel.verbs import held
@@ -36,7 +37,7 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
     mode = args.mode or magics.mode
     targets = {name: args.variable or name for name in args.names}
     for name, variable in targets.items():
-        names.path_of(name)
+        paths.path_of(name)
         if not variables.is_variable(variable):
             raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
         args.scope.check(variable)
@@ -82,7 +83,7 @@ def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: AR
             keepers.append(f"{render.people(others)} let{'s' * (len(others) == 1)} go")
         if _held(name):
             keepers.append(f"%shm_close {name} here")
-        size = limits.human(one.size)
+        size = capacity.human(one.size)
         fate = f"stay until {' and '.join(keepers)}" if keepers else "freed"
         print(f"{name}: unlinked, {size} {fate}")
 
@@ -93,7 +94,7 @@ def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
     ghosts = {name: _held(name) for name in args.names if registry.inode_at(name) is None}
     for name, found in ghosts.items():
         if not any(one.value() is not None for one in found):
-            raise memory.missing(name)
+            raise segment_file.missing(name)
     stayed = {name: _others(shm.info(name)) for name, found in ghosts.items() if found}
     for name in args.names:
         copied = _named_again(magics, args.scope, name, ghosts[name], lifetime) if name in ghosts else ""
@@ -122,7 +123,7 @@ def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG0
     """Write a segment to a file."""
     (name,) = args.names
     shm.save(name, args.path)
-    print(f"{name}: {limits.human(os.stat(os.path.expanduser(args.path)).st_size)} written to {args.path}")
+    print(f"{name}: {capacity.human(os.stat(os.path.expanduser(args.path)).st_size)} written to {args.path}")
 
 
 def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
@@ -131,7 +132,7 @@ def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
     if not over:
         print("Nothing is left of kernels that ended")
         return
-    size = limits.human(sum(size for _, size in over))
+    size = capacity.human(sum(size for _, size in over))
     done = "would be unlinked: %shm_gc" if args.dry_run else "unlinked"
     print(f"{', '.join(name for name, _ in over)}: left by kernels that ended, {size}, {done}")
 
@@ -165,7 +166,7 @@ def _held(name: str) -> list[held.Held]:
 
 def _check_exists(name: str) -> None:
     if registry.inode_at(name) is None:
-        raise memory.missing(name)
+        raise segment_file.missing(name)
 
 
 def _attached(magics: ShmMagics, scope: Scope, name: str, variable: str, value: object, mode: str) -> str:

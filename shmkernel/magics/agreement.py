@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
-from shmkernel import memory, names, registry
+from shmkernel._core import paths, registry, segment_file
 from shmkernel.errors import ArgumentError
 from shmkernel.magics import bodies
 from shmkernel.parsing import in_one_line
@@ -50,9 +50,9 @@ def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
 def wait(magics: ShmMagics, args: argparse.Namespace) -> int:  # noqa: ARG001
     """Sleep until there is something new."""
     (name,) = args.names
-    names.path_of(name)
+    paths.path_of(name)
     if registry.inode_at(name) is None:
-        print(f"{memory.missing(name).message.partition(' Live')[0]} Waiting until there is one")
+        print(f"{segment_file.missing(name).message.partition(' Live')[0]} Waiting until there is one")
     version = shm.wait(name, args.since, args.timeout)
     print(f"{name}: version {version}")
     return version

@@ -9,7 +9,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
-from shmkernel.counts import seconds_given, version_given
+from shmkernel._core.counts import seconds_given, version_given
 from shmkernel.magics import bare, scope
 from shmkernel.parsing import Parser, arguments, in_one_line
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
-from shmkernel import names, records
+from shmkernel._core import paths, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -78,7 +78,7 @@ def _complete(shell: InteractiveShell, verb: str, flags: list[str], text: str) -
     if verb == "shm_create":
         return fragment, "variable", [one for one in _values(shell) if one not in words]
     if verb in _SEGMENTS and not (verb == "shm_save" and any(words)):  # a file's name, for others to complete
-        return fragment, "segment", [one for one in names.names() if one not in words]
+        return fragment, "segment", [one for one in paths.names() if one not in words]
     return fragment, "", ()
 
 

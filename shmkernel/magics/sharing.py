@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import shmkernel as shm
-from shmkernel import kinds, names, records, registry, render
+from shmkernel import kinds, render
+from shmkernel._core import paths, records, registry
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.magics import variables
 from shmkernel.parsing import evaluate, lengths, literal, number, size
@@ -143,7 +144,7 @@ def _other_name(args: argparse.Namespace, name: str, value: object) -> str:
 def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Wish:
     """Check one name."""
     try:
-        names.path_of(name)
+        paths.path_of(name)
     except ArgumentError as error:
         if name not in args.scope:
             raise
@@ -180,7 +181,7 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
     if name in args.scope:
         return args.scope[name]
     known = {key for key in args.scope if not key.startswith("_")}
-    hint = names.hint(names.near(name, known - set(magics.shell.user_ns_hidden)))
+    hint = paths.hint(paths.near(name, known - set(magics.shell.user_ns_hidden)))
     raise ArgumentError(
         f"no variable {name}.{hint} Give --from EXPR, or make an array: %shm_create {name} --shape 10", name=name
     )

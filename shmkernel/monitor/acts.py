@@ -6,7 +6,8 @@ import keyword
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
-from shmkernel import registry, render
+from shmkernel import render
+from shmkernel._core import registry
 from shmkernel.errors import ArgumentError, NotFoundError
 from shmkernel.verbs import held
 

@@ -13,7 +13,8 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import folders, limits, names, records, registry, render
+from shmkernel import render
+from shmkernel._core import capacity, folders, paths, records, registry
 from shmkernel.sync import files
 from shmkernel.verbs import held, listing
 
@@ -81,7 +82,7 @@ class Board:
     def _names(self) -> None:
         """Follow names and records."""
         files = {}
-        for name in (*names.names(), *self._foreign()):
+        for name in (*paths.names(), *self._foreign()):
             if clock := _file(name):
                 files[name] = clock
         stale = [name for name, clock in files.items() if self._files.get(name) != clock]
@@ -97,7 +98,7 @@ class Board:
 
     def _foreign(self) -> list[str]:
         """Return the ``/posix`` names, which only records tell; each is read once."""
-        entries = [entry for entry in os.listdir(names.runtime("records")) if entry.isdigit()]
+        entries = [entry for entry in os.listdir(paths.runtime("records")) if entry.isdigit()]
         known = {entry: self._posix[entry] for entry in entries if entry in self._posix}
         fresh = ((entry, records.read(entry)) for entry in entries if entry not in known)
         self._posix = known | {entry: record.name for entry, record in fresh if record}
@@ -131,7 +132,7 @@ class Room(NamedTuple):
 
 def room(rows: Iterable[Row]) -> Room:
     """Divide the folder up; ``short`` says that less than a tenth is free."""
-    now, mine, shared = limits.room(), 0, 0
+    now, mine, shared = capacity.room(), 0, 0
     for _, inode, info, _ in rows:
         if inode and info.mine:
             mine += info.size
@@ -159,7 +160,7 @@ def as_json(row: Row) -> dict[str, object]:
     info = row.info
     return {
         "key": row.key, "inode": str(row.inode), "name": info.name, "kind": info.kind, "type": render.clean(info.type),
-        "size": info.size, "human": limits.human(info.size), "owner": render.clean(info.owner),
+        "size": info.size, "human": capacity.human(info.size), "owner": render.clean(info.owner),
         "alive": info.owner_alive, "mine": info.mine, "pid": info.owner_pid,
         "attached": [f"{render.people([one])} ({one.pid})" for one in info.attached[:20]],
         "count": len(info.attached), "lifetime": info.lifetime, "created": info.created,
@@ -170,7 +171,7 @@ def as_json(row: Row) -> dict[str, object]:
 def _with_versions() -> set[str]:
     """Name the segments that somebody has locked, published or waited for."""
     try:
-        return set(map(names.called, os.listdir(names.runtime("sync"))))
+        return set(map(paths.called, os.listdir(paths.runtime("sync"))))
     except FileNotFoundError:
         return set()
 
@@ -180,14 +181,14 @@ def _versioned(row: Row) -> Row:
 
 
 def _folders() -> _Clock:
-    paths = (names.folder(), names.runtime("records"), names.runtime("sessions"))
+    watched = (paths.folder(), paths.runtime("records"), paths.runtime("sessions"))
     folders.prepare()
-    return tuple(os.stat(path).st_mtime_ns for path in paths)
+    return tuple(os.stat(path).st_mtime_ns for path in watched)
 
 
 def _file(name: str) -> _Clock | None:
     try:
-        found = os.lstat(names.path_of(name))
+        found = os.lstat(paths.path_of(name))
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_ctime_ns, found.st_size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from shmkernel import kinds, memory, preview, render
+from shmkernel import kinds, preview, render
+from shmkernel._core import segment_file
 from shmkernel.monitor.board import GHOSTS
 from shmkernel.preview import Look, Preview, Source
 from shmkernel.verbs import held
@@ -19,7 +20,7 @@ def see(info: Info, look: Look) -> Preview:
     try:
         if info.state in GHOSTS:
             return _ghost(info, look)
-        with memory.reading(info.path, info.name) as fd:
+        with segment_file.reading(info.path, info.name) as fd:
             source = Source(lambda at, size: os.pread(fd, size, at), os.fstat(fd).st_size, info.path)
             return _shown(info, source, look)
     except (OSError, ValueError) as error:

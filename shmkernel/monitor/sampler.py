@@ -16,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import descriptors
+from shmkernel._core import descriptors
 from shmkernel.errors import ShmError
 from shmkernel.monitor import board, lens
 from shmkernel.preview import Look, Preview

@@ -18,7 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shmkernel import limits, names, render
+from shmkernel import render
+from shmkernel._core import capacity, paths
 from shmkernel.monitor import board, lens
 from shmkernel.preview import Look, Preview
 
@@ -88,9 +89,9 @@ class Screen:
         shared = width * (room.mine + room.shared) // (room.total or 1)
         bar = Text("█" * shared, style="blue").append("▒" * max(used - shared, 0), style="default")
         bar.append("░" * (width - used), style="dim default")
-        count, size = len(self.board.rows), limits.human(room.mine + room.shared)
-        text = f"\n{count} segment{'s' * (count != 1)}, {size}. {render.clean(names.folder())}: "
-        text += f"{limits.human(room.free)} free of {limits.human(room.total)}"
+        count, size = len(self.board.rows), capacity.human(room.mine + room.shared)
+        text = f"\n{count} segment{'s' * (count != 1)}, {size}. {render.clean(paths.folder())}: "
+        text += f"{capacity.human(room.free)} free of {capacity.human(room.total)}"
         if room.short:
             return bar.append(f"{text}: running short", style="bold red")
         return bar.append(text, style="default")
@@ -116,7 +117,7 @@ class Screen:
 
 def _cells(info: Info) -> tuple[str, ...]:
     return (
-        _sign(info), f"{info.name} {info.state}".strip(), info.kind, render.clean(info.type), limits.human(info.size),
+        _sign(info), f"{info.name} {info.state}".strip(), info.kind, render.clean(info.type), capacity.human(info.size),
         render.owner(info), f"{len(info.attached)} {render.people(info.attached, shown=1)}".strip(), info.lifetime,
         render.age(time.time() - info.created) if info.created else "",
     )  # fmt: skip

@@ -13,7 +13,8 @@ import traitlets
 from IPython.core.getipython import get_ipython
 
 import shmkernel as shm
-from shmkernel import descriptors, names, render
+from shmkernel import render
+from shmkernel._core import descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.monitor import acts
 from shmkernel.monitor.sampler import SOCKETS, Sampler
@@ -159,7 +160,7 @@ def watch(name: str | None = None, *, interval: float = 0.25) -> Monitor:
     >>> shm.unlink("x")
     """
     if name is not None:
-        names.path_of(name)
+        paths.path_of(name)
     if not _QUICK <= interval < math.inf:
         raise ArgumentError(f"interval {interval!r}: seconds between two looks, at least {_QUICK}", interval=interval)
     descriptors.check_spare(SOCKETS)

@@ -11,7 +11,7 @@ import io
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import interrupts
+from shmkernel._core import interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

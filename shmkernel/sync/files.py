@@ -31,7 +31,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import folders, fork, identity, interrupts, memory, names
+from shmkernel._core import folders, fork, identity, interrupts, paths, segment_file
 from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
 from shmkernel.sync import closing, whereto
@@ -116,7 +116,7 @@ class SyncFile:
 
     def __init__(self, name: str, path: str) -> None:
         self.idle: list[Descriptor] = []
-        self.name, self.path, self.leads = name, path, names.path_of(name)
+        self.name, self.path, self.leads = name, path, paths.path_of(name)
         self.target = whereto.Target(self.leads)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
@@ -195,7 +195,7 @@ def peek(name: str) -> tuple[int, Who | None]:
     try:
         with open(_path(name), "rb") as file:
             page = file.read(SIZE)
-        leads = names.path_of(name)
+        leads = paths.path_of(name)
         inode = whereto.number(leads, os.lstat(leads).st_ino)
     except OSError:
         return 0, None
@@ -211,12 +211,12 @@ def tidy(*, all_: bool = False, dry_run: bool = False) -> list[str]:
     """
     removed = []
     with contextlib.suppress(FileNotFoundError):
-        for entry in folders.listdir(names.runtime("sync")):
-            path = f"{names.folder()}/{entry}"
+        for entry in folders.listdir(paths.runtime("sync")):
+            path = f"{paths.folder()}/{entry}"
             if not os.path.lexists(path):
                 with contextlib.suppress(OSError):  # busy, or another sweep was faster
-                    if _remove_unused(names.runtime("sync", entry), all_=all_, dry_run=dry_run):
-                        removed.append(names.called(path))
+                    if _remove_unused(paths.runtime("sync", entry), all_=all_, dry_run=dry_run):
+                        removed.append(paths.called(path))
     return removed
 
 
@@ -242,7 +242,7 @@ def me() -> bytes:
 
 
 def _path(name: str) -> str:
-    return names.runtime("sync", os.path.basename(names.path_of(name)))  # "x" and "/shmk-1000-x" are one file
+    return paths.runtime("sync", os.path.basename(paths.path_of(name)))  # "x" and "/shmk-1000-x" are one file
 
 
 @functools.lru_cache(maxsize=_RECENT)
@@ -259,13 +259,13 @@ def _recent(path: str, name: str) -> SyncFile:
 def _mapped(name: str, path: str) -> tuple[int, memoryview]:
     while True:
         try:
-            fd, found = memory.attach(path, "r+", name)
+            fd, found = segment_file.attach(path, "r+", name)
         except FileNotFoundError:
             _make(name, path)
             continue
         try:
             if found.st_size == SIZE:
-                page = memoryview(memory.map_(fd, SIZE, "r+", name))
+                page = memoryview(segment_file.map_(fd, SIZE, "r+", name))
                 if page[:8] == MAGIC.to_bytes(8, "little"):
                     return found.st_ino, page
         finally:
@@ -276,12 +276,12 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
 
 def _make(name: str, path: str) -> None:
     folders.prepare()
-    inode = whereto.Target(names.path_of(name)).now()
-    fd = memory.blank(os.path.dirname(path))
+    inode = whereto.Target(paths.path_of(name)).now()
+    fd = segment_file.blank(os.path.dirname(path))
     try:
-        memory.fill(fd, SIZE, [memoryview(blank(inode))], name, lambda _: None)
+        segment_file.fill(fd, SIZE, [memoryview(blank(inode))], name, lambda _: None)
         with contextlib.suppress(FileExistsError):
-            memory.link(fd, path)
+            segment_file.link(fd, path)
     finally:
         os.close(fd)
 

@@ -8,7 +8,7 @@ A hold begins with the first and ends with the last of them, whoever leaves firs
 inside says which task of the thread may enter again: another has to wait until that has left, unless it has ended.
 
 Whatever ends a hold may be interrupted at any bytecode, and is then done once more, by the end of the `with`
-statement's token (`shmkernel.interrupts`). So each step here can be repeated, and nothing is kept in a local variable
+statement's token (`shmkernel._core.interrupts`). So each step here can be repeated, and nothing is kept in a local variable
 that would hold the lock, since tracebacks keep those.
 """
 
@@ -26,8 +26,8 @@ from shmkernel.sync import files
 from shmkernel.sync.files import HOLDER, RELEASED, WATCHED
 
 if TYPE_CHECKING:
-    from shmkernel.interrupts import Entry
-    from shmkernel.owners import Owner
+    from shmkernel._core.interrupts import Entry
+    from shmkernel._core.owners import Owner
     from shmkernel.sync.closing import Descriptor
 
 TRY = fcntl.F_OFD_SETLK

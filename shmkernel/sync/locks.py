@@ -19,10 +19,10 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel import counts
+from shmkernel._core import counts
+from shmkernel._core.interrupts import Entry, Exit, Holding, entry_of
+from shmkernel._core.owners import Owner, greenlets
 from shmkernel.errors import TimedOutError
-from shmkernel.interrupts import Entry, Exit, Holding, entry_of
-from shmkernel.owners import Owner, greenlets
 from shmkernel.sync import files, holds, wakeups
 from shmkernel.sync.files import HOLDER, WAITING, WATCHED
 from shmkernel.sync.holds import TRY, Hold, Inside
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Generator
     from types import TracebackType
 
-    from shmkernel.interrupts import Kind
+    from shmkernel._core.interrupts import Kind
 
 _LOCK, _GATE, VERSION = 0, 1, 2
 _SLEEP = fcntl.F_OFD_SETLKW

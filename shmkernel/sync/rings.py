@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 
-from shmkernel import conversions
+from shmkernel._core.interrupts import Entry, Exit, Holding, entry_of
 from shmkernel.errors import ArgumentError, LockError, NotFoundError, RefusedError, UnsupportedError
-from shmkernel.interrupts import Entry, Exit, Holding, entry_of
+from shmkernel.kinds import conversions
 from shmkernel.sync import copies, holds, locks, versions
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from shmkernel.interrupts import Kind
+    from shmkernel._core.interrupts import Kind
 
 _BEYOND = 1 << 62  # no writer counts so far
 _TRIES = 20  # times that a reader is overtaken in a row before he locks

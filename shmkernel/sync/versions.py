@@ -14,7 +14,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from shmkernel import memory, names
+from shmkernel._core import paths, segment_file
 from shmkernel.errors import ArgumentError, TimedOutError
 from shmkernel.sync import files, holds, locks, wakeups
 from shmkernel.sync.files import INODE, PUBLISHED, RELEASED, WATCHED
@@ -115,7 +115,7 @@ class _Watch:
         file = self._file = files.opened(self._name)
         file.words[WATCHED] = 1
         inode = file.segment()
-        beside = file.leads if inode else names.folder()
+        beside = file.leads if inode else paths.folder()
         return wakeups.waiter((file.path, file.inode, inode), file.path, beside)
 
     def valid(self) -> bool:
@@ -128,7 +128,7 @@ class _Watch:
     def look(self) -> int | None:
         inode = self._file.segment()
         if self._linked and not inode:
-            raise memory.missing(self._name)
+            raise segment_file.missing(self._name)
         found = _settled(self._file, inode)
         return found if found != self._since else None
 

@@ -23,7 +23,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from shmkernel import fork, interrupts
+from shmkernel._core import fork, interrupts
 from shmkernel.sync import closing
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shmkernel import counts, names
+from shmkernel._core import counts, paths
 from shmkernel.errors import RefusedError, UnsupportedError
 from shmkernel.sync import copies, locks, versions
 from shmkernel.verbs import held, life
@@ -217,7 +217,7 @@ def snapshot(x: Any) -> Any:  # noqa: ANN401
 def name_of(x: Any) -> str:  # noqa: ANN401
     """Return the name of a shared object, or of what it is a view of; a name is checked."""
     if isinstance(x, str):
-        names.path_of(x)
+        paths.path_of(x)
         return x
     return _held(x).name
 
@@ -225,7 +225,7 @@ def name_of(x: Any) -> str:  # noqa: ANN401
 def _writable(x: Any) -> str:  # noqa: ANN401
     """Return the name, where what was given, or is attached under the name, can have changed for others."""
     if isinstance(x, str):
-        name, path = x, names.path_of(x)
+        name, path = x, paths.path_of(x)
         modes = {one.key[2] for one in held.everything() if one.path == path}
     else:
         one = _held(x)

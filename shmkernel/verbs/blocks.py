@@ -9,7 +9,7 @@ import secrets
 import struct
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel import memory, names, records, registry, sessions
+from shmkernel._core import paths, records, registry, segment_file, sessions
 from shmkernel.errors import ArgumentError, NotFoundError, TakenError, UnsupportedError, _FileError
 from shmkernel.kinds import Kind, Plan, a_type, raw
 from shmkernel.verbs import drafts, held
@@ -132,13 +132,13 @@ class SharedMemory:
     def _attach(self, posix: str, kind: str, view: View) -> None:
         """Attach the named block, and give its mapping to `view`, which returns the object that it is for."""
         path = _path(posix)
-        name = names.called(path)
+        name = paths.called(path)
         if not sessions.covers(path):
             registry.begin()
-        fd, found = memory.attach(path, "r+", name)
+        fd, found = segment_file.attach(path, "r+", name)
         try:
             records.confirm(name, found)
-            mapping = memory.map_(fd, found.st_size, "r+", name)
+            mapping = segment_file.map_(fd, found.st_size, "r+", name)
             self._name = posix
             value = view(mapping, path, "r+")
         except ValueError as error:
@@ -152,7 +152,7 @@ class SharedMemory:
         lifetime = "session" if self._track else "keep"
         while True:
             self._name = posix or _make_filename()
-            name = names.called(_path(self._name))
+            name = paths.called(_path(self._name))
             try:
                 drafts.publish([drafts.make(name, kind, plan, "r+", lifetime, replace=False)], replace=False)
             except TakenError as error:
@@ -179,7 +179,7 @@ class SharedMemory:
         return self._identity
 
     def _called(self) -> str:
-        return names.called(_path(self._name))
+        return paths.called(_path(self._name))
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.name!r}, size={self.size})"
@@ -210,7 +210,7 @@ class SharedMemory:
     def unlink(self) -> None:
         """Remove the block's name; who has it attached keeps the memory. The second time raises FileNotFoundError."""
         if self._name:
-            registry.unlink(names.called(_path(self._name)))
+            registry.unlink(paths.called(_path(self._name)))
 
 
 def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:  # noqa: ANN401
@@ -243,7 +243,7 @@ def posix_name(name: object) -> str:
 def _path(posix: str) -> str:
     """Return where a POSIX shared memory object lies; as for shm_open, leading slashes count as one."""
     try:
-        return names.path_of(f"/{posix.lstrip('/')}")
+        return paths.path_of(f"/{posix.lstrip('/')}")
     except ArgumentError:
         message = f"{posix[1:80]!r} is no name for a block: one or more characters without a slash, 255 bytes at most"
         raise PosixNameError(message, name=posix[1:]) from None

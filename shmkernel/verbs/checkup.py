@@ -16,7 +16,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import descriptors, folders, limits, memory, names, registry
+from shmkernel._core import capacity, descriptors, folders, paths, registry, segment_file
 from shmkernel.errors import ShmError
 
 if TYPE_CHECKING:
@@ -62,15 +62,15 @@ def doctor() -> list[Finding]:
     except OSError as error:  # full to the last inode, perhaps
         known = descriptors.ran_out(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            known = limits.full("a segment", mmap.PAGESIZE, code=error.errno)
-        what = f"segments cannot be made in {names.folder()}: {error.strerror}"
+            known = capacity.full("a segment", mmap.PAGESIZE, code=error.errno)
+        what = f"segments cannot be made in {paths.folder()}: {error.strerror}"
         found.append(_failure(known) if isinstance(known, ShmError) else Finding("fail", what, _TMPFS))
     return found
 
 
 def _room() -> Iterator[Finding]:
-    folder, now = names.folder(), limits.room()
-    sizes = f"{limits.human(now.total)}, {limits.human(now.free)} free"
+    folder, now = paths.folder(), capacity.room()
+    sizes = f"{capacity.human(now.total)}, {capacity.human(now.free)} free"
     if now.total <= _LITTLE:
         yield Finding(
             "warn",
@@ -81,16 +81,18 @@ def _room() -> Iterator[Finding]:
         yield Finding(
             "warn", f"{folder} is nearly full: {sizes}", "unlink what is not needed. What there is: %shm_list"
         )
-    elif limits.is_tmpfs(folder):
+    elif capacity.is_tmpfs(folder):
         yield Finding("ok", f"{folder} is a tmpfs, {sizes}")
-    if not limits.is_tmpfs(folder):
+    if not capacity.is_tmpfs(folder):
         yield Finding(
             "warn",
             f"{folder} is not in memory (no tmpfs): what is shared is written to disk",
             _TMPFS,
         )
     if now.container is not None:
-        yield Finding("ok", f"this container may use {limits.human(now.container)} of memory, what is shared included")
+        yield Finding(
+            "ok", f"this container may use {capacity.human(now.container)} of memory, what is shared included"
+        )
 
 
 def _process() -> Iterator[Finding]:
@@ -108,26 +110,26 @@ def _process() -> Iterator[Finding]:
     ):
         soft = resource.getrlimit(limit)[0]
         if soft != resource.RLIM_INFINITY:
-            what = f"this process is limited to {limits.human(soft)} (ulimit {letter}): {why}"
+            what = f"this process is limited to {capacity.human(soft)} (ulimit {letter}): {why}"
             yield Finding("warn", what, f"ulimit {letter} unlimited, before it starts")
 
 
 def _trust() -> Iterator[Finding]:
-    found = os.stat(names.folder())
+    found = os.stat(paths.folder())
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
-        yield Finding("warn", f"others may delete your segments in {names.folder()}", f"chmod +t {names.folder()}")
+        yield Finding("warn", f"others may delete your segments in {paths.folder()}", f"chmod +t {paths.folder()}")
     else:
-        yield Finding("ok", f"{names.runtime()} is yours alone, and nobody else may delete your segments")
+        yield Finding("ok", f"{paths.runtime()} is yours alone, and nobody else may delete your segments")
 
 
 def _mechanisms() -> Iterator[Finding]:
     """Do what every segment needs, once, beside the segments."""
-    folder, path = names.folder(), names.runtime("pending", f"doctor-{os.getpid()}")
+    folder, path = paths.folder(), paths.runtime("pending", f"doctor-{os.getpid()}")
     with registry.locked():  # a sweep clears away what is pending
-        fd = memory.blank(folder)
+        fd = segment_file.blank(folder)
         try:
-            memory.fill(fd, mmap.PAGESIZE, (), "doctor's trial", lambda _: None)
-            memory.link(fd, path)
+            segment_file.fill(fd, mmap.PAGESIZE, (), "doctor's trial", lambda _: None)
+            segment_file.link(fd, path)
             found = os.fstat(fd)
             excluded = _is_locked(path)
             listed = os.getpid() in registry.holders().get((found.st_dev, found.st_ino), ())
@@ -161,7 +163,7 @@ def _leftovers() -> Iterator[Finding]:
     left = registry.sweep(dry_run=True)
     if left:  # no trial then: the watchdog would clear them away before anybody has read of them
         count = f"{len(left)} segments of ended kernels" if len(left) > 1 else "a segment of an ended kernel"
-        what = f"{count}, {limits.human(sum(size for _, size in left))}: {left[0][0].name}{', ...' * (len(left) > 1)}"
+        what = f"{count}, {capacity.human(sum(size for _, size in left))}: {left[0][0].name}{', ...' * (len(left) > 1)}"
         yield Finding("warn", what, "%shm_gc")
         return
     try:
@@ -183,7 +185,7 @@ def _user() -> tuple[int, str]:
 def _logind(uid: int, user: str) -> Iterator[Finding]:
     """See whether logind deletes what this user has in /dev/shm when the last login ends."""
     runs = all(os.path.isdir(f"{_ROOT}/run/systemd/{part}") for part in ("system", "seats"))
-    hit = uid >= _PEOPLE and os.path.realpath(names.folder()).startswith("/dev/shm")  # noqa: S108  a comparison
+    hit = uid >= _PEOPLE and os.path.realpath(paths.folder()).startswith("/dev/shm")  # noqa: S108  a comparison
     if runs and hit and _removes_ipc() and not os.path.exists(f"{_ROOT}/var/lib/systemd/linger/{user}"):
         what = "systemd deletes your shared memory when your last login ends (RemoveIPC=yes)"
         yield Finding("warn", what, f"sudo loginctl enable-linger {user}")

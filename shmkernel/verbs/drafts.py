@@ -9,9 +9,10 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from shmkernel import descriptors, kinds, limits, memory, names, records, registry, sessions
+from shmkernel import kinds
+from shmkernel._core import capacity, descriptors, paths, records, registry, segment_file, sessions
+from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, DamagedError, FullError
-from shmkernel.progress import Progress
 from shmkernel.verbs import held, listing
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def draft(
     replace: Replace,
 ) -> Draft:
     """Make a segment that only lacks its name; `publish` or `discard` it."""
-    names.path_of(name)
+    paths.path_of(name)
     maker, plan = kinds.planned(name, value, options, kind)
     return make(name, maker, plan, mode, lifetime, replace)
 
@@ -55,21 +56,21 @@ def make(
     replace: Replace,
 ) -> Draft:
     """Carry out a kind's plan."""
-    path = names.path_of(name)
+    path = paths.path_of(name)
     with room_for(name):
         check(name, mode, lifetime, replace)
         session = registry.begin()
-        fd = memory.blank(names.folder())
+        fd = segment_file.blank(paths.folder())
         try:
             if plan.sparse:
-                limits.check_file_size(name, plan.size)
+                capacity.check_file_size(name, plan.size)
                 os.ftruncate(fd, plan.size)
             else:
                 with Progress(name, plan.size) as progress:
                     if plan.build and kinds.keeps(kind):
                         plan.build(registry.house(fd, kind.file), fd, progress)
                     else:
-                        memory.fill(fd, plan.size, plan.pieces(), name, progress)
+                        segment_file.fill(fd, plan.size, plan.pieces(), name, progress)
             found = os.fstat(fd)
             mapping, shared = open_(kind, fd, found, path, name, mode)
             record = records.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
@@ -117,22 +118,22 @@ def open_(
 ) -> tuple[mmap.mmap, object]:
     """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
     if not kinds.keeps(kind):
-        mapping = memory.map_(fd, found.st_size, mode, name)
+        mapping = segment_file.map_(fd, found.st_size, mode, name)
         return mapping, kind.open(mapping, path, mode)
-    mapping = memory.map_(fd, min(found.st_size, kinds.HEAD), "r", name)
+    mapping = segment_file.map_(fd, min(found.st_size, kinds.HEAD), "r", name)
     value = kind.connect(mapping, _home(found), name, mode)
     held.send_by_name(value.__class__)
     return mapping, value
 
 
 def _home(found: os.stat_result) -> str:
-    return names.runtime("dicts", str(found.st_ino))
+    return paths.runtime("dicts", str(found.st_ino))
 
 
 def check(name: str, mode: str, lifetime: str, replace: Replace) -> None:
     """Raise what `make` would raise before it allocates anything."""
-    names.path_of(name)
-    memory.check_mode(mode)
+    paths.path_of(name)
+    segment_file.check_mode(mode)
     check_lifetime(lifetime)
     with registry.locked():
         registry.check_free(name, _may_replace(replace))
@@ -170,7 +171,7 @@ def room_for(name: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise descriptors.ran_out(error, name) from None
         known = isinstance(error, FullError) and "needed" in error.facts
-        full = cast("FullError", error) if known else limits.full(name, mmap.PAGESIZE, code=error.errno)
+        full = cast("FullError", error) if known else capacity.full(name, mmap.PAGESIZE, code=error.errno)
         raise FullError(full.message + _largest(full), name=name, **full.facts) from None
 
 
@@ -180,6 +181,6 @@ def _largest(full: FullError) -> str:
     with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
         largest = max(listing.list(), key=lambda one: one.size, default=None)
         if largest and largest.size + facts["free"] >= facts["needed"] and facts["limit"] != "quota":
-            what = f"{largest.name} {limits.human(largest.size)} ({largest.owner})"
+            what = f"{largest.name} {capacity.human(largest.size)} ({largest.owner})"
             return f". The largest here: {what}. All of it: %shm_list"
     return ""

@@ -7,9 +7,10 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import kinds, limits, memory, names, records, registry
+from shmkernel import kinds
+from shmkernel._core import capacity, paths, records, registry, segment_file
+from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, ShmError
-from shmkernel.progress import Progress
 from shmkernel.verbs import drafts, life
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     >>> shm.unlink("x")
     """
     target = _path(name, path)
-    fd, found = memory.attach(names.path_of(name), "r", name)
+    fd, found = segment_file.attach(paths.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # another thread may save to the same file
     try:
         records.confirm(name, found)
@@ -110,14 +111,14 @@ def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | 
 def _send(fd: int, size: int, to: int, name: str) -> None:
     with Progress(name, size) as progress:
         done = 0
-        limits.check_file_size(name, size)
+        capacity.check_file_size(name, size)
         while done < size and (sent := os.sendfile(to, fd, done, _PIECE)):
             done += sent
             progress(sent)
 
 
 def _path(name: str, path: str | os.PathLike[str]) -> str:
-    names.path_of(name)
+    paths.path_of(name)
     return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
@@ -128,5 +129,5 @@ def _failed(name: str, path: str, error: OSError) -> Exception:
     if isinstance(error, FileNotFoundError):
         folder, file = os.path.split(path)
         with contextlib.suppress(OSError):
-            hint = names.hint(names.near(file, os.listdir(folder)))
+            hint = paths.hint(paths.near(file, os.listdir(folder)))
     return ArgumentError(f"{name!r}: {path}: {error.strerror or error}.{hint}".rstrip("."), name=name, path=path)

@@ -8,8 +8,9 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel import fork, interrupts, kinds, names, records, registry
-from shmkernel.imports import importing
+from shmkernel import kinds
+from shmkernel._core import fork, interrupts, paths, records, registry
+from shmkernel._core.imports import importing
 
 if TYPE_CHECKING:
     import mmap
@@ -152,7 +153,7 @@ def alive() -> list[Held]:
 
 def everything() -> list[Held]:
     """Return the segments that this process has mapped, those closed under living views too."""
-    here = names.folder()
+    here = paths.folder()
     return [held for held in alive() if os.path.dirname(held.path) == here]
 
 

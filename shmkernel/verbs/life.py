@@ -6,7 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import descriptors, folders, kinds, memory, names, records, registry, sessions
+from shmkernel import kinds
+from shmkernel._core import descriptors, folders, paths, records, registry, segment_file, sessions
 from shmkernel.errors import ArgumentError, DamagedError, LimitError, NotFoundError
 from shmkernel.sync import files
 from shmkernel.verbs import drafts, held, listing
@@ -133,12 +134,12 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
     >>> shm.unlink("x")
     """
-    memory.check_mode(mode)
-    path = names.path_of(name)
+    segment_file.check_mode(mode)
+    path = paths.path_of(name)
     if not sessions.covers(path):  # before: with lifetime attached, this process may be the last one at once
         with drafts.room_for(name):
             registry.begin()
-    fd, found = memory.attach(path, mode, name)
+    fd, found = segment_file.attach(path, mode, name)
     try:
         if found.st_nlink > 1:
             records.confirm(name, found)
@@ -189,12 +190,12 @@ def close(name: str) -> bool:
     True
     >>> shm.unlink("x")
     """
-    path = names.path_of(name)
+    path = paths.path_of(name)
     if held.forget(path):
         return False
     if not held.had(path) and registry.inode_at(name) is None:
-        similar = names.near(name, names.names())
-        message = f"{name!r} is not attached here, and no segment has this name.{names.hint(similar)}"
+        similar = paths.near(name, paths.names())
+        message = f"{name!r} is not attached here, and no segment has this name.{paths.hint(similar)}"
         raise NotFoundError(f"{message} What is: %shm_list", name=name, similar=similar)
     return True
 
@@ -250,7 +251,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
         inode = registry.inode_at(name)
         left = next((one for one in held.everything() if one.name == name and one.value() is not None), None)
         if inode is None and left is None:
-            raise memory.missing(name)
+            raise segment_file.missing(name)
         if lifetime == "attached" and not registry.in_use(name):
             message = f"nobody has {name!r} attached, so with that lifetime it would be gone at once: keep, or session"
             raise ArgumentError(message, name=name, lifetime=lifetime)
@@ -295,7 +296,7 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
 def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
     if kind is not None:
         return kinds.named(kind)
-    found = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=names.foreign(name))
+    found = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=paths.foreign(name))
     if found is None:
         message = (
             f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here. "
@@ -307,7 +308,7 @@ def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
 
 def _adopted(name: str, inode: int) -> records.Record:
     session = registry.begin()
-    kind = kinds.for_bytes(memory.peek(names.path_of(name), kinds.HEAD, name), foreign=names.foreign(name))
+    kind = kinds.for_bytes(segment_file.peek(paths.path_of(name), kinds.HEAD, name), foreign=paths.foreign(name))
     if kind is None:
         raise drafts.damaged(name, "it has no record, and its first bytes are of no kind")
     return records.Record(inode, name, kind.name, session.id, session.label, "session", time.time())

@@ -6,7 +6,8 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel import identity, kinds, memory, names, records, registry, sessions
+from shmkernel import kinds
+from shmkernel._core import identity, paths, records, registry, segment_file, sessions
 from shmkernel.sync import files
 from shmkernel.verbs import held
 
@@ -69,7 +70,7 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     [('x', 'unlinked')]
     >>> del x
     """
-    found = names.inodes()
+    found = paths.inodes()
     posix = [record.name for record in records.others(found.values()) if record.name.startswith("/")]
     return look([*sorted(found), *sorted(posix)])
 
@@ -90,10 +91,10 @@ def info(name: str) -> Info:
     'float64'
     >>> shm.unlink("x")
     """
-    names.path_of(name)
+    paths.path_of(name)
     found = [one for one in look([name]) if one.name == name]
     if not found:
-        raise memory.missing(name)
+        raise segment_file.missing(name)
     return found[0]
 
 
@@ -203,14 +204,14 @@ class _Now:
 
 
 def _row(name: str, now: _Now) -> tuple[Info, int]:
-    path = names.path_of(name)
+    path = paths.path_of(name)
     found = os.lstat(path)
     record = records.of(found)
     state, what = "", kinds.Description("unknown")
     kind = record.kind if record else "file"
     try:
-        head = memory.peek(path, kinds.HEAD, name)
-        reader = kinds.named(kind) if record else kinds.for_bytes(head, foreign=names.foreign(name))
+        head = segment_file.peek(path, kinds.HEAD, name)
+        reader = kinds.named(kind) if record else kinds.for_bytes(head, foreign=paths.foreign(name))
         if reader:
             kind, what = reader.name, reader.describe(head, found.st_size)
     except FileNotFoundError:
@@ -233,6 +234,6 @@ def _ghost(one: held.Held, head: bytes, state: str, now: _Now) -> Info:
         name=one.name, kind=one.kind, type=what.text, size=one.size,
         owner=record.label if record else "another program", attached=now.sharers(one), elsewhere=False,
         lifetime="attached", created=record.created if record else None,
-        path=names.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
+        path=paths.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
         **now.owner(record) | {"owner_pid": None},
     )  # fmt: skip

@@ -6,7 +6,7 @@ from functools import partial
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel import names
+from shmkernel._core import paths
 from shmkernel.kinds import lists
 from shmkernel.verbs.blocks import SharedMemory, posix_name, rebuild
 
@@ -66,7 +66,7 @@ class ShareableList(lists.View):
         return self._over(SharedMemory.__new__(SharedMemory), mapping, path, mode)
 
     def _over(self, shm: SharedMemory, mapping: mmap.mmap, path: str, mode: str) -> Self:
-        lists.View.__init__(self, mapping, names.called(path))
+        lists.View.__init__(self, mapping, paths.called(path))
         self.shm = shm._map(mapping, path, mode)  # noqa: SLF001
         shm._views = self.views()  # noqa: SLF001  for close() to release
         return self

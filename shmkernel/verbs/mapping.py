@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any, cast
 
-from shmkernel import names, registry
+from shmkernel._core import paths, registry
 from shmkernel.errors import ArgumentError
 from shmkernel.verbs import drafts, life
 
@@ -42,10 +42,10 @@ class Session(MutableMapping[str, Any]):
             return False
 
     def __iter__(self) -> Iterator[str]:
-        return iter(names.names())
+        return iter(paths.names())
 
     def __len__(self) -> int:
-        return len(names.names())
+        return len(paths.names())
 
     def __repr__(self) -> str:
         return f"<shmkernel session: {', '.join(self) or 'nothing shared'}>"

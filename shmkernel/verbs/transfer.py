@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel import delivery, functions, memory, names, records, registry
+from shmkernel import delivery, functions
+from shmkernel._core import paths, records, registry, segment_file
 from shmkernel.errors import NotFoundError
 from shmkernel.sync.rings import Ring
 from shmkernel.verbs import blocks, held, life, lists
@@ -201,7 +202,7 @@ def _to(one: held.Held) -> Reference | None:
         return None
     if file := _of_dict(one.path):
         return Reference(one.name, one.key[1], None, one.key[2], file)
-    if os.path.dirname(one.path) != names.folder() or registry.inode_at(one.name) != one.key[1]:
+    if os.path.dirname(one.path) != paths.folder() or registry.inode_at(one.name) != one.key[1]:
         return None
     return Reference(one.name, one.key[1], created, one.key[2])
 
@@ -226,8 +227,8 @@ def _in_file(low: int, high: int) -> tuple[Reference, int] | None:
 
 def _to_file(path: str, inode: int, mode: str) -> Reference | None:
     folder, _, base = path.rpartition("/")
-    if folder == names.folder():
-        name = names.called(path)
+    if folder == paths.folder():
+        name = paths.called(path)
         record = records.read(inode)
         if record is None or record.name != name or registry.inode_at(name) != inode:
             return None
@@ -240,7 +241,7 @@ def _to_file(path: str, inode: int, mode: str) -> Reference | None:
 
 def _of_dict(path: str) -> str:
     """Return where in the folder of dicts this is; nothing if it lies elsewhere."""
-    dicts = names.runtime("dicts") + "/"
+    dicts = paths.runtime("dicts") + "/"
     return path.removeprefix(dicts) if path.startswith(dicts) else ""
 
 
@@ -282,15 +283,15 @@ def _beside(reference: Reference) -> tuple[held.Held, Any]:
     """Map an array of a dict."""
     register()
     _, inode, _, mode, file = reference
-    path = f"{names.runtime('dicts')}/{file}"
+    path = f"{paths.runtime('dicts')}/{file}"
     for one in held.alive():
         if one.path == path and one.key[1:] == (inode, mode) and (mapping := one()) is not None:
             return one, mapping
-    fd, found = memory.attach(path, mode, os.path.basename(file))
+    fd, found = segment_file.attach(path, mode, os.path.basename(file))
     try:
         if found.st_ino != inode:
             raise NotFoundError("an array of a dict was replaced while a reference to it was on its way here")
-        mapping = memory.map_(fd, found.st_size, mode, os.path.basename(file))
+        mapping = segment_file.map_(fd, found.st_size, mode, os.path.basename(file))
     finally:
         os.close(fd)
     held.note(mapping, mapping, held.Segment(found, mode, path, os.path.basename(file), "array", None))

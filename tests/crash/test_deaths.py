@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, registry, sessions
+from shmkernel._core import paths, registry, sessions
 from tests import workers
 from tests.helpers import (
     PATIENCE,
@@ -41,7 +41,7 @@ def create(**options):
 
 
 def exists(name="x"):
-    return os.path.exists(names.path_of(name))
+    return os.path.exists(paths.path_of(name))
 
 
 def hang_up():
@@ -102,10 +102,10 @@ sys.modules["last"] = [shm.attach("y", mode="c")]
 def test_the_watchdog_holds_nothing_of_the_process_that_started_it(shm_dir):
     with holding(create) as child:
         (dog,) = watchdogs(shm_dir)
-        (own,) = os.listdir(names.runtime("sessions"))
+        (own,) = os.listdir(paths.runtime("sessions"))
         held = {os.stat(f"/proc/{dog}/fd/{fd}").st_ino for fd in os.listdir(f"/proc/{dog}/fd") if int(fd) > 2}
         assert len(held) == 2  # its session's file, and the pipe whose end tells of its own
-        assert os.stat(names.runtime("sessions", own)).st_ino in held
+        assert os.stat(paths.runtime("sessions", own)).st_ino in held
         assert all(os.readlink(f"/proc/{dog}/fd/{fd}") == "/dev/null" for fd in range(3))
         assert os.getsid(dog) not in (os.getsid(child.pid), os.getsid(0))
         assert os.readlink(f"/proc/{dog}/cwd") == "/"
@@ -163,7 +163,7 @@ def killed_with_its_watchdog(folder, **options):
 
 def test_where_the_watchdog_died_too_gc_sweeps(shm_dir):
     killed_with_its_watchdog(shm_dir)
-    size = os.path.getsize(names.path_of("x"))
+    size = os.path.getsize(paths.path_of("x"))
     assert shm.gc(dry_run=True) == [("x", size)]
     assert exists()
     assert shm.gc() == [("x", size)]
@@ -413,8 +413,8 @@ def test_the_last_one_may_have_got_it_through_a_cycle():
 def test_a_session_survives_that_somebody_empties_its_folder():
     """As systemd-logind does when the last login of a user ends."""
     x = create()
-    shutil.rmtree(names.runtime())
-    os.unlink(names.path_of("x"))
+    shutil.rmtree(paths.runtime())
+    os.unlink(paths.path_of("x"))
     y = shm.create("y", VALUES)
     with Child(lambda connection: connection.send(shm.gc())) as other:
         assert other.hear() == []

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel._core import paths
 from tests.crash.test_full import fill_up
 from tests.crash.test_steps import killed_at
 from tests.crash.test_sync import asleep
@@ -375,8 +375,8 @@ def test_too_large_to_be_created_it_leaves_nothing(small):
         for value in ({n: os.urandom(1000) for n in range(5000)}, {"a": np.zeros(1 << 20)}):
             with pytest.raises(shm.FullError, match="free"):
                 shm.create("x", value)
-            assert [path for path in left(names.folder()) if "sessions" not in path] == []
-        assert os.listdir(names.runtime("dicts")) == []
+            assert [path for path in left(paths.folder()) if "sessions" not in path] == []
+        assert os.listdir(paths.runtime("dicts")) == []
 
     small(work, "size=4m")
 
@@ -397,6 +397,6 @@ def test_both_owner_and_watchdog_killed_the_next_session_sweeps_it(shm_dir):
         child.hear()
         kill_watchdogs(shm_dir)
         child.end()
-    assert [path.name for path in shm_dir.glob("shmk-*")] == [os.path.basename(names.path_of("x"))]
+    assert [path.name for path in shm_dir.glob("shmk-*")] == [os.path.basename(paths.path_of("x"))]
     assert shm.gc()[0][0] == "x"
     until_left(shm_dir)

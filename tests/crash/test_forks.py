@@ -9,7 +9,7 @@ import signal
 import subprocess
 
 import shmkernel as shm
-from shmkernel import names, names_lock, registry
+from shmkernel._core import names_lock, paths, registry
 from shmkernel.verbs import held
 from tests.helpers import PATIENCE, Child, python, until
 
@@ -142,7 +142,7 @@ def test_a_child_that_has_a_descriptor_of_the_lock_of_names_does_not_hold_it():
         fd = names_lock._thread.file.fileno()
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
     try:
-        with open(names.runtime("names.lock")) as other:
+        with open(paths.runtime("names.lock")) as other:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         child.communicate(timeout=PATIENCE)
@@ -159,7 +159,7 @@ def test_a_child_that_is_forked_while_its_parent_holds_the_lock_of_names_does_no
 
     with Child(holds_forks_and_dies) as parent:
         assert parent.hear() == "alone"
-        with open(names.runtime("names.lock")) as other:
+        with open(paths.runtime("names.lock")) as other:
             until(lambda: _locks_at_once(other), "nobody holds it")
         parent.tell()
 

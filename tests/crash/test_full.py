@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import limits, names, registry, sessions
+from shmkernel._core import capacity, paths, registry, sessions
 from tests.helpers import Child, lacking, left
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -65,17 +65,17 @@ def small(tmp_path):
 
 def fill_up(leave=0):
     """Fill the folder with a file of another program, but for some bytes."""
-    with open(f"{names.folder()}/other", "ab") as file:
-        room = os.statvfs(names.folder())
+    with open(f"{paths.folder()}/other", "ab") as file:
+        room = os.statvfs(paths.folder())
         os.posix_fallocate(file.fileno(), file.tell(), room.f_bavail * room.f_frsize - leave)
 
 
 def refused(call):
     """Return the error of a call that must find the folder full, and leave it as it was."""
-    before = left(names.folder())
+    before = left(paths.folder())
     with pytest.raises(shm.FullError) as caught:
         call()
-    assert left(names.folder()) == before
+    assert left(paths.folder()) == before
     error = caught.value
     assert isinstance(error, OSError)
     assert error.errno == errno.ENOSPC
@@ -83,7 +83,7 @@ def refused(call):
     assert error.free >= 0
     assert "SHMKERNEL_DIR" in error.message
     assert "unlink" not in error.message  # what is healthy is not offered up
-    assert ("--shm-size" in error.message) == (error.needed < limits.machine())  # nor what would not help
+    assert ("--shm-size" in error.message) == (error.needed < capacity.machine())  # nor what would not help
     return error
 
 
@@ -95,7 +95,8 @@ def test_what_is_larger_than_the_folder_is_refused_with_the_figures(size, small)
         assert error.needed == size + 128
         assert 900_000 < error.free < MIB
         assert (
-            f"needs {limits.human(error.needed)}, and {names.folder()} has 1008.0 KiB free of 1.0 MiB" in error.message
+            f"needs {capacity.human(error.needed)}, and {paths.folder()} has 1008.0 KiB free of 1.0 MiB"
+            in error.message
         )
         assert ("The largest here: small 7.9 KiB" in error.message) == (error.free + 8128 > error.needed)
 
@@ -178,8 +179,8 @@ def test_with_room_for_the_value_but_not_for_its_record_nothing_is_made(small):
             try:
                 shm.create("x", 1)
             except shm.FullError:
-                assert [path for path in left(names.folder()) if "sessions" not in path] == ["other"]
-                os.unlink(f"{names.folder()}/other")
+                assert [path for path in left(paths.folder()) if "sessions" not in path] == ["other"]
+                os.unlink(f"{paths.folder()}/other")
             else:
                 assert pages == 2
                 break
@@ -194,7 +195,7 @@ def test_a_session_cannot_begin_in_a_full_folder(verb, small):
         call = {"create": lambda: shm.create("x", 1), "attach": lambda: shm.attach("x"), "keep": lambda: shm.keep("x")}
         refused(call[verb])
         assert sessions.mine() is None
-        os.unlink(f"{names.folder()}/other")
+        os.unlink(f"{paths.folder()}/other")
         assert shm.create("x", 1) == 1
 
     small(work)
@@ -206,7 +207,7 @@ def test_a_folder_without_inodes_is_full_too(inodes, small):
         with contextlib.suppress(shm.FullError):
             for number in range(20):
                 shm.create(f"x{number}", number)
-        made = names.names()
+        made = paths.names()
         assert len(made) < 20
         assert len(registry_files()) == 2 * len(made)
         for name in made:
@@ -216,7 +217,7 @@ def test_a_folder_without_inodes_is_full_too(inodes, small):
                 verb()
 
     def registry_files():
-        return [path for path in left(names.folder()) if "sessions" not in path]
+        return [path for path in left(paths.folder()) if "sessions" not in path]
 
     small(work, f"size=1m,nr_inodes={inodes}")
 

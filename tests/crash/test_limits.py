@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import cgroups, limits, names, registry
+from shmkernel._core import capacity, cgroups, paths, registry
 from tests.helpers import Child, free_descriptors, left
 
 MIB = 1 << 20
@@ -225,8 +225,8 @@ TREES = {
 def test_the_limit_of_a_container_is_found_wherever_it_is_set_and_named(own, files, file, tmp_path, monkeypatch):
     tree(tmp_path, files | {"proc/self/cgroup": own, "proc/meminfo": MEMINFO})
     monkeypatch.setattr(cgroups, "_ROOT", str(tmp_path))
-    monkeypatch.setattr(limits, "machine", lambda: 8 << 30)
-    now = limits.room()
+    monkeypatch.setattr(capacity, "machine", lambda: 8 << 30)
+    now = capacity.room()
     assert (now.bound, now.container) == ("container", 512 * MIB)
     assert now.free == 256 * MIB - 32 * MIB  # which the process itself needs
     assert now.file.endswith(file)
@@ -257,8 +257,8 @@ def container(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", grow)
     monkeypatch.setattr(cgroups, "_ROOT", str(tmp_path))
-    monkeypatch.setattr(limits, "machine", lambda: 8 << 30)
-    monkeypatch.setattr(limits, "_known", limits._Known())
+    monkeypatch.setattr(capacity, "machine", lambda: 8 << 30)
+    monkeypatch.setattr(capacity, "_known", capacity._Known())
     return made
 
 
@@ -268,7 +268,7 @@ def test_small_pieces_in_a_loop_end_with_an_error_before_the_container_ends(size
     with pytest.raises(shm.FullError, match="container"):
         _ = [shm.create(f"x{number}", shape=size, dtype="u1") for number in range(1000)]
     assert 12 * MIB - size < sum(container) < 20 * MIB
-    for name in names.names():
+    for name in paths.names():
         shm.unlink(name)
 
 
@@ -287,8 +287,8 @@ def test_a_dict_that_grows_ends_with_an_error_before_the_container_ends(size, co
 
 def test_looking_costs_small_creates_little(monkeypatch):
     looks = []
-    monkeypatch.setattr(limits, "room", lambda real=limits.room: looks.append(1) or real())
-    monkeypatch.setattr(limits, "_FRESH", 1000)
+    monkeypatch.setattr(capacity, "room", lambda real=capacity.room: looks.append(1) or real())
+    monkeypatch.setattr(capacity, "_FRESH", 1000)
     for number in range(20):
         shm.create("x", number, replace=True)
     assert len(looks) <= 2

@@ -87,12 +87,12 @@ def test_where_the_system_names_no_file_without_proc_an_error_says_what_to_mount
     """Linux before 6.10 does so for root alone; later ones refuse a process whose credentials have changed."""
     script = """
 import ctypes, sys
-from shmkernel import memory
-fd = memory.blank(sys.argv[1])
+from shmkernel._core import segment_file
+fd = segment_file.blank(sys.argv[1])
 PR_SET_KEEPCAPS = 8
 assert ctypes.CDLL(None).prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0  # new credentials, as after setuid
 try:
-    memory.link(fd, sys.argv[1] + "/shmk-0-x")
+    segment_file.link(fd, sys.argv[1] + "/shmk-0-x")
 except OSError as error:
     print(type(error).__name__, error)
 """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import memory, names, registry, sessions
+from shmkernel._core import paths, registry, segment_file, sessions
 from tests.helpers import Child, left, until
 
 SOMEBODY = 12345  # a uid
@@ -22,7 +22,7 @@ ROOT = pytest.mark.skipif(
 
 def link(path):
     shm.create("target", np.arange(3))
-    os.symlink(names.path_of("target"), path)
+    os.symlink(paths.path_of("target"), path)
 
 
 def dangle(path):
@@ -82,69 +82,69 @@ def remove(path):
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_it_cannot_be_attached(obstacle, mode):
     make, kind, words = obstacle
-    make(names.path_of("x"))
+    make(paths.path_of("x"))
     words = f"{words}|not a regular file" if mode != "r+" else words
     with pytest.raises(kind, match=words) as caught:
         shm.attach("x", mode)
     assert caught.value.name == "x"
-    remove(names.path_of("x"))
+    remove(paths.path_of("x"))
 
 
 @CASES
 def test_it_is_listed_as_what_it_is_and_harms_no_other(obstacle):
-    obstacle[0](names.path_of("x"))
+    obstacle[0](paths.path_of("x"))
     y = shm.create("y", np.arange(3))
     states = {one.name: one.state for one in shm.list()}
     assert states["x"] == "damaged" or shm.info("x").type == "unknown"
     assert states["y"] == ""
     assert shm.info("x").owner == "another program"
     assert shm.gc() == []
-    remove(names.path_of("x"))
+    remove(paths.path_of("x"))
     del y
 
 
 @CASES
 def test_it_is_not_overwritten_unless_asked_to(obstacle):
     make, _, words = obstacle
-    make(names.path_of("x"))
+    make(paths.path_of("x"))
     with pytest.raises((shm.TakenError, shm.RefusedError), match=r"another program|a directory"):
         shm.create("x", np.arange(3))
     if "directory" in words:
         with pytest.raises(shm.RefusedError, match="is a directory"):
             shm.create("x", np.arange(3), replace=True)
-        os.rmdir(names.path_of("x"))
+        os.rmdir(paths.path_of("x"))
     x = shm.create("x", np.arange(3), replace=True)
     assert shm.attach("x") is x
-    if "target" in names.names():
+    if "target" in paths.names():
         assert shm.attach("target").tolist() == [0, 1, 2]
 
 
 @CASES
 def test_it_can_be_unlinked_unless_it_is_a_directory(obstacle):
     make, _, words = obstacle
-    make(names.path_of("x"))
+    make(paths.path_of("x"))
     if "directory" in words:
         with pytest.raises(shm.RefusedError, match="cannot be unlinked"):
             shm.unlink("x")
-        os.rmdir(names.path_of("x"))
+        os.rmdir(paths.path_of("x"))
     else:
         shm.unlink("x")
-    assert "x" not in names.names()
+    assert "x" not in paths.names()
 
 
 @CASES
 def test_keeping_it_says_what_it_is_or_adopts_it(obstacle, shm_dir):
     make, kind, _ = obstacle
-    make(names.path_of("x"))
+    make(paths.path_of("x"))
     try:
         shm.keep("x")
     except kind:
-        assert len(os.listdir(names.runtime("records"))) == ("target" in names.names())
+        assert len(os.listdir(paths.runtime("records"))) == ("target" in paths.names())
     else:
         assert shm.info("x").lifetime == "keep"
         shm.unlink("x")
     assert not [path for path in left(shm_dir) if "pending" in path]
-    remove(names.path_of("x"))
+    remove(paths.path_of("x"))
 
 
 def test_a_missing_name_is_a_file_not_found_and_a_key_error_with_names_that_come_near():
@@ -191,12 +191,12 @@ CALLS = {
     "take", [take_by_file, take_by_link, take_openly, pytest.param(take_as_somebody, marks=ROOT)]
 )  # fmt: skip
 def test_a_runtime_folder_that_others_took_is_not_trusted(take, call, shm_dir):
-    with open(names.path_of("y"), "wb") as file:
+    with open(paths.path_of("y"), "wb") as file:
         np.save(file, np.arange(3))
-    take(names.runtime())
+    take(paths.runtime())
     with pytest.raises(shm.RefusedError, match="not a folder that only you can enter") as caught:
         call()
-    assert caught.value.path == names.runtime()
+    assert caught.value.path == paths.runtime()
     assert sessions.mine() is None
     assert [one.level for one in shm.doctor()] == ["fail"]
     for path in sorted(shm_dir.iterdir(), reverse=True):
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_hold_segments_is_refused(folder, call, tmp_path, m
     monkeypatch.setenv("SHMKERNEL_DIR", folder(tmp_path))
     with pytest.raises(shm.FolderError, match="SHMKERNEL_DIR") as caught:
         call()
-    assert caught.value.path.startswith(names.folder())
+    assert caught.value.path.startswith(paths.folder())
     assert sessions.mine() is None
     assert [one.level for one in shm.doctor()] == ["fail"]
 
@@ -263,7 +263,7 @@ def test_a_folder_of_any_name_works(folder, monkeypatch, tmp_path, shm_dir):
     for name in ("x", "frames", "d"):
         shm.unlink(name)
     sessions.end()
-    until(lambda: not os.listdir(names.runtime("sessions")), "the watchdog sweeps")
+    until(lambda: not os.listdir(paths.runtime("sessions")), "the watchdog sweeps")
     shutil.rmtree(inside)
 
 
@@ -272,14 +272,14 @@ def test_each_folder_is_a_world_of_its_own_in_one_process(monkeypatch, shm_dir):
         os.mkdir(shm_dir / part)
     for part in ("one", "two", "one", "two"):
         monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir / part))
-        x = shm.attach("x") if "x" in names.names() else shm.create("x", part.encode())
+        x = shm.attach("x") if "x" in paths.names() else shm.create("x", part.encode())
         assert bytes(x.buf) == part.encode()
         assert [one.name for one in shm.list()] == ["x"]
     for part in ("one", "two"):
         monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir / part))
         shm.unlink("x")
         sessions.end()
-        until(lambda: not os.listdir(names.runtime("sessions")), "the watchdog sweeps")
+        until(lambda: not os.listdir(paths.runtime("sessions")), "the watchdog sweeps")
         shutil.rmtree(shm_dir / part)
 
 
@@ -311,23 +311,23 @@ def test_a_read_only_folder_is_refused(shm_dir):
 
 
 def test_a_name_that_another_program_takes_at_the_last_moment_is_taken(monkeypatch, shm_dir):
-    def slow(fd, path, real=memory.link):
-        if path == names.path_of("x"):
+    def slow(fd, path, real=segment_file.link):
+        if path == paths.path_of("x"):
             holding(b"theirs")(path)
         real(fd, path)
 
-    monkeypatch.setattr(memory, "link", slow)
+    monkeypatch.setattr(segment_file, "link", slow)
     with pytest.raises(shm.TakenError, match="another program"):
         shm.create("x", 1)
     monkeypatch.undo()
-    assert (shm_dir / os.path.basename(names.path_of("x"))).read_bytes() == b"theirs"
-    assert os.listdir(names.runtime("records")) == []
+    assert (shm_dir / os.path.basename(paths.path_of("x"))).read_bytes() == b"theirs"
+    assert os.listdir(paths.runtime("records")) == []
     shm.unlink("x")
 
 
 def test_a_file_that_another_program_removes_is_swept_from_the_records(shm_dir):
     shm.create("x", 1)
-    os.unlink(names.path_of("x"))
+    os.unlink(paths.path_of("x"))
     assert shm.list() == []
     assert shm.gc() == []
     assert [path for path in left(shm_dir) if "records" in path] == []
@@ -338,10 +338,10 @@ def test_a_file_that_another_program_removes_is_swept_from_the_records(shm_dir):
 def test_records_and_sessions_that_make_no_sense_are_passed_over(text):
     registry.begin()
     for path in ("records/1", "records/odd", "sessions/odd", "pending/odd"):
-        holding(text)(names.runtime(path))
+        holding(text)(paths.runtime(path))
     x = shm.create("x", 1)
     assert [one.name for one in shm.list()] == ["x"]
     assert shm.gc() == []
     assert shm.attach("x") == x
-    assert os.listdir(names.runtime("pending")) == []
-    assert len(os.listdir(names.runtime("records"))) == 1
+    assert os.listdir(paths.runtime("pending")) == []
+    assert len(os.listdir(paths.runtime("records"))) == 1

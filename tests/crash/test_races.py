@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import memory, names, records, registry, sessions
+from shmkernel._core import paths, records, registry, segment_file, sessions
 from shmkernel.verbs import held
 from tests.helpers import Child, kill_watchdogs, left, until_left
 
@@ -110,7 +110,7 @@ def test_a_sweep_takes_no_replacement_for_what_it_replaced(shm_dir):
     def replace():
         def once():
             x = shm.create("x", np.ones(3), replace=True)
-            inode = os.stat(names.path_of("x")).st_ino
+            inode = os.stat(paths.path_of("x")).st_ino
             return bool(x.all()) and (
                 registry.inode_at("x") == inode or records.read(registry.inode_at("x")) is not None
             )
@@ -152,7 +152,7 @@ def test_nobody_attaches_a_ghost():
     def attach():
         def once():
             try:
-                fd, found = memory.attach(names.path_of("x"), "r+", "x")
+                fd, found = segment_file.attach(paths.path_of("x"), "r+", "x")
             except shm.NotFoundError:
                 return None
             os.close(fd)
@@ -183,7 +183,7 @@ def test_who_attaches_what_the_last_one_lets_go_of_has_the_name_or_nothing():
             except shm.NotFoundError:
                 return True
             try:
-                return os.stat(names.path_of("x")).st_ino == held.everything()[0].key[1] and x.size == 3
+                return os.stat(paths.path_of("x")).st_ino == held.everything()[0].key[1] and x.size == 3
             except FileNotFoundError:
                 return False
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, names_lock, registry
+from shmkernel._core import names_lock, paths, registry
 from shmkernel.kinds import array
 from tests.helpers import Child, holding, left, quick_first, until, until_left
 
@@ -67,7 +67,7 @@ def killed_at(step, work, before=lambda: None):
 def value_at(name):
     """Return the value under the name as any program reads it, without a session of our own."""
     try:
-        return np.load(names.path_of(name))
+        return np.load(paths.path_of(name))
     except FileNotFoundError:
         return None
 
@@ -220,7 +220,7 @@ def test_ctrl_c_at_any_step_leaves_the_old_value_or_the_new_and_no_lock(replace,
         except KeyboardInterrupt:
             assert is_one_of(value_at("x"), OLD if replace else None, NEW)
             assert shm.gc() == []  # the record of what was replaced may have stayed
-            assert len(left(shm_dir)) == 1 + 2 * len(names.names())  # the session, and a record for each segment
+            assert len(left(shm_dir)) == 1 + 2 * len(paths.names())  # the session, and a record for each segment
             assert shm.create("x", OLD, replace=True) is shm.attach("x")
             connection.send(step)
         else:

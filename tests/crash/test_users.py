@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import folders, memory, names, sessions
+from shmkernel._core import folders, paths, segment_file, sessions
 from tests.helpers import Child, lacking, left
 
 CLONE_NEWUSER = 0x10000000
@@ -130,7 +130,7 @@ def test_a_file_of_ours_that_we_may_not_open_says_how_to(shm_dir):
     def work(_):
         os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
         with pytest.raises(shm.RefusedError, match=f"chmod 600 {path}"):
-            memory.attach(path, "r+", "x")
+            segment_file.attach(path, "r+", "x")
 
     with Child(work) as child:
         assert child.join() == 0
@@ -179,7 +179,7 @@ def test_a_process_without_a_user_of_its_own_trusts_nobody(shm_dir, as_user):
     os.chown(f"{shm_dir}/.shmk-65534", SOMEBODY, SOMEBODY)
 
     def work():
-        assert os.geteuid() == os.stat(names.runtime()).st_uid
+        assert os.geteuid() == os.stat(paths.runtime()).st_uid
         for call in (lambda: shm.create("x", 1), shm.list, lambda: shm.lock("x").__enter__()):
             with pytest.raises(shm.RefusedError, match="no user of its own"):
                 call()
@@ -191,8 +191,8 @@ def test_hard_links_attach_no_other_segment_and_leak_none(shm_dir):
     shm.create("a", np.arange(3))
     shm.create("d", {"k": 1})
     (shm_dir / "secret").write_bytes(b"dear diary")
-    for old, new in ((names.path_of("a"), "b"), (names.path_of("d"), "e"), (shm_dir / "secret", "c")):
-        os.link(old, names.path_of(new))
+    for old, new in ((paths.path_of("a"), "b"), (paths.path_of("d"), "e"), (shm_dir / "secret", "c")):
+        os.link(old, paths.path_of(new))
     for name in "bce":
         for call in (shm.attach, lambda name: shm.attach(name, kind="raw"), lambda name: shm.save(name, "/tmp/never")):
             with pytest.raises(shm.RefusedError, match="so it is not trusted"):
@@ -206,9 +206,9 @@ def test_hard_links_attach_no_other_segment_and_leak_none(shm_dir):
     assert shm.attach("d") == {"k": 1}
     assert (shm_dir / "secret").read_bytes() == b"dear diary"
     (shm_dir / "secret").unlink()
-    os.link(names.path_of("a"), names.path_of("b"))
+    os.link(paths.path_of("a"), paths.path_of("b"))
     shm.unlink("a")
-    assert names.names() == ["d", "e"]
+    assert paths.names() == ["d", "e"]
     shm.unlink("d")
     shm.unlink("e")
     assert [path for path in left(shm_dir) if "sessions" not in path] == []
@@ -222,7 +222,7 @@ def test_a_session_of_root_that_drops_its_privileges_goes_on_as_that_user(shm_di
         before = sessions.mine()
         os.seteuid(SOMEBODY)
         assert sessions.mine() is None
-        assert names.path_of("x").endswith(f"shmk-{SOMEBODY}-x")
+        assert paths.path_of("x").endswith(f"shmk-{SOMEBODY}-x")
         folders.prepare()
         os.seteuid(0)
         assert sessions.mine() is before

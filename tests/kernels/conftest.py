@@ -10,7 +10,7 @@ from tests.kernels.kernel import Kernel
 @pytest.fixture(scope="module")
 def reading(tmp_path_factory):
     kernel = Kernel("reader.ipynb", tmp_path_factory.mktemp("reader"))
-    kernel("import os, numpy as np, shmkernel as shm; from shmkernel import sessions")
+    kernel("import os, numpy as np, shmkernel as shm; from shmkernel._core import sessions")
     yield kernel
     kernel.end()
 

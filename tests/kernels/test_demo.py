@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import sessions
+from shmkernel._core import sessions
 from tests.helpers import quick_first
 from tests.unit import orphans
 

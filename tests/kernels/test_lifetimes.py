@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from shmkernel import names
+from shmkernel._core import paths
 from tests.helpers import PATIENCE, until, until_left, watchdogs
 
 SHARE = """
@@ -17,7 +17,7 @@ x = shm.create("x", np.arange(1000))
 
 
 def gone():
-    return not os.path.exists(names.path_of("x"))
+    return not os.path.exists(paths.path_of("x"))
 
 
 def assert_reader_still_has_it(reader):

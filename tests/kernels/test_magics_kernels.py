@@ -5,7 +5,7 @@ import os
 import pytest
 
 import shmkernel as shm
-from shmkernel import sessions
+from shmkernel._core import sessions
 from tests.helpers import until, until_left
 from tests.kernels.kernel import Kernel
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, registry
+from shmkernel._core import paths, registry
 from tests.helpers import PATIENCE, kill_watchdogs, until, watchdogs
 from tests.kernels.kernel import Kernel, Served
 
@@ -51,19 +51,19 @@ def killed_beside(start):
 
 
 def emptied(_):
-    shutil.rmtree(names.runtime())
-    for path in Path(names.folder()).glob("shmk-*"):
+    shutil.rmtree(paths.runtime())
+    for path in Path(paths.folder()).glob("shmk-*"):
         path.unlink()
 
 
 def without_watchdog(kernel):
-    kill_watchdogs(names.folder())
+    kill_watchdogs(paths.folder())
     kernel("more = shm.create('more', shape=3)")
-    assert len(watchdogs(names.folder())) == 1
+    assert len(watchdogs(paths.folder())) == 1
 
 
 def with_its_watchdog(kernel):
-    kill_watchdogs(names.folder())
+    kill_watchdogs(paths.folder())
     kernel.dies_of(KILL)
 
 
@@ -116,7 +116,7 @@ def kernel(row, tmp_path, shm_dir):  # noqa: ARG001  the kernel ends before the 
 
 
 def is_there(name):
-    return os.path.exists(names.path_of(name))
+    return os.path.exists(paths.path_of(name))
 
 
 def test_the_page_has_each_way_and_no_other():

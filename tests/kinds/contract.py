@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import kinds, memory, names
+from shmkernel import kinds
+from shmkernel._core import paths, segment_file
 from shmkernel.preview import Look, Source
 from shmkernel.verbs import held
 from tests.helpers import Child, left
@@ -23,7 +24,7 @@ SOON = settings(max_examples=100, deadline=None, suppress_health_check=_FINE)
 
 def write(name, data):
     """Put bytes under a name as another program would."""
-    with open(names.path_of(name), "wb") as file:
+    with open(paths.path_of(name), "wb") as file:
         file.write(data)
 
 
@@ -77,11 +78,11 @@ class KindContract:
         x = shm.create("x", value)
         assert self.same(x, value)
         assert shm.info("x").kind == self.kind
-        assert shm.info("x").size == os.path.getsize(names.path_of("x"))
+        assert shm.info("x").size == os.path.getsize(paths.path_of("x"))
 
     def test_its_preview_is_small_and_goes_to_json(self, value):
         shm.create("x", value)
-        with memory.reading(path := names.path_of("x"), "x") as fd:
+        with segment_file.reading(path := paths.path_of("x"), "x") as fd:
             source = Source(lambda at, size: os.pread(fd, size, at), os.fstat(fd).st_size, path)
             found, size = preview(self.kind, source)
         assert size < 64 << 10
@@ -100,7 +101,7 @@ class KindContract:
 
     def test_without_a_record_its_first_bytes_tell(self, value):
         x = shm.create("x", value, lifetime="keep")
-        with open(names.path_of("x"), "rb") as file:
+        with open(paths.path_of("x"), "rb") as file:
             write("y", file.read())
         assert shm.info("y").kind == self.kind
         assert self.same(shm.attach("y"), value)

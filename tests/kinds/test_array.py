@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel._core import paths
 from shmkernel.kinds import array
 from tests.kinds.contract import SOON, KindContract, attach_hostile, write
 
@@ -159,8 +159,8 @@ class TestArray(KindContract):
     def test_numpy_load_opens_it_as_it_is(self, value):
         x = shm.create("x", value)
         assert x.__array_interface__["data"][0] % 64 == 0
-        assert self.same(np.load(names.path_of("x"), mmap_mode="r").view(np.ndarray), value) or not value.nbytes
-        assert self.same(np.load(names.path_of("x")), value)
+        assert self.same(np.load(paths.path_of("x"), mmap_mode="r").view(np.ndarray), value) or not value.nbytes
+        assert self.same(np.load(paths.path_of("x")), value)
 
 
 def header(text, version=1):
@@ -306,7 +306,7 @@ def test_options_make_the_array(options, text):
 def test_options_that_make_no_sense_are_refused(options, words):
     with pytest.raises(shm.ArgumentError, match=words):
         shm.create("x", **options)
-    assert not names.names()
+    assert not paths.names()
 
 
 def test_a_large_array_is_looked_at_to_its_end(monkeypatch):
@@ -315,7 +315,7 @@ def test_a_large_array_is_looked_at_to_its_end(monkeypatch):
     value[99, 99] = 300
     with pytest.raises(shm.ArgumentError, match="300 would become 44"):
         shm.create("x", value, dtype="u1")
-    assert not names.names()
+    assert not paths.names()
 
 
 def test_a_fill_takes_no_second_copy():

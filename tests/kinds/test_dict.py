@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, registry
+from shmkernel._core import paths, registry
 from shmkernel.dicts import access
 from shmkernel.dicts.shared import SharedDict
 from shmkernel.verbs import held
@@ -62,7 +62,7 @@ class TestDict(KindContract):
         assert shm.info("x").kind == "dict"
         assert shm.info("x").type == f"{len(value)} keys"
         content = sum(getattr(one, "nbytes", 0) for one in value.values())
-        assert content < shm.info("x").size < 4 << 20 < os.path.getsize(names.path_of("x"))
+        assert content < shm.info("x").size < 4 << 20 < os.path.getsize(paths.path_of("x"))
 
     @pytest.mark.parametrize("suffix", ["msgpack", "json"])
     def test_a_file_of_it_is_the_same_again(self, value, tmp_path, suffix):
@@ -79,7 +79,7 @@ class TestDict(KindContract):
 
     def test_without_a_record_its_first_bytes_tell(self):
         shm.create("x", {"a": 1})
-        with open(names.path_of("x"), "rb") as file:
+        with open(paths.path_of("x"), "rb") as file:
             write("y", file.read(1 << 20))
         assert shm.info("y").kind == "dict"
         with pytest.raises(shm.DamagedError, match="folder"):
@@ -99,7 +99,7 @@ class TestDict(KindContract):
     @pytest.mark.parametrize("end", [0, 1, 100, 4096, 4200, 8192, 16000])
     def test_a_file_cut_short_anywhere_is_damaged_or_whole(self, end):
         shm.create("x", {"a": 1})
-        with open(names.path_of("x"), "rb") as file:
+        with open(paths.path_of("x"), "rb") as file:
             attach_hostile(self, file.read(end))
 
     test_a_few_wrong_bytes_are_damaged_or_harmless = None  # bytes without their folder are refused whatever they are

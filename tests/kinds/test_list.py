@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import names, slots
+from shmkernel import slots
+from shmkernel._core import paths
 from shmkernel.kinds import lists
 from tests.kinds.contract import KindContract, write
 
@@ -103,7 +104,7 @@ class TestList(KindContract):
     def test_without_a_record_its_first_bytes_tell(self, value):
         """They do not: it takes kind=."""
         shm.create("x", value)
-        with open(names.path_of("x"), "rb") as file:
+        with open(paths.path_of("x"), "rb") as file:
             write("y", file.read())
         with pytest.raises(shm.DamagedError, match="raw"):
             shm.attach("y")

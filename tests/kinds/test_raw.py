@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import kinds, names
+from shmkernel import kinds
+from shmkernel._core import paths
 from shmkernel.kinds import array, raw
 from tests.helpers import left
 from tests.kinds.contract import KindContract, write
@@ -119,7 +120,7 @@ def test_a_file_of_another_program_is_raw_unless_its_bytes_say_more():
 
 @pytest.mark.parametrize("name", ["x", None])
 def test_a_damaged_array_of_ours_does_not_turn_raw(name):
-    name = name or f"/{names.prefix()}x"
+    name = name or f"/{paths.prefix()}x"
     write("x", b"\x93NUMPX" + bytes(100))
     with pytest.raises(shm.DamagedError, match='kind="raw"'):
         shm.attach(name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel._core import paths
 from shmkernel.sync import rings, wakeups
 from tests.helpers import Child, until
 from tests.kinds.contract import attach_hostile
@@ -226,7 +226,7 @@ def test_numpy_opens_it_as_records():
     ring = stream(slots=3)
     for i in (1, 2, 3, 4):
         ring.put(frame(i))
-    records = np.load(names.path_of("frames"), mmap_mode="r")
+    records = np.load(paths.path_of("frames"), mmap_mode="r")
     assert records["number"].tolist() == [4, 2, 3]
     assert (records["frame"][0] == 4).all()
 
@@ -345,7 +345,7 @@ class Hostile:
 
 def test_bytes_that_are_no_ring_are_damaged_or_harmless():
     stream(slots=2)
-    with open(names.path_of("frames"), "rb") as file:
+    with open(paths.path_of("frames"), "rb") as file:
         whole = bytearray(file.read())
     for end in range(0, len(whole), 7):
         attach_hostile(Hostile, bytes(whole[:end]))
@@ -355,7 +355,7 @@ def test_bytes_that_are_no_ring_are_damaged_or_harmless():
         for at in generator.integers(0, 200, 3):
             changed[at] = generator.integers(0, 256)
         attach_hostile(Hostile, bytes(changed))
-    assert os.path.exists(names.path_of("frames"))
+    assert os.path.exists(paths.path_of("frames"))
 
 
 @pytest.mark.parametrize(

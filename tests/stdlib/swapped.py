@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import shmkernel
-from shmkernel import sessions
+from shmkernel._core import sessions
 from shmkernel.verbs import blocks
 
 CASE = "_TestSharedMemory"

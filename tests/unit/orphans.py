@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shmkernel import sessions
+from shmkernel._core import sessions
 
 _SCRIPT = "import shmkernel as shm; x = shm.create({!r}, shape=3); print(flush=True); input()"
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import ShareableList, SharedMemory, names, registry
+from shmkernel import ShareableList, SharedMemory
+from shmkernel._core import paths, registry
 from shmkernel.verbs import held
 from tests.helpers import holding, left, python, until_left
 
@@ -102,8 +103,8 @@ def test_a_block_too_large_raises_and_leaves_nothing(shm_dir):
 def test_memory_is_reserved_unless_the_block_is_sparse():
     full = SharedMemory("full", create=True, size=1 << 20)
     empty = SharedMemory("sparse", create=True, size=1 << 40, sparse=True)
-    assert os.stat(names.path_of("/full")).st_blocks * 512 == full.size
-    assert os.stat(names.path_of("/sparse")).st_blocks == 0
+    assert os.stat(paths.path_of("/full")).st_blocks * 512 == full.size
+    assert os.stat(paths.path_of("/sparse")).st_blocks == 0
     empty.buf[-1] = 1
     assert SharedMemory("sparse").buf[-1] == 1
 
@@ -269,7 +270,7 @@ def test_a_closed_handle_is_not_given_out_again():
 
 
 def test_a_handle_of_an_array_is_not_given_out_as_the_array():
-    block = SharedMemory(shm.create("x", np.arange(3)) is not None and f"{names.prefix()}x")
+    block = SharedMemory(shm.create("x", np.arange(3)) is not None and f"{paths.prefix()}x")
     assert block.size == shm.info("x").size
     assert shm.attach("x").tolist() == [0, 1, 2]
     assert {one.name for one in held.everything()} == {"x"}
@@ -277,7 +278,7 @@ def test_a_handle_of_an_array_is_not_given_out_as_the_array():
 
 def test_the_last_handle_of_a_block_that_lives_while_attached_unlinks_it():
     other = holding(lambda: shm.create("x", b"abc", lifetime="attached"))
-    block = SharedMemory(f"{names.prefix()}x")
+    block = SharedMemory(f"{paths.prefix()}x")
     other.tell()
     assert other.join() == 0
     assert "x" in shm.session

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import shmkernel as shm
-from shmkernel import launch, limits
+from shmkernel._core import capacity, launch
 from shmkernel.verbs import checkup
 from tests.helpers import lacking
 from tests.unit import orphans
@@ -37,7 +37,7 @@ def run(*prefix, folder):
 def test_a_good_machine_gets_nothing_but_ok_and_learns_what_it_has(shm_dir):
     found = shm.doctor()
     assert {one.level for one in found} == {"ok"}
-    assert found[0].text.startswith(f"{shm_dir} is a tmpfs, {limits.human(limits.room().total)}")
+    assert found[0].text.startswith(f"{shm_dir} is a tmpfs, {capacity.human(capacity.room().total)}")
     assert not any(one.cure for one in found)
 
 
@@ -68,7 +68,7 @@ def test_a_folder_where_others_may_delete_is_a_warning(shm_dir):
 
 
 def test_a_folder_on_disk_is_a_warning(tmp_path):
-    if limits.is_tmpfs(str(tmp_path)):
+    if capacity.is_tmpfs(str(tmp_path)):
         lacking("the temporary folder of this machine lies in memory: --basetemp names another")
     (one,) = run(folder=tmp_path)
     assert "not in memory" in one
@@ -85,7 +85,7 @@ def test_a_small_or_full_folder_is_a_warning_with_the_figures(tmp_path, size, he
 def test_what_ended_kernels_left_is_a_warning_until_it_is_swept(shm_dir):
     size = orphans.leave("big", shm_dir)
     (one,) = wrong()
-    assert one == ("warn", f"a segment of an ended kernel, {limits.human(size)}: big", "%shm_gc")
+    assert one == ("warn", f"a segment of an ended kernel, {capacity.human(size)}: big", "%shm_gc")
     assert shm.gc() == [("big", size)]
     assert not wrong()
 

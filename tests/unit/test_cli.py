@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import cli, sessions
+from shmkernel import cli
+from shmkernel._core import sessions
 from tests.helpers import PATIENCE
 from tests.unit import orphans
 

@@ -44,10 +44,10 @@ CASES = {  # cells that succeed, and one that fails
     "not attached": ([], "%shm_close zz"),
     "attached under another name": ([X, "y = x"], "%shm_close y"),
     "cut short": ([X, "path = shm.info('x').path", "del x", "os.truncate(path, 90)"], "%shm_attach x"),
-    "bytes of no kind": (["pathlib.Path(names.path_of('x')).write_bytes(b'Dear segment')"], "%shm_attach x"),
-    "a directory": (["os.mkdir(names.path_of('x'))"], "%shm_attach x"),
-    "a FIFO": (["os.mkfifo(names.path_of('x'))"], "%shm_attach x"),
-    "a link": (["os.symlink('/nowhere', names.path_of('x'))"], "%shm_attach x"),
+    "bytes of no kind": (["pathlib.Path(paths.path_of('x')).write_bytes(b'Dear segment')"], "%shm_attach x"),
+    "a directory": (["os.mkdir(paths.path_of('x'))"], "%shm_attach x"),
+    "a FIFO": (["os.mkfifo(paths.path_of('x'))"], "%shm_attach x"),
+    "a link": (["os.symlink('/nowhere', paths.path_of('x'))"], "%shm_attach x"),
     "nothing to publish": ([X, "%shm_attach x --as safe --mode r"], "shm.publish(safe)"),
     "a stream that is read only": (
         ["shm.create('x', ring=4, shape=2).name", "r = shm.attach('x', mode='r')"], "r.put(np.ones(2))"
@@ -57,7 +57,7 @@ CASES = {  # cells that succeed, and one that fails
     "a dict without private changes": (["%shm_create x --dict"], "%shm_attach x --as y --mode c"),
     "no snapshot": (["x = shm.create('x', [1, 'a'])"], "shm.snapshot('x')"),
     "a damaged sync file": (
-        [X, "pathlib.Path(names.runtime('sync', f'shmk-{os.geteuid()}-x')).write_bytes(b'Dear lock')"], "%shm_publish x"
+        [X, "pathlib.Path(paths.runtime('sync', f'shmk-{os.geteuid()}-x')).write_bytes(b'Dear lock')"], "%shm_publish x"
     ),
     "a lock in a line": ([X], "%shm_lock x"),
     "a folder that is missing": (["os.environ['SHMKERNEL_DIR'] += '/missing'"], "%shm_create zz --shape 3"),
@@ -74,7 +74,7 @@ def proposals(text):
 def shell(notebook, tmp_path, monkeypatch):
     """A notebook in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    notebook("import os, pathlib, shmkernel as shm\nfrom shmkernel import names")
+    notebook("import os, pathlib, shmkernel as shm\nfrom shmkernel._core import paths")
     return notebook
 
 

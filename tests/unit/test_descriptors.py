@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import descriptors
+from shmkernel._core import descriptors
 from tests.helpers import Child
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import shmkernel as shm
-from shmkernel import cli, kinds, names
+from shmkernel import cli, kinds
+from shmkernel._core import paths
 from shmkernel.dicts import meta
 from shmkernel.kinds import array
 from shmkernel.magics.commands import ShmMagics
@@ -104,7 +105,7 @@ def test_the_configuration_names_every_variable_that_is_read():
 def test_the_limits_are_those_of_the_program():
     page = " ".join((ROOT / "docs/reference/limits.md").read_text().split())
     assert f"have {array._LONGEST:,} characters" in page
-    assert f"the file name may have {names._NAME_MAX} bytes" in page
+    assert f"the file name may have {paths._NAME_MAX} bytes" in page
     assert f"{meta.MAP >> 30} GiB at most" in page
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import registry
-from shmkernel.progress import Progress
+from shmkernel._core import registry
+from shmkernel._core.progress import Progress
 from shmkernel.verbs import files
 from tests.helpers import left
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import folders, names, registry, sessions
+from shmkernel._core import folders, paths, registry, sessions
 from tests.helpers import Child, left
 
 SOMEBODY = 12345  # a uid
@@ -48,9 +48,9 @@ def test_a_runtime_folder_that_another_user_makes_anew_is_not_followed(call, shm
 
     def work(_):
         x = shm.create("x", np.arange(3))
-        inode = str(os.stat(names.path_of("x")).st_ino)
+        inode = str(os.stat(paths.path_of("x")).st_ino)
         (victim / inode).write_text("mine, too")
-        root = names.runtime()
+        root = paths.runtime()
         shutil.rmtree(root)
         os.mkdir(root, 0o700)
         for part in folders.PARTS:
@@ -60,7 +60,7 @@ def test_a_runtime_folder_that_another_user_makes_anew_is_not_followed(call, shm
             call()
         assert sorted(os.listdir(victim)) == sorted(["dear", inode])
         assert x.sum() == 3
-        os.unlink(names.path_of("x"))
+        os.unlink(paths.path_of("x"))
 
     in_child(work)
     shutil.rmtree(shm_dir / f".shmk-{os.geteuid()}")
@@ -68,23 +68,23 @@ def test_a_runtime_folder_that_another_user_makes_anew_is_not_followed(call, shm
 
 def test_a_session_goes_on_when_its_runtime_folder_vanishes(shm_dir):
     shm.create("x", 1)
-    shutil.rmtree(names.runtime())
+    shutil.rmtree(paths.runtime())
     y = shm.create("y", 2)
     assert shm.attach("y") is y
     assert len([path for path in left(shm_dir) if "records" in path]) == 1
-    os.unlink(names.path_of("x"))
+    os.unlink(paths.path_of("x"))
 
 
 def test_a_link_inside_the_runtime_folder_is_refused(shm_dir):
     folders.prepare()
     for part in folders.PARTS:
         folders._held = {}
-        os.rename(names.runtime(part), shm_dir / part)
-        os.symlink(shm_dir / part, names.runtime(part))
+        os.rename(paths.runtime(part), shm_dir / part)
+        os.symlink(shm_dir / part, paths.runtime(part))
         with pytest.raises(shm.RefusedError, match=f"{part} is not a folder that only you"):
             shm.create("x", 1)
-        os.unlink(names.runtime(part))
-        os.rename(shm_dir / part, names.runtime(part))
+        os.unlink(paths.runtime(part))
+        os.rename(shm_dir / part, paths.runtime(part))
     assert sessions.mine() is None
     assert shm.create("x", 1) == 1
 
@@ -113,12 +113,12 @@ def test_a_user_who_is_not_root_can_enter_what_was_made_under_any_umask(umask, s
         os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
         os.umask(umask)
         if umask == 0o777:  # a process died between making it and setting its mode
-            os.mkdir(names.runtime())
+            os.mkdir(paths.runtime())
         folders.prepare()
         folders._held = {}
         folders.prepare()
         with registry.locked():
-            assert sorted(folders.listdir(names.runtime())) == sorted([*folders.PARTS, "names.lock"])
+            assert sorted(folders.listdir(paths.runtime())) == sorted([*folders.PARTS, "names.lock"])
 
     in_child(work)
 
@@ -131,8 +131,8 @@ def test_who_closes_all_descriptors_as_daemons_do_loses_nothing(in_child):
         others = [os.open("/", os.O_RDONLY) for _ in range(64)]
         assert {*numbers} <= {*others}
         with registry.locked():
-            assert "names.lock" in folders.listdir(names.runtime())
-        assert not folders.exists(names.path_of("x"))
+            assert "names.lock" in folders.listdir(paths.runtime())
+        assert not folders.exists(paths.path_of("x"))
         assert all(os.fstat(fd) for fd in others), "and takes nothing from those who have the numbers now"
 
     in_child(work)
@@ -146,9 +146,9 @@ def test_a_process_that_becomes_another_user_has_that_users_folder(shm_dir, in_c
         folders.prepare()
         os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
         folders.prepare()
-        assert os.stat(names.runtime()).st_uid == SOMEBODY
-        assert names.runtime().endswith(f"/.shmk-{SOMEBODY}")
-        assert names.path_of("x").endswith(f"/shmk-{SOMEBODY}-x")
+        assert os.stat(paths.runtime()).st_uid == SOMEBODY
+        assert paths.runtime().endswith(f"/.shmk-{SOMEBODY}")
+        assert paths.path_of("x").endswith(f"/shmk-{SOMEBODY}-x")
 
     in_child(work)
 
@@ -170,7 +170,7 @@ def test_what_is_not_found_keeps_nothing_of_the_callers_alive():
 
     def look():
         large = Large()
-        assert not folders.exists(names.path_of("x"))
+        assert not folders.exists(paths.path_of("x"))
         return weakref.ref(large)
 
     gc.disable()

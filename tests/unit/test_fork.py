@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from shmkernel import fork
+from shmkernel._core import fork
 from tests.helpers import python
 
 
@@ -77,7 +77,7 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 before = functools.partial(signal.setitimer, signal.ITIMER_REAL, 1e-6)
 os.register_at_fork(before=before)  # the last before the fork, since it is registered first
 
-from shmkernel import fork, interrupts
+from shmkernel._core import fork, interrupts
 
 guard = interrupts.Guard()
 fork.on(fork.STAGES[0], before=guard.before_fork, in_parent=guard.in_parent, in_child=guard.in_child)

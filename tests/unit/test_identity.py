@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import shmkernel as shm
-from shmkernel import identity, sessions
+from shmkernel._core import identity, sessions
 from shmkernel.sync import files
 from tests.helpers import PATIENCE
 
@@ -98,7 +98,7 @@ with shm.lock("x"), shm.writing(x):
     print(ascii(shm.list()[0].owner))
 sys.argv = [os.fsdecode(sys.argv[1]) + ".ipynb"]
 os.environ["JPY_SESSION_NAME"] = sys.argv[0]
-from shmkernel import sessions
+from shmkernel._core import sessions
 sessions.end()
 y = shm.create("y", [1])
 with shm.lock("y"):
@@ -125,7 +125,7 @@ def test_a_removed_folder_fails_nothing(tmp_path, monkeypatch):
 
 def test_a_module_that_is_run_has_its_name(tmp_path):
     (tmp_path / "tool").mkdir()
-    code = "from shmkernel import identity\nif __name__ == '__main__':\n    print(identity.label())"
+    code = "from shmkernel._core import identity\nif __name__ == '__main__':\n    print(identity.label())"
     for file in ("tool/__init__.py", "tool/sub.py", "tool/__main__.py", "single.py"):
         (tmp_path / file).write_text(code)
 
@@ -148,7 +148,7 @@ KERNEL = '''
 import subprocess, sys
 code = """
 import sys
-from shmkernel import identity
+from shmkernel._core import identity
 sys.argv = ["ipykernel_launcher.py", "-f", "/tmp/tmpx.json"]
 print(ascii(identity.label()))
 """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel._core import paths
 from tests.helpers import python
 
 
@@ -35,7 +35,7 @@ def attach():
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_numpy_load_maps_the_same_values(order):
     x = shm.create("x", np.asarray(np.arange(6).reshape(2, 3), order=order))
-    mapped = np.load(names.path_of("x"), mmap_mode="r+")
+    mapped = np.load(paths.path_of("x"), mmap_mode="r+")
     assert mapped.tolist() == x.tolist()
     mapped[1, 2] = 50
     x[0, 0] = 10
@@ -44,7 +44,7 @@ def test_numpy_load_maps_the_same_values(order):
 
 def test_the_stdlib_attaches_a_segment_by_its_posix_name(posix_name, attach):
     x = shm.create(posix_name, np.arange(1000))
-    other = attach(os.path.basename(names.path_of(posix_name)))
+    other = attach(os.path.basename(paths.path_of(posix_name)))
     assert other.size >= shm.info(posix_name).size
     values = np.ndarray(1000, x.dtype, other.buf, offset=shm.info(posix_name).size - x.nbytes)
     values[3] = 33
@@ -88,6 +88,6 @@ except TypeError:
 block.buf[int(sys.argv[2])] = 99
 block.close()
 """
-    python(script, os.path.basename(names.path_of(posix_name)), shm.info(posix_name).size - x.nbytes)
+    python(script, os.path.basename(paths.path_of(posix_name)), shm.info(posix_name).size - x.nbytes)
     assert x.tolist() == [99, 1, 2, 3, 4]
     assert shm.attach(posix_name) is x

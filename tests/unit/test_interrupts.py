@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from shmkernel.interrupts import Guard, Holding, entry_of
+from shmkernel._core.interrupts import Guard, Holding, entry_of
 from tests.unit.test_fork import forked
 
 pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that strikes here

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import shmkernel as shm
-from shmkernel import launch, sessions
+from shmkernel._core import launch, sessions
 from tests.helpers import PATIENCE, Child, free_descriptors, lacking, left, python, until, until_left, watchdogs
 
 STEPS = 15
@@ -252,7 +252,7 @@ def test_a_fork_at_any_moment_of_a_start_has_a_session_of_its_own(shm_dir):
     """Whatever another thread is in the middle of, the child does not wait for it, and keeps nothing of it."""
     script = """
 import os, threading
-from shmkernel import sessions
+from shmkernel._core import sessions
 
 def again_and_again():
     while not stop.is_set():
@@ -284,11 +284,11 @@ def test_a_package_in_a_zip_file_starts_it(tmp_path, shm_dir):
             file.write(path, path.relative_to(package.parent))
     code = """
 import shmkernel
-from shmkernel import sessions
+from shmkernel._core import sessions
 print(sessions.__file__, sessions.begin()[1], shmkernel.__version__)
 """
     done = python(code, flags=["-S"], env=os.environ | {"PYTHONPATH": str(archive)}, cwd="/")
-    assert done.stdout == f"{archive}/shmkernel/sessions.py True 0+unknown\n"
+    assert done.stdout == f"{archive}/shmkernel/_core/sessions.py True 0+unknown\n"
     until_left(shm_dir)
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import memory, names, registry, sessions
+from shmkernel._core import paths, registry, segment_file, sessions
 from shmkernel.verbs import held
 from tests.helpers import Child, holding, left
 from tests.unit.elsewhere import elsewhere
 
 
 def path():
-    return names.path_of("x")
+    return paths.path_of("x")
 
 
 def test_create_returns_a_plain_array_over_the_file():
@@ -326,7 +326,7 @@ def test_no_descriptor_stays_open_where_not_even_giving_up_works(verb, monkeypat
     gc.collect()  # of earlier tests
     fds = os.listdir("/proc/self/fd")
     monkeypatch.setattr(registry, "abandon", fails)
-    monkeypatch.setattr(*((memory, "fill", fails) if verb == "make" else (registry, "publish", fails)))
+    monkeypatch.setattr(*((segment_file, "fill", fails) if verb == "make" else (registry, "publish", fails)))
     for _ in range(3):
         with pytest.raises(OSError, match="too many"):
             shm.create("x", 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import names, registry, sessions
+from shmkernel._core import paths, registry, sessions
 from tests.helpers import holding, kill_watchdogs
 from tests.unit.elsewhere import answering, elsewhere
 
@@ -25,7 +25,7 @@ def test_info_tells_all_that_is_known():
     assert (found.mine, found.owner_alive, found.owner_pid) == (True, True, os.getpid())
     assert (found.lifetime, found.state, found.elsewhere) == ("session", "", False)
     assert [one.pid for one in found.attached] == [os.getpid()]
-    assert found.path == names.path_of("ds.x")
+    assert found.path == paths.path_of("ds.x")
     assert before <= found.created <= time.time()
     assert shm.list() == [found]
 
@@ -108,12 +108,12 @@ def test_a_child_of_a_session_is_called_one():
 
 
 def test_files_of_other_programs_are_listed_too(shm_dir):
-    with open(names.path_of("x"), "wb") as file:
+    with open(paths.path_of("x"), "wb") as file:
         np.save(file, np.arange(3))
     found = shm.info("x")
     assert (found.kind, found.type, found.owner, found.lifetime) == ("array", "int64 (3,)", "another program", "keep")
     shm.unlink("x")
-    assert names.names() == []
+    assert paths.names() == []
     assert shm_dir.exists()
 
 

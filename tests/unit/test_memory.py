@@ -7,7 +7,7 @@ import os
 import pytest
 
 import shmkernel as shm
-from shmkernel import memory
+from shmkernel._core import segment_file
 from tests.helpers import Child
 
 
@@ -17,9 +17,9 @@ def nothing(_):
 
 def block(shm_dir, data=b"abc", size=None):
     """Make and name a block; return its path."""
-    fd = memory.blank(str(shm_dir))
-    memory.fill(fd, size or len(data), [memoryview(data)], "x", nothing)
-    memory.link(fd, f"{shm_dir}/x")
+    fd = segment_file.blank(str(shm_dir))
+    segment_file.fill(fd, size or len(data), [memoryview(data)], "x", nothing)
+    segment_file.link(fd, f"{shm_dir}/x")
     os.close(fd)
     return f"{shm_dir}/x"
 
@@ -31,7 +31,7 @@ def path(shm_dir):
 
 
 def test_a_block_has_no_name_until_it_is_whole(shm_dir):
-    fd = memory.blank(str(shm_dir))
+    fd = segment_file.blank(str(shm_dir))
     assert os.fstat(fd).st_nlink == 0
     assert os.listdir(shm_dir) == []
     assert os.fstat(fd).st_mode & 0o777 == 0o600
@@ -41,7 +41,7 @@ def test_a_block_has_no_name_until_it_is_whole(shm_dir):
 
 def test_a_block_is_born_locked(shm_dir):
     for lock in (fcntl.LOCK_SH, fcntl.LOCK_EX):
-        fd = memory.blank(str(shm_dir), lock)
+        fd = segment_file.blank(str(shm_dir), lock)
         other = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,16 +57,16 @@ def test_what_the_pieces_leave_is_reserved_and_zero(path):
 
 
 def test_progress_counts_every_byte_that_is_written(shm_dir):
-    fd, counts = memory.blank(str(shm_dir)), []
-    memory.fill(fd, 100, [memoryview(b"a" * 60), memoryview(b"b" * 40)], "x", counts.append)
+    fd, counts = segment_file.blank(str(shm_dir)), []
+    segment_file.fill(fd, 100, [memoryview(b"a" * 60), memoryview(b"b" * 40)], "x", counts.append)
     os.close(fd)
     assert sum(counts) == 100
 
 
 def test_a_taken_name_is_not_overwritten(path, shm_dir):
-    fd = memory.blank(str(shm_dir))
+    fd = segment_file.blank(str(shm_dir))
     with pytest.raises(FileExistsError):
-        memory.link(fd, path)
+        segment_file.link(fd, path)
     os.close(fd)
 
 
@@ -82,8 +82,8 @@ def test_an_attachment_lasts_as_long_as_its_mapping(path):
         return True
 
     assert alone()
-    fd, found = memory.attach(path, "r+", "x")
-    mapping = memory.map_(fd, found.st_size, "r+", "x")
+    fd, found = segment_file.attach(path, "r+", "x")
+    mapping = segment_file.map_(fd, found.st_size, "r+", "x")
     os.close(fd)
     assert not alone()
     mapping.close()
@@ -92,28 +92,28 @@ def test_an_attachment_lasts_as_long_as_its_mapping(path):
 
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_modes_say_who_sees_a_change(mode, path):
-    fd, found = memory.attach(path, mode, "x")
-    mapping = memory.map_(fd, found.st_size, mode, "x")
+    fd, found = segment_file.attach(path, mode, "x")
+    mapping = segment_file.map_(fd, found.st_size, mode, "x")
     os.close(fd)
     if mode == "r":
         with pytest.raises(TypeError):
             mapping[0] = 1
     else:
         mapping[0] = 1
-    assert memory.peek(path, 3, "x") == (b"\1bc" if mode == "r+" else b"abc")
+    assert segment_file.peek(path, 3, "x") == (b"\1bc" if mode == "r+" else b"abc")
 
 
 @pytest.mark.parametrize("mode", ["w", "rw", "", None, "R"])
 def test_other_modes_are_refused(mode):
     with pytest.raises(shm.ArgumentError, match="is unknown: r "):
-        memory.check_mode(mode)
+        segment_file.check_mode(mode)
 
 
 def test_no_descriptor_takes_the_place_of_a_standard_stream(shm_dir):
     def work(connection):
         for fd in range(3):
             os.close(fd)
-        connection.send([memory.blank(str(shm_dir)) > 2 for _ in range(3)])
+        connection.send([segment_file.blank(str(shm_dir)) > 2 for _ in range(3)])
 
     with Child(work) as child:
         assert child.hear() == [True] * 3
@@ -121,8 +121,8 @@ def test_no_descriptor_takes_the_place_of_a_standard_stream(shm_dir):
 
 
 def test_a_mapping_leaks_into_no_program(path):
-    fd, found = memory.attach(path, "r", "x")
-    mapping = memory.map_(fd, found.st_size, "r", "x")
+    fd, found = segment_file.attach(path, "r", "x")
+    mapping = segment_file.map_(fd, found.st_size, "r", "x")
     os.close(fd)
     open_on_it = [fd for fd in os.listdir("/proc/self/fd") if _leads_to(fd, path)]
     assert len(open_on_it) == 1

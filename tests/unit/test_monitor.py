@@ -13,7 +13,7 @@ import pytest
 from ipykernel.comm.comm import BaseComm
 
 import shmkernel as shm
-from shmkernel import names, registry
+from shmkernel._core import paths, registry
 from shmkernel.monitor import acts, board, sampler
 from shmkernel.monitor.board import Board
 from shmkernel.monitor.sampler import Sampler
@@ -95,7 +95,7 @@ def test_a_board_follows_the_version_of_the_chosen_row_and_of_others_now_and_the
     x, y = shm.create("x", shape=3), shm.create("y", shape=3)
     seen = Board()
     assert {row.key: row.version for row in seen.scan().rows} == {"x": None, "y": None}
-    assert not os.listdir(names.runtime("sync"))
+    assert not os.listdir(paths.runtime("sync"))
     until(lambda: seen.scan() == ([], []) and seen._folders, "settled clocks")
     seen.chosen = "x"
     version = shm.publish("x")
@@ -241,7 +241,7 @@ def test_a_thousand_rows_come_in_messages_of_64_kib(watching, sent, monkeypatch)
 
 def test_a_segment_that_cannot_be_read_says_why_in_its_frame(watching, sent):
     x = shm.create("x", shape=3)
-    with open(names.path_of("x"), "r+b") as file:
+    with open(paths.path_of("x"), "r+b") as file:
         file.write(b"nonsense")
     watching.look("x", Look())
     watching.turn()

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import folders, names
+from shmkernel._core import folders, paths
 
 
 @pytest.mark.parametrize("name", ["x", "_", "X9", "ds.var", "a.0.b_", "a" * 200])
 def test_identifiers_with_dots_are_names(name):
-    assert names.path_of(name) == f"{names.folder()}/shmk-{os.geteuid()}-{name}"
+    assert paths.path_of(name) == f"{paths.folder()}/shmk-{os.geteuid()}-{name}"
 
 
 @pytest.mark.parametrize("name", ["/psm_1a2b", "/x y", "/..x", "/ü"])
 def test_posix_names_are_taken_as_they_are(name):
-    assert names.path_of(name) == names.folder() + name
+    assert paths.path_of(name) == paths.folder() + name
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_posix_names_are_taken_as_they_are(name):
 )  # fmt: skip
 def test_all_else_is_refused(name):
     with pytest.raises(shm.ArgumentError, match="is no name for a segment") as caught:
-        names.path_of(name)
+        paths.path_of(name)
     assert caught.value.name == name
 
 
@@ -36,69 +36,69 @@ def test_all_else_is_refused(name):
 )
 def test_a_name_that_can_be_is_proposed(name, example):
     with pytest.raises(shm.ArgumentError, match=f"For example {example}$"):
-        names.path_of(name)
-    assert names.path_of(example)
+        paths.path_of(name)
+    assert paths.path_of(example)
 
 
 def test_where_no_letter_is_left_nothing_is_proposed():
     with pytest.raises(shm.ArgumentError, match=r"\(a to z, without accents\)$"):
-        names.path_of("темп")
+        paths.path_of("темп")
 
 
 def test_what_is_no_text_is_named_with_its_article():
     with pytest.raises(shm.ArgumentError, match=r"a text, not an int$"):
-        names.path_of(5)
+        paths.path_of(5)
 
 
 def test_a_name_in_capitals_comes_near():
-    assert names.near("ELEVATION", ["elevation", "x"]) == ["elevation"]
-    assert names.near("x", ["X", "Y"]) == ["X"]
+    assert paths.near("ELEVATION", ["elevation", "x"]) == ["elevation"]
+    assert paths.near("x", ["X", "Y"]) == ["X"]
 
 
 @pytest.mark.parametrize("name", ["/.", "/..", "a" * 251, "/" + "ü" * 128])
 def test_names_that_no_file_can_have_are_refused(name):
     with pytest.raises(shm.ArgumentError):
-        names.path_of(name)
+        paths.path_of(name)
 
 
 @pytest.mark.parametrize("name", [None, 1, b"x", ["x"], ("x",)])
 def test_what_is_no_text_is_refused(name):
     with pytest.raises(shm.ArgumentError, match="is a text, not a"):
-        names.path_of(name)
+        paths.path_of(name)
 
 
 @given(st.text())
 def test_no_name_leads_out_of_the_folder(name):
     try:
-        path = names.path_of(name)
+        path = paths.path_of(name)
     except shm.ArgumentError:
         return
-    assert os.path.dirname(os.path.normpath(path)) == names.folder()
+    assert os.path.dirname(os.path.normpath(path)) == paths.folder()
 
 
 def test_a_relative_folder_is_meant_from_where_it_was_first_used(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHMKERNEL_DIR", "here")
-    assert names.folder() == str(tmp_path / "here")
+    assert paths.folder() == str(tmp_path / "here")
 
 
 def test_an_empty_setting_means_the_usual_folder(monkeypatch):
     monkeypatch.setenv("SHMKERNEL_DIR", "")
-    assert names.folder() == "/dev/shm"
+    assert paths.folder() == "/dev/shm"
 
 
 def test_only_names_of_this_user_are_listed_sorted(shm_dir):
     for entry in ("b", "a.c", "not-a-name"):
-        (shm_dir / f"{names.prefix()}{entry}").touch()
+        (shm_dir / f"{paths.prefix()}{entry}").touch()
     (shm_dir / f"shmk-{os.geteuid() + 1}-x").touch()
     (shm_dir / "psm_1").touch()
-    assert names.names() == ["a.c", "b"]
+    assert paths.names() == ["a.c", "b"]
     for path in shm_dir.iterdir():
         path.unlink()
 
 
 def test_near_names_come_best_first():
-    assert names.near("elevatoin", ["elevation2", "elevation", "x"]) == ["elevation", "elevation2"]
+    assert paths.near("elevatoin", ["elevation2", "elevation", "x"]) == ["elevation", "elevation2"]
 
 
 def test_the_runtime_folder_is_made_once_and_again_if_somebody_removes_it(shm_dir):
@@ -113,7 +113,7 @@ def test_the_runtime_folder_is_made_once_and_again_if_somebody_removes_it(shm_di
 def test_a_folder_may_begin_with_a_tilde(shm_dir, monkeypatch):
     monkeypatch.setenv("HOME", str(shm_dir))
     monkeypatch.setenv("SHMKERNEL_DIR", "~/shared")
-    assert names.folder() == f"{shm_dir}/shared"
+    assert paths.folder() == f"{shm_dir}/shared"
 
 
 def test_a_relative_folder_in_one_that_is_gone_is_an_error_that_says_so(tmp_path, monkeypatch):
@@ -123,4 +123,4 @@ def test_a_relative_folder_in_one_that_is_gone_is_an_error_that_says_so(tmp_path
     gone.rmdir()
     monkeypatch.setenv("SHMKERNEL_DIR", "my-shm")
     with pytest.raises(shm.FolderError, match="give its full path"):
-        names.folder()
+        paths.folder()

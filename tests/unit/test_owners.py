@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from shmkernel.owners import Owner
+from shmkernel._core.owners import Owner
 
 
 def made_elsewhere(make):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import shmkernel
-from shmkernel import limits, render
+from shmkernel import render
+from shmkernel._core import capacity
 
 SCRIPT = Path(shmkernel.__file__).parent / "static" / "texts.js"
 ROW = {
@@ -46,7 +47,7 @@ def row(**changes):
 
 def test_sizes_and_ages_read_as_in_python(page):
     sizes = [0, 1, 1023, 1024, 1535, 270_900, 1 << 20, 5 << 30, (1 << 40) - 1, 3 << 40, 1 << 52]
-    assert page("it.map(texts.human)", sizes) == [limits.human(size) for size in sizes]
+    assert page("it.map(texts.human)", sizes) == [capacity.human(size) for size in sizes]
     ages = [-3, 0, 59.9, 60, 3599, 3600, 86_399, 86_400, 1e7]
     assert page("it.map(texts.age)", ages) == [render.age(age) for age in ages]
 

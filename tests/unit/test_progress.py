@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import progress
+from shmkernel._core import progress
 
 
 class Terminal(io.StringIO):

@@ -27,7 +27,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_the_watchdog_needs_only_the_stdlib():
-    assert loaded("from shmkernel import watchdog") <= {"json"}
+    assert loaded("from shmkernel._core import watchdog") <= {"json"}
 
 
 def test_the_api_comes_at_first_use():

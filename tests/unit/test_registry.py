@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import folders, memory, names, records, registry, sessions
+from shmkernel._core import folders, paths, records, registry, segment_file, sessions
 from shmkernel.verbs import drafts
 from tests.helpers import holding, left
 from tests.unit.test_interrupts import interrupted  # noqa: F401  a fixture
@@ -68,18 +68,18 @@ def test_what_a_record_says_reaches_no_terminal_and_no_path_as_it_is():
 
 def test_a_record_that_is_no_file_or_far_too_long_is_none():
     folders.prepare()
-    os.mkdir(names.runtime("records", "8"))
-    with open(names.runtime("records", "9"), "wb") as file:
+    os.mkdir(paths.runtime("records", "8"))
+    with open(paths.runtime("records", "9"), "wb") as file:
         file.write(b" " * (1 << 20) + records.encode(RECORD._replace(inode=9)))
     assert records.read(8) is None
     assert records.read(9) is None
-    os.rmdir(names.runtime("records", "8"))
-    os.unlink(names.runtime("records", "9"))
+    os.rmdir(paths.runtime("records", "8"))
+    os.unlink(paths.runtime("records", "9"))
 
 
 def test_a_record_under_another_inode_is_none():
     folders.prepare()
-    with open(names.runtime("records", "8"), "wb") as file:
+    with open(paths.runtime("records", "8"), "wb") as file:
         file.write(records.encode(RECORD))
     assert records.read(8) is None
     assert list(records.others([])) == []
@@ -96,7 +96,7 @@ def test_several_names_are_published_all_or_none(shm_dir):
     assert shm.attach("b") == 0
     values = drafts.publish(drafted(("a", 1), ("b", 2), ("c", 3), replace=True), replace=True)
     assert [int(one) for one in values] == [1, 2, 3]
-    assert names.names() == ["a", "b", "c"]
+    assert paths.names() == ["a", "b", "c"]
 
 
 def test_the_same_name_twice_publishes_none(shm_dir):
@@ -112,12 +112,12 @@ def test_a_failure_on_the_way_leaves_the_names_as_they_were(failing, monkeypatch
     three = drafted(("a", 1), ("b", 2), ("c", 3), replace=True)
     count = iter(range(10))
 
-    def link(fd, path, real=memory.link):
+    def link(fd, path, real=segment_file.link):
         if next(count) == failing:
             raise KeyboardInterrupt
         real(fd, path)
 
-    monkeypatch.setattr(memory, "link", link)
+    monkeypatch.setattr(segment_file, "link", link)
     with pytest.raises(KeyboardInterrupt):
         drafts.publish(three, replace=True)
     monkeypatch.undo()
@@ -162,7 +162,7 @@ def test_own_replaces_only_what_this_session_made():
 
 def test_holders_are_found_by_the_operating_system():
     with holding(lambda: shm.create("x", 1)) as child:
-        found = os.stat(names.path_of("x"))
+        found = os.stat(paths.path_of("x"))
         assert registry.holders()[found.st_dev, found.st_ino] == [child.pid]
         x = shm.attach("x")
         assert sorted(registry.holders()[found.st_dev, found.st_ino]) == sorted([child.pid, os.getpid()])
@@ -174,23 +174,23 @@ def test_holders_are_found_by_the_operating_system():
 
 def test_a_change_of_lifetime_is_seen_by_who_has_read_the_record():
     x = shm.create("x", 1)
-    found = os.stat(names.path_of("x"))
+    found = os.stat(paths.path_of("x"))
     assert records.of(found).lifetime == "session"
     shm.keep("x")
-    assert records.of(os.stat(names.path_of("x"))).lifetime == "keep"
+    assert records.of(os.stat(paths.path_of("x"))).lifetime == "keep"
     shm.keep("x", "attached")
-    assert records.of(os.stat(names.path_of("x"))).lifetime == "attached"
+    assert records.of(os.stat(paths.path_of("x"))).lifetime == "attached"
     del x
-    assert names.names() == []
+    assert paths.names() == []
 
 
 def test_a_change_of_lifetime_is_seen_where_the_clock_of_files_is_coarse_too(monkeypatch):
     shm.create("x", 1)
-    assert records.of(os.stat(names.path_of("x"))).lifetime == "session"
+    assert records.of(os.stat(paths.path_of("x"))).lifetime == "session"
     chmod, missed = os.fchmod, [1, 2, 3]  # times that it leaves the ctime as it was
     monkeypatch.setattr(os, "fchmod", lambda *about: missed.pop() if missed else chmod(*about))
     shm.keep("x")
-    assert records.of(os.stat(names.path_of("x"))).lifetime == "keep"
+    assert records.of(os.stat(paths.path_of("x"))).lifetime == "keep"
     assert not missed
     shm.unlink("x")
 
@@ -200,9 +200,9 @@ def test_a_dry_run_changes_nothing(shm_dir):
     session = sessions.mine()
     before = left(shm_dir)
     assert registry.sweep(dry_run=True) == []
-    with open(names.runtime("pending", "odd"), "w"):
+    with open(paths.runtime("pending", "odd"), "w"):
         assert registry.sweep(dry_run=True) == []
-    assert left(shm_dir) == sorted([*before, os.path.relpath(names.runtime("pending", "odd"), shm_dir)])
+    assert left(shm_dir) == sorted([*before, os.path.relpath(paths.runtime("pending", "odd"), shm_dir)])
     assert registry.sweep() == []
     assert left(shm_dir) == before
     assert sessions.alive(session.id)

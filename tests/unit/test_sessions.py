@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import shmkernel as shm
-from shmkernel import folders, launch, names, sessions
+from shmkernel._core import folders, launch, paths, sessions
 from tests.helpers import Child, kill_watchdogs, lacking, left, until, until_left, watchdogs
 
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_the_id_of_a_session_leads_nowhere(id_):
 
 def test_what_is_no_file_of_a_session_is_nobody():
     sessions.begin()
-    folder = names.runtime("sessions")
+    folder = paths.runtime("sessions")
     os.mkfifo(f"{folder}/fifo")
     os.symlink("/dev/zero", f"{folder}/link")
     os.link(f"{folder}/{sessions.mine().id}", f"{folder}/other")
@@ -134,7 +134,7 @@ def test_a_program_that_closes_all_descriptors_begins_a_new_session_and_loses_no
     os.dup2(theirs, number)  # closed, and the next that was opened
     os.close(theirs)
     if closed == "lock":
-        until(lambda: not sessions.covers(names.path_of("x")), "it notices")
+        until(lambda: not sessions.covers(paths.path_of("x")), "it notices")
     again, new = sessions.begin()
     assert (new, again == first) == ((True, False) if closed == "lock" else (False, True))
     assert sessions.alive(again.id)
@@ -190,7 +190,7 @@ def test_the_watchdog_comes_without_numpy_and_ipython(shm_dir):
     script = """
 import sys
 sys.argv = ["watchdog.py"]
-from shmkernel import watchdog
+from shmkernel._core import watchdog
 heavy = {"numpy", "IPython", "ipykernel", "subprocess", "multiprocessing", "logging", "traitlets", "tqdm"}
 print(sorted(heavy & {*sys.modules}))
 """
@@ -203,5 +203,5 @@ print(sorted(heavy & {*sys.modules}))
 
 def test_names_are_not_needed_for_a_session(shm_dir):
     sessions.begin()
-    assert names.names() == []
-    assert [path.partition("/")[0] for path in os.listdir(shm_dir)] == [os.path.basename(names.runtime())]
+    assert paths.names() == []
+    assert [path.partition("/")[0] for path in os.listdir(shm_dir)] == [os.path.basename(paths.runtime())]

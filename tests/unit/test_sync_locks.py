@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel._core import paths
 from shmkernel.sync import files, locks
 from tests.helpers import Child, until
 
@@ -77,7 +77,7 @@ def test_names_are_independent():
 
 def test_a_name_and_its_posix_object_have_one_lock():
     with shm.lock("x"):
-        assert not free(f"/{os.path.basename(names.path_of('x'))}")
+        assert not free(f"/{os.path.basename(paths.path_of('x'))}")
 
 
 def test_a_thread_may_enter_again_and_is_out_when_it_has_left_as_often():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import shmkernel as shm
-from shmkernel import owners
+from shmkernel._core import owners
 from shmkernel.sync import copies, files, holds, locks, rings
 from shmkernel.sync.files import HOLDER, RELEASED
 

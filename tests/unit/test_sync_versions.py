@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import shmkernel as shm
-from shmkernel import names
+from shmkernel._core import paths
 from shmkernel.sync import files, versions, wakeups
 from tests.helpers import Child, until
 
@@ -54,7 +54,7 @@ def test_publish_leaving_a_lock_and_replacing_raise_the_version():
     seen.append(shm.version("x"))
     shm.create("x", shape=3, replace=True)
     seen.append(shm.version("x"))
-    with open(names.path_of("x"), "r+b") as file:  # in place: another program's business
+    with open(paths.path_of("x"), "r+b") as file:  # in place: another program's business
         file.write(b"?")
     seen.append(shm.version("x"))
     assert seen == [0, 1, 2, 3, 3]
@@ -95,7 +95,7 @@ def test_none_is_lost_that_processes_and_threads_publish_at_the_same_time():
         lambda: shm.publish("x"),
         lambda: shm.lock("x").__enter__().release(),
         lambda: shm.create("x", shape=5, replace=True, lifetime="keep"),
-        lambda: os.replace(names.path_of("y"), names.path_of("x")),
+        lambda: os.replace(paths.path_of("y"), paths.path_of("x")),
     ],
     ids=["published", "a lock left", "replaced", "replaced by another program"],
 )
@@ -296,7 +296,7 @@ def test_the_listing_knows_the_version_without_making_a_sync_file(shm_dir):
 
 def test_a_replacement_that_has_the_number_of_the_old_inode_is_a_new_version(monkeypatch):
     shm.create("x", shape=3)
-    path = names.path_of("x")
+    path = paths.path_of("x")
     before, known = os.lstat(path), shm.version("x")
     shm.create("x", shape=3, replace=True)
     real = os.lstat

@@ -16,7 +16,7 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 
 import shmkernel as shm
-from shmkernel import names, registry
+from shmkernel._core import paths, registry
 from shmkernel.verbs import transfer
 from tests import workers
 from tests.helpers import PATIENCE
@@ -57,7 +57,7 @@ def over(ways):
 
 
 def inode():
-    return os.stat(names.path_of("x")).st_ino
+    return os.stat(paths.path_of("x")).st_ino
 
 
 def assert_arrived(got, sent):
@@ -140,8 +140,8 @@ BUFFERS = {
     "bytes": lambda: shm.create("x", size=4096).buf,
     "a list": lambda: shm.ShareableList([0] * 500).shm.buf,
     "a stdlib's list": lambda: shm.create("x", [0] * 500).shm.buf,
-    "a memmap": lambda: _made() and np.memmap(names.path_of("x"), "u1", "r+"),
-    "numpy.load": lambda: np.load(_made() and names.path_of("x"), mmap_mode="r+").view("u1"),
+    "a memmap": lambda: _made() and np.memmap(paths.path_of("x"), "u1", "r+"),
+    "numpy.load": lambda: np.load(_made() and paths.path_of("x"), mmap_mode="r+").view("u1"),
     "a dict": lambda: shm.create("x", {"a": np.zeros(1 << 17)})["a"].view("u1"),
 }
 

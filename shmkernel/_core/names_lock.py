@@ -16,12 +16,12 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from shmkernel import folders, fork, interrupts, memory
+from shmkernel._core import folders, fork, interrupts, segment_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkernel.interrupts import Entry, Kind
+    from shmkernel._core.interrupts import Entry, Kind
 
 _thread = threading.local()
 _files: set[io.FileIO] = set()  # of all threads
@@ -38,7 +38,7 @@ class NamesLock(interrupts.Holding):
     def _enter(self, entry: Entry) -> None:
         path = f"{folders.prepare()}/names.lock"
         try:
-            with memory.no_fork:
+            with segment_file.no_fork:
                 entry.taken = _thread.file = file = io.FileIO(path, "r+", opener=_opened)
                 _files.add(file)
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -13,12 +13,12 @@ import time
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from shmkernel import fork, interrupts
+from shmkernel._core import fork, interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shmkernel.interrupts import Entry, Kind
+    from shmkernel._core.interrupts import Entry, Kind
 
 _LIMIT = 10.0  # seconds: the other import may wait for one that the forking thread is in the middle of
 _NAP = 0.001

@@ -27,9 +27,9 @@ import signal
 import sys
 
 if __name__ == "__main__":  # -I leaves the package's own folder off the path
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.append(os.path.abspath(f"{__file__}/../../.."))
 
-from shmkernel import launch, registry, sessions
+from shmkernel._core import launch, registry, sessions
 
 _ENDING = 0.5  # seconds
 _MANY = 4096  # descriptors, where /proc does not list them

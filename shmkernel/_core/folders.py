@@ -23,7 +23,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from shmkernel import descriptors, names
+from shmkernel._core import descriptors, paths
 from shmkernel.errors import FolderError, RefusedError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def prepare() -> str:
     FolderError, FullError
         If the folder of segments cannot hold it.
     """
-    root = names.runtime()
+    root = paths.runtime()
     held = _held.get(root)
     if held is None or not held.prepared or not held.is_current():
         _hold(root, make=True)
@@ -273,7 +273,7 @@ def _hold_segments(path: str) -> Folder:
     try:
         return _keep(Folder(path, path))
     except OSError as error:
-        raise names.no_folder(error, path) from None
+        raise paths.no_folder(error, path) from None
 
 
 def _hold(root: str, *, make: bool) -> Folder:
@@ -292,12 +292,12 @@ def _hold(root: str, *, make: bool) -> Folder:
             _fill(runtime)
     except FileNotFoundError as error:
         if make:
-            raise names.no_folder(error, within) from None
+            raise paths.no_folder(error, within) from None
         raise
     except RefusedError:
         raise
     except OSError as error:
-        raise names.no_folder(error, within) from None
+        raise paths.no_folder(error, within) from None
     runtime.prepared = make
     return _keep(runtime)
 
@@ -333,10 +333,10 @@ def _fill(runtime: Folder) -> None:
             os.mkdir(part, 0o700, dir_fd=runtime)
         _ours(f"{runtime.path}/{part}", part, runtime)
     try:
-        fd = os.open("names.lock", names.LOCK, 0o600, dir_fd=runtime)
+        fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
     except PermissionError:  # whoever made it died before it had its mode
         os.chmod("names.lock", 0o600, dir_fd=runtime)
-        fd = os.open("names.lock", names.LOCK, 0o600, dir_fd=runtime)
+        fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
     try:
         os.fchmod(fd, 0o600)
     finally:

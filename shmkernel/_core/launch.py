@@ -26,7 +26,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import descriptors, memory
+from shmkernel._core import descriptors, segment_file
 from shmkernel.errors import WatchdogError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _ANSWER = 2000  # bytes at its end that are kept: the last lines of a traceback
 _TOLD = 2  # reasons; those of the likeliest interpreters
 _NAP = 1  # milliseconds
 _DETOURS = ("PYTHON", "COVERAGE_", "COV_CORE_", "PYDEVD", "DEBUGPY", MARK)
-_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from shmkernel import watchdog; watchdog.run()"
+_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from shmkernel._core import watchdog; watchdog.run()"
 
 _unreaped: list[int] = []  # of an interrupted start
 
@@ -132,7 +132,7 @@ class _NoAnswerError(Exception):
 
 def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -> int:
     command = [interpreter, "-I", "-S", *_script(), *arguments]
-    with memory.no_fork:  # a child forked in between would keep the pipe open
+    with segment_file.no_fork:  # a child forked in between would keep the pipe open
         ready, tell = map(descriptors.beyond_streams, posix.pipe())
         spawn = functools.partial(
             posix.posix_spawn,
@@ -165,9 +165,8 @@ def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -
 
 def _script() -> list[str]:
     """Return the arguments that make Python run the watchdog, from a zip file too."""
-    package = os.path.dirname(os.path.abspath(__file__))
-    script = os.path.join(package, "watchdog.py")
-    return [script] if os.path.isfile(script) else ["-c", _CODE, os.path.dirname(package)]
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watchdog.py")
+    return [script] if os.path.isfile(script) else ["-c", _CODE, os.path.abspath(f"{script}/../../..")]
 
 
 def _environment() -> dict[str, str]:

@@ -14,7 +14,7 @@ import resource
 import time
 from typing import NamedTuple
 
-from shmkernel import cgroups, names
+from shmkernel._core import cgroups, paths
 from shmkernel.errors import FullError, LimitError
 
 _KIB = 1024
@@ -65,7 +65,7 @@ def room() -> Room:
     >>> 0 <= now.free <= now.total
     True
     """
-    folder = names.folder()
+    folder = paths.folder()
     disk = os.statvfs(folder)
     total, free, bound, file = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, "folder", ""
     used = total - disk.f_bfree * disk.f_frsize
@@ -85,7 +85,7 @@ def room() -> Room:
 
 def lacks(size: int) -> Room | None:
     """Say that there is no room for so many bytes more, and how much there is; None if there is, and take it."""
-    known, now, folder = _known, time.monotonic(), names.folder()
+    known, now, folder = _known, time.monotonic(), paths.folder()
     if size <= known.free and now < known.until and folder == known.folder:
         known.free -= size
         return None
@@ -99,7 +99,7 @@ def lacks(size: int) -> Room | None:
 
 def full(name: str, needed: int, *, code: int = errno.ENOSPC) -> FullError:
     """Make the error for what does not fit: which limit it is, and what would help."""
-    now, folder = room(), names.folder()
+    now, folder = room(), paths.folder()
     bound, free, disk = now.bound, human(now.free), "choose a folder on disk with SHMKERNEL_DIR"
     if code == errno.EDQUOT:
         bound = "quota"
@@ -128,7 +128,7 @@ def full(name: str, needed: int, *, code: int = errno.ENOSPC) -> FullError:
 
 def _more(needed: int, now: Room) -> str:
     """Say what would help where the folder is too small."""
-    folder, size = names.folder(), _gib(needed + now.used)
+    folder, size = paths.folder(), _gib(needed + now.used)
     if needed > machine():
         return f"That is more than the {human(machine())} of this machine: choose a folder on disk with SHMKERNEL_DIR"
     more = f"Give it more: sudo mount -o remount,size={size}g {folder}; a container docker run --shm-size={size}g"

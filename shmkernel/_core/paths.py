@@ -13,9 +13,9 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from shmkernel import descriptors
+from shmkernel._core import descriptors
+from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, FolderError, FullError
-from shmkernel.imports import importing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel import conversions
+from shmkernel.kinds import conversions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

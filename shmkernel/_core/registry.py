@@ -16,14 +16,14 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from shmkernel import folders, memory, names, names_lock, records, sessions
+from shmkernel._core import folders, names_lock, paths, records, segment_file, sessions
 from shmkernel.errors import RefusedError, TakenError
 from shmkernel.sync import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shmkernel.records import Record
+    from shmkernel._core.records import Record
 
 _NOBODYS = 0  # in place of an inode, what is replaced has nothing that goes with it
 _CLAIMED = 16  # descriptors at a time: a process may have as few as 256
@@ -40,7 +40,7 @@ def begin() -> sessions.Session:
 def inode_at(name: str) -> int | None:
     """Return the inode that the name leads to now."""
     try:
-        return folders.lstat(names.path_of(name)).st_ino
+        return folders.lstat(paths.path_of(name)).st_ino
     except FileNotFoundError:
         return None
 
@@ -76,7 +76,7 @@ def _claim(held: Record) -> int | None:
     if held.lifetime == "keep" or (held.lifetime == "session" and sessions.alive(held.owner)):
         return None
     if held.lifetime == "session":
-        return folders.open_(names.path_of(held.name), os.O_PATH)
+        return folders.open_(paths.path_of(held.name), os.O_PATH)
     fd = _open(held.name)
     if _locks_at_once(fd):
         return fd
@@ -85,7 +85,7 @@ def _claim(held: Record) -> int | None:
 
 
 def _open(name: str) -> int:
-    return folders.open_(names.path_of(name), os.O_RDONLY | os.O_NONBLOCK)
+    return folders.open_(paths.path_of(name), os.O_RDONLY | os.O_NONBLOCK)
 
 
 def _locks_at_once(fd: int) -> bool:
@@ -114,12 +114,12 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
     inode = inode_at(name)
     if inode is None:
         return None
-    found = folders.lstat(names.path_of(name))
+    found = folders.lstat(paths.path_of(name))
     if stat.S_ISDIR(found.st_mode):
-        raise RefusedError(f"{name!r} cannot be replaced: {names.path_of(name)} is a directory", name=name)
-    if not memory.may_remove(names.path_of(name), found):
+        raise RefusedError(f"{name!r} cannot be replaced: {paths.path_of(name)} is a directory", name=name)
+    if not segment_file.may_remove(paths.path_of(name), found):
         whose = f"taken, by a file of another user (uid {found.st_uid})"
-        raise TakenError(f"{name!r} is {whose}. {memory.THEIRS}", name=name, owner=None, mine=False)
+        raise TakenError(f"{name!r} is {whose}. {segment_file.THEIRS}", name=name, owner=None, mine=False)
     held = records.at(name, found)
     if may_replace(held) or (held and ended(held)):
         return inode if held else _NOBODYS
@@ -161,16 +161,16 @@ def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record 
             for _, new in drafts:
                 records.put(new)
             for fd, new, _ in renamed:
-                memory.link(fd, names.runtime("pending", str(new.inode)))
+                segment_file.link(fd, paths.runtime("pending", str(new.inode)))
             for fd, new in fresh:
                 _link(fd, new)
             for _, new, replaced in renamed:
-                folders.rename(names.runtime("pending", str(new.inode)), names.path_of(new.name))
+                folders.rename(paths.runtime("pending", str(new.inode)), paths.path_of(new.name))
                 _drop(replaced)
         except BaseException:
             for _, new in fresh:
                 if inode_at(new.name) == new.inode:
-                    _gone(names.path_of(new.name))
+                    _gone(paths.path_of(new.name))
             for _, new in drafts:
                 if inode_at(new.name) != new.inode:
                     _drop(new.inode)
@@ -182,15 +182,15 @@ def unlink(name: str) -> Record | None:
     with locked():
         inode = inode_at(name)
         if inode is None:
-            raise memory.missing(name)
-        found = folders.lstat(names.path_of(name))
+            raise segment_file.missing(name)
+        found = folders.lstat(paths.path_of(name))
         held = records.at(name, found)
         try:
-            folders.unlink(names.path_of(name))
+            folders.unlink(paths.path_of(name))
         except OSError as error:
-            message = f"{name!r} cannot be unlinked: {error.strerror}: {names.path_of(name)}"
-            if not memory.may_remove(names.path_of(name), found):
-                message = f"{message}, of another user (uid {found.st_uid}). {memory.THEIRS}"
+            message = f"{name!r} cannot be unlinked: {error.strerror}: {paths.path_of(name)}"
+            if not segment_file.may_remove(paths.path_of(name), found):
+                message = f"{message}, of another user (uid {found.st_uid}). {segment_file.THEIRS}"
             raise RefusedError(message, name=name) from None
         if held or not records.read(inode):
             _drop(inode)
@@ -232,7 +232,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
     claimed: list[int] = []
     try:
         with locked():
-            for entry in folders.listdir(names.runtime("records")):
+            for entry in folders.listdir(paths.runtime("records")):
                 found = records.read(entry)
                 try:
                     fd = _claim(found) if found and inode_at(found.name) == found.inode else -1
@@ -252,7 +252,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                 if found and fd >= 0:  # names first, memory later: giving back 1 GB takes 65 ms
                     _remove(found)
                 else:  # its maker died between record and link, or somebody else removed the file
-                    _gone(names.runtime("records", entry))
+                    _gone(paths.runtime("records", entry))
             if not dry_run:
                 _tidy()
     finally:
@@ -263,16 +263,16 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
 
 def house(fd: int, file: str) -> str:
     """Make the folder that a store has to itself, and link the nameless file there; return its path."""
-    home = names.runtime("dicts", str(os.fstat(fd).st_ino))
+    home = paths.runtime("dicts", str(os.fstat(fd).st_ino))
     with locked():  # a sweep takes a folder without its file for one left by a maker that died
         folders.mkdir(home)
-        memory.link(fd, f"{home}/{file}")
+        segment_file.link(fd, f"{home}/{file}")
     return home
 
 
 def abandon(inode: int) -> None:
     """Forget a segment that was made and will not be published; does nothing to one that was."""
-    if folders.exists(names.runtime("dicts", str(inode))):
+    if folders.exists(paths.runtime("dicts", str(inode))):
         with locked():
             if records.read(inode) is None:
                 _raze(inode)
@@ -281,7 +281,7 @@ def abandon(inode: int) -> None:
 def size(found: os.stat_result) -> int:
     """Return how many bytes a segment takes: with all that lies in its folder, if it has one."""
     if found.st_nlink > 1 or found.st_blocks * 512 < found.st_size:
-        home = names.runtime("dicts", str(found.st_ino))
+        home = paths.runtime("dicts", str(found.st_ino))
         with contextlib.suppress(FileNotFoundError):
             return sum(folders.lstat(f"{home}/{entry}").st_blocks * 512 for entry in folders.listdir(home))
     return found.st_size
@@ -310,14 +310,14 @@ def locked() -> names_lock.NamesLock:
 
 def _link(fd: int, new: Record) -> None:
     try:
-        memory.link(fd, names.path_of(new.name))
+        segment_file.link(fd, paths.path_of(new.name))
     except FileExistsError:  # other programs make names without asking names.lock
         message = f"{new.name!r} is taken, by a file of another program. Use another name"
         raise TakenError(message, name=new.name, owner=None, mine=False) from None
 
 
 def _remove(held: Record) -> None:
-    path = names.path_of(held.name)
+    path = paths.path_of(held.name)
     found = folders.lstat(path)
     _gone(path)
     _drop(held.inode)
@@ -327,35 +327,35 @@ def _remove(held: Record) -> None:
 def _unlink_aliases(found: os.stat_result) -> None:
     """Remove the other names of our own form that a segment had: whoever made those links, it is to go."""
     if found.st_nlink > 1:
-        for name, inode in names.inodes().items():
+        for name, inode in paths.inodes().items():
             if inode == found.st_ino:
-                _gone(names.path_of(name))
+                _gone(paths.path_of(name))
 
 
 def _drop(inode: int) -> None:
-    _gone(names.runtime("records", str(inode)))
-    _gone(names.runtime("pending", str(inode)))
+    _gone(paths.runtime("records", str(inode)))
+    _gone(paths.runtime("pending", str(inode)))
     _raze(inode)
 
 
 def _raze(inode: int) -> None:
     """Remove the folder that a store has to itself: in one step for those who are about to open it."""
-    gone = names.runtime("pending", f"{inode}.store")
+    gone = paths.runtime("pending", f"{inode}.store")
     with contextlib.suppress(FileNotFoundError):
-        folders.rename(names.runtime("dicts", str(inode)), gone)
+        folders.rename(paths.runtime("dicts", str(inode)), gone)
         _gone(gone)
 
 
 def _tidy() -> None:
     """Remove the files of ended sessions, and what a publisher left on its way when it died."""
-    for id_ in folders.listdir(names.runtime("sessions")):
+    for id_ in folders.listdir(paths.runtime("sessions")):
         if not sessions.alive(id_):
-            _gone(names.runtime("sessions", id_))
+            _gone(paths.runtime("sessions", id_))
     files.tidy()
-    for entry in folders.listdir(names.runtime("pending")):
-        _gone(names.runtime("pending", entry))
-    for entry in filter(str.isdigit, folders.listdir(names.runtime("dicts"))):
-        if not folders.exists(names.runtime("records", entry)) and not _busy(names.runtime("dicts", entry)):
+    for entry in folders.listdir(paths.runtime("pending")):
+        _gone(paths.runtime("pending", entry))
+    for entry in filter(str.isdigit, folders.listdir(paths.runtime("dicts"))):
+        if not folders.exists(paths.runtime("records", entry)) and not _busy(paths.runtime("dicts", entry)):
             _raze(int(entry))
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
-from shmkernel.imports import importing
+from shmkernel._core.imports import importing
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -30,7 +30,7 @@ import weakref
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from shmkernel import fork
+from shmkernel._core import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

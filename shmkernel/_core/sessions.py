@@ -27,7 +27,7 @@ import sys
 import time
 from typing import NamedTuple, cast
 
-from shmkernel import folders, fork, identity, interrupts, launch, memory, names
+from shmkernel._core import folders, fork, identity, interrupts, launch, paths, segment_file
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _PIDS = 1 << 31
@@ -71,7 +71,7 @@ class _Own(NamedTuple):
     watchdog: _Descriptor | None  # a pipe that only the watchdog can write to: its end is the watchdog's
 
     def close(self) -> None:
-        with memory.no_fork:
+        with segment_file.no_fork:
             _opening.discard(self.lock.fd)
             self.lock.close()
         if self.watchdog:
@@ -146,7 +146,7 @@ def begin() -> tuple[Session, bool]:
 
 def end() -> None:
     """End this process's session, as its death would: the watchdog unlinks what it owns."""
-    with _guard, memory.no_fork:
+    with _guard, segment_file.no_fork:
         own = _mine.pop(_here(), None)
         if own:
             own.close()
@@ -227,7 +227,7 @@ def is_time(value: object) -> bool:
 
 
 def _here() -> _Place:
-    return names.folder(), os.geteuid()
+    return paths.folder(), os.geteuid()
 
 
 def _describe(pid: int, label: str, parent: str | None) -> Session:
@@ -239,19 +239,19 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
     """Link the session's file, watched over already, and locked for as long as the descriptor lives."""
     path = f"{root}/sessions/{session.id}"
     watchdog = None
-    with memory.no_fork:
-        fd = memory.blank(f"{root}/sessions", fcntl.LOCK_EX)
+    with segment_file.no_fork:
+        fd = segment_file.blank(f"{root}/sessions", fcntl.LOCK_EX)
         _opening.add(fd)
     lock = _descriptor(fd)
     try:
         os.write(fd, encode(session))
         early = not folders.has_proc()  # the watchdog has to open the file by its name
         if early:
-            memory.link(fd, path)
+            segment_file.link(fd, path)
         if not session.parent:
             watchdog = _watch(root, session, fd, behalf)
         if not early:
-            memory.link(fd, path)
+            segment_file.link(fd, path)
         if session.parent and not _locked(session.parent):  # it ended meanwhile, its watchdog perhaps before the link
             watchdog = _watch(root, session, fd)
         return _Own(session, lock, watchdog)
@@ -272,7 +272,7 @@ def _opened(id_: str) -> int | None:
     if not is_id(id_):  # it comes from a record, whose bytes may say anything
         return None
     try:
-        return os.open(names.runtime("sessions", id_), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(paths.runtime("sessions", id_), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
             return None

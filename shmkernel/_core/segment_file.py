@@ -20,7 +20,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from shmkernel import descriptors, folders, fork, interrupts, limits, names
+from shmkernel._core import capacity, descriptors, folders, fork, interrupts, paths
 from shmkernel.errors import (
     ArgumentError,
     DamagedError,
@@ -81,9 +81,9 @@ def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: 
     FullError
         With ``needed`` and ``free`` in bytes, if there is no room for them.
     """
-    limits.check_file_size(name, size)
-    if limits.lacks(size):
-        raise limits.full(name, size)
+    capacity.check_file_size(name, size)
+    if capacity.lacks(size):
+        raise capacity.full(name, size)
     done = 0
     try:
         for piece in pieces:
@@ -99,7 +99,7 @@ def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: 
         if code not in _NO_ROOM:
             raise
         os.ftruncate(fd, 0)  # so that the figures speak of before
-        raise limits.full(name, size, code=code) from None
+        raise capacity.full(name, size, code=code) from None
 
 
 def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
@@ -157,7 +157,7 @@ def map_(fd: int, size: int, mode: str, name: str) -> mmap.mmap:
     try:
         return mmap.mmap(fd, size, access=_ACCESS[mode])
     except OSError as error:
-        raise limits.no_mapping(name, size, descriptors.ran_out(error, name)) from None
+        raise capacity.no_mapping(name, size, descriptors.ran_out(error, name)) from None
 
 
 def link(fd: int, path: str) -> None:
@@ -212,7 +212,7 @@ def _damaged(path: str, name: str, what: str) -> DamagedError:
 
 def missing(name: str) -> NotFoundError:
     """Make the error for a name that leads nowhere, with the names that come near."""
-    posix = [f"/{name}"] if os.path.exists(f"{names.folder()}/{name}") else []  # as the stdlib calls its blocks
-    similar = [*posix, *names.near(name, names.names())]
-    message = f"no segment named {name!r}.{names.hint(similar)} Live names: %shm_list"
+    posix = [f"/{name}"] if os.path.exists(f"{paths.folder()}/{name}") else []  # as the stdlib calls its blocks
+    similar = [*posix, *paths.near(name, paths.names())]
+    message = f"no segment named {name!r}.{paths.hint(similar)} Live names: %shm_list"
     return NotFoundError(message, name=name, similar=similar)

@@ -13,7 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel import folders, identity, limits, names, sessions
+from shmkernel._core import capacity, folders, identity, paths, sessions
 from shmkernel.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def parse(text: bytes) -> Record | None:
     try:
         fields = json.loads(text)
         found = Record(**{key: fields[key] for key in Record._fields})
-        names.path_of(found.name)
+        paths.path_of(found.name)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     texts = (found.kind, found.owner, found.label, found.lifetime)
@@ -80,7 +80,7 @@ def of(segment: os.stat_result) -> Record | None:
 def read(inode: int | str) -> Record | None:
     """Return the record of the segment with this inode; a file without one came from another program."""
     try:
-        found = parse(folders.read(names.runtime("records", str(inode)), _LONGEST))
+        found = parse(folders.read(paths.runtime("records", str(inode)), _LONGEST))
     except (FileNotFoundError, IsADirectoryError):
         return None
     return found._replace(label=identity.plain(found.label)) if found and str(found.inode) == str(inode) else None
@@ -103,14 +103,14 @@ def confirm(name: str, found: os.stat_result) -> None:
     if not (record and _is_of(record, name)):
         what = f"that {record.name!r} has, too" if record else f"that has {found.st_nlink} names (hard links)"
         message = (
-            f"{name!r} leads to a file {what}, so it is not trusted: {names.path_of(name)}. "
+            f"{name!r} leads to a file {what}, so it is not trusted: {paths.path_of(name)}. "
             f"Remove this name, the file stays: %shm_unlink {name}"
         )
         raise RefusedError(message, name=name, owner=found.st_uid)
 
 
 def _is_of(record: Record, name: str) -> bool:
-    return names.path_of(record.name) == names.path_of(name)
+    return paths.path_of(record.name) == paths.path_of(name)
 
 
 def others(known: Iterable[int]) -> Iterator[Record]:
@@ -122,15 +122,15 @@ def others(known: Iterable[int]) -> Iterator[Record]:
 
 def put(new: Record) -> None:
     """Write a record, in one step for those who read it. Call it with names locked."""
-    fresh, text = names.runtime("pending", f"{new.inode}.record"), encode(new)
-    limits.check_file_size(new.name, len(text))
+    fresh, text = paths.runtime("pending", f"{new.inode}.record"), encode(new)
+    capacity.check_file_size(new.name, len(text))
     try:
         fd = folders.open_(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             os.write(fd, text)
         finally:
             os.close(fd)
-        folders.rename(fresh, names.runtime("records", str(new.inode)))
+        folders.rename(fresh, paths.runtime("records", str(new.inode)))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             folders.unlink(fresh)
@@ -139,7 +139,7 @@ def put(new: Record) -> None:
 
 def change(new: Record) -> None:
     """Replace the record of a segment that has its name. Call it with names locked."""
-    fd = folders.open_(names.path_of(new.name), os.O_RDONLY | os.O_NONBLOCK)
+    fd = folders.open_(paths.path_of(new.name), os.O_RDONLY | os.O_NONBLOCK)
     try:
         before = os.fstat(fd).st_ctime_ns
         put(new)
