@@ -15,7 +15,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.kinds import array
-from shmkernel.preview import Look, Source
+from shmkernel.kinds.preview import Look, Source
 from tests.kernels.kernel import Kernel
 
 if TYPE_CHECKING:

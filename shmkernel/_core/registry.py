@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from shmkernel._core import folders, names_lock, paths, records, segment_file, sessions
 from shmkernel.errors import RefusedError, TakenError
-from shmkernel.sync import files
+from shmkernel.sync import sync_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -351,7 +351,7 @@ def _tidy() -> None:
     for id_ in folders.listdir(paths.runtime("sessions")):
         if not sessions.alive(id_):
             _gone(paths.runtime("sessions", id_))
-    files.tidy()
+    sync_file.tidy()
     for entry in folders.listdir(paths.runtime("pending")):
         _gone(paths.runtime("pending", entry))
     for entry in filter(str.isdigit, folders.listdir(paths.runtime("dicts"))):

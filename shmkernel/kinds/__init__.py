@@ -8,6 +8,7 @@ group ``shmkernel.kinds``.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Iterator
 
-    from shmkernel.preview import Look, Preview, Source
+    from shmkernel.kinds.preview import Look, Preview, Source
 
 
 class Plan(NamedTuple):
@@ -105,16 +106,21 @@ def keeps(kind: Kind) -> TypeGuard[Keeper]:
     return hasattr(kind, "connect")
 
 
+_OURS = {  # in the order in which they are asked whether they take a value
+    "ring": "shmkernel.kinds.rings.kind",
+    "array": "shmkernel.kinds.array",
+    "list": "shmkernel.kinds.lists.kind",
+    "raw": "shmkernel.kinds.raw",
+    "dict": "shmkernel.kinds.dicts.kind",
+}
 _PIECE = 16 << 20  # bytes read between two looks at Ctrl-C and the progress bar
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 
 @functools.cache
 def _ours() -> dict[str, Kind]:
-    with importing:
-        from shmkernel.kinds import array, dicts, lists, raw, ring  # noqa: PLC0415  with numpy, which faces do without
-
-    return {kind.name: kind for kind in (ring.KIND, array.KIND, lists.KIND, raw.KIND, dicts.KIND)}
+    with importing:  # with numpy, which faces do without
+        return {kind: importlib.import_module(module).KIND for kind, module in _OURS.items()}
 
 
 @functools.cache
@@ -181,9 +187,9 @@ def _cured(
 
 def _is_item(value: object) -> bool:
     with importing:
-        from shmkernel import slots  # noqa: PLC0415
+        from shmkernel.kinds.lists import layout  # noqa: PLC0415
 
-    return slots.may_be(type(value))
+    return layout.may_be(type(value))
 
 
 def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:

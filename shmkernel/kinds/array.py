@@ -23,7 +23,7 @@ from shmkernel import kinds
 from shmkernel._core import counts
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import HEAD, Description, Plan, conversions, dtypes
-from shmkernel.preview import arrays
+from shmkernel.kinds.preview import arrays
 
 if TYPE_CHECKING:
     import mmap
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from shmkernel.preview import Look, Preview, Source
+    from shmkernel.kinds.preview import Look, Preview, Source
 
 _PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
 _MAGIC = 12  # bytes that say how long the header is

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, cast
 
-from shmkernel import kinds, preview
+from shmkernel import kinds
 from shmkernel._core import counts
 from shmkernel.errors import ArgumentError, UnsupportedError
-from shmkernel.kinds import Description, Plan
+from shmkernel.kinds import Description, Plan, preview
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Mapping
 
-    from shmkernel.preview import Look, Preview, Source
+    from shmkernel.kinds.preview import Look, Preview, Source
 
 
 class Raw:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel import render
 from shmkernel._core import capacity, folders, paths, records, registry
-from shmkernel.sync import files
+from shmkernel.sync import sync_file
 from shmkernel.verbs import held, listing
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _with_versions() -> set[str]:
 
 
 def _versioned(row: Row) -> Row:
-    return row._replace(version=files.peek(row.info.name)[0] or None) if row.inode else row
+    return row._replace(version=sync_file.peek(row.info.name)[0] or None) if row.inode else row
 
 
 def _folders() -> _Clock:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from shmkernel import kinds, preview, render
+from shmkernel import kinds, render
 from shmkernel._core import segment_file
+from shmkernel.kinds import preview
+from shmkernel.kinds.preview import Look, Preview, Source
 from shmkernel.monitor.board import GHOSTS
-from shmkernel.preview import Look, Preview, Source
 from shmkernel.verbs import held
 
 if TYPE_CHECKING:

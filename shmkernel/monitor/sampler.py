@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from shmkernel._core import descriptors
 from shmkernel.errors import ShmError
+from shmkernel.kinds.preview import Look, Preview
 from shmkernel.monitor import board, lens
-from shmkernel.preview import Look, Preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

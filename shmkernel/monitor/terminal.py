@@ -20,8 +20,8 @@ from rich.text import Text
 
 from shmkernel import render
 from shmkernel._core import capacity, paths
+from shmkernel.kinds.preview import Look, Preview
 from shmkernel.monitor import board, lens
-from shmkernel.preview import Look, Preview
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,9 @@ import shmkernel as shm
 from shmkernel import render
 from shmkernel._core import descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
+from shmkernel.kinds.preview import Look
 from shmkernel.monitor import acts
 from shmkernel.monitor.sampler import SOCKETS, Sampler
-from shmkernel.preview import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,8 +22,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from shmkernel.errors import LockError
-from shmkernel.sync import files
-from shmkernel.sync.files import HOLDER, RELEASED, WATCHED
+from shmkernel.sync import sync_file
+from shmkernel.sync.sync_file import HOLDER, RELEASED, WATCHED
 
 if TYPE_CHECKING:
     from shmkernel._core.interrupts import Entry
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TRY = fcntl.F_OFD_SETLK
 UNLOCK_ALL = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
-_HOLDER = slice(HOLDER * 8, HOLDER * 8 + files.WHO)
+_HOLDER = slice(HOLDER * 8, HOLDER * 8 + sync_file.WHO)
 
 
 class Hold:
@@ -40,7 +40,7 @@ class Hold:
 
     __slots__ = ("claims", "description", "fd", "file", "owner", "places", "shared", "told")
 
-    def __init__(self, file: files.SyncFile, owner: Owner, *, shared: bool) -> None:
+    def __init__(self, file: sync_file.SyncFile, owner: Owner, *, shared: bool) -> None:
         self.file, self.owner, self.shared = file, owner, shared
         self.places: list[Inside] = []
         self.claims: list[int] = []  # threads that mean to unlock: the first does
@@ -58,7 +58,7 @@ class Inside:
         self.hold, self.owner, self.explicit = hold, owner, explicit
 
 
-def find(file: files.SyncFile, *, shared: bool) -> tuple[Hold | None, bool]:
+def find(file: sync_file.SyncFile, *, shared: bool) -> tuple[Hold | None, bool]:
     """Return the hold that who asks may enter again; and whether another task of its thread is in the way.
 
     Raises
@@ -88,7 +88,7 @@ def find(file: files.SyncFile, *, shared: bool) -> tuple[Hold | None, bool]:
 def again(hold: Hold, entry: Entry, owner: Owner) -> bool:
     """Enter a hold once more; say whether that was in time, before another thread left it."""
     entry.taken = inside = Inside(hold, owner, explicit=entry.explicit)
-    with files.guard:  # places may be changed by more than one thread
+    with sync_file.guard:  # places may be changed by more than one thread
         hold.places.append(inside)
         if not hold.claims:
             return True
@@ -103,9 +103,9 @@ def began(inside: Inside) -> None:
     file = hold.file
     hold.places.append(inside)
     file.holds.append(hold)
-    files.busy.add(hold)
+    sync_file.busy.add(hold)
     if not hold.shared:
-        file.page[_HOLDER] = files.me()
+        file.page[_HOLDER] = sync_file.me()
         hold.told = True
 
 
@@ -114,7 +114,7 @@ def leave(inside: Inside) -> bool:
     hold = inside.hold
     if hold.owner.is_thread():
         return _leave(hold, inside)
-    with files.guard:
+    with sync_file.guard:
         return _leave(hold, inside)
 
 
@@ -138,9 +138,9 @@ def abort(inside: Inside) -> None:
 
 
 def _abort(hold: Hold, inside: Inside) -> None:
-    with files.guard:
+    with sync_file.guard:
         if not (hold.shared or hold.claims) and hold in hold.file.holds:
-            hold.told = hold.file.page[_HOLDER] == files.me()
+            hold.told = hold.file.page[_HOLDER] == sync_file.me()
         with contextlib.suppress(ValueError):
             hold.places.remove(inside)
         if not hold.places:
@@ -173,10 +173,10 @@ def _forget(hold: Hold) -> None:
             known.remove(hold)
         except ValueError:
             pass
-    files.busy.discard(hold)
+    sync_file.busy.discard(hold)
 
 
-def latest(file: files.SyncFile) -> Inside | None:
+def latest(file: sync_file.SyncFile) -> Inside | None:
     """Return what an explicit call leaves; None for what was entered before a fork, and is the parent's.
 
     Raises
@@ -184,7 +184,7 @@ def latest(file: files.SyncFile) -> Inside | None:
     LockError
         If there is nothing that who asks could leave.
     """
-    inside = [one for hold in [*files.busy] if hold.file.path == file.path for one in [*hold.places]]
+    inside = [one for hold in [*sync_file.busy] if hold.file.path == file.path for one in [*hold.places]]
     mine = [one for one in inside if one.owner.is_me()]
     for found in ([one for one in mine if one.explicit], mine, [one for one in inside if one.owner.ended()]):
         if found:

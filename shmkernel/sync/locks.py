@@ -23,9 +23,9 @@ from shmkernel._core import counts
 from shmkernel._core.interrupts import Entry, Exit, Holding, entry_of
 from shmkernel._core.owners import Owner, greenlets
 from shmkernel.errors import TimedOutError
-from shmkernel.sync import files, holds, wakeups
-from shmkernel.sync.files import HOLDER, WAITING, WATCHED
+from shmkernel.sync import holds, inotify, sync_file
 from shmkernel.sync.holds import TRY, Hold, Inside
+from shmkernel.sync.sync_file import HOLDER, WAITING, WATCHED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Generator
@@ -72,12 +72,12 @@ class Lock(Holding):
     'nobody else is here'
     """
 
-    abandoned: files.Who | None = None
+    abandoned: sync_file.Who | None = None
     warns = True
 
     def __init__(self, name: str, *, shared: bool = False, timeout: float | None = None) -> None:
         self.name, self.shared, self.timeout = name, shared, timeout
-        self._file = files.opened(name)
+        self._file = sync_file.opened(name)
         self._request = _LOCKS[shared]
 
     def __enter__(self) -> Self:
@@ -158,7 +158,7 @@ class Lock(Holding):
                 self._entered(inside)
             except FileNotFoundError:  # somebody has emptied the folder: logind at the last logout
                 self._abort(entry)
-                self._file = files.renewed(file)
+                self._file = sync_file.renewed(file)
             except BaseException:
                 self._abort(entry)
                 raise
@@ -181,12 +181,12 @@ class Lock(Holding):
                 self._abort(entry)
             except FileNotFoundError:
                 self._abort(entry)
-                self._file, hold = files.renewed(file), None
+                self._file, hold = sync_file.renewed(file), None
             except BaseException:
                 self._abort(entry)
                 raise
 
-    def _first(self, file: files.SyncFile, entry: Entry, owner: Owner) -> Inside:
+    def _first(self, file: sync_file.SyncFile, entry: Entry, owner: Owner) -> Inside:
         hold = Hold(file, owner, shared=self.shared)
         entry.taken = inside = Inside(hold, owner, explicit=entry.explicit)
         hold.description.append(file.description())
@@ -223,7 +223,7 @@ class Lock(Holding):
                 if left <= 0:
                     raise self._timed_out(timeout)  # noqa: TRY301  the handler is what all errors need
                 waiter = waiter or self._waiter()
-                waiter.wait(min(left, wakeups.TICK))
+                waiter.wait(min(left, inotify.TICK))
             if waiter is not None:
                 waiter.close()
         except BaseException:  # not `finally`, which Ctrl-C can skip
@@ -253,9 +253,9 @@ class Lock(Holding):
             raise
         return found
 
-    def _waiter(self) -> wakeups.Waiter:
+    def _waiter(self) -> inotify.Waiter:
         self._file.words[WATCHED] = 1
-        return wakeups.Waiter(self._file.path)
+        return inotify.Waiter(self._file.path)
 
     def _timed_out(self, timeout: float | None) -> TimedOutError:
         who = self._file.holder()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shmkernel._core import paths, segment_file
 from shmkernel.errors import ArgumentError, TimedOutError
-from shmkernel.sync import files, holds, locks, wakeups
-from shmkernel.sync.files import INODE, PUBLISHED, RELEASED, WATCHED
+from shmkernel.sync import holds, inotify, locks, sync_file
+from shmkernel.sync.sync_file import INODE, PUBLISHED, RELEASED, WATCHED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -41,12 +41,12 @@ def publish(name: str) -> int:
 
 def touch(name: str) -> None:
     """Wake who waits for the name; he finds nothing new."""
-    os.utime(files.opened(name).path)
+    os.utime(sync_file.opened(name).path)
 
 
 def version(name: str) -> int:
     """Return how often the name was published, its exclusive lock left, its segment replaced."""
-    return _settled(files.opened(name))
+    return _settled(sync_file.opened(name))
 
 
 def wait(name: str, since: int | None = None, timeout: float | None = None) -> int:
@@ -107,16 +107,16 @@ class _Watch:
         if since is not None and not isinstance(since, SupportsIndex):
             message = f"since={since!r}: a version is a whole number, as shm.version({name!r}) gives it"
             raise ArgumentError(message, name=name, since=since)
-        self._name, self._file = name, files.opened(name)
+        self._name, self._file = name, sync_file.opened(name)
         self._since = _settled(self._file) if since is None else since
         self._linked = bool(self._file.words[INODE] if since is not None else self._file.segment())
 
-    def waiter(self) -> wakeups.Waiter:
-        file = self._file = files.opened(self._name)
+    def waiter(self) -> inotify.Waiter:
+        file = self._file = sync_file.opened(self._name)
         file.words[WATCHED] = 1
         inode = file.segment()
         beside = file.leads if inode else paths.folder()
-        return wakeups.waiter((file.path, file.inode, inode), file.path, beside)
+        return inotify.waiter((file.path, file.inode, inode), file.path, beside)
 
     def valid(self) -> bool:
         """Say whether the sync file is where it was: we remove none that is open, others may."""
@@ -133,18 +133,18 @@ class _Watch:
         return found if found != self._since else None
 
 
-def _settled(file: files.SyncFile, inode: int | None = None) -> int:
+def _settled(file: sync_file.SyncFile, inode: int | None = None) -> int:
     """Return the version, raised if the name leads elsewhere than when it was read last."""
     if inode is None:
         inode = file.segment()
     return _read(file) if inode in (0, file.words[INODE]) else _alone(file.name, _replace)
 
 
-def _publish(file: files.SyncFile) -> None:
+def _publish(file: sync_file.SyncFile) -> None:
     file.words[PUBLISHED] += 1
 
 
-def _replace(file: files.SyncFile) -> None:
+def _replace(file: sync_file.SyncFile) -> None:
     now = file.segment()
     if now not in (0, file.words[INODE]):
         file.words[PUBLISHED] += 1  # first: to die in between may count it twice, but not pass it over
@@ -152,13 +152,13 @@ def _replace(file: files.SyncFile) -> None:
         file.listen()
 
 
-def _read(file: files.SyncFile) -> int:
+def _read(file: sync_file.SyncFile) -> int:
     return int(file.words[PUBLISHED] + file.words[RELEASED])
 
 
-def _alone(name: str, change: Callable[[files.SyncFile], None]) -> int:
+def _alone(name: str, change: Callable[[sync_file.SyncFile], None]) -> int:
     """Change words while nobody else does, wake the waiters, and return the version."""
-    file = files.opened(name)
+    file = sync_file.opened(name)
     held: list[Descriptor] = []  # no local variable of its own: a traceback would keep it, and the lock
     while True:
         try:
@@ -173,7 +173,7 @@ def _alone(name: str, change: Callable[[files.SyncFile], None]) -> int:
             file.idle.append(held.pop())
         except FileNotFoundError:
             held.clear()
-            file = files.renewed(file)
+            file = sync_file.renewed(file)
         except BaseException:
             held.clear()  # which unlocks
             raise

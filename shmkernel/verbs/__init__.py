@@ -11,8 +11,8 @@ the mapping, so memory is never unmapped under a living view.
 
 from __future__ import annotations
 
-from shmkernel.kinds import lists as _lists
 from shmkernel.kinds import raw as _raw
+from shmkernel.kinds.lists import kind as _lists
 from shmkernel.verbs.agreement import changes, lock, publish, snapshot, version, wait, writing
 from shmkernel.verbs.blocks import SharedMemory
 from shmkernel.verbs.checkup import Finding, doctor

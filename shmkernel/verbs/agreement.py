@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkernel._core import counts, paths
 from shmkernel.errors import RefusedError, UnsupportedError
-from shmkernel.sync import copies, locks, versions
+from shmkernel.sync import locks, seqlock, versions
 from shmkernel.verbs import held, life
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def snapshot(x: Any) -> Any:  # noqa: ANN401
     if not hasattr(value, "copy"):
         message = f"{name!r}: a {type(value).__name__} has no copy(). Read it under shm.lock({name!r}, shared=True)"
         raise UnsupportedError(message, name=name, type=type(value).__name__)
-    return copies.snapshot(name, value.copy)
+    return seqlock.snapshot(name, value.copy)
 
 
 def name_of(x: Any) -> str:  # noqa: ANN401

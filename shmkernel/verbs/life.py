@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shmkernel import kinds
 from shmkernel._core import descriptors, folders, paths, records, registry, segment_file, sessions
 from shmkernel.errors import ArgumentError, DamagedError, LimitError, NotFoundError
-from shmkernel.sync import files
+from shmkernel.sync import sync_file
 from shmkernel.verbs import drafts, held, listing
 
 if TYPE_CHECKING:
@@ -286,11 +286,11 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     []
     """
     folders.prepare()
-    unused = files.tidy(all_=True, dry_run=dry_run)
+    unused = sync_file.tidy(all_=True, dry_run=dry_run)
     over = [(record.name, size) for record, size in registry.sweep(dry_run=dry_run)]
     if not dry_run:
-        unused += files.tidy(all_=True)  # of what was unlinked just now
-    return over + [(f"lock of {name}", files.SIZE) for name in unused]
+        unused += sync_file.tidy(all_=True)  # of what was unlinked just now
+    return over + [(f"lock of {name}", sync_file.SIZE) for name in unused]
 
 
 def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
 from shmkernel._core import identity, paths, records, registry, segment_file, sessions
-from shmkernel.sync import files
+from shmkernel.sync import sync_file
 from shmkernel.verbs import held
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
         owner=record.label if record else "another program", elsewhere=False,
         attached=now.holders((found.st_dev, found.st_ino)),
         lifetime=record.lifetime if record else "keep", created=record.created if record else found.st_mtime,
-        path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=files.peek(name)[0],
+        path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=sync_file.peek(name)[0],
         **now.owner(record),
     ), found.st_ino  # fmt: skip
 

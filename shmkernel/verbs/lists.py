@@ -7,7 +7,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel._core import paths
-from shmkernel.kinds import lists
+from shmkernel.kinds.lists import kind
 from shmkernel.verbs.blocks import SharedMemory, posix_name, rebuild
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class ShareableList(lists.View):
+class ShareableList(kind.View):
     """A list of fixed length in shared memory: `multiprocessing.shared_memory.ShareableList`, mended and faster.
 
     Items are int (64 bits), float, bool, str, bytes and None. They change in place, to any of these types; a text
@@ -54,9 +54,9 @@ class ShareableList(lists.View):
             shm._attach(posix_name(name), "list", partial(self._over, shm))  # noqa: SLF001  one class in two modules
         else:
             items = () if sequence is None else list(sequence)
-            plan = lists.KIND.plan(name or "ShareableList", items, {})
+            plan = kind.KIND.plan(name or "ShareableList", items, {})
             made = None if name is None else posix_name(name)
-            shm._create(made, lists.List(partial(self._over, shm)), plan)  # noqa: SLF001
+            shm._create(made, kind.List(partial(self._over, shm)), plan)  # noqa: SLF001
 
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
@@ -66,7 +66,7 @@ class ShareableList(lists.View):
         return self._over(SharedMemory.__new__(SharedMemory), mapping, path, mode)
 
     def _over(self, shm: SharedMemory, mapping: mmap.mmap, path: str, mode: str) -> Self:
-        lists.View.__init__(self, mapping, paths.called(path))
+        kind.View.__init__(self, mapping, paths.called(path))
         self.shm = shm._map(mapping, path, mode)  # noqa: SLF001
         shm._views = self.views()  # noqa: SLF001  for close() to release
         return self

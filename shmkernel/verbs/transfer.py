@@ -25,7 +25,7 @@ import numpy as np
 from shmkernel import delivery, functions
 from shmkernel._core import paths, records, registry, segment_file
 from shmkernel.errors import NotFoundError
-from shmkernel.sync.rings import Ring
+from shmkernel.kinds.rings.stream import Ring
 from shmkernel.verbs import blocks, held, life, lists
 
 if TYPE_CHECKING:

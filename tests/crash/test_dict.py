@@ -239,7 +239,7 @@ def interrupted(at, work):
     count = itertools.count(1)
 
     def look(frame, event, _):
-        if event in ("call", "c_return") and "shmkernel/dicts" in frame.f_code.co_filename and next(count) == at:
+        if event in ("call", "c_return") and "shmkernel/kinds/dicts" in frame.f_code.co_filename and next(count) == at:
             sys.setprofile(None)
             raise KeyboardInterrupt
 

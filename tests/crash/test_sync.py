@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel.sync import files, locks, wakeups
+from shmkernel.sync import inotify, locks, sync_file
 from tests.crash import test_steps
 from tests.crash.test_steps import killed_at
 from tests.helpers import PATIENCE, Child
@@ -57,7 +57,7 @@ def test_death_at_any_step_of_locking_leaves_the_lock_free(shared):
         with shm.lock("x", shared=shared):
             pass
 
-    files.opened("x").words[files.WATCHED] = 1  # so that who leaves wakes, too
+    sync_file.opened("x").words[sync_file.WATCHED] = 1  # so that who leaves wakes, too
     for step in itertools.count(1):
         killed = killed_at(step, work)
         assert free("x") is None or not shared
@@ -142,7 +142,7 @@ def test_ctrl_c_at_any_line_leaves_everything_free(work):
         ring, _ = shm.create("frames", ring=2, shape=3), shm.create("frame", shape=3)
         line = 0
         while interrupted_at(line := line + 1, work):
-            free = [len(files.opened(name).holds) == 0 and can(name) for name in ("x", "y", "frames")]
+            free = [len(sync_file.opened(name).holds) == 0 and can(name) for name in ("x", "y", "frames")]
             connection.send((line, free, ring.put(np.zeros(3)) == ring.newest))
         connection.send(None)
 
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_wait_for_a_lock_and_for_a_version():
                 wait()
             except KeyboardInterrupt:
                 connection.send("interrupted")
-        connection.send((len(files.opened("x").holds), len(wakeups._waiters)))
+        connection.send((len(sync_file.opened("x").holds), len(inotify._waiters)))
 
     shm.create("frames", ring=2, shape=3)
     with shm.lock("x"), Child(run) as child:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel.sync import files, wakeups
+from shmkernel.sync import inotify, sync_file
 from tests.helpers import Child
 
 ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "60"))
@@ -200,7 +200,7 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
                     gc.collect()
                 other.tell("free?")
                 assert other.hear() == [True] * 4, number
-                assert [files.opened(name).holds for name in NAMES] == [[]] * 3
+                assert [sync_file.opened(name).holds for name in NAMES] == [[]] * 3
                 if not many:
                     operation()
                 if number == min(20, ROUNDS // 10):
@@ -210,8 +210,8 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
             kept.clear()
             gc.collect()
             few = ROUNDS // 6  # known: some interrupts leave a descriptor open; one at each would be 54
-            assert descriptors() <= at_first + (2 * files._RECENT if operation is opening else few)
-            assert len(wakeups._waiters) == 0
+            assert descriptors() <= at_first + (2 * sync_file._RECENT if operation is opening else few)
+            assert len(inotify._waiters) == 0
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)

@@ -75,7 +75,7 @@ def test_a_consumer_takes_three_lines(kernels):
 def test_the_interrupt_button_ends_every_wait(kernels):
     produce, consume = kernels
     produce("ring = shm.create('frames', ring=4, shape=3)\nlock = shm.lock('x')\n_ = lock.acquire()")
-    consume("ring = shm.attach('frames')\nfrom shmkernel.sync import wakeups")
+    consume("ring = shm.attach('frames')\nfrom shmkernel.sync import inotify")
     for code in (
         "shm.wait('x')",
         "shm.wait('x', timeout=600)",
@@ -91,7 +91,7 @@ def test_the_interrupt_button_ends_every_wait(kernels):
         consume.manager.interrupt_kernel()
         reply = end(consume)
         assert reply["ename"] in ("KeyboardInterrupt", "CancelledError"), code
-        assert consume("import gc; _ = gc.collect(); print(len(wakeups._waiters))") == "0\n", code
+        assert consume("import gc; _ = gc.collect(); print(len(inotify._waiters))") == "0\n", code
     produce("lock.release()")
     assert consume("print(shm.lock('x').acquire(timeout=30))") == "True\n"
 

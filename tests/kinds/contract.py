@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import shmkernel as shm
 from shmkernel import kinds
 from shmkernel._core import paths, segment_file
-from shmkernel.preview import Look, Source
+from shmkernel.kinds.preview import Look, Source
 from shmkernel.verbs import held
 from tests.helpers import Child, left
 

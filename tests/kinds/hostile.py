@@ -15,9 +15,11 @@ import sys
 
 import numpy as np
 
-from shmkernel import kinds, slots
-from shmkernel.kinds import array, ring
-from shmkernel.preview import Look, Source
+from shmkernel import kinds
+from shmkernel.kinds import array
+from shmkernel.kinds.lists import layout
+from shmkernel.kinds.preview import Look, Source
+from shmkernel.kinds.rings.kind import kind
 
 PATIENCE = 120  # seconds for one input; it takes a millisecond
 NUMBERS = [
@@ -50,8 +52,8 @@ def arrays():
 def streams():
     """Give segments of rings."""
     for dtype, shape in (("<f8", (3,)), ("u1", (4, 4, 3)), ("<i4", (100,))):
-        record = ring._record(np.dtype(dtype), shape)
-        data = bytearray((head := ring.encode(4, record)) + bytes(4 * record.itemsize))
+        record = kind._record(np.dtype(dtype), shape)
+        data = bytearray((head := kind.encode(4, record)) + bytes(4 * record.itemsize))
         for at in range(3):
             data[len(head) + at * record.itemsize] = at + 1
         yield bytes(data)
@@ -60,7 +62,7 @@ def streams():
 def lists():
     """Give segments of lists."""
     for items in ([1, 2], [0.5], [1, "a", None, 0.5, b"b", True], ["é" * 9, "x" * 100, b"\0a\0"], [None], ["a"] * 60):
-        yield b"".join(slots.encode(items))
+        yield b"".join(layout.encode(items))
 
 
 SEEDS = {"array": arrays, "ring": streams, "list": lists, "raw": lambda: [b"abc", bytes(4096)]}

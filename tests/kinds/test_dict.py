@@ -21,8 +21,8 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, registry
-from shmkernel.dicts import access
-from shmkernel.dicts.shared import SharedDict
+from shmkernel.kinds.dicts import operations
+from shmkernel.kinds.dicts.mapping import SharedDict
 from shmkernel.verbs import held
 from tests.helpers import PATIENCE, Child, holding, left, python, until, until_left
 from tests.kinds.contract import KindContract, attach_hostile, write
@@ -691,8 +691,8 @@ def test_the_session_as_a_mapping_makes_dicts_too():
 
 
 def test_a_million_bytes_is_where_an_array_becomes_a_file():
-    assert access.is_large(np.zeros(1 << 20, np.uint8))
-    assert not access.is_large(np.zeros((1 << 20) - 1, np.uint8))
+    assert operations.is_large(np.zeros(1 << 20, np.uint8))
+    assert not operations.is_large(np.zeros((1 << 20) - 1, np.uint8))
 
 
 def test_too_many_open_files_are_not_the_dict_s_fault():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import kinds, slots
-from shmkernel.kinds import lists
-from shmkernel.preview import Look, Source
-from shmkernel.preview import lists as preview
+from shmkernel import kinds
+from shmkernel.kinds.lists import kind, layout
+from shmkernel.kinds.lists import preview as preview
+from shmkernel.kinds.preview import Look, Source
 from tests.kinds import hostile
 from tests.kinds.contract import write
 from tests.kinds.test_array import header
@@ -74,16 +74,16 @@ def test_numbers_of_frames_that_no_writer_has_written_are_passed_over():
 
 def test_offsets_that_overflow_are_no_list():
     """Each step is 8 or more if the difference of two 64-bit numbers may wrap."""
-    data = bytearray(b"".join(slots.encode([0] * 5)))
+    data = bytearray(b"".join(layout.encode([0] * 5)))
     struct.pack_into("6q", data, 8, 0, 2**62, 2**63 - 8, -(2**63), -8, 40)
     with pytest.raises(ValueError, match="offsets"):
-        lists.View(data)
+        kind.View(data)
 
 
 @pytest.mark.parametrize("begin", [-8, 2**40, 2**63 - 8, 3])
 def test_an_offset_that_another_process_changes_later_is_damage_and_no_error_of_another_kind(begin):
-    data = bytearray(b"".join(slots.encode([1, "abc", 0.5, None, True, 7])))
-    view = lists.View(data)
+    data = bytearray(b"".join(layout.encode([1, "abc", 0.5, None, True, 7])))
+    view = kind.View(data)
     for at in range(1, 6):
         struct.pack_into("q", data, 8 + 8 * at, begin)
     for read in (
@@ -113,7 +113,7 @@ def reading(data):
 
 
 def test_a_list_with_offsets_beyond_the_file_is_shown_as_unreadable():
-    data = bytearray(b"".join(slots.encode(["a", "b", "c"])))
+    data = bytearray(b"".join(layout.encode(["a", "b", "c"])))
     struct.pack_into("q", data, 16, -(2**62))
     seen = preview.preview(
         Source(lambda at, size: bytes(data[at : at + size]) if at >= 0 else 1 / 0, len(data)), Look()

@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel import slots
 from shmkernel._core import paths
-from shmkernel.kinds import lists
+from shmkernel.kinds.lists import kind, layout
 from tests.kinds.contract import KindContract, write
 
 ITEMS = st.one_of(
@@ -228,7 +227,7 @@ def test_reading_backwards_and_by_negative_positions():
 
 @given(items=st.lists(ITEMS, max_size=100), wanted=ITEMS)
 def test_index_count_and_in_agree_with_a_list(items, wanted):
-    view = lists.View(bytearray(b"".join(slots.encode(items))))
+    view = kind.View(bytearray(b"".join(layout.encode(items))))
     for value in [wanted, *items]:
         if value == value:  # noqa: PLR0124  a NaN equals nothing in shared memory, where nothing is identical
             assert view.count(value) == items.count(value)
@@ -246,7 +245,7 @@ def test_a_text_is_found_only_where_an_item_is_that_text():
 
 @given(items=st.lists(ITEMS.filter(lambda item: not (stripped(item) or cut(item))), max_size=30))
 def test_the_bytes_are_the_stdlibs(items, stdlib_blocks):
-    mine = b"".join(slots.encode(items))
+    mine = b"".join(layout.encode(items))
     assert mine == stdlib_blocks(items)
 
 
@@ -272,8 +271,8 @@ def stdlib_blocks():
     items=st.lists(ITEMS, min_size=1, max_size=10), stores=st.lists(st.tuples(st.integers(0, 9), ITEMS, st.booleans()))
 )
 def test_both_classes_read_and_write_the_same_list(items, stores):
-    memory = memoryview(bytearray(b"".join(slots.encode(items))))
-    ours, theirs = lists.View(memory), stdlib_over(memory)
+    memory = memoryview(bytearray(b"".join(layout.encode(items))))
+    ours, theirs = kind.View(memory), stdlib_over(memory)
     expected = list(items)
     for at, value, ours_turn in stores:
         position = at % len(items)

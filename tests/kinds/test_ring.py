@@ -9,12 +9,13 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
-from shmkernel.sync import rings, wakeups
+from shmkernel.kinds.rings import stream
+from shmkernel.sync import inotify
 from tests.helpers import Child, until
 from tests.kinds.contract import attach_hostile
 
 
-def stream(slots=4, shape=(2, 3), dtype="i4", **options):
+def made(slots=4, shape=(2, 3), dtype="i4", **options):
     return shm.create("frames", ring=slots, shape=shape, dtype=dtype, **options)
 
 
@@ -28,14 +29,14 @@ def frame(value):
 
 
 def test_frames_come_in_order_and_as_they_were_put():
-    ring = stream()
+    ring = made()
     assert [ring.put(frame(i)) for i in (7, 8, 9)] == [1, 2, 3]
     frames = ring.since(0)
     assert [next(frames).tolist() for _ in range(3)] == [frame(i).tolist() for i in (7, 8, 9)]
 
 
 def test_a_slot_is_filled_in_place():
-    ring = stream()
+    ring = made()
     with ring.slot() as out:
         assert (out.shape, out.dtype, out.flags.owndata) == ((2, 3), np.dtype("i4"), False)
         assert out.ctypes.data % 64 == 0
@@ -45,7 +46,7 @@ def test_a_slot_is_filled_in_place():
 
 
 def test_a_slot_that_fails_is_no_frame():
-    ring = stream()
+    ring = made()
     ring.put(frame(1))
     with pytest.raises(ZeroDivisionError), ring.slot():
         raise ZeroDivisionError
@@ -53,7 +54,7 @@ def test_a_slot_that_fails_is_no_frame():
 
 
 def test_a_slot_within_a_slot_is_refused():
-    ring = stream()
+    ring = made()
     with ring.slot() as out:
         out[:] = 1
         with pytest.raises(shm.LockError, match="being filled already"):
@@ -62,7 +63,7 @@ def test_a_slot_within_a_slot_is_refused():
 
 
 def test_a_frame_is_a_private_copy():
-    ring = stream()
+    ring = made()
     ring.put(frame(1))
     one = ring.latest()
     for i in range(2, 9):
@@ -72,7 +73,7 @@ def test_a_frame_is_a_private_copy():
 
 
 def test_a_slow_reader_learns_how_many_he_missed():
-    ring = stream(slots=8)
+    ring = made(slots=8)
     frames = ring.since(0)
     seen = []
     for i in range(1, 30):
@@ -88,7 +89,7 @@ def test_a_slow_reader_learns_how_many_he_missed():
 
 
 def test_a_loop_begins_with_the_next_frame_and_since_with_a_given_one():
-    ring = stream()
+    ring = made()
     for i in range(3):
         ring.put(frame(i))
     now, before = iter(ring), ring.since(2)
@@ -97,18 +98,18 @@ def test_a_loop_begins_with_the_next_frame_and_since_with_a_given_one():
 
 
 def test_latest_is_none_before_the_first():
-    assert stream().latest() is None
+    assert made().latest() is None
 
 
 def test_read_gives_what_is_still_there():
-    ring = stream(slots=2)
+    ring = made(slots=2)
     for i in (1, 2, 3):
         ring.put(frame(i))
     assert [ring.read(i) is not None for i in range(-1, 6)] == [False, False, False, True, True, False, False]
 
 
 def test_a_reader_sleeps_until_there_is_a_frame_of_another_process():
-    ring = stream()
+    ring = made()
 
     def work():
         attached = shm.attach("frames")
@@ -116,7 +117,7 @@ def test_a_reader_sleeps_until_there_is_a_frame_of_another_process():
             out[:] = 42
 
     def act():
-        until(lambda: len(wakeups._waiters), "the reader sleeps")
+        until(lambda: len(inotify._waiters), "the reader sleeps")
         in_another_process(work)
 
     thread = threading.Thread(target=act)
@@ -126,26 +127,26 @@ def test_a_reader_sleeps_until_there_is_a_frame_of_another_process():
 
 
 def test_a_loop_ends_with_the_stream():
-    ring = stream()
+    ring = made()
     ring.put(frame(1))
     frames = ring.since(0)
 
     def act():
-        until(lambda: len(wakeups._waiters), "the reader sleeps")
+        until(lambda: len(inotify._waiters), "the reader sleeps")
         in_another_process(lambda: shm.unlink("frames"))
 
     thread = threading.Thread(target=act)
     thread.start()
     assert [one.number for one in frames] == [1]
     thread.join()
-    stream(slots=2)
+    made(slots=2)
     assert list(frames) == []
 
 
 def test_a_loop_ends_when_another_stream_takes_the_name():
-    ring = stream()
+    ring = made()
     ring.put(frame(1))
-    other = stream(replace=True)
+    other = made(replace=True)
     other.put(frame(2))
     assert [one.max() for one in ring.since(0)] == [1]
     assert other.newest == 1
@@ -153,13 +154,13 @@ def test_a_loop_ends_when_another_stream_takes_the_name():
 
 def test_async_for_gives_the_same_frames():
     async def main():
-        ring = stream()
+        ring = made()
 
         async def consume():
             return [one.number async for one in ring]
 
         task = asyncio.create_task(consume())
-        while not len(wakeups._waiters):  # noqa: ASYNC110  it sends no event when it falls asleep
+        while not len(inotify._waiters):  # noqa: ASYNC110  it sends no event when it falls asleep
             await asyncio.sleep(0)
         in_another_process(lambda: [shm.attach("frames").put(frame(i)) for i in range(3)])
         shm.unlink("frames")
@@ -169,7 +170,7 @@ def test_async_for_gives_the_same_frames():
 
 
 def test_writers_in_several_processes_lose_no_frame_and_tear_none():
-    ring = stream(slots=4000)
+    ring = made(slots=4000)
 
     def work(base):
         attached = shm.attach("frames")
@@ -187,7 +188,7 @@ def test_writers_in_several_processes_lose_no_frame_and_tear_none():
 
 
 def test_readers_who_are_overtaken_again_and_again_still_get_whole_frames():
-    ring = stream(slots=2, shape=(300_000,))
+    ring = made(slots=2, shape=(300_000,))
 
     def work(connection):
         attached = shm.attach("frames")
@@ -211,9 +212,9 @@ def test_readers_who_are_overtaken_again_and_again_still_get_whole_frames():
 
 
 def test_without_ordered_stores_readers_lock(monkeypatch):
-    ring = stream()
+    ring = made()
     ring.put(frame(1))
-    monkeypatch.setattr(rings.copies, "ORDERED", False)
+    monkeypatch.setattr(stream.seqlock, "ORDERED", False)
     entered = []
     monkeypatch.setattr(type(ring._shared), "__enter__", lambda lock: entered.append(lock.shared))
     monkeypatch.setattr(type(ring._shared), "__exit__", lambda *_: None)
@@ -223,7 +224,7 @@ def test_without_ordered_stores_readers_lock(monkeypatch):
 
 
 def test_numpy_opens_it_as_records():
-    ring = stream(slots=3)
+    ring = made(slots=3)
     for i in (1, 2, 3, 4):
         ring.put(frame(i))
     records = np.load(paths.path_of("frames"), mmap_mode="r")
@@ -232,7 +233,7 @@ def test_numpy_opens_it_as_records():
 
 
 def test_the_listing_describes_it():
-    stream(slots=64, shape=(480, 640, 3), dtype="u1")
+    made(slots=64, shape=(480, 640, 3), dtype="u1")
     one = shm.info("frames")
     assert (one.kind, one.type, one.dtype, one.shape) == (
         "ring", "64 slots of uint8 (480, 640, 3)", "uint8", (64, 480, 640, 3),
@@ -241,7 +242,7 @@ def test_the_listing_describes_it():
 
 @pytest.mark.parametrize(("shape", "dtype"), [((), "f8"), (3, "M8[ns]"), ((2, 2), [("a", "i2"), ("b", "U3")])])
 def test_frames_of_any_shape_and_dtype(shape, dtype):
-    ring = stream(shape=shape, dtype=dtype)
+    ring = made(shape=shape, dtype=dtype)
     value = np.zeros(shape, dtype)
     ring.put(value)
     assert (ring.latest() == value).all()
@@ -264,7 +265,7 @@ def test_frames_of_any_shape_and_dtype(shape, dtype):
 )
 def test_what_makes_no_sense_is_refused(options, error, message):
     with pytest.raises(error, match=message):
-        stream(**options)
+        made(**options)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_what_makes_no_sense_is_refused(options, error, message):
     ],
 )  # fmt: skip
 def test_a_frame_is_converted_where_that_loses_but_digits(dtype, given):
-    ring = stream(shape=2, dtype=dtype)
+    ring = made(shape=2, dtype=dtype)
     ring.put(given)
     assert np.allclose(ring.latest(), given)
 
@@ -285,7 +286,7 @@ def test_a_frame_is_converted_where_that_loses_but_digits(dtype, given):
     [("u1", [0, 256]), ("u1", [-1, 0]), ("i4", [0.5, 1]), ("i2", [1e9, 0]), ("f8", [1j, 0]), ("i4", "ab")],
 )
 def test_a_frame_whose_values_would_change_is_refused(dtype, given):
-    ring = stream(shape=2, dtype=dtype)
+    ring = made(shape=2, dtype=dtype)
     with pytest.raises(shm.UnsupportedError, match="would change"):
         ring.put(np.array(list(given)))
     assert ring.newest == 0
@@ -296,14 +297,14 @@ def test_a_frame_whose_values_would_change_is_refused(dtype, given):
     [(np.zeros(3, "i4"), shm.ArgumentError), (np.full((2, 3), 0.5), shm.UnsupportedError), ("text", shm.ArgumentError)],
 )
 def test_a_frame_that_does_not_fit_is_refused(given, error):
-    ring = stream()
+    ring = made()
     with pytest.raises(error, match="'frames' holds"):
         ring.put(given)
     assert ring.newest == 0
 
 
 def test_attached_to_be_read_it_takes_no_frame():
-    stream().put(frame(3))
+    made().put(frame(3))
     ring = shm.attach("frames", mode="r")
     assert ring.latest().max() == 3
     with pytest.raises(PermissionError, match="attached read only"):
@@ -311,21 +312,21 @@ def test_attached_to_be_read_it_takes_no_frame():
 
 
 def test_it_goes_to_another_process_by_name():
-    ring = stream()
+    ring = made()
     assert pickle.loads(ForkingPickler.dumps(ring)) is ring
     with pytest.raises(TypeError):
         pickle.dumps(ring)
 
 
 def test_the_memory_goes_with_the_last_reference():
-    ring = stream()
+    ring = made()
     assert shm.close("frames") is False
     del ring
     assert shm.close("frames") is True
 
 
 def test_a_saved_one_is_loaded_as_records(tmp_path):
-    stream().put(frame(6))
+    made().put(frame(6))
     shm.save("frames", tmp_path / "x.npy")
     assert shm.load("x", tmp_path / "x.npy")["frame"][0].tolist() == frame(6).tolist()
     with pytest.raises(shm.UnsupportedError, match="kind array"):
@@ -344,7 +345,7 @@ class Hostile:
 
 
 def test_bytes_that_are_no_ring_are_damaged_or_harmless():
-    stream(slots=2)
+    made(slots=2)
     with open(paths.path_of("frames"), "rb") as file:
         whole = bytearray(file.read())
     for end in range(0, len(whole), 7):
@@ -417,11 +418,11 @@ def test_what_is_no_number_of_slots_is_refused(count):
 
 
 def test_what_is_made_of_a_frame_knows_its_number_in_another_process_too():
-    ring = stream()
+    ring = made()
     for i in (1, 2):
         ring.put(frame(i))
     one = next(ring.since(1))
-    made = [one, one.copy(), one[0], one + 1, pickle.loads(pickle.dumps(one)), pickle.loads(pickle.dumps(one, 2))]
-    assert [two.number for two in made] == [2] * 6
-    assert [two.tolist() for two in made[4:]] == [one.tolist()] * 2
-    assert rings.Frame((2, 2)).number == 0
+    forms = [one, one.copy(), one[0], one + 1, pickle.loads(pickle.dumps(one)), pickle.loads(pickle.dumps(one, 2))]
+    assert [two.number for two in forms] == [2] * 6
+    assert [two.tolist() for two in forms[4:]] == [one.tolist()] * 2
+    assert stream.Frame((2, 2)).number == 0

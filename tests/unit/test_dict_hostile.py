@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel.dicts import entries, meta, values, verify
+from shmkernel.kinds.dicts import entries, lmdb_pages, values, verify
 from tests.helpers import Child
 
 VALUES = {
@@ -129,7 +129,7 @@ def test_a_time_in_a_zone_that_is_unknown_here_is_no_damage():
 
 def test_a_store_is_not_checked_again_unless_somebody_has_written_to_it(monkeypatch, shm_dir):
     def attach(connection):
-        monkeypatch.setattr("shmkernel.dicts.verify.check", lambda *_: connection.send("checked"))
+        monkeypatch.setattr("shmkernel.kinds.dicts.verify.check", lambda *_: connection.send("checked"))
         connection.send(shm.attach("x", "r").to_dict())
 
     x = shm.create("x", {"a": 1}, lifetime="keep")
@@ -160,13 +160,13 @@ def test_what_lmdb_relies_on_and_its_verifier_leaves_out_is_damage(change):
     x = shm.create("x", {f"key {n}": "x" * 20 for n in range(9)})
     words = x._store.words
     verify.check(x._store.home, "x", words)
-    at = meta.current(words)
+    at = lmdb_pages.current(words)
     with open(f"{x._store.home}/data.mdb", "r+b") as file:
-        data = bytearray(file.read(4 * meta.PAGE))
+        data = bytearray(file.read(4 * lmdb_pages.PAGE))
         if change == "flags":
-            at = (at + meta.DEPTH) * 8 + 4  # of the main tree: several values under a key
+            at = (at + lmdb_pages.DEPTH) * 8 + 4  # of the main tree: several values under a key
         else:
-            at = words[at + meta.ROOT] * meta.PAGE
+            at = words[at + lmdb_pages.ROOT] * lmdb_pages.PAGE
             at += int.from_bytes(data[at + 16 : at + 18], "little")  # of the first node
         data[at] ^= 4
         file.seek(0)

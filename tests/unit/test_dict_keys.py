@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shmkernel.dicts import keys
+from shmkernel.kinds.dicts import keys
 
 SCALARS = st.one_of(
     st.text(st.characters(), max_size=20),  # lone surrogates too

@@ -8,14 +8,16 @@ import random
 import pytest
 
 import shmkernel as shm
-from shmkernel.dicts import freelist, meta, room
+from shmkernel.kinds.dicts import freelist, lmdb_pages, reservation
 
 
 def free(opened):
     """Return the free pages as the list has them, and as the rest of the file leaves them."""
     words = opened.words
-    at = 0 if words[meta.NUMBERS[0]] > words[meta.NUMBERS[1]] else meta.PAGE // 8
-    listed = freelist.records(lambda page: os.pread(opened._fd, meta.PAGE, page * meta.PAGE), words[at + 10])
+    at = 0 if words[lmdb_pages.NUMBERS[0]] > words[lmdb_pages.NUMBERS[1]] else lmdb_pages.PAGE // 8
+    listed = freelist.records(
+        lambda page: os.pread(opened._fd, lmdb_pages.PAGE, page * lmdb_pages.PAGE), words[at + 10]
+    )
     pages = words[at + 17] + 1 - 2
     return sum(count for _, count in listed), pages - sum(words[at + n] for n in (6, 7, 8, 12, 13, 14))
 
@@ -40,12 +42,12 @@ def test_the_words_of_the_first_pages_are_what_lmdb_says_of_itself():
     x = shm.create("x", dict.fromkeys(range(5000), "x" * 100))
     x["large"] = bytes(1 << 16)
     said, words = x._store._env.stat(), x._store.words
-    at = 0 if words[18] > words[meta.NUMBERS[1]] else meta.PAGE // 8
+    at = 0 if words[18] > words[lmdb_pages.NUMBERS[1]] else lmdb_pages.PAGE // 8
     assert (words[at + 11] >> 48, words[at + 12], words[at + 13], words[at + 14], words[at + 15]) == (
         said["depth"], said["branch_pages"], said["leaf_pages"], said["overflow_pages"], said["entries"],
     )  # fmt: skip
     assert words[at + 17] == x._store._env.info()["last_pgno"]
-    assert words[at + 18] == x._store._env.info()["last_txnid"] == max(words[n] for n in meta.NUMBERS)
+    assert words[at + 18] == x._store._env.info()["last_txnid"] == max(words[n] for n in lmdb_pages.NUMBERS)
     assert len(x) == 5001
 
 
@@ -53,13 +55,13 @@ def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(
     used, reserved = [], []
     x = shm.create("x", dict.fromkeys(range(500), "x" * 1500))
     opened = x._store
-    allocate = room.Room._allocate
+    allocate = reservation.Room._allocate
 
     def look(self, start, end):
         reserved.append(end)
         return allocate(self, start, end)
 
-    monkeypatch.setattr(room.Room, "_allocate", look)
+    monkeypatch.setattr(reservation.Room, "_allocate", look)
     chance = random.Random(1)
     for _ in range(20):
         with x.transaction():
@@ -67,7 +69,7 @@ def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(
                 x[chance.randrange(3000)] = bytes(chance.choice([1, 300, 1900, 2100, 9000]))
                 if chance.random() < 0.4:
                     x.popitem()
-        used.append(opened._env.info()["last_pgno"] * meta.PAGE)
+        used.append(opened._env.info()["last_pgno"] * lmdb_pages.PAGE)
         assert used[-1] < opened.room.reserved
     assert reserved
     assert max(used) > 4 << 20
@@ -75,7 +77,7 @@ def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(
 
 def test_one_map_size_for_everybody_and_none_of_it_taken_before_it_is_needed():
     x = shm.create("x", {})
-    assert x._store._env.info()["map_size"] == meta.MAP == os.fstat(x._store._fd).st_size
+    assert x._store._env.info()["map_size"] == lmdb_pages.MAP == os.fstat(x._store._fd).st_size
     assert os.fstat(x._store._fd).st_blocks * 512 < 2 << 20
 
 

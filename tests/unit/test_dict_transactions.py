@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import shmkernel as shm
-from shmkernel.dicts import turns
+from shmkernel.kinds.dicts import writer_lock
 from tests.helpers import PATIENCE, Child, python, until
 
 ROUNDS = 300
@@ -309,7 +309,7 @@ class TestLeftElsewhere:
 
 class TestTwoDicts:
     def test_in_opposite_order_end_in_an_error_that_names_both(self, monkeypatch):
-        monkeypatch.setattr(turns, "PATIENCE", 0.05)
+        monkeypatch.setattr(writer_lock, "PATIENCE", 0.05)
         x, y = shm.create("x", {}), shm.create("y", {})
         both, errors = threading.Barrier(2), []
 

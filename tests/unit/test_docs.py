@@ -14,8 +14,8 @@ import pytest
 import shmkernel as shm
 from shmkernel import cli, kinds
 from shmkernel._core import paths
-from shmkernel.dicts import meta
 from shmkernel.kinds import array
+from shmkernel.kinds.dicts import lmdb_pages
 from shmkernel.magics.commands import ShmMagics
 from shmkernel.peer import PeerError, PeerMagics
 
@@ -106,7 +106,7 @@ def test_the_limits_are_those_of_the_program():
     page = " ".join((ROOT / "docs/reference/limits.md").read_text().split())
     assert f"have {array._LONGEST:,} characters" in page
     assert f"the file name may have {paths._NAME_MAX} bytes" in page
-    assert f"{meta.MAP >> 30} GiB at most" in page
+    assert f"{lmdb_pages.MAP >> 30} GiB at most" in page
 
 
 def text_of(page):

@@ -11,7 +11,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import identity, sessions
-from shmkernel.sync import files
+from shmkernel.sync import sync_file
 from tests.helpers import PATIENCE
 
 STRANGE = os.fsdecode(b"caf\xe9 \x1b[31m\n") + "x" * 200
@@ -82,7 +82,7 @@ def test_a_label_fits_every_terminal_and_every_file(monkeypatch, name):
     label.encode()
     session = sessions.Session("1f", label, 1, 1, 0.0)
     assert sessions.parse(sessions.encode(session)) == session
-    assert files.decode(files.encode(files.Who(1, 1, name, name))).pid == 1
+    assert sync_file.decode(sync_file.encode(sync_file.Who(1, 1, name, name))).pid == 1
 
 
 @pytest.mark.parametrize("made", [b"caf\xe9", b"\x1b[31mred", b"a\nb"])

@@ -8,18 +8,18 @@ from IPython.core.completer import provisionalcompleter
 
 import shmkernel as shm
 from shmkernel import cli
-from shmkernel.sync import files, wakeups
+from shmkernel.sync import inotify, sync_file
 from tests.helpers import Child, until
 from tests.unit.elsewhere import elsewhere
 
 
 def test_a_cell_runs_under_the_lock_and_leaves_the_next_version(notebook):
     notebook("%shm_create x --shape 3")
-    notebook("from shmkernel.sync import files")
-    text = notebook("%%shm_lock x\nx += 1\nheld = len(files.opened('x').holds)\nlocal = 'here'\nfloat(x.sum())")
+    notebook("from shmkernel.sync import sync_file")
+    text = notebook("%%shm_lock x\nx += 1\nheld = len(sync_file.opened('x').holds)\nlocal = 'here'\nfloat(x.sum())")
     assert text.endswith("3.0\n")
     assert (notebook["held"], notebook["local"], notebook["x"].tolist()) == (1, "here", [1, 1, 1])
-    assert files.opened("x").holds == []
+    assert sync_file.opened("x").holds == []
     assert shm.version("x") == 1
 
 
@@ -29,7 +29,7 @@ def test_a_cell_that_fails_under_the_lock_shows_its_error_once_and_frees_it(note
     assert ran.text.count("division by zero") == 1
     assert "run_cell" not in ran.text
     assert isinstance(notebook.run("%%shm_lock x\ny =").error, SyntaxError)
-    assert files.opened("x").holds == []
+    assert sync_file.opened("x").holds == []
     assert str(notebook.fails("%%shm_lock x\n%shm_attach nothing")).startswith("no segment named 'nothing'")
 
 
@@ -71,7 +71,7 @@ def test_wait_for_a_name_that_may_be_misspelt_says_so(notebook):
     notebook("%shm_create elevation --shape 3")
 
     def work():
-        until(lambda: len(wakeups._waiters), "the cell waits")
+        until(lambda: len(inotify._waiters), "the cell waits")
         shm.publish("elevatoin")
 
     thread = threading.Thread(target=work)
@@ -106,7 +106,7 @@ def test_the_command_line_waits_for_the_next_version(capsys):
         shm.publish("x")
 
     def act():
-        until(lambda: len(wakeups._waiters), "the command waits")
+        until(lambda: len(inotify._waiters), "the command waits")
         with Child(work) as child:
             child.join()
 

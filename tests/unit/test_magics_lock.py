@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import shmkernel as shm
-from shmkernel.sync import files, wakeups
+from shmkernel.sync import inotify, sync_file
 from tests.helpers import until
 from tests.unit.elsewhere import elsewhere
 
@@ -39,11 +39,11 @@ def test_a_syntax_error_is_told_as_in_any_cell_and_nothing_runs(notebook, cell):
     assert ran.error.lineno == plain.error.lineno + 1
     assert not [one for one in NOT_OURS if one in ran.text]
     assert len(ran.text.splitlines()) == len(plain.text.splitlines())
-    assert not files.opened("x").holds
+    assert not sync_file.opened("x").holds
 
 
 def test_cells_under_two_locks_and_under_other_magics(notebook):
-    notebook("from shmkernel.sync import files\ndef held(): return [len(files.opened(n).holds) for n in 'ab']")
+    notebook("from shmkernel.sync import sync_file\ndef held(): return [len(sync_file.opened(n).holds) for n in 'ab']")
     notebook("%%shm_lock a\n%%shm_lock b\nboth = held()")
     notebook("%%time\n%%shm_lock a\ntimed = held()")
     notebook("%%capture seen\n%%shm_lock a\ncaptured = held()\nprint('here')")
@@ -55,7 +55,7 @@ def test_cells_under_two_locks_and_under_other_magics(notebook):
     names = ("both", "timed", "captured", "inner", "aliased", "filled", "called")
     assert [notebook[one] for one in names] == [[1, 1], *[[1, 0]] * 4, [0, 1], [1, 0]]
     for name in "ab":
-        assert not files.opened(name).holds
+        assert not sync_file.opened(name).holds
     ran = plainly(notebook.run("%%shm_lock a\n%%shm_lock b\n1 / 0"))
     assert isinstance(ran.error, ZeroDivisionError)
     assert "----> 3 1 / 0" in ran.text
@@ -125,7 +125,7 @@ def test_stop_while_a_magic_waits_shows_one_line(notebook, cell):
         done = threading.Event()
 
         def stop():
-            until(lambda: done.is_set() or wakeups._waiters or _sleeps(), "the cell waits")
+            until(lambda: done.is_set() or inotify._waiters or _sleeps(), "the cell waits")
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
         stopper = threading.Thread(target=stop)

@@ -14,11 +14,11 @@ from ipykernel.comm.comm import BaseComm
 
 import shmkernel as shm
 from shmkernel._core import paths, registry
+from shmkernel.kinds.preview import Look
 from shmkernel.monitor import acts, board, sampler
 from shmkernel.monitor.board import Board
 from shmkernel.monitor.sampler import Sampler
 from shmkernel.monitor.widget import watch
-from shmkernel.preview import Look
 from tests.helpers import PATIENCE, holding, until
 
 

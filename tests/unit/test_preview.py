@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import kinds, preview, slots
-from shmkernel.kinds import array
+from shmkernel import kinds
+from shmkernel.kinds import array, preview
+from shmkernel.kinds.lists import layout
+from shmkernel.kinds.preview import Look, Source, arrays
 from shmkernel.monitor import lens
-from shmkernel.preview import Look, Source, arrays
 from tests.helpers import holding
 
 GIB = 1 << 30
@@ -157,20 +158,20 @@ def test_eight_gib_with_holes_are_previewed_without_filling_any(shm_dir):
 
 def test_a_list_shows_index_type_and_value():
     items = [1, -2.5, "héllo", b"ab\0", None, True, False, "", "x" * 1000]
-    data = b"".join(slots.encode(items))
+    data = b"".join(layout.encode(items))
     found = kinds.named("list").preview(over(data), Look())
     rows = found.facts["rows"]
     assert [row[1] for row in rows] == ["int", "float", "str", "bytes", "None", "bool", "bool", "str", "str"]
     assert [row[2] for row in rows[:8]] == ["1", "-2.5", "héllo", "b'ab\\x00'", "None", "True", "False", ""]
     assert rows[8][2].endswith("x…")
-    assert kinds.named("list").preview(over(b"".join(slots.encode(range(200)))), Look((), 120)).facts["rows"][0] == [
+    assert kinds.named("list").preview(over(b"".join(layout.encode(range(200)))), Look((), 120)).facts["rows"][0] == [
         "120", "int", "120",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("cut", range(0, 200, 3))
 def test_a_list_that_was_cut_is_an_error_or_has_a_preview(cut):
-    data = b"".join(slots.encode([1, "abc", None, 2.0, b"xy"]))
+    data = b"".join(layout.encode([1, "abc", None, 2.0, b"xy"]))
     for broken in (data[:cut], data[:cut] + struct.pack("q", -5) + data[cut + 8 :]):
         try:
             found = kinds.named("list").preview(over(broken), Look())

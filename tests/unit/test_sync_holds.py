@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel.sync import files
+from shmkernel.sync import sync_file
 from tests.helpers import Child, python, until
 from tests.unit.test_fork import forked
 from tests.unit.test_sync_locks import free, holder
@@ -167,7 +167,7 @@ def test_a_block_is_refused_where_a_task_of_this_loop_waits_before_it():
                 pass
 
         task = asyncio.create_task(one())
-        while not files.opened("x").queued:  # noqa: ASYNC110  it sends no event
+        while not sync_file.opened("x").queued:  # noqa: ASYNC110  it sends no event
             await asyncio.sleep(0)
         with pytest.raises(shm.LockError, match="waits for it"), shm.lock("x"):
             pass
@@ -355,7 +355,7 @@ def test_what_is_left_of_locks_is_told_and_removed_even_after_a_death(shm_dir):
         child.tell()
         child.join()
     gc.collect()
-    files._recent.cache_clear()
+    sync_file._recent.cache_clear()
     assert sorted(shm.gc(dry_run=True)) == [("lock of x", 4096), ("lock of y", 4096)]
     assert sorted(shm.gc()) == [("lock of x", 4096), ("lock of y", 4096)]
     assert not list(shm_dir.glob(".shmk-*/sync/*"))

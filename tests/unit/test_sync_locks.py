@@ -8,7 +8,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
-from shmkernel.sync import files, locks
+from shmkernel.sync import locks, sync_file
 from tests.helpers import Child, until
 
 
@@ -46,8 +46,8 @@ def once_waited_for(name, act):
     """Call `act` as soon as somebody waits for the lock."""
 
     def wait():
-        words = files.opened(name).words
-        until(lambda: words[files.WAITING], "somebody waits")
+        words = sync_file.opened(name).words
+        until(lambda: words[sync_file.WAITING], "somebody waits")
         act()
 
     threading.Thread(target=wait).start()
@@ -226,11 +226,11 @@ def test_a_writer_that_waits_is_not_overtaken_by_readers_for_ever():
 
 
 def test_a_word_at_the_gate_of_one_who_died_there_is_forgotten():
-    words = files.opened("x").words
-    words[files.WAITING] = 1
+    words = sync_file.opened("x").words
+    words[sync_file.WAITING] = 1
     with shm.lock("x"):
         pass
-    assert words[files.WAITING] == 0
+    assert words[sync_file.WAITING] == 0
 
 
 def test_it_travels_by_name():
@@ -320,7 +320,7 @@ def test_a_folder_that_was_emptied_gets_a_new_sync_file():
     lock, other = shm.lock("x"), shm.lock("x")
     with lock:
         pass
-    os.unlink(files.opened("x").path)
+    os.unlink(sync_file.opened("x").path)
     until(lambda: lock._file.sure < locks.time.monotonic(), "a look at the path")
     with lock, Child(lambda connection: connection.send(other.acquire(block=False))) as child:
         assert child.hear() is False

@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import shmkernel as shm
 from shmkernel._core import owners
-from shmkernel.sync import copies, files, holds, locks, rings
-from shmkernel.sync.files import HOLDER, RELEASED
+from shmkernel.kinds.rings import stream
+from shmkernel.sync import holds, locks, seqlock, sync_file
+from shmkernel.sync.sync_file import HOLDER, RELEASED
 
 
 class Locked(Exception):  # noqa: N818  no error: where the model ends
@@ -65,11 +66,11 @@ def test_the_writer_s_stores_are_in_the_order_that_is_checked():
             self.memory[at] = value
 
     order = []
-    file = files.opened("x")
+    file = sync_file.opened("x")
     file.words, file.page = Recorded(file.words, "word"), Recorded(file.page, "page")
     with shm.lock("x"):
         order.append("data")
-    start = slice(HOLDER * 8, HOLDER * 8 + files.WHO)
+    start = slice(HOLDER * 8, HOLDER * 8 + sync_file.WHO)
     assert order == [("page", start, True), "data", ("word", RELEASED, 1), ("word", HOLDER, 0)]
 
 
@@ -90,9 +91,9 @@ def test_no_copy_beside_a_writer_is_torn_however_their_steps_interleave(dies_aft
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(files, "opened", lambda _: file)
+    monkeypatch.setattr(sync_file, "opened", lambda _: file)
     monkeypatch.setattr(locks, "Lock", Lock)
-    monkeypatch.setattr(copies, "ORDERED", True)
+    monkeypatch.setattr(seqlock, "ORDERED", True)
     file = File()
     accepted = 0
     for schedule in itertools.product((0, 1, 2, 5), repeat=7):
@@ -107,7 +108,7 @@ def test_no_copy_beside_a_writer_is_torn_however_their_steps_interleave(dies_aft
 
         shared = file.words = Interleaved(memory, advance)
         with contextlib.suppress(Locked):
-            a, b = copies.snapshot("x", lambda shared=shared: (shared["a"], shared["b"]))
+            a, b = seqlock.snapshot("x", lambda shared=shared: (shared["a"], shared["b"]))
             assert a == b, schedule
             accepted += 1
     assert accepted
@@ -117,7 +118,7 @@ class NoLock:
     """In place of the writers' lock: there is one."""
 
     def enter(self, entry, _):
-        hold = holds.Hold(files.opened("frames"), owners.Owner(), shared=False)
+        hold = holds.Hold(sync_file.opened("frames"), owners.Owner(), shared=False)
         entry.taken = holds.Inside(hold, hold.owner, explicit=True)
 
 
@@ -160,8 +161,8 @@ def test_no_frame_of_a_ring_is_torn_out_of_order_or_counted_wrong(slots, schedul
             next(steps)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rings.Ring, "_exclusive", NoLock())
-        patch.setattr(copies, "ORDERED", True)
+        patch.setattr(stream.Ring, "_exclusive", NoLock())
+        patch.setattr(seqlock, "ORDERED", True)
         ring = shm.create("frames", ring=slots, shape=3, dtype="i4", replace=True)
         reader = shm.attach("frames", mode="r")
         steps, turns = write(), iter(schedule)

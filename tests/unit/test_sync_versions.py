@@ -8,7 +8,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
-from shmkernel.sync import files, versions, wakeups
+from shmkernel.sync import inotify, sync_file, versions
 from tests.helpers import Child, until
 
 
@@ -16,15 +16,15 @@ from tests.helpers import Child, until
 def way(request, monkeypatch):
     """Wait as always, and as where no inotify instance is to be had."""
     if request.param == "polling":
-        monkeypatch.setattr(wakeups._libc, "inotify_init1", lambda _: -1)
-        monkeypatch.setattr(wakeups, "_inotify", None)
+        monkeypatch.setattr(inotify._libc, "inotify_init1", lambda _: -1)
+        monkeypatch.setattr(inotify, "_inotify", None)
 
 
 def once_asleep(act):
     """Call `act` as soon as somebody sleeps in a waiter."""
 
     def wait():
-        until(lambda: len(wakeups._waiters), "somebody waits")
+        until(lambda: len(inotify._waiters), "somebody waits")
         act()
 
     thread = threading.Thread(target=wait)
@@ -34,7 +34,7 @@ def once_asleep(act):
 
 async def asleep(count=1):
     """Return when so many sleep in a waiter."""
-    while len(wakeups._waiters) < count:  # noqa: ASYNC110  they send no event when they fall asleep
+    while len(inotify._waiters) < count:  # noqa: ASYNC110  they send no event when they fall asleep
         await asyncio.sleep(0)
 
 
@@ -186,19 +186,19 @@ def test_all_threads_that_wait_are_woken():
     threads = [threading.Thread(target=lambda: found.append(shm.wait("x", since=0, timeout=30))) for _ in range(8)]
     for thread in threads:
         thread.start()
-    until(lambda: len(wakeups._waiters) == len(threads), "all wait")
-    assert len(wakeups._watches) == 2  # the folder's and the file's
+    until(lambda: len(inotify._waiters) == len(threads), "all wait")
+    assert len(inotify._watches) == 2  # the folder's and the file's
     in_another_process(lambda: shm.publish("x"))
     for thread in threads:
         thread.join()
     assert found == [1] * len(threads)
-    assert (len(wakeups._waiters), len(wakeups._watches)) == (0, 2)  # one rests
+    assert (len(inotify._waiters), len(inotify._watches)) == (0, 2)  # one rests
 
 
 def test_one_waiter_s_end_is_not_the_other_s():
     threads = [threading.Thread(target=lambda: shm.wait("x", since=0, timeout=30))]
     threads[0].start()
-    until(lambda: len(wakeups._waiters), "it waits")
+    until(lambda: len(inotify._waiters), "it waits")
     with pytest.raises(shm.TimedOutError):
         shm.wait("x", timeout=0.01)
     in_another_process(lambda: shm.publish("x"))
@@ -213,7 +213,7 @@ def test_a_forked_child_waits_for_itself():
 
     thread = threading.Thread(target=lambda: shm.wait("x", since=0, timeout=30))
     thread.start()
-    until(lambda: len(wakeups._waiters), "the parent waits")
+    until(lambda: len(inotify._waiters), "the parent waits")
     with Child(work) as child:
         assert child.hear() == "ready"
         shm.publish("x")
@@ -239,7 +239,7 @@ def test_changes_gives_each_version_or_a_later_one_and_ends_with_the_segment():
     after = [lambda: [shm.publish("x"), shm.publish("x")], lambda: shm.publish("x"), lambda: shm.unlink("x")]
     asyncio.run(main())
     assert seen == [1, 3, 4]
-    assert len(wakeups._waiters) == 0
+    assert len(inotify._waiters) == 0
 
 
 def test_changes_counts_from_its_call_on():
@@ -259,7 +259,7 @@ def test_many_tasks_wait_in_one_loop():
         return await asyncio.wait_for(asyncio.gather(*tasks), 30)
 
     assert asyncio.run(main()) == [1] * 20
-    assert (len(wakeups._waiters), len(wakeups._watches)) == (0, 2)  # one rests
+    assert (len(inotify._waiters), len(inotify._watches)) == (0, 2)  # one rests
 
 
 def test_what_is_attached_so_that_it_cannot_have_changed_is_not_published():
@@ -286,12 +286,12 @@ def test_what_is_attached_so_that_it_cannot_have_changed_is_not_published():
 
 def test_the_listing_knows_the_version_without_making_a_sync_file(shm_dir):
     shm.create("x", shape=3)
-    assert files.peek("x") == (0, None)
+    assert sync_file.peek("x") == (0, None)
     assert not list(shm_dir.glob(".shmk-*/sync/*"))
     with shm.lock("x"):
-        version, who = files.peek("x")
+        version, who = sync_file.peek("x")
         assert (version, who.pid) == (0, os.getpid())
-    assert files.peek("x") == (1, None)
+    assert sync_file.peek("x") == (1, None)
 
 
 def test_a_replacement_that_has_the_number_of_the_old_inode_is_a_new_version(monkeypatch):
@@ -323,7 +323,7 @@ def test_a_waiter_that_runs_out_of_descriptors_leaks_none_and_looks_now_and_then
 
     shm.version("x")
     before = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(wakeups.select, "epoll", none)
+    monkeypatch.setattr(inotify.select, "epoll", none)
     thread = once_asleep(lambda: in_another_process(lambda: shm.publish("x")))
     assert shm.wait("x", timeout=30) == 1
     thread.join()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shmkernel.dicts.shared import SharedDict
+    from shmkernel.kinds.dicts.mapping import SharedDict
 
 
 class SharedKeys(KeysView[Any]):

@@ -16,7 +16,7 @@ with the name, in one step; a process that has the store open goes on with it.
     dicts/<inode>/data.mdb    the store
     dicts/<inode>/lock.mdb    LMDB's readers and its mutex
     dicts/<inode>/<id>.npy    a large array, referred to by a value
-    dicts/<inode>/<id>.open   while somebody makes or removes it: a mark (beside.py)
+    dicts/<inode>/<id>.open   while somebody makes or removes it: a mark (array_files.py)
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from shmkernel.errors import UnsupportedError
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from shmkernel.dicts import access, entries, glance, room, shared, store, values
+    from shmkernel.kinds.dicts import entries, mapping, operations, preview, reservation, store, values
 
-__all__ = ["access", "entries", "glance", "room", "shared", "store", "values"]
+__all__ = ["entries", "mapping", "operations", "preview", "reservation", "store", "values"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -12,8 +12,8 @@ import os
 import lmdb
 
 from shmkernel._core import capacity, descriptors, folders
-from shmkernel.dicts import failures, freelist, meta
-from shmkernel.dicts.meta import MAP, PAGE
+from shmkernel.kinds.dicts import errors, freelist, lmdb_pages
+from shmkernel.kinds.dicts.lmdb_pages import MAP, PAGE
 
 KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
 _LOCKS = 32 << 10  # bytes: 510 readers
@@ -52,12 +52,12 @@ class Room:
     def begin(self, env: lmdb.Environment) -> None:
         """Note where the file ends at the beginning of a transaction that writes."""
         words = self._words
-        at = meta.current(words)
+        at = lmdb_pages.current(words)
         self._env = env
         self._start = (
-            words[at + meta.LAST] + 1,
-            words[at + meta.BRANCHES] + words[at + meta.LEAVES],
-            words[at + meta.DEPTH] >> 48,
+            words[at + lmdb_pages.LAST] + 1,
+            words[at + lmdb_pages.BRANCHES] + words[at + lmdb_pages.LEAVES],
+            words[at + lmdb_pages.DEPTH] >> 48,
         )
         self._known = self._changes = self._long = 0
 
@@ -109,7 +109,7 @@ class Room:
             return
         if self._allocate(start, least) and self._reusable() >= single:
             return
-        raise failures.full(self.name, end - start, self._code)
+        raise errors.full(self.name, end - start, self._code)
 
     def _allocate(self, start: int, end: int) -> bool:
         if end > start:
@@ -121,7 +121,7 @@ class Room:
                 os.posix_fallocate(self.fd, start, end - start)
                 os.utime(self.fd, ns=(changed, changed))  # the file is no other by that: verify.py
             except OSError as error:
-                if error.errno not in failures.NO_ROOM:
+                if error.errno not in errors.NO_ROOM:
                     raise
                 self._code = error.errno
                 return False
@@ -132,22 +132,22 @@ class Room:
     def _reusable(self) -> int:
         """Return how many free pages LMDB can use now: those freed before the last change and all that is read."""
         words = self._words
-        at = meta.current(words)
-        limit = min(int(words[at + meta.NUMBER]), freelist.oldest(self._env.readers()))
-        found = freelist.records(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + meta.FREE])
+        at = lmdb_pages.current(words)
+        limit = min(int(words[at + lmdb_pages.NUMBER]), freelist.oldest(self._env.readers()))
+        found = freelist.records(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + lmdb_pages.FREE])
         return sum(count for number, count in found if number < limit)
 
 
 def make(home: str, name: str) -> None:
     """Make a store of the empty file in a new folder."""
-    failures.check_engine()
+    errors.check_engine()
     capacity.check_file_size(name, MAP)
     try:
         descriptors.take_streams()
         path = os.fsencode(home)  # py-lmdb would encode a text as UTF-8, which not every path is
         lmdb.open(path, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False, lib_version=0).close()
     except lmdb.Error as error:
-        raise failures.of_new(name, error) from None
+        raise errors.of_new(name, error) from None
     lock = folders.open_(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         os.posix_fallocate(lock, 0, _LOCKS)

@@ -1,6 +1,6 @@
 """Dicts: a segment is an LMDB file, and what is handed out a mapping that every kernel shares.
 
-The file has a folder to itself; `shmkernel.dicts` says why, and what is in it.
+The file has a folder to itself; `shmkernel.kinds.dicts` says why, and what is in it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from shmkernel import dicts, kinds
+from shmkernel import kinds
 from shmkernel._core import segment_file
 from shmkernel._core.imports import importing
-from shmkernel.dicts import meta
 from shmkernel.errors import ArgumentError, DamagedError, FolderError, UnsupportedError
 from shmkernel.kinds import Description, Plan
+from shmkernel.kinds import dicts as parts
+from shmkernel.kinds.dicts import lmdb_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from shmkernel.dicts.shared import SharedDict
-    from shmkernel.preview import Look, Preview, Source
+    from shmkernel.kinds.dicts.mapping import SharedDict
+    from shmkernel.kinds.preview import Look, Preview, Source
 
 
 class Dict:
@@ -44,7 +45,7 @@ class Dict:
         """Lay out a mapping, or an empty one."""
         if given := [key for key, option in options.items() if option is not None]:
             raise ArgumentError(f"{name!r}: a dict takes no {given[0]}", name=name)
-        if isinstance(value, dicts.shared.SharedDict):
+        if isinstance(value, parts.mapping.SharedDict):
             value = value.to_dict()
         try:
             content = value if type(value) is dict else dict(cast("Any", value if value is not None else {}))
@@ -53,20 +54,20 @@ class Dict:
         large: dict[str, Plan] = {}
 
         def pack(key: object, one: object) -> bytes:
-            if not dicts.access.is_large(one):
-                return dicts.access.packed(name, key, one)
+            if not parts.operations.is_large(one):
+                return parts.operations.packed(name, key, one)
             large[file := secrets.token_hex(8)] = _array().plan(name, one, {})
-            return dicts.values.pack(dicts.values.File(file))
+            return parts.values.pack(parts.values.File(file))
 
-        raws, data = dicts.entries.all_of(content, lambda key: dicts.access.key_bytes(name, key), pack)
+        raws, data = parts.entries.all_of(content, lambda key: parts.operations.key_bytes(name, key), pack)
         size = sum(map(len, raws)) + sum(map(len, data)) + sum(one.size for one in large.values())
 
         def build(home: str, fd: int, progress: Callable[[int], None]) -> None:
-            dicts.room.make(home, name)
+            parts.reservation.make(home, name)
             for file, one in large.items():
                 _write(home, file, one, progress)
-            mapping = mmap.mmap(fd, 2 * meta.PAGE, access=mmap.ACCESS_READ)
-            dicts.store.connect(home, mapping, name, new=True).fill(raws, data, progress)
+            mapping = mmap.mmap(fd, 2 * lmdb_pages.PAGE, access=mmap.ACCESS_READ)
+            parts.store.connect(home, mapping, name, new=True).fill(raws, data, progress)
 
         return Plan(size, lambda: iter(()), build=build)
 
@@ -75,7 +76,7 @@ class Dict:
         with open(path, "rb") as file:
             text = file.read()
         try:
-            found = json.loads(text) if text.lstrip()[:1] == b"{" else dicts.values.unpack(text)
+            found = json.loads(text) if text.lstrip()[:1] == b"{" else parts.values.unpack(text)
             if not isinstance(found, dict):
                 raise TypeError(f"it holds a {type(found).__name__}")  # noqa: TRY301
         except (ValueError, TypeError, RecursionError) as error:
@@ -87,7 +88,7 @@ class Dict:
         """Write a snapshot: as JSON if the path says so, else as MessagePack."""
         content = value.to_dict()
         if not path.endswith(".json"):
-            yield dicts.values.pack(content)
+            yield parts.values.pack(content)
             return
         if wrong := [key for key, one in content.items() if type(key) is not str or not _is_json(one)]:
             message = f"{value.name!r}: JSON would change {wrong[0]!r}: give a path that ends in .msgpack"
@@ -96,7 +97,7 @@ class Dict:
 
     def matches(self, head: bytes) -> bool:
         """Say whether these are the first bytes of an LMDB file."""
-        return meta.count_in(head) is not None
+        return lmdb_pages.count_in(head) is not None
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
         """Refuse: a store cannot be used without its folder."""
@@ -107,26 +108,26 @@ class Dict:
         if mode == "c":
             message = f"{name!r}: a dict has no private changes (mode c). A copy of it: shm.attach({name!r}).to_dict()"
             raise ArgumentError(message, name=name, mode=mode)
-        if meta.count_in(mapping[:]) is None:
+        if lmdb_pages.count_in(mapping[:]) is None:
             raise ValueError("its first bytes are not those of an LMDB file")
-        opened = dicts.store.connect(home, mapping, name)
+        opened = parts.store.connect(home, mapping, name)
         opened.settle()
         opened.told = _publish
-        return dicts.shared.SharedDict(opened, mapping, mode, dicts.access.Arrays(_put, _attach))
+        return parts.mapping.SharedDict(opened, mapping, mode, parts.operations.Arrays(_put, _attach))
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map
         """Say how many keys there are."""
-        found = meta.count_in(head)
+        found = lmdb_pages.count_in(head)
         if found is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         return Description(f"{found} key{'s' * (found != 1)}")
 
     def preview(self, source: Source, look: Look) -> Preview:
         """Show keys, types and dicts.values."""
-        count = meta.count_in(source.read(0, 2 * meta.PAGE))
+        count = lmdb_pages.count_in(source.read(0, 2 * lmdb_pages.PAGE))
         if count is None:
             raise ValueError("its first bytes are not those of an LMDB file")
-        return dicts.glance.preview(source, look, count)
+        return parts.preview.preview(source, look, count)
 
 
 KIND = Dict()

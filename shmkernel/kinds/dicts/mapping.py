@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from shmkernel.dicts import entries, keys, meta, store, values
-from shmkernel.dicts.access import AT_ONCE, MISSING, Access, GoneError, inside, is_large, items, known, pairs
-from shmkernel.dicts.cache import KEYS
-from shmkernel.dicts.transactions import Transaction
-from shmkernel.dicts.views import SharedItems, SharedKeys, SharedValues
+from shmkernel.kinds.dicts import entries, keys, lmdb_pages, store, values
+from shmkernel.kinds.dicts.cache import KEYS
+from shmkernel.kinds.dicts.operations import AT_ONCE, MISSING, Access, GoneError, inside, is_large, items, known, pairs
+from shmkernel.kinds.dicts.transactions import Transaction
+from shmkernel.kinds.dicts.views import SharedItems, SharedKeys, SharedValues
 
 if TYPE_CHECKING:
     import lmdb
 
     Txn = lmdb.Transaction[bytes]
 
-_FIRST, _SECOND = meta.NUMBERS
+_FIRST, _SECOND = lmdb_pages.NUMBERS
 _CHANGED = "dictionary changed size during iteration"  # as a dict says
 _SHOWN = 100  # items in the repr
 
@@ -95,7 +95,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         if (block := opened.mine()) is not None:
             with block.use:
                 return inside(block).stat()["entries"] // 2
-        return meta.count(opened.words)
+        return lmdb_pages.count(opened.words)
 
     def __iter__(self) -> Iterator[Any]:
         return self._keys()

@@ -10,8 +10,6 @@ import os
 import lmdb
 
 from shmkernel._core import capacity, descriptors, paths
-from shmkernel.dicts import entries, values
-from shmkernel.dicts.meta import MAP, PAGE
 from shmkernel.errors import (
     DamagedError,
     FolderError,
@@ -22,6 +20,8 @@ from shmkernel.errors import (
     RefusedError,
     UnsupportedError,
 )
+from shmkernel.kinds.dicts import entries, values
+from shmkernel.kinds.dicts.lmdb_pages import MAP, PAGE
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 

@@ -24,13 +24,13 @@ import lmdb
 from lmdb import _envid
 
 from shmkernel._core import descriptors, folders, fork, identity, interrupts
-from shmkernel.dicts import entries, failures, meta, turns, verify
-from shmkernel.dicts.beside import Beside
-from shmkernel.dicts.blocks import Block
-from shmkernel.dicts.cache import LIMIT, NOTHING, Cache
-from shmkernel.dicts.meta import LAST, MAP, OTHER, PAGE
-from shmkernel.dicts.room import CHECKED, Room
-from shmkernel.dicts.turns import Turn, Turns
+from shmkernel.kinds.dicts import entries, errors, lmdb_pages, verify, writer_lock
+from shmkernel.kinds.dicts.array_files import Beside
+from shmkernel.kinds.dicts.blocks import Block
+from shmkernel.kinds.dicts.cache import LIMIT, NOTHING, Cache
+from shmkernel.kinds.dicts.lmdb_pages import LAST, MAP, OTHER, PAGE
+from shmkernel.kinds.dicts.reservation import CHECKED, Room
+from shmkernel.kinds.dicts.writer_lock import Turn, Turns
 
 if TYPE_CHECKING:
     import mmap
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PORTION = 1 << 14  # entries that are written at once
 SHORT = 1 << 10  # bytes of the longest value that is remembered
-_FIRST, _SECOND = meta.NUMBERS
+_FIRST, _SECOND = lmdb_pages.NUMBERS
 _NEVER = 1 << 64  # the number of a transaction that is not stored
 _NEW: Any = object()  # in the place of an entry that is not there
 _AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
@@ -78,7 +78,7 @@ class Store:
             self._fd = self.room.fd = folders.open_(path, os.O_RDWR)
             self.turns = Turns(self._fd, path, name, functools.partial(_inside, home))
         except FileNotFoundError:
-            raise failures.gone(name) from None
+            raise errors.gone(name) from None
         if new:
             self.turns.seal()
         self._reopen()
@@ -98,7 +98,7 @@ class Store:
         except lmdb.ReadersFullError:
             env.reader_check()
         except lmdb.Error as error:
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
         try:
             return env.begin()
         except lmdb.ReadersFullError:  # 510 of them: wait for the writers' turn
@@ -110,14 +110,14 @@ class Store:
         try:
             return (self._env or self._reopen()).begin(buffers=True)
         except lmdb.Error as error:
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
 
     def turn(self, *, long: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[object]:
         """Wait for the writers' turn where Ctrl-C is heard: ``with store.turn(): txn = store.writing()``.
 
         `long`: it may take long, so others shall wait for it there too.
         """
-        if not (long or self.words[meta.GATE]):
+        if not (long or self.words[lmdb_pages.GATE]):
             return _AT_ONCE
         return Turn(self.turns, long=long, wait=wait)
 
@@ -152,7 +152,7 @@ class Store:
     def set(self, raw: bytes, data: bytes, key: object, value: object) -> bool:
         """Store a short value in a transaction of its own; False if it takes the longer way."""
         env = self._env
-        if env is None or self.words[meta.GATE]:  # between this look and the mutex, no other thread of ours runs
+        if env is None or self.words[lmdb_pages.GATE]:  # between this look and the mutex, no other thread of ours runs
             return False
         txn = env.begin(None, None, True)  # keywords take a tenth of a microsecond
         try:
@@ -176,14 +176,14 @@ class Store:
             txn.put(raw, head + data)
             txn.commit()
         except lmdb.Error as error:
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
         except entries.WrongError as error:
-            raise failures.wrong(self.name, error, key) from None
+            raise errors.wrong(self.name, error, key) from None
         finally:
             txn.abort()
         if entry is _NEW:
             self.resized += 1
-        if words[meta.LISTENED]:
+        if words[lmdb_pages.LISTENED]:
             self._tell()
         if cache.tag != tag or len(cache.heads) >= LIMIT:  # others wrote since: what was remembered may be old
             found, cache = cache, Cache(NOTHING)
@@ -223,7 +223,7 @@ class Store:
             txn.cursor().putmulti(zip(keys, content, strict=True), append=True)
             txn.commit()
         except lmdb.Error as error:
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
         finally:
             txn.abort()
         progress(size)
@@ -241,7 +241,7 @@ class Store:
             txn.commit()
         except lmdb.Error as error:
             number = _NEVER
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
         finally:
             if generation == fork.generation:  # else what ran here has forked: the transaction is the parent's
                 stored = number <= words[_FIRST] or number <= words[_SECOND]  # though Ctrl-C came right after it
@@ -259,7 +259,7 @@ class Store:
             txn.commit()
             self.beside.stored = stored = True
         except lmdb.Error as error:
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
         finally:
             txn.abort()
             self._after(stored)
@@ -271,7 +271,7 @@ class Store:
 
     def _after(self, stored: bool) -> None:
         self.beside.end()
-        if stored and self.words[meta.LISTENED]:
+        if stored and self.words[lmdb_pages.LISTENED]:
             self._tell()
 
     def _tell(self) -> None:
@@ -310,7 +310,7 @@ class Store:
         for file in entries.files(txn) if self.beside.any() else ():
             self.beside.doom(file)
         self.room.need_to_clear(txn)
-        self.resized -= meta.count(self.words) if self.block is None else txn.stat()["entries"] // 2
+        self.resized -= lmdb_pages.count(self.words) if self.block is None else txn.stat()["entries"] // 2
         if self._env:
             txn.drop(self._env.open_db(None, txn), delete=False)
 
@@ -333,11 +333,11 @@ class Store:
         try:
             return env.begin(write=True)
         except lmdb.Error as error:
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
 
     def _open(self) -> lmdb.Environment:
-        failures.check_engine()
-        failures.check_owner(self.name, self._fd)
+        errors.check_engine()
+        errors.check_owner(self.name, self._fd)
         if not self.turns.sealed() and not verify.vouched(self.home, self.words):
             verify.check(self.home, self.name, self.words)
         try:
@@ -347,9 +347,9 @@ class Store:
                 metasync=False, lib_version=0,
             )  # fmt: skip
         except FileNotFoundError:
-            raise failures.gone(self.name) from None
+            raise errors.gone(self.name) from None
         except lmdb.Error as error:
-            raise failures.of(self.name, error) from None
+            raise errors.of(self.name, error) from None
         self.turns.seal()
         env.reader_check()
         return env
@@ -357,11 +357,11 @@ class Store:
     def _join(self) -> None:
         """Have all take turns where Ctrl-C is heard if processes of another pid namespace are here."""
         mine = identity.pid_namespace()
-        if self.words[meta.SPACE] != mine:
-            if self.words[meta.SPACE]:
-                self.turns.mark(meta.GATE, b"\1", at=1)
+        if self.words[lmdb_pages.SPACE] != mine:
+            if self.words[lmdb_pages.SPACE]:
+                self.turns.mark(lmdb_pages.GATE, b"\1", at=1)
             else:
-                self.turns.mark(meta.SPACE, mine.to_bytes(8, "little"))
+                self.turns.mark(lmdb_pages.SPACE, mine.to_bytes(8, "little"))
 
     def _reopen(self) -> lmdb.Environment:
         with _guard:
@@ -392,7 +392,7 @@ def connect(home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> S
 
 def _after_fork() -> None:
     _guard.in_child()
-    turns.close_all()
+    writer_lock.close_all()
     for store in list(_stores.values()):
         store.leave()
 

@@ -20,7 +20,7 @@ import numpy as np
 from shmkernel._core.interrupts import Entry, Exit, Holding, entry_of
 from shmkernel.errors import ArgumentError, LockError, NotFoundError, RefusedError, UnsupportedError
 from shmkernel.kinds import conversions
-from shmkernel.sync import copies, holds, locks, versions
+from shmkernel.sync import holds, locks, seqlock, versions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -162,7 +162,7 @@ class Ring:
 
     def read(self, number: int) -> Frame | None:
         """Return one frame, or None if it is not there yet or not any more."""
-        if copies.ORDERED:
+        if seqlock.ORDERED:
             return self._copied(number)
         with self._shared:
             return self._copied(number)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import lmdb
 import numpy as np
 
-from shmkernel.dicts import keys, values
+from shmkernel.kinds.dicts import keys, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -12,15 +12,15 @@ import lmdb
 import numpy as np
 
 from shmkernel._core import fork
-from shmkernel.dicts import cache, entries, failures, keys, meta, store, values
 from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
+from shmkernel.kinds.dicts import cache, entries, errors, keys, lmdb_pages, store, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from shmkernel.dicts.blocks import Block
+    from shmkernel.kinds.dicts.blocks import Block
 
     Txn = lmdb.Transaction[bytes]
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 LARGE = 1 << 20  # bytes from which an array gets a file of its own
 MISSING: Any = object()
 FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # the cache may give out the same one again
-_FIRST, _SECOND = meta.NUMBERS
+_FIRST, _SECOND = lmdb_pages.NUMBERS
 _MANY = 1000  # pairs in one change, from which on it may take long
 AT_ONCE = 64, 4096  # entries read in one transaction: at first, and later,
 BYTES = 1 << 20  # and when these values are to be kept meanwhile
@@ -130,7 +130,7 @@ class Access:
             try:
                 value = entries.value_of(entry)
             except BROKEN as error:
-                raise failures.wrong(opened.name, error, key) from None
+                raise errors.wrong(opened.name, error, key) from None
             if type(value) in FROZEN:
                 short = len(entry) <= store.SHORT and type(key) in cache.KEYS
                 if short and block is None and tag == 2 * number - 1:  # nobody wrote in between
@@ -171,7 +171,7 @@ class Access:
         except lmdb.Error as error:
             raise self._failed(error, block) from None
         except BROKEN as error:
-            raise failures.wrong(opened.name, error) from None
+            raise errors.wrong(opened.name, error) from None
         finally:
             if txn is not None and generation == fork.generation:
                 txn.abort()
@@ -197,8 +197,8 @@ class Access:
         """Make the error for one of LMDB: in a transaction that another thread has undone, or in general."""
         name = self._store.name
         if block is not None and block.over:
-            return failures.ended(name)
-        return failures.of(name, error)
+            return errors.ended(name)
+        return errors.of(name, error)
 
     def _check_writable(self) -> None:
         if self._mode == "r":
@@ -252,7 +252,7 @@ class Access:
                     opened.free()
                     return opened.write(step)
         except BROKEN as error:
-            raise failures.wrong(opened.name, error) from None
+            raise errors.wrong(opened.name, error) from None
 
     def _make_inside(self, block: Block, step: Callable[[Txn], T]) -> T:
         block.touched = False
@@ -313,7 +313,7 @@ class Access:
 def inside(block: Block) -> Txn:
     """Return the transaction that the caller is inside of."""
     if block.txn is None:  # undone by another thread since it was looked at
-        raise failures.ended(block.store.name)
+        raise errors.ended(block.store.name)
     return block.txn
 
 

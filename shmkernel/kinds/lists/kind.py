@@ -1,6 +1,6 @@
 """Lists: a segment is laid out as the standard library's ShareableList, which attaches it as it is.
 
-`shmkernel.slots` has the layout; here is a view of it. A number is read and stored at one go, through a memoryview
+`shmkernel.kinds.lists.layout` has the layout; here is a view of it. A number is read and stored at one go, through a memoryview
 that is cast to its type, so that no reader sees half of one, nor the zeros that struct.pack_into writes first.
 """
 
@@ -13,21 +13,22 @@ import operator
 import struct
 from typing import TYPE_CHECKING, Any, cast
 
-from shmkernel import kinds, slots
+from shmkernel import kinds
 from shmkernel._core import paths
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import Description, Plan
-from shmkernel.preview import lists as preview
+from shmkernel.kinds.lists import layout
+from shmkernel.kinds.lists import preview as preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from shmkernel.preview import Look, Preview, Source
-    from shmkernel.slots import Value
+    from shmkernel.kinds.lists.layout import Value
+    from shmkernel.kinds.preview import Look, Preview, Source
 
-_INT, _FLOAT, _BOOL, _NONE = map(slots.word, (slots.INT, slots.FLOAT, slots.BOOL, slots.NONE))
+_INT, _FLOAT, _BOOL, _NONE = map(layout.word, (layout.INT, layout.FLOAT, layout.BOOL, layout.NONE))
 _BEYOND = 1 << 63
-_LOW = slots.WORD - 1
+_LOW = layout.WORD - 1
 _SMALL, _LARGE = 4, 1 << 16  # items that a search reads at once, at first and at most
 _OTHER = object()  # equals nothing
 
@@ -43,7 +44,7 @@ class List:
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
         """Take flat lists and tuples of what an item can be, and such lists that are shared already."""
         if isinstance(value, (list, tuple)):
-            return all(slots.may_be(kind) for kind in set(map(type, value)))
+            return all(layout.may_be(kind) for kind in set(map(type, value)))
         return isinstance(value, View)
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
@@ -53,7 +54,7 @@ class List:
             message = f"{name!r}: no list can be made of {kinds.a_type(value)}"
             raise UnsupportedError(message, name=name, type=type(value).__name__)
         try:
-            pieces = slots.encode(cast("Iterable[object]", value))
+            pieces = layout.encode(cast("Iterable[object]", value))
         except (ArgumentError, UnsupportedError) as error:
             raise type(error)(f"{name!r}: {error.message}", name=name) from None
         return Plan(sum(map(len, pieces)), lambda: iter(pieces))
@@ -63,7 +64,7 @@ class List:
         try:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
                 size = len(mapping)
-                slots.decode(mapping)
+                layout.decode(mapping)
         except ValueError as error:
             message = f"{path} cannot be loaded as a list: {error}. Such files are what %shm_save writes"
             raise DamagedError(message, name=name, path=path) from None
@@ -79,7 +80,7 @@ class List:
 
     def describe(self, head: bytes, size: int) -> Description:
         """Say how many items there are."""
-        count = slots.count(head, size)
+        count = layout.count(head, size)
         return Description(f"{count} item{'s' * (count != 1)}")
 
     def preview(self, source: Source, look: Look) -> Preview:
@@ -110,16 +111,16 @@ class View:
 
     def __init__(self, mapping: Any, name: str = "list") -> None:  # noqa: ANN401  any buffer
         self._name = name
-        length, start, formats, codes = slots.decode(mapping)
+        length, start, formats, codes = layout.decode(mapping)
         whole = memoryview(mapping)
-        self._begins = _cast(whole[slots.WORD : start - slots.WORD], "q")
-        self._ends = _cast(whole[2 * slots.WORD : start], "q")
+        self._begins = _cast(whole[layout.WORD : start - layout.WORD], "q")
+        self._ends = _cast(whole[2 * layout.WORD : start], "q")
         self._data = whole[start:formats]
         self._words = _cast(self._data, "q")
         self._floats = cast("memoryview[float]", _cast(self._data, "d"))
         self._formats = _cast(whole[formats:codes], "q")
         self._codes = whole[codes : codes + length]
-        self._simple = formats - start == slots.WORD * length  # every slot is one word
+        self._simple = formats - start == layout.WORD * length  # every slot is one word
 
     def views(self) -> tuple[memoryview[Any], ...]:
         """Return all that refers to the memory: once released, the list is closed."""
@@ -201,7 +202,7 @@ class View:
 
     def _get_packing_format(self, position: int) -> str:
         """Return the struct format of one item; for a text its slot's, since the stdlib knows no other."""
-        found = slots.text(self._formats[position])
+        found = layout.text(self._formats[position])
         if found.endswith(b" "):
             return f"{self._ends[position] - self._begins[position]}s"
         return found.decode("ascii", "replace")
@@ -209,7 +210,7 @@ class View:
     def _read(self, position: int, format_: int) -> Value:
         """Return an item of whatever format."""
         begin = self._begins[position]
-        found = slots.reader(format_)
+        found = layout.reader(format_)
         if found is None:
             return self._read_number(position, begin, format_)
         unpack, exact = found
@@ -218,9 +219,9 @@ class View:
             (data,) = unpack(self._data, begin)
             if not exact:
                 data = data.rstrip(b"\0")
-            if code == slots.BYTES:
+            if code == layout.BYTES:
                 return data
-            if code == slots.TEXT:
+            if code == layout.TEXT:
                 return data.decode()
         except (struct.error, UnicodeDecodeError):
             pass
@@ -258,17 +259,17 @@ class View:
         if not 0 <= begin < end <= len(self._data):
             raise self._torn(position)
         try:
-            format_, code, data = slots.lay(value, end - begin)
+            format_, code, data = layout.lay(value, end - begin)
         except (ArgumentError, UnsupportedError) as error:
             message = f"item {position} of {self._name!r}: {error.message}"
             raise type(error)(message, name=self._name, position=position) from None
-        number = slots.word(format_)
-        if code in (slots.TEXT, slots.BYTES):
+        number = layout.word(format_)
+        if code in (layout.TEXT, layout.BYTES):
             self._data[begin:end] = data
             self._codes[position] = code  # before the format: readers ask for the codes of texts only
             self._formats[position] = number
         else:
-            self._words[begin >> 3] = slots.word(data)
+            self._words[begin >> 3] = layout.word(data)
             if number != self._formats[position]:
                 self._formats[position] = number
                 self._codes[position] = code
@@ -293,7 +294,7 @@ class View:
         """Return items; of those that cannot equal what is wanted, since they are texts, something else."""
         formats = self._formats[start:stop]
         if self._simple:
-            for format_, numbers in ((slots.INT, self._words), (slots.FLOAT, self._floats)):
+            for format_, numbers in ((layout.INT, self._words), (layout.FLOAT, self._floats)):
                 if formats == memoryview(format_ * (stop - start)).cast("q"):
                     return cast("list[object]", numbers[start:stop].tolist())
         words, floats, data, read = self._words, self._floats, self._data, self._read

@@ -12,8 +12,8 @@ import reprlib
 from msgspec import Raw, msgpack
 
 from shmkernel._core import capacity, paths
-from shmkernel.dicts import entries, meta, store, values
-from shmkernel.preview import Look, Preview, Source, grid, nothing, page
+from shmkernel.kinds.dicts import entries, lmdb_pages, store, values
+from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 
 _FAR = 5_000  # keys: what comes later is not shown, since the way there is on foot
 _LONG = 4 << 10  # bytes of a value or key that are decoded
@@ -37,7 +37,7 @@ def preview(source: Source, look: Look, count: int) -> Preview:
         return nothing("its name is gone, and what it holds is seen by who has it alone")
     with open(source.path, "rb") as file:
         home = paths.runtime("dicts", str(os.fstat(file.fileno()).st_ino))
-        mapping = mmap.mmap(file.fileno(), 2 * meta.PAGE, access=mmap.ACCESS_READ)
+        mapping = mmap.mmap(file.fileno(), 2 * lmdb_pages.PAGE, access=mmap.ACCESS_READ)
     opened = store.connect(home, mapping, paths.called(source.path))
     with opened.viewing() as txn:
         rows = page(look, min(count, _FAR))

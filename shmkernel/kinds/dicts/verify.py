@@ -16,8 +16,8 @@ import sys
 from typing import Any
 
 from shmkernel._core import folders
-from shmkernel.dicts import freelist, meta
 from shmkernel.errors import DamagedError
+from shmkernel.kinds.dicts import freelist, lmdb_pages
 
 _SMALL = 32  # pages that are checked in some milliseconds
 _ANY = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -27,7 +27,7 @@ _TRIES = 5  # while others write
 
 def vouched(home: str, words: memoryview) -> bool:
     """Say whether a large store is open in another process. Nothing of it may be open in this one: see room.make."""
-    if words[meta.current(words) + meta.LAST] < _SMALL:
+    if words[lmdb_pages.current(words) + lmdb_pages.LAST] < _SMALL:
         return False
     try:
         fd = folders.open_(f"{home}/lock.mdb", os.O_RDWR)
@@ -42,7 +42,7 @@ def vouched(home: str, words: memoryview) -> bool:
 
 def check(home: str, name: str, words: memoryview) -> None:
     """Raise DamagedError unless all of the file is as LMDB would have written it."""
-    first, second = meta.NUMBERS
+    first, second = lmdb_pages.NUMBERS
     problems: list[str] = []
     for _ in range(_TRIES):
         before = words[first], words[second]
@@ -95,17 +95,17 @@ def _more(path: str, words: memoryview) -> list[str]:
 
     Its two trees are of the kinds that a dict's are, and the nodes of a page fill it: LMDB moves them by their sizes.
     """
-    for start in (0, meta.OTHER):
-        kinds = [words[start + at] >> 32 & 0xFFFF for at in (meta.FREE - 5, meta.DEPTH)]
+    for start in (0, lmdb_pages.OTHER):
+        kinds = [words[start + at] >> 32 & 0xFFFF for at in (lmdb_pages.FREE - 5, lmdb_pages.DEPTH)]
         if kinds != [_INTEGERKEY, 0]:
             return ["its trees are not those of a dict"]
-    at = meta.current(words)
+    at = lmdb_pages.current(words)
     with open(path, "rb") as file:
-        for root in (words[at + meta.FREE], words[at + meta.ROOT]):
+        for root in (words[at + lmdb_pages.FREE], words[at + lmdb_pages.ROOT]):
             pages = [] if root == freelist.NONE else [root]
             while pages:
                 number = pages.pop()
-                page = os.pread(file.fileno(), meta.PAGE, number * meta.PAGE)
+                page = os.pread(file.fileno(), lmdb_pages.PAGE, number * lmdb_pages.PAGE)
                 if not freelist.is_filled(page, pages):
                     return [f"page {number} is not filled by what is in it"]
     return []

@@ -20,8 +20,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from shmkernel._core import interrupts, owners
-from shmkernel.dicts import keeper
 from shmkernel.errors import LockError
+from shmkernel.kinds.dicts import keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import lmdb
 
     from shmkernel._core.interrupts import Entry
-    from shmkernel.dicts.store import Store
-    from shmkernel.dicts.turns import Description
+    from shmkernel.kinds.dicts.store import Store
+    from shmkernel.kinds.dicts.writer_lock import Description
 
     Txn = lmdb.Transaction[bytes]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel.preview import Look, Preview, Source, grid, nothing, page
+from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,8 +17,8 @@ import platform
 from typing import TYPE_CHECKING, TypeVar
 
 from shmkernel.errors import AbandonedError
-from shmkernel.sync import files, holds, locks
-from shmkernel.sync.files import HOLDER, RELEASED
+from shmkernel.sync import holds, locks, sync_file
+from shmkernel.sync.sync_file import HOLDER, RELEASED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def snapshot(name: str, copy: Callable[[], T]) -> T:
     AbandonedError
         If a holder died inside: until somebody has written again under the lock, no copy can be trusted.
     """
-    file = files.opened(name)
+    file = sync_file.opened(name)
     words = file.words
     inside = file.holds and holds.find(file, shared=True)[0]
     for _ in range(_TRIES if ORDERED and not inside else 0):

@@ -23,8 +23,8 @@ import weakref
 from typing import TYPE_CHECKING, Protocol
 
 from shmkernel._core import descriptors, interrupts, owners, segment_file
-from shmkernel.dicts import meta
 from shmkernel.errors import FolderError, TimedOutError
+from shmkernel.kinds.dicts import lmdb_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,11 +57,11 @@ class Turns:
 
     def __init__(self, fd: int, path: str, name: str, inside: Callable[[], list[str]]) -> None:
         self._fd, self._path, self._name, self._inside = fd, path, name, inside
-        self._page = mmap.mmap(fd, 2 * meta.PAGE)
+        self._page = mmap.mmap(fd, 2 * lmdb_pages.PAGE)
 
     def announced(self) -> bool:
         """Say whether somebody has a turn that may take long."""
-        return bool(self._page[meta.GATE * 8] or self._page[meta.GATE * 8 + 1])
+        return bool(self._page[lmdb_pages.GATE * 8] or self._page[lmdb_pages.GATE * 8 + 1])
 
     def take(self, into: Holder, *, long: bool = False, wait: bool = True, timeout: float | None = None) -> None:
         """Wait for the turn; BlockingIOError if it is not free and the caller does not `wait`."""
@@ -72,7 +72,7 @@ class Turns:
                     raise BlockingIOError  # noqa: TRY301  the description is closed below
                 self._wait(file, timeout)
             file.held = True
-            self._page[meta.GATE * 8] = long
+            self._page[lmdb_pages.GATE * 8] = long
         except BaseException:
             self.end(file)
             raise
@@ -87,7 +87,7 @@ class Turns:
                     if _try(file):
                         break
             file.held = True
-            self._page[meta.GATE * 8] = 1
+            self._page[lmdb_pages.GATE * 8] = 1
         except BaseException:
             self.end(file)
             raise
@@ -98,7 +98,7 @@ class Turns:
             return
         if file.held:
             file.held = False
-            self._page[meta.GATE * 8] = 0
+            self._page[lmdb_pages.GATE * 8] = 0
             with contextlib.suppress(OSError):
                 fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FREE)
         file.close()
@@ -110,15 +110,15 @@ class Turns:
 
     def sealed(self) -> bool:
         """Say whether nobody has written to the file since it was sealed (verify.py)."""
-        seal = int.from_bytes(self._page[meta.SEAL * 8 : meta.SEAL * 8 + 8], "little")
+        seal = int.from_bytes(self._page[lmdb_pages.SEAL * 8 : lmdb_pages.SEAL * 8 + 8], "little")
         return seal != 0 and os.fstat(self._fd).st_mtime_ns == seal
 
     def seal(self) -> None:
         """Vouch for the file as it is now."""
-        seal = int.from_bytes(self._page[meta.SEAL * 8 : meta.SEAL * 8 + 8], "little")
+        seal = int.from_bytes(self._page[lmdb_pages.SEAL * 8 : lmdb_pages.SEAL * 8 + 8], "little")
         if not 0 < seal < _ERA:
             seal = time.time_ns() // _SECOND * _SECOND + secrets.randbelow(_SECOND - 1) + 1
-            self.mark(meta.SEAL, seal.to_bytes(8, "little"))
+            self.mark(lmdb_pages.SEAL, seal.to_bytes(8, "little"))
         os.utime(self._fd, ns=(seal, seal))
 
     def _wait(self, file: Description, timeout: float | None) -> None:

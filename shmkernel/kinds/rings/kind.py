@@ -1,7 +1,7 @@
 """Rings: a segment is a ``.npy`` file of records, one a slot, so that `numpy.load` opens it.
 
 Each has the frame's ``number``, counted from 1, and the ``frame``, both aligned to 64 bytes. Number 0 stands for a slot
-that is empty or being filled. How writers and readers get on stands in `shmkernel.sync.rings`.
+that is empty or being filled. How writers and readers get on stands in `shmkernel.kinds.rings.stream`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shmkernel import kinds
 from shmkernel._core import counts, paths
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds import Description, Plan, dtypes
-from shmkernel.preview import arrays, nothing
-from shmkernel.sync.rings import Ring, Slots
+from shmkernel.kinds.preview import arrays, nothing
+from shmkernel.kinds.rings.stream import Ring, Slots
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Mapping
 
-    from shmkernel.preview import Look, Preview, Source
+    from shmkernel.kinds.preview import Look, Preview, Source
 
 _ALIGN = 64
 _FIELDS = ("number", "frame")

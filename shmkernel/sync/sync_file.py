@@ -32,8 +32,8 @@ import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel._core import folders, fork, identity, interrupts, paths, segment_file
-from shmkernel.dicts import meta
 from shmkernel.errors import DamagedError
+from shmkernel.kinds.dicts import lmdb_pages
 from shmkernel.sync import closing, whereto
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class SyncFile:
     def listen(self) -> None:
         """Have those who write to the dict that the name leads to, if it is one, say so."""
         with contextlib.suppress(FileNotFoundError):
-            meta.listen(os.lstat(self.leads).st_ino)
+            lmdb_pages.listen(os.lstat(self.leads).st_ino)
 
 
 def opened(name: str) -> SyncFile:

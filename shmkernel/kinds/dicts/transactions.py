@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmkernel._core.interrupts import Entry
-    from shmkernel.dicts import store
-    from shmkernel.dicts.blocks import Block
-    from shmkernel.dicts.shared import SharedDict
+    from shmkernel.kinds.dicts import store
+    from shmkernel.kinds.dicts.blocks import Block
+    from shmkernel.kinds.dicts.mapping import SharedDict
 
     Kind = type[BaseException] | None
 

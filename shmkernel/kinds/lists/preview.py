@@ -1,12 +1,12 @@
-"""Lists to look at: rows of index, type and value, read where they lie in the layout of `shmkernel.slots`."""
+"""Lists to look at: rows of index, type and value, read where they lie in the layout of `shmkernel.kinds.lists.layout`."""
 
 from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING
 
-from shmkernel import slots
-from shmkernel.preview import Look, Preview, Source, grid, nothing, page
+from shmkernel.kinds.lists import layout
+from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +18,14 @@ _UNREADABLE = ("?", "cannot be read")
 
 def preview(source: Source, look: Look) -> Preview:
     """Show a page of the items; ValueError if it is no list."""
-    word = slots.WORD
-    length = slots.count(source.read(0, word), source.size)
+    word = layout.WORD
+    length = layout.count(source.read(0, word), source.size)
     if not length:
         return nothing("no items")
     rows = page(look, length)
     bounds = _words(source.read(word * (1 + rows.start), word * (len(rows) + 1)))
     start = word * (length + 2)
-    formats = start + slots.word(source.read(word * (1 + length), word))
+    formats = start + layout.word(source.read(word * (1 + length), word))
     if not start <= formats <= source.size - (word + 1) * length:
         raise ValueError("it is no list: the offsets of its items make no sense")
     kinds = _words(source.read(formats + word * rows.start, word * len(rows)))
@@ -42,25 +42,25 @@ def preview(source: Source, look: Look) -> Preview:
 
 
 def _words(data: bytes) -> Sequence[int]:
-    return struct.unpack(f"{len(data) // slots.WORD}q", data[: len(data) // slots.WORD * slots.WORD])
+    return struct.unpack(f"{len(data) // layout.WORD}q", data[: len(data) // layout.WORD * layout.WORD])
 
 
 def _item(data: bytes, kind: int, code: int) -> tuple[str, str]:
-    text = slots.text(kind)
+    text = layout.text(kind)
     try:
-        if text == slots.INT.rstrip(b"\0"):
-            return "int", str(slots.word(data[:8]))
-        if text == slots.FLOAT.rstrip(b"\0"):
+        if text == layout.INT.rstrip(b"\0"):
+            return "int", str(layout.word(data[:8]))
+        if text == layout.FLOAT.rstrip(b"\0"):
             return "float", repr(struct.unpack("d", data[:8])[0])
     except struct.error:
         return _UNREADABLE
-    if text == slots.BOOL.rstrip(b"\0"):
+    if text == layout.BOOL.rstrip(b"\0"):
         return "bool", str(any(data[:8]))
-    if text == slots.NONE.rstrip(b"\0"):
+    if text == layout.NONE.rstrip(b"\0"):
         return "None", "None"
-    if (reader := slots.reader(kind)) is None:
+    if (reader := layout.reader(kind)) is None:
         return _UNREADABLE
     exact = reader[1]
     size = int(text.rstrip(b"s "))
     value = data[:size] if exact else data[:size].rstrip(b"\0")
-    return ("bytes", repr(value)) if code == slots.BYTES else ("str", value.decode(errors="replace"))
+    return ("bytes", repr(value)) if code == layout.BYTES else ("str", value.decode(errors="replace"))
