@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from shmkernel.errors import *  # noqa: F403
-    from shmkernel.manager import ManagerError, SharedMemoryManager  # noqa: F401
     from shmkernel.monitor.widget import watch as watch
+    from shmkernel.stdlib.manager import ManagerError, SharedMemoryManager  # noqa: F401
+    from shmkernel.stdlib.shareable_list import ShareableList as ShareableList
+    from shmkernel.stdlib.shared_memory import SharedMemory as SharedMemory
     from shmkernel.verbs import *  # noqa: F403
 
 _ERRORS = (
@@ -30,7 +32,7 @@ _ERRORS = (
     "WatchdogError",
 )  # fmt: skip
 _VERBS = (
-    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "changes", "close", "create",
+    "Finding", "Holder", "Info", "Session", "attach", "changes", "close", "create",
     "doctor", "gc", "info", "keep", "list", "load", "lock", "publish", "save", "session", "snapshot", "unlink",
     "version", "wait", "writing",
 )  # fmt: skip
@@ -38,17 +40,18 @@ _MANAGER = ("ManagerError", "SharedMemoryManager")
 _HOME = (
     dict.fromkeys(_ERRORS, "shmkernel.errors")
     | dict.fromkeys(_VERBS, "shmkernel.verbs")
-    | dict.fromkeys(_MANAGER, "shmkernel.manager")
+    | dict.fromkeys(_MANAGER, "shmkernel.stdlib.manager")
+    | {"ShareableList": "shmkernel.stdlib.shareable_list", "SharedMemory": "shmkernel.stdlib.shared_memory"}
     | {"watch": "shmkernel.monitor.widget"}
 )
 
-__all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not hide the builtin
+__all__ = sorted({*_HOME} - {"list"})
 
 
 def __getattr__(name: str) -> object:
     """Load the API at first use (PEP 562): the watchdog and the command line do without numpy."""
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow, and seldom asked
+        from importlib.metadata import PackageNotFoundError, version
 
         try:
             return version(__name__)
@@ -58,6 +61,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'shmkernel' has no attribute {name!r}")
     _prevent_reloading()
     with importing:
+        if name not in _ERRORS:
+            importlib.import_module("shmkernel.stdlib")  # it fills hooks of the verbs
         value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return value
 
@@ -68,21 +73,21 @@ def __dir__() -> Sequence[str]:
 
 def _prevent_reloading() -> None:
     if "IPython" in sys.modules:
-        from shmkernel._core import reloading  # noqa: PLC0415
+        from shmkernel._core import reloading
 
         reloading.prevent()
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Add the magics: ``%load_ext shmkernel``."""
-    from shmkernel import magics  # noqa: PLC0415
+    from shmkernel import notebook
 
     _prevent_reloading()
-    magics.load(shell)
+    notebook.load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Remove the magics; variables, segments and the watchdog stay."""
-    from shmkernel import magics  # noqa: PLC0415
+    from shmkernel import notebook
 
-    magics.unload(shell)
+    notebook.unload(shell)

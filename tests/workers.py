@@ -9,7 +9,7 @@ import numpy as np
 
 import shmkernel as shm
 from shmkernel._core import sessions
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 
 
 def create(name):
@@ -26,7 +26,13 @@ def create_and_die(name):
 
 def look(array):
     """Tell what arrived: the values, and the inodes of all that is attached here."""
-    return array.tolist(), array.dtype, array.strides, array.flags.writeable, [one.key[1] for one in held.everything()]
+    return (
+        array.tolist(),
+        array.dtype,
+        array.strides,
+        array.flags.writeable,
+        [one.key[1] for one in attachments.everything()],
+    )
 
 
 def double(array):

@@ -12,7 +12,7 @@ from shmkernel.kinds import Description, Plan, preview
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from shmkernel.kinds.preview import Look, Preview, Source
 
@@ -21,9 +21,6 @@ class Raw:
     """The raw kind; see `shmkernel.kinds.Kind`."""
 
     name = "raw"
-
-    def __init__(self, view: Callable[[mmap.mmap, str, str], object] | None = None) -> None:
-        self.view = view or (lambda mapping, _path, _mode: memoryview(mapping))
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take bytes, and a size alone; a memoryview of numbers means more than its bytes."""
@@ -53,9 +50,9 @@ class Raw:
         """Say no: any bytes would do."""
         return False
 
-    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
-        """Return a view of the bytes, by default a memoryview."""
-        return self.view(mapping, path, mode)
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
+        """Return a view of the bytes."""
+        return memoryview(mapping)
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002
         """Say that there are bytes; a listing shows how many."""

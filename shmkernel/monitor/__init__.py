@@ -6,6 +6,6 @@ From the facts to the face:
     lens      a preview of one segment
     sampler   a thread that sends what changed, while somebody looks
     acts      what the buttons do
-    widget    an anywidget around these; its other half is JavaScript, in ``shmkernel/static``
+    widget    an anywidget around these; its other half is JavaScript, in ``shmkernel/monitor/static``
     terminal  the same for ``shmkernel watch``
 """

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 from shmkernel._core import descriptors
 from shmkernel.errors import ShmError
 from shmkernel.kinds.preview import Look, Preview
-from shmkernel.monitor import board, lens
+from shmkernel.monitor import preview
+from shmkernel.monitor.rows import Board, as_json, room_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from shmkernel.monitor.rows import Room, Row
 
 _LEASE = 30.0
 _BEAT = 1.0
@@ -39,7 +42,7 @@ class Sampler:
         self.interval = interval
         self.busy = False  # a cell runs
         self._send = send
-        self._board = board.Board()
+        self._board = Board()
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._guard = threading.Lock()  # of whether there is a thread
@@ -48,7 +51,7 @@ class Sampler:
         self._views: dict[str, float] = {"": time.monotonic()}  # one is about to appear
         self._key, self._look = "", Look()
         self._frame: tuple[str, Preview] | None = None
-        self._room: board.Room | None = None
+        self._room: Room | None = None
         self._sent = 0.0
 
     def start(self) -> None:
@@ -97,7 +100,7 @@ class Sampler:
         self._board.chosen = self._key
         change = self._board.scan()
         rows = list(self._board.rows.values()) if everything else change.rows
-        room = board.room(self._board.rows.values())
+        room = room_of(self._board.rows.values())
         if everything or change.rows or change.gone or self._roughly(room):
             self._room = room
             parts = list(_parts(rows, change.gone))
@@ -112,13 +115,13 @@ class Sampler:
             self._frame = None
             return
         key, look = self._key, self._look
-        found = key, lens.see(row.info, look)
+        found = key, preview.see(row.info, look)
         if found != self._frame or anew:
             self._frame = found
             facts = {"do": "frame", "key": key, "form": found[1].form, **found[1].facts}
             self._tell(facts, [found[1].data])
 
-    def _roughly(self, room: board.Room) -> bool:
+    def _roughly(self, room: Room) -> bool:
         """Say whether the use of the folder changed by more than others' noise."""
         last = self._room
         if last is None:
@@ -162,11 +165,11 @@ class Sampler:
         return not woken and time.monotonic() < due and self.looked_at()
 
 
-def _parts(rows: list[board.Row], gone: list[str]) -> Iterator[dict[str, list[Any]]]:
+def _parts(rows: list[Row], gone: list[str]) -> Iterator[dict[str, list[Any]]]:
     """Cut keys that went, and rows, into what fits a message; at least one, if empty."""
     part: dict[str, list[Any]] = {"gone": [], "rows": []}
     room = _MOST
-    for kind, one in (*(("gone", key) for key in gone), *(("rows", board.as_json(row)) for row in rows)):
+    for kind, one in (*(("gone", key) for key in gone), *(("rows", as_json(row)) for row in rows)):
         size = len(json.dumps(one)) + 2
         if size > room:
             yield part

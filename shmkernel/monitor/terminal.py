@@ -21,7 +21,7 @@ from rich.text import Text
 from shmkernel import render
 from shmkernel._core import capacity, paths
 from shmkernel.kinds.preview import Look, Preview
-from shmkernel.monitor import board, lens
+from shmkernel.monitor import preview, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Screen:
     """What is shown, as a function of the board and the chosen row."""
 
     def __init__(self, chosen: str = "") -> None:
-        self.board = board.Board()
+        self.board = rows.Board()
         self.chosen = chosen
 
     def move(self, step: int) -> None:
@@ -84,7 +84,7 @@ class Screen:
         return sorted(self.board.rows)
 
     def _bar(self, width: int) -> Text:
-        room = board.room(self.board.rows.values())
+        room = rows.room_of(self.board.rows.values())
         used = width * (room.total - room.free) // (room.total or 1)
         shared = width * (room.mine + room.shared) // (room.total or 1)
         bar = Text("█" * shared, style="blue").append("▒" * max(used - shared, 0), style="default")
@@ -108,7 +108,7 @@ class Screen:
         return table
 
     def _content(self, width: int, height: int) -> list[Any]:
-        found = lens.see(self.board.rows[self.chosen].info, Look())
+        found = preview.see(self.board.rows[self.chosen].info, Look())
         stats = "   ".join(f"{name} {value}" for name, value in found.facts["stats"])
         title = Text(f"{self.board.rows[self.chosen].info.name}   ", style="bold")
         title.append(f"{stats}   {found.facts['note']}", style="not bold dim")
@@ -184,7 +184,7 @@ def plot(values: tuple[float, ...], low: float, high: float, width: int, height:
     for column in range(columns):
         first = column * places // columns
         part = slice(first, max(first + 1, (column + 1) * places // columns))
-        seen = [value for value in (*values[:places][part], *values[places:][part]) if value == value]  # noqa: PLR0124
+        seen = [value for value in (*values[:places][part], *values[places:][part]) if value == value]
         if not seen:
             continue
         ends = (round((max(low, min(high, end)) - low) / span * top) for end in (min(seen), max(seen)))
@@ -212,7 +212,7 @@ def _map(found: Preview, width: int, height: int) -> Text:
 
 
 def _shade(share: float) -> tuple[int, ...]:
-    if share != share:  # noqa: PLR0124  NaN
+    if share != share:
         return 128, 128, 128
     place = max(0.0, min(1.0, share)) * (len(_SHADES) - 1)
     low = min(int(place), len(_SHADES) - 2)
@@ -227,11 +227,11 @@ def _level(share: float, count: int) -> int:
     >>> _level(0.0, 5), _level(1.0, 5), _level(float("nan"), 5)
     (0, 4, 0)
     """
-    return round(max(0.0, min(1.0, share)) * (count - 1)) if share == share else 0  # noqa: PLR0124
+    return round(max(0.0, min(1.0, share)) * (count - 1)) if share == share else 0
 
 
 def _letters(line: bytes) -> str:
-    return "".join(chr(byte) if 31 < byte < 127 else "·" for byte in line)  # noqa: PLR2004  what ASCII prints
+    return "".join(chr(byte) if 31 < byte < 127 else "·" for byte in line)
 
 
 def watch(name: str, interval: float) -> None:

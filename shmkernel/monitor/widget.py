@@ -17,13 +17,13 @@ from shmkernel import render
 from shmkernel._core import descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.kinds.preview import Look
-from shmkernel.monitor import acts
+from shmkernel.monitor import actions
 from shmkernel.monitor.sampler import SOCKETS, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_STATIC = os.path.join(os.path.dirname(os.path.dirname(__file__)), "static")
+_STATIC = os.path.join(os.path.dirname(__file__), "static")
 _PARTS = ("texts.js", "pictures.js", "table.js", "panel.js", "monitor.js")
 _MODULE_WORDS = re.compile(
     r'^import [^;]*? from "\./[^"]*";\n|^export (?=(async )?(function|const|class) )', re.MULTILINE
@@ -55,7 +55,7 @@ class Monitor(anywidget.AnyWidget):
         self._sampler.look(name or "", Look())
         self.on_msg(self._hear)
         if self.comm is not None:  # else a click waits for the running cell (guarded by a test)
-            setattr(self.comm, "_reply_subshell_for", lambda _, default: default)  # noqa: B010  private
+            setattr(self.comm, "_reply_subshell_for", lambda _, default: default)
         if self._shell is not None and self.comm is not None:
             self._shell.events.register("pre_execute", self._cell_begins)
             self._shell.events.register("post_execute", self._cell_ends)
@@ -77,7 +77,7 @@ class Monitor(anywidget.AnyWidget):
         self._shell = None
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Give viewers without widgets, GitHub's among them, a table of now."""
         found: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
         data, metadata = found if isinstance(found, tuple) else (found or {}, {})
@@ -120,13 +120,13 @@ class Monitor(anywidget.AnyWidget):
         push: Callable[[dict[str, Any]], None]
         push, space = (self._shell.push, self._shell.user_ns) if self._shell else (lambda _: None, {})
         try:
-            text, good = acts.act(verb, name, inode, push, space), True
+            text, good = actions.act(verb, name, inode, push, space), True
         except (ShmError, OSError) as error:
             text, good = str(error), False
         self._tell({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
 
 
-def _has_page(shell: Any) -> bool:  # noqa: ANN401
+def _has_page(shell: Any) -> bool:
     """Say whether a page may show a widget. nbconvert, papermill and nbval have none, and can ask nobody for input.
 
     A widget would be saved there as a picture of nothing, in place of the table.

@@ -11,22 +11,15 @@ the mapping, so memory is never unmapped under a living view.
 
 from __future__ import annotations
 
-from shmkernel.kinds import raw as _raw
-from shmkernel.kinds.lists import kind as _lists
-from shmkernel.verbs.agreement import changes, lock, publish, snapshot, version, wait, writing
-from shmkernel.verbs.blocks import SharedMemory
-from shmkernel.verbs.checkup import Finding, doctor
+from shmkernel.verbs.doctor import Finding, doctor
 from shmkernel.verbs.files import load, save
-from shmkernel.verbs.life import attach, close, create, gc, keep, unlink
 from shmkernel.verbs.listing import Holder, Info, info, list  # noqa: A004  the verb's name in every face
-from shmkernel.verbs.lists import ShareableList
-from shmkernel.verbs.mapping import Session, session
+from shmkernel.verbs.locking import changes, lock, publish, snapshot, version, wait, writing
+from shmkernel.verbs.segments import attach, close, create, gc, keep, unlink
+from shmkernel.verbs.session import Session, session
 
 __all__ = [
-    "Finding", "Holder", "Info", "Session", "ShareableList", "SharedMemory", "attach", "changes", "close", "create",
+    "Finding", "Holder", "Info", "Session", "attach", "changes", "close", "create",
     "doctor", "gc", "info", "keep", "list", "load", "lock", "publish", "save", "session", "snapshot", "unlink",
     "version", "wait", "writing",
 ]  # fmt: skip
-
-# what these kinds give out are the drop-in classes, which need the session that a kind knows nothing of
-_lists.KIND.view, _raw.KIND.view = ShareableList.over, SharedMemory.over

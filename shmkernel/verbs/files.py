@@ -11,7 +11,7 @@ from shmkernel import kinds
 from shmkernel._core import capacity, paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, ShmError
-from shmkernel.verbs import drafts, life
+from shmkernel.verbs import segments, staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,8 +65,8 @@ def load(
     kind: str | None = None,
     mode: str = "r+",
     lifetime: str = "session",
-    replace: drafts.Replace = False,
-) -> Any:  # noqa: ANN401
+    replace: staging.Replace = False,
+) -> Any:
     """Share the content of a file, a ``.npy`` file for an array, without a second copy in memory.
 
     Parameters are those of `create`. A list, or any file as raw bytes, is loaded by its `kind`.
@@ -86,7 +86,7 @@ def load(
             guess = kinds.for_path(source) or kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
         reader = kinds.named(kind) if kind else guess
         plan = reader.load(name, source)
-        (shared,) = drafts.publish([drafts.make(name, reader, plan, mode, lifetime, replace)], replace)
+        (shared,) = staging.publish([staging.make(name, reader, plan, mode, lifetime, replace)], replace)
     except OSError as error:
         raise _failed(name, source, error) from None
     return shared
@@ -98,14 +98,14 @@ def _check(name: str, fd: int, found: os.stat_result) -> None:
         try:
             kinds.named(record.kind).describe(os.pread(fd, kinds.HEAD, 0), found.st_size)
         except ValueError as error:
-            raise drafts.damaged(name, error) from None
+            raise staging.damaged(name, error) from None
 
 
 def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | None:
     """Return the content of a segment whose own file is none to keep, in a form that is."""
     record = records.of(found)
     kind = kinds.named(record.kind) if record else None
-    return kind.save(life.attach(name, "r"), target) if kind and kinds.keeps(kind) else None
+    return kind.save(segments.attach(name, "r"), target) if kind and kinds.keeps(kind) else None
 
 
 def _send(fd: int, size: int, to: int, name: str) -> None:

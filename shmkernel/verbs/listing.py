@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmkernel import kinds
 from shmkernel._core import identity, paths, records, registry, segment_file, sessions
 from shmkernel.sync import sync_file
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
     import builtins
@@ -117,7 +117,7 @@ def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
         with registry.locked():
             rows = [row if row.attached else row._replace(elsewhere=registry.in_use(row.name)) for row in rows]
     live = {row.name for row in rows}
-    for one in held.everything():
+    for one in attachments.everything():
         mapping = one()  # another thread may let go of it meanwhile
         if mapping is None or one.key[1] in here:
             continue
@@ -128,7 +128,7 @@ def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
     return rows
 
 
-def holders(one: held.Held) -> tuple[Holder, ...]:
+def holders(one: attachments.Held) -> tuple[Holder, ...]:
     """Return the processes that have the memory of a mapping attached, this one first, whatever its name leads to."""
     return _Now().sharers(one)
 
@@ -144,7 +144,7 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
             continue
         holders, owner = now.holders((at.st_dev, at.st_ino)), now.owner(records.of(at))
         if (row.attached, row.owner_alive, row.mine) != (holders, owner["owner_alive"], owner["mine"]):
-            row = row._replace(attached=holders, **owner)  # noqa: PLW2901
+            row = row._replace(attached=holders, **owner)
         found.append(row)
     return found
 
@@ -173,7 +173,7 @@ class _Now:
             "mine": bool(self._mine and owner == self._mine.id),
         }
 
-    def sharers(self, one: held.Held) -> tuple[Holder, ...]:
+    def sharers(self, one: attachments.Held) -> tuple[Holder, ...]:
         """Return who has the memory of this process's mapping: this process at least."""
         found = self.holders(one.key[:2])
         return found if os.getpid() in [holder.pid for holder in found] else (self._holder(os.getpid()), *found)
@@ -228,7 +228,7 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     ), found.st_ino  # fmt: skip
 
 
-def _ghost(one: held.Held, head: bytes, state: str, now: _Now) -> Info:
+def _ghost(one: attachments.Held, head: bytes, state: str, now: _Now) -> Info:
     what, record = kinds.named(one.kind).describe(head, one.size), one.record
     return Info(
         name=one.name, kind=one.kind, type=what.text, size=one.size,

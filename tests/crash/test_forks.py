@@ -10,7 +10,7 @@ import subprocess
 
 import shmkernel as shm
 from shmkernel._core import names_lock, paths, registry
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.helpers import PATIENCE, Child, python, until
 
 # A thread shares something for the first time, which imports much, while others are forked.
@@ -184,7 +184,7 @@ def test_a_child_that_lets_go_of_what_it_inherited_unlinks_nothing_of_its_parent
 
     def let_go(connection):
         inherited.clear()
-        connection.send([one.name for one in held.alive() if one.name == "inherited"])
+        connection.send([one.name for one in attachments.alive() if one.name == "inherited"])
 
     with Child(let_go, kin=True) as child:
         assert child.hear() == []
@@ -202,12 +202,12 @@ import shmkernel
 
 class Slow:
     def find_spec(self, name, *_):
-        if name == "shmkernel.delivery":
+        if name == "shmkernel.stdlib.delivery":
             begun.set()
             go.wait(20)
 
 def begin():
-    import shmkernel.delivery
+    import shmkernel.stdlib.delivery
 
 begun, go = threading.Event(), threading.Event()
 sys.meta_path.insert(0, Slow())
@@ -218,7 +218,7 @@ threading.Timer(0.1, go.set).start()
 child = os.fork()
 if child == 0:
     signal.alarm(20)
-    import shmkernel.delivery
+    import shmkernel.stdlib.delivery
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 thread.join()

@@ -15,7 +15,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, records, registry, segment_file, sessions
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.helpers import Child, kill_watchdogs, left, until_left
 
 WHILE = 0.7  # seconds
@@ -183,7 +183,7 @@ def test_who_attaches_what_the_last_one_lets_go_of_has_the_name_or_nothing():
             except shm.NotFoundError:
                 return True
             try:
-                return os.stat(paths.path_of("x")).st_ino == held.everything()[0].key[1] and x.size == 3
+                return os.stat(paths.path_of("x")).st_ino == attachments.everything()[0].key[1] and x.size == 3
             except FileNotFoundError:
                 return False
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shmkernel import peer
+from shmkernel.notebook import peer
 from tests.helpers import quick_first, until
 from tests.kernels.kernel import PATIENCE, Kernel
 

@@ -15,7 +15,7 @@ import shmkernel as shm
 from shmkernel import kinds
 from shmkernel._core import paths, segment_file
 from shmkernel.kinds.preview import Look, Source
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.helpers import Child, left
 
 _FINE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]  # each kind inherits the same test
@@ -132,9 +132,9 @@ class KindContract:
     def test_the_memory_goes_with_the_last_reference(self, value):
         x = shm.create("x", value)
         shm.unlink("x")
-        assert [one.name for one in held.everything()] == ["x"]
+        assert [one.name for one in attachments.everything()] == ["x"]
         del x
-        assert held.everything() == []
+        assert attachments.everything() == []
 
     def test_what_would_not_come_back_is_refused(self, refused, shm_dir):
         with pytest.raises(shm.UnsupportedError, match="'x'"):
@@ -144,7 +144,7 @@ class KindContract:
     def test_a_file_cut_short_anywhere_is_damaged_or_whole(self, value):
         x = shm.create("x", value)
         shm.unlink("x")
-        whole = bytes(held.everything()[0]())
+        whole = bytes(attachments.everything()[0]())
         del x
         for end in {*range(0, min(len(whole), 200), 7), len(whole) - 1}:
             attach_hostile(self, whole[:end])
@@ -160,7 +160,7 @@ class KindContract:
     def test_a_few_wrong_bytes_are_damaged_or_harmless(self, data):
         x = shm.create("x", data.draw(st.sampled_from(list(self.VALUES.values()))))
         shm.unlink("x")
-        whole = bytearray(held.everything()[0]())
+        whole = bytearray(attachments.everything()[0]())
         del x
         for _ in range(data.draw(st.integers(1, 4))):
             whole[data.draw(st.integers(0, min(len(whole), 200) - 1))] = data.draw(st.integers(0, 255))

@@ -19,7 +19,7 @@ from shmkernel import kinds
 from shmkernel.kinds import array
 from shmkernel.kinds.lists import layout
 from shmkernel.kinds.preview import Look, Source
-from shmkernel.kinds.rings.kind import kind
+from shmkernel.kinds.rings import kind
 
 PATIENCE = 120  # seconds for one input; it takes a millisecond
 NUMBERS = [

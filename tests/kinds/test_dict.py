@@ -23,7 +23,7 @@ import shmkernel as shm
 from shmkernel._core import paths, registry
 from shmkernel.kinds.dicts import operations
 from shmkernel.kinds.dicts.mapping import SharedDict
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.helpers import PATIENCE, Child, holding, left, python, until, until_left
 from tests.kinds.contract import KindContract, attach_hostile, write
 
@@ -227,7 +227,7 @@ class TestViews:
         for one in (dict.fromkeys(range(100)), x):
             y = shm.attach("x") if change == "elsewhere" and one is x else one
             for view in (one, one.keys(), one.values(), one.items()):
-                with pytest.raises(RuntimeError) as caught:  # noqa: PT012
+                with pytest.raises(RuntimeError) as caught:
                     for _ in view:
                         if change in ("insert", "elsewhere"):
                             y[len(y)] = 0
@@ -366,7 +366,7 @@ class TestTransactions:
 
     def test_a_part_that_failed_and_was_ignored_undoes_all(self):
         x = shm.create("x", {})
-        with pytest.raises(shm.ArgumentError, match="part of it failed"), x.transaction():  # noqa: PT012
+        with pytest.raises(shm.ArgumentError, match="part of it failed"), x.transaction():
             x["a"] = 1
             with pytest.raises(KeyError), x.transaction():
                 x["missing"]
@@ -566,7 +566,7 @@ class TestAttached:
         x["a"] = 2
         assert y["a"] == 2
         del x, y
-        assert held.everything() == []
+        assert attachments.everything() == []
 
     def test_nothing_of_it_grows_with_use(self, shm_dir):
         x = shm.create("x", {"a": 0})

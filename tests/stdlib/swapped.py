@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import shmkernel
 from shmkernel._core import sessions
-from shmkernel.verbs import blocks
+from shmkernel.stdlib import shared_memory
 
 CASE = "_TestSharedMemory"
 PREAMBLE = f"import sys; sys.path[:0] = {sys.path!r}; from tests.stdlib.swapped import swap; swap()\n"
@@ -25,8 +25,8 @@ PREAMBLE = f"import sys; sys.path[:0] = {sys.path!r}; from tests.stdlib.swapped 
 
 def swap():
     """Put ours in place of multiprocessing.shared_memory, before anything has imported that, and of the manager."""
-    blocks.ShareableList = shmkernel.ShareableList
-    multiprocessing.shared_memory = sys.modules["multiprocessing.shared_memory"] = blocks
+    shared_memory.ShareableList = shmkernel.ShareableList
+    multiprocessing.shared_memory = sys.modules["multiprocessing.shared_memory"] = shared_memory
     multiprocessing.managers.SharedMemoryManager = shmkernel.SharedMemoryManager
     shmkernel.SharedMemoryManager._process = property(watchdog)
 
@@ -55,7 +55,7 @@ if __name__ == "__main__":
 
     start_method, test = sys.argv[1:]
     swap_in_scripts(stdlib)
-    assert stdlib.shared_memory is blocks
+    assert stdlib.shared_memory is shared_memory
     stdlib.install_tests_in_module_dict(globals(), start_method)
     case = next(value for name, value in globals().items() if name.endswith(f"Processes{CASE[1:]}"))
     program = unittest.main(argv=[sys.argv[0], f"{case.__name__}.{test}"], exit=False)

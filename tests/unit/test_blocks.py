@@ -17,7 +17,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import ShareableList, SharedMemory
 from shmkernel._core import paths, registry
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.helpers import holding, left, python, until_left
 
 MAKES = "import shmkernel; block = shmkernel.SharedMemory(create=True, size=10); print(block.name)"
@@ -121,9 +121,9 @@ def test_an_array_over_the_bytes_outlives_close_and_the_handle():
     gc.collect()
     assert values.sum() == 45
     assert bytes(view) == bytes(8)
-    assert [one.name.startswith("/psm_") for one in held.everything()] == [True]
+    assert [one.name.startswith("/psm_") for one in attachments.everything()] == [True]
     del values, view
-    assert held.everything() == []
+    assert attachments.everything() == []
 
 
 def test_close_under_a_living_view_leaks_no_descriptor():
@@ -273,7 +273,7 @@ def test_a_handle_of_an_array_is_not_given_out_as_the_array():
     block = SharedMemory(shm.create("x", np.arange(3)) is not None and f"{paths.prefix()}x")
     assert block.size == shm.info("x").size
     assert shm.attach("x").tolist() == [0, 1, 2]
-    assert {one.name for one in held.everything()} == {"x"}
+    assert {one.name for one in attachments.everything()} == {"x"}
 
 
 def test_the_last_handle_of_a_block_that_lives_while_attached_unlinks_it():
@@ -323,7 +323,7 @@ def test_a_name_that_is_no_text_is_a_type_error_as_in_the_stdlib(name, make):
 @pytest.mark.parametrize("name", ["", "/", "a/b", "x" * 300])
 def test_a_name_that_cannot_be_is_an_os_error_as_in_the_stdlib(name, make):
     for block in (SharedMemory, shared_memory.SharedMemory):
-        with pytest.raises(OSError) as caught:  # noqa: PT011
+        with pytest.raises(OSError) as caught:
             block(name=name, **make)
         assert caught.value.errno in (errno.EINVAL, errno.ENAMETOOLONG)  # as the C library has it
     assert isinstance(pickle.loads(pickle.dumps(theirs := caught.value)), type(theirs))

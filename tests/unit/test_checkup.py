@@ -10,7 +10,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import capacity, launch
-from shmkernel.verbs import checkup
+from shmkernel.verbs.doctor import _logind
 from tests.helpers import lacking
 from tests.unit import orphans
 
@@ -129,14 +129,14 @@ def test_what_logind_would_delete_is_read_as_logind_reads_it(monkeypatch, tmp_pa
         path = tmp_path / top / "systemd" / (f"logind.conf.d/{drop_in}.conf" if drop_in else "logind.conf")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(checkup, "_ROOT", str(tmp_path))
-    assert not list(checkup._logind(uid, "ada")), "without a logind that runs"
+    monkeypatch.setattr(sys.modules["shmkernel.verbs.doctor"], "_ROOT", str(tmp_path))
+    assert not list(_logind(uid, "ada")), "without a logind that runs"
     for part in ("system", "seats"):
         (tmp_path / "run/systemd" / part).mkdir(parents=True)
-    assert [one.cure for one in checkup._logind(uid, "ada")] == ["sudo loginctl enable-linger ada"] * removes
+    assert [one.cure for one in _logind(uid, "ada")] == ["sudo loginctl enable-linger ada"] * removes
     (tmp_path / "var/lib/systemd/linger").mkdir(parents=True)
     (tmp_path / "var/lib/systemd/linger/ada").touch()
-    assert not list(checkup._logind(uid, "ada")), "with lingering"
+    assert not list(_logind(uid, "ada")), "with lingering"
 
 
 def test_the_standard_library_s_pitfall_is_told_where_it_has_it():

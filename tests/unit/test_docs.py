@@ -16,8 +16,8 @@ from shmkernel import cli, kinds
 from shmkernel._core import paths
 from shmkernel.kinds import array
 from shmkernel.kinds.dicts import lmdb_pages
-from shmkernel.magics.commands import ShmMagics
-from shmkernel.peer import PeerError, PeerMagics
+from shmkernel.notebook.magics import ShmMagics
+from shmkernel.notebook.peer import PeerError, PeerMagics
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [

@@ -15,7 +15,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, registry, segment_file, sessions
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.helpers import Child, holding, left
 from tests.unit.elsewhere import elsewhere
 
@@ -116,7 +116,7 @@ def test_close_is_true_when_nothing_is_left():
     x = shm.create("x", np.arange(3))
     holder = [x]
     del x
-    held.everything()
+    attachments.everything()
     holder.clear()
     assert shm.close("x") is True
     assert shm.close("x") is True
@@ -148,7 +148,7 @@ def test_what_this_process_has_shared_itself_it_is_told_how_to_get():
     with pytest.raises(shm.TakenError, match="shared by this process already") as caught:
         shm.create("x", 1)
     assert caught.value.mine
-    assert eval(re.search(r"shm\.attach\('x'\)", str(caught.value))[0]) is x  # noqa: S307  as a person does
+    assert eval(re.search(r"shm\.attach\('x'\)", str(caught.value))[0]) is x
     with elsewhere(lambda: shm.create("y", 1)), pytest.raises(shm.TakenError, match=r"by plot\.ipynb") as caught:
         shm.create("y", 1)
     assert not caught.value.mine
@@ -211,7 +211,7 @@ def _attached():
 def test_pickle_and_deepcopy_take_the_values():
     x = shm.create("x", np.arange(3))
     for clone in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x), x.copy()):
-        shared = held.everything()
+        shared = attachments.everything()
         clone[0] = 9
         assert x.tolist() == [0, 1, 2]
         assert len(shared) == 1
@@ -311,7 +311,7 @@ def test_the_mapping_replaces_only_what_is_ones_own():
 def test_asking_whether_a_name_is_in_the_session_attaches_nothing():
     shm.create("x", 1)
     assert "x" in shm.session
-    assert held.everything() == []
+    assert attachments.everything() == []
     assert "y" not in shm.session
     assert "no name" not in shm.session
     assert 5 not in shm.session

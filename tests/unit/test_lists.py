@@ -12,7 +12,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import ShareableList
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.helpers import Child, left
 
 ITEMS = ["howdy", b"HoWdY", -273.154, 100, None, True, 42, "é" * 9]
@@ -97,7 +97,7 @@ def test_closing_a_list_frees_its_memory_and_ends_its_use():
     iteration = iter(items)
     next(iteration)
     items.shm.close()
-    assert held.everything() == []
+    assert attachments.everything() == []
     for use in (lambda: items[0], lambda: items[-1], lambda: len(items), lambda: list(items), lambda: next(iteration)):
         with pytest.raises(ValueError, match="released"):
             use()
@@ -111,7 +111,7 @@ def test_a_list_is_freed_with_its_last_reference_and_no_collection():
         fds = len(os.listdir("/proc/self/fd"))
         items.shm.unlink()
         del items
-        assert held.everything() == []
+        assert attachments.everything() == []
         assert len(os.listdir("/proc/self/fd")) == fds - 1
     finally:
         gc.enable()

@@ -8,7 +8,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 
 import shmkernel as shm
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 from tests.unit.elsewhere import elsewhere
 
 VERBS = {
@@ -86,7 +86,7 @@ def test_close_frees_the_memory_wherever_ipython_hides_it(notebook, hide):
     )
     assert "x" not in notebook
     assert "nothing" in notebook
-    assert not held.everything()
+    assert not attachments.everything()
     assert isinstance(notebook.fails("%shm_close x"), shm.NotFoundError)
 
 
@@ -97,7 +97,7 @@ def test_close_names_the_views_that_live_on(notebook):
     assert notebook("print(view)") == "[0. 0.]\n"
     assert "by a view of it: view, Out[2]" in notebook("%shm_unlink x\n%shm_close x")
     notebook("del view\n%xdel _2")
-    assert not held.everything()
+    assert not attachments.everything()
 
 
 def test_unlink_names_who_still_holds_the_memory(notebook):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel.verbs import drafts, held
+from shmkernel.verbs import attachments, staging
 from tests.helpers import left
 from tests.unit.elsewhere import elsewhere
 
@@ -163,7 +163,7 @@ def test_several_names_are_all_checked_first(notebook, shm_dir):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), shm.FullError("no room", name="z")])
 def test_of_several_names_all_are_shared_or_none(notebook, monkeypatch, error):
     notebook("x, z = np.ones(2), np.zeros(2)")
-    made, real = [], drafts.make
+    made, real = [], staging.make
 
     def fails_at_the_second(name, *args):
         if made:
@@ -171,11 +171,11 @@ def test_of_several_names_all_are_shared_or_none(notebook, monkeypatch, error):
         made.append(name)
         return real(name, *args)
 
-    monkeypatch.setattr(drafts, "make", fails_at_the_second)
+    monkeypatch.setattr(staging, "make", fails_at_the_second)
     assert notebook.run("%shm_create x z").error is error
     assert made == ["x"]
     assert not shm.list()
-    assert not held.everything(), "the traceback keeps a segment"
+    assert not attachments.everything(), "the traceback keeps a segment"
     assert notebook["x"].base is None
 
 

@@ -13,7 +13,7 @@ from shmkernel.sync import inotify, sync_file
 from tests.helpers import until
 from tests.unit.elsewhere import elsewhere
 
-NOT_OURS = ("/magics/", "parsing.py", "run_cell_magic", "compilerop")
+NOT_OURS = ("/notebook/", "run_cell_magic", "compilerop")
 
 
 def plainly(ran):

@@ -15,8 +15,8 @@ from ipykernel.comm.comm import BaseComm
 import shmkernel as shm
 from shmkernel._core import paths, registry
 from shmkernel.kinds.preview import Look
-from shmkernel.monitor import acts, board, sampler
-from shmkernel.monitor.board import Board
+from shmkernel.monitor import actions, sampler
+from shmkernel.monitor.rows import Board, Change
 from shmkernel.monitor.sampler import Sampler
 from shmkernel.monitor.widget import watch
 from tests.helpers import PATIENCE, holding, until
@@ -222,7 +222,7 @@ def test_a_thousand_rows_come_in_messages_of_64_kib(watching, sent, monkeypatch)
     x = shm.create("x", shape=3)
     (row,) = Board().scan().rows
     many = {f"x{at}": row._replace(key=f"x{at}", info=row.info._replace(owner="o" * 90)) for at in range(1000)}
-    monkeypatch.setattr(watching._board, "scan", lambda: board.Change([], []))
+    monkeypatch.setattr(watching._board, "scan", lambda: Change([], []))
     watching._board.rows = many
     watching.turn()
     assert set(rows(sent)) == set(many)
@@ -231,7 +231,7 @@ def test_a_thousand_rows_come_in_messages_of_64_kib(watching, sent, monkeypatch)
     assert ends == [(True, False), *[(False, False)] * (len(ends) - 2), (False, True)]
     sent.clear()
     lost = [f"{'x' * 200}{at}" for at in range(1000)]
-    monkeypatch.setattr(watching._board, "scan", lambda: board.Change([], lost))
+    monkeypatch.setattr(watching._board, "scan", lambda: Change([], lost))
     watching.turn()
     assert gone(sent) == set(lost)
     assert max(len(json.dumps(content)) for content, _ in sent) < 64 << 10
@@ -296,7 +296,7 @@ def test_between_looks_that_are_far_apart_the_thread_says_that_it_lives():
 
 
 def act(verb, name, space):
-    return acts.act(verb, name, registry.inode_at(name) or 0, space.update, space)
+    return actions.act(verb, name, registry.inode_at(name) or 0, space.update, space)
 
 
 def test_buttons_attach_keep_and_unlink():
@@ -320,11 +320,11 @@ def test_buttons_refuse_with_a_cure():
     before = registry.inode_at("x")
     newer = shm.create("x", shape=4, replace=True)
     with pytest.raises(shm.NotFoundError, match="replaced by another"):
-        acts.act("unlink", "x", before, dict, {})
+        actions.act("unlink", "x", before, dict, {})
     assert registry.inode_at("x") is not None
     shm.unlink("x")
     with pytest.raises(shm.NotFoundError, match="has been unlinked meanwhile"):
-        acts.act("unlink", "x", before, dict, {})
+        actions.act("unlink", "x", before, dict, {})
     with pytest.raises(shm.ArgumentError):
         act("explode", "x", {})
     shm.unlink("a.b")
@@ -395,7 +395,7 @@ def test_the_magic_shows_a_monitor_and_returns_it(notebook, monkeypatch):
 
 
 def test_no_file_of_the_page_calls_for_html_or_for_the_network():
-    folder = os.path.join(os.path.dirname(shm.__file__), "static")
+    folder = os.path.join(os.path.dirname(shm.__file__), "monitor", "static")
     for entry in os.listdir(folder):
         with open(os.path.join(folder, entry)) as file:
             text = file.read()

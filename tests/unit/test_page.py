@@ -14,7 +14,7 @@ import shmkernel
 from shmkernel import render
 from shmkernel._core import capacity
 
-SCRIPT = Path(shmkernel.__file__).parent / "static" / "texts.js"
+SCRIPT = Path(shmkernel.__file__).parent / "monitor" / "static" / "texts.js"
 ROW = {
     "key": "x", "inode": "7", "name": "x", "kind": "array", "type": "int8 (3,)", "size": 131, "human": "131 B",
     "owner": "a.ipynb", "alive": True, "mine": False, "pid": 41, "attached": ["a (41)", "b (42)", "c (43)"], "count": 3,

@@ -15,7 +15,7 @@ from shmkernel import kinds
 from shmkernel.kinds import array, preview
 from shmkernel.kinds.lists import layout
 from shmkernel.kinds.preview import Look, Source, arrays
-from shmkernel.monitor import lens
+from shmkernel.monitor.preview import see as looked
 from tests.helpers import holding
 
 GIB = 1 << 30
@@ -183,10 +183,10 @@ def test_a_list_that_was_cut_is_an_error_or_has_a_preview(cut):
 def test_a_ring_shows_its_newest_frame():
     ring = shm.create("ring", ring=3, shape=(2, 4), dtype="u1")
     info = shm.info("ring")
-    assert lens.see(info, Look()).facts["note"] == "no frame yet"
+    assert looked(info, Look()).facts["note"] == "no frame yet"
     for number in range(1, 6):
         ring.put(np.full((2, 4), number, "u1"))
-    found = lens.see(info, Look())
+    found = looked(info, Look())
     assert (found.form, found.facts["note"]) == ("heat", "frame 5, of all 8 values")
     assert set(heat(found).ravel()) == {5.0}
     shm.unlink("ring")
@@ -194,7 +194,7 @@ def test_a_ring_shows_its_newest_frame():
 
 def test_a_dict_shows_key_type_and_value_in_order_without_attaching_it():
     with holding(lambda: shm.create("d", {"b": [1, 2], "a": "text", 3: None, "large": np.zeros(300_000)})) as child:
-        found = lens.see(shm.info("d"), Look())
+        found = looked(shm.info("d"), Look())
         assert found.facts["rows"] == [
             ["'b'", "list", "[1, 2]"], ["'a'", "str", "'text'"], ["3", "NoneType", "None"],
             ["'large'", "array", "in a file of its own"],
@@ -204,10 +204,10 @@ def test_a_dict_shows_key_type_and_value_in_order_without_attaching_it():
 
 def test_a_dict_of_many_keys_is_turned_page_by_page():
     shared = shm.create("d", {at: at for at in range(120)})
-    assert lens.see(shm.info("d"), Look((), 100)).facts["rows"][-1] == ["119", "int", "119"]
+    assert looked(shm.info("d"), Look((), 100)).facts["rows"][-1] == ["119", "int", "119"]
     shm.unlink("d")
     (info,) = shm.list()
-    assert lens.see(info, Look()).form == "none"
+    assert looked(info, Look()).form == "none"
     del shared
 
 
@@ -220,9 +220,9 @@ def test_of_what_a_dict_holds_no_more_is_read_than_is_shown():
     }  # fmt: skip
     shared = shm.create("d", content)
     info = shm.info("d")
-    lens.see(info, Look())  # opens it
+    looked(info, Look())  # opens it
     tracemalloc.start()
-    found = lens.see(info, Look())
+    found = looked(info, Look())
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 1 << 20

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import shmkernel as shm
 from shmkernel._core import folders, paths, records, registry, segment_file, sessions
-from shmkernel.verbs import drafts
+from shmkernel.verbs import staging
 from tests.helpers import holding, left
 from tests.unit.test_interrupts import interrupted  # noqa: F401  a fixture
 
@@ -21,7 +21,7 @@ OPTIONS = {"shape": None, "dtype": None, "order": None, "fill": None}
 
 
 def drafted(*values, replace=False):
-    return [drafts.draft(name, value, OPTIONS, None, "r+", "session", replace) for name, value in values]
+    return [staging.draft(name, value, OPTIONS, None, "r+", "session", replace) for name, value in values]
 
 
 TEXTS = [st.text()] * 4
@@ -91,17 +91,17 @@ def test_several_names_are_published_all_or_none(shm_dir):
     before = left(shm_dir)
     three = drafted(("a", 1), ("c", 3)) + drafted(("b", 2), replace=True)
     with pytest.raises(shm.TakenError, match="'b' is taken"):
-        drafts.publish(three, replace=False)
+        staging.publish(three, replace=False)
     assert left(shm_dir) == before
     assert shm.attach("b") == 0
-    values = drafts.publish(drafted(("a", 1), ("b", 2), ("c", 3), replace=True), replace=True)
+    values = staging.publish(drafted(("a", 1), ("b", 2), ("c", 3), replace=True), replace=True)
     assert [int(one) for one in values] == [1, 2, 3]
     assert paths.names() == ["a", "b", "c"]
 
 
 def test_the_same_name_twice_publishes_none(shm_dir):
     with pytest.raises(shm.TakenError):
-        drafts.publish(drafted(("a", 1), ("b", 2), ("a", 3)), replace=False)
+        staging.publish(drafted(("a", 1), ("b", 2), ("a", 3)), replace=False)
     assert [path for path in left(shm_dir) if "sessions" not in path] == []
 
 
@@ -119,7 +119,7 @@ def test_a_failure_on_the_way_leaves_the_names_as_they_were(failing, monkeypatch
 
     monkeypatch.setattr(segment_file, "link", link)
     with pytest.raises(KeyboardInterrupt):
-        drafts.publish(three, replace=True)
+        staging.publish(three, replace=True)
     monkeypatch.undo()
     assert left(shm_dir) == before
     assert shm.attach("b") is kept
@@ -129,7 +129,7 @@ def test_a_draft_that_is_not_published_leaves_nothing(shm_dir):
     registry.begin()
     before = left(shm_dir)
     fds = os.listdir("/proc/self/fd")
-    drafts.discard(drafted(("a", np.arange(1000))))
+    staging.discard(drafted(("a", np.arange(1000))))
     assert left(shm_dir) == before
     assert os.listdir("/proc/self/fd") == fds
 
@@ -138,7 +138,7 @@ def test_taking_a_name_says_whose_it_is():
     with holding(lambda: shm.create("x", 1)) as child:
         for replace in (False, "own"):
             with pytest.raises(shm.TakenError, match=r"'x' is taken, by .* \(alive\).*replace=True") as caught:
-                drafts.publish(drafted(("x", 2), replace=replace), replace)
+                staging.publish(drafted(("x", 2), replace=replace), replace)
             assert caught.value.owner
         child.end()
 
@@ -155,7 +155,7 @@ def test_replacing_takes_the_name_over(shm_dir):
 
 def test_own_replaces_only_what_this_session_made():
     shm.create("x", 1)
-    (x,) = drafts.publish(drafted(("x", 2), replace="own"), "own")
+    (x,) = staging.publish(drafted(("x", 2), replace="own"), "own")
     assert shm.attach("x") is x
     assert x == 2
 

@@ -17,7 +17,7 @@ from joblib.externals.loky import get_reusable_executor
 
 import shmkernel as shm
 from shmkernel._core import paths, registry
-from shmkernel.verbs import transfer
+from shmkernel.stdlib import reduction
 from tests import workers
 from tests.helpers import PATIENCE
 
@@ -237,7 +237,7 @@ def test_a_reference_may_be_read_more_than_once():
 
 
 def test_a_plain_pickle_takes_the_values_though_picklers_are_taught():
-    transfer.register()
+    reduction.register()
     x = shm.create("x", np.arange(3))
     again = pickle.loads(pickle.dumps(x))
     assert not np.shares_memory(again, x)
@@ -279,7 +279,7 @@ class Sent:
     """An array as a pickler has reduced it already."""
 
     def __init__(self, array):
-        self.reduced = transfer.reduce(array)
+        self.reduced = reduction.reduce(array)
 
     def __reduce__(self):
         return self.reduced

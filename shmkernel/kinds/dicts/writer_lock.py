@@ -69,7 +69,7 @@ class Turns:
         try:
             if not _try(file):
                 if not wait:
-                    raise BlockingIOError  # noqa: TRY301  the description is closed below
+                    raise BlockingIOError
                 self._wait(file, timeout)
             file.held = True
             self._page[lmdb_pages.GATE * 8] = long
@@ -77,7 +77,7 @@ class Turns:
             self.end(file)
             raise
 
-    async def take_async(self, into: Holder, timeout: float | None) -> None:  # noqa: ASYNC109  as `take`
+    async def take_async(self, into: Holder, timeout: float | None) -> None:
         """Wait for a long turn without blocking the loop."""
         into.turn = file = self._description()
         try:

@@ -21,7 +21,7 @@ from shmkernel.kinds.lists import layout
 from shmkernel.kinds.lists import preview as preview
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from shmkernel.kinds.lists.layout import Value
     from shmkernel.kinds.preview import Look, Preview, Source
@@ -37,9 +37,6 @@ class List:
     """The list kind; see `shmkernel.kinds.Kind`."""
 
     name = "list"
-
-    def __init__(self, view: Callable[[mmap.mmap, str, str], object] | None = None) -> None:
-        self.view = view or (lambda mapping, path, _: View(mapping, paths.called(path)))
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
         """Take flat lists and tuples of what an item can be, and such lists that are shared already."""
@@ -74,9 +71,9 @@ class List:
         """Say no: nothing in the bytes marks a list, and a kind is never guessed."""
         return False
 
-    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
-        """Return a view of the list, by default a `View`."""
-        return self.view(mapping, path, mode)
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
+        """Return a view of the list."""
+        return View(mapping, paths.called(path))
 
     def describe(self, head: bytes, size: int) -> Description:
         """Say how many items there are."""
@@ -103,13 +100,13 @@ class View:
 
     Examples
     --------
-    >>> view = View(bytearray(b"".join(slots.encode([1, "a", None]))))
+    >>> view = View(bytearray(b"".join(layout.encode([1, "a", None]))))
     >>> view[1] = "abc"
     >>> view, view[-1], len(view), view.index("abc"), view.format
     (View([1, 'abc', None]), None, 3, 1, 'q8sxxxxxx?x')
     """
 
-    def __init__(self, mapping: Any, name: str = "list") -> None:  # noqa: ANN401  any buffer
+    def __init__(self, mapping: Any, name: str = "list") -> None:
         self._name = name
         length, start, formats, codes = layout.decode(mapping)
         whole = memoryview(mapping)

@@ -9,8 +9,8 @@ from shmkernel import kinds, render
 from shmkernel._core import segment_file
 from shmkernel.kinds import preview
 from shmkernel.kinds.preview import Look, Preview, Source
-from shmkernel.monitor.board import GHOSTS
-from shmkernel.verbs import held
+from shmkernel.monitor.rows import GHOSTS
+from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
     from shmkernel.verbs.listing import Info
@@ -26,13 +26,13 @@ def see(info: Info, look: Look) -> Preview:
             return _shown(info, source, look)
     except (OSError, ValueError) as error:
         return preview.nothing(render.clean(str(error)))
-    except Exception as error:  # noqa: BLE001  bytes may be anything, and a kind anybody's: the monitor goes on
+    except Exception as error:
         return preview.nothing(f"cannot be shown: {type(error).__name__}: {render.clean(str(error))}")
 
 
 def _ghost(info: Info, look: Look) -> Preview:
     """Read what only this process still has, through the mapping that it has."""
-    for one in held.everything():
+    for one in attachments.everything():
         mapping = one()
         if one.name == info.name and one.size == info.size and mapping is not None and one.key[2] != "c":
             return _shown(info, Source(lambda at, size, of=mapping: of[at : at + size], one.size), look)  # type: ignore[misc]

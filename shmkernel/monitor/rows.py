@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from shmkernel import render
 from shmkernel._core import capacity, folders, paths, records, registry
 from shmkernel.sync import sync_file
-from shmkernel.verbs import held, listing
+from shmkernel.verbs import attachments, listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -130,7 +130,7 @@ class Room(NamedTuple):
     short: bool
 
 
-def room(rows: Iterable[Row]) -> Room:
+def room_of(rows: Iterable[Row]) -> Room:
     """Divide the folder up; ``short`` says that less than a tenth is free."""
     now, mine, shared = capacity.room(), 0, 0
     for _, inode, info, _ in rows:
@@ -196,4 +196,4 @@ def _file(name: str) -> _Clock | None:
 
 def _lost() -> set[str]:
     """Name the segments whose name, as far as this process is concerned, leads elsewhere or nowhere."""
-    return {one.name for one in held.everything() if registry.inode_at(one.name) != one.key[1]}
+    return {one.name for one in attachments.everything() if registry.inode_at(one.name) != one.key[1]}

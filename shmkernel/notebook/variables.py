@@ -15,8 +15,8 @@ from IPython.core.interactiveshell import ExecutionResult
 
 from shmkernel import kinds
 from shmkernel.errors import ArgumentError
-from shmkernel.magics.scope import Scope
-from shmkernel.verbs import held
+from shmkernel.notebook.scope import Scope
+from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,9 +32,9 @@ def is_variable(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name)
 
 
-def origin(value: object) -> held.Held | None:
+def origin(value: object) -> attachments.Held | None:
     """Return the segment that was handed out as this very object."""
-    return next((one for one in held.everything() if one.value() is value), None)
+    return next((one for one in attachments.everything() if one.value() is value), None)
 
 
 def check_free(space: Mapping[str, Any], variable: str, name: str, cure: str) -> None:

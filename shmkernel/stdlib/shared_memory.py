@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 from shmkernel._core import paths, records, registry, segment_file, sessions
 from shmkernel.errors import ArgumentError, NotFoundError, TakenError, UnsupportedError, _FileError
 from shmkernel.kinds import Kind, Plan, a_type, raw
-from shmkernel.verbs import drafts, held
+from shmkernel.verbs import attachments, staging
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-    View = Callable[[mmap.mmap, str, str], object]
+    from shmkernel.verbs.attachments import View
 
 _USE_POSIX = True
 _SHM_NAME_PREFIX = "/psm_"
@@ -105,7 +105,7 @@ class SharedMemory:
         while self._mmap is None:
             try:
                 if make:
-                    self._create(None if name is None else posix_name(name), raw.Raw(self._map), plan)
+                    self._create(None if name is None else posix_name(name), raw.KIND, plan, self._map)
                 else:
                     self._attach(posix_name(name), "raw", self._map)
             except NotFoundError:
@@ -142,19 +142,21 @@ class SharedMemory:
             self._name = posix
             value = view(mapping, path, "r+")
         except ValueError as error:
-            raise drafts.damaged(name, error if found.st_size else "the file is empty") from None
+            raise staging.damaged(name, error if found.st_size else "the file is empty") from None
         finally:
             os.close(fd)
-        held.note(mapping, value, held.Segment(found, "r+", path, name, kind, records.of(found)))
+        attachments.note(mapping, value, attachments.Segment(found, "r+", path, name, kind, records.of(found)))
 
-    def _create(self, posix: str | None, kind: Kind, plan: Plan) -> None:
-        """Carry out a kind's plan; without a name under a random one."""
+    def _create(self, posix: str | None, kind: Kind, plan: Plan, view: View) -> None:
+        """Carry out a kind's plan; without a name under a random one. `view` as for `_attach`."""
         lifetime = "session" if self._track else "keep"
         while True:
             self._name = posix or _make_filename()
             name = paths.called(_path(self._name))
             try:
-                drafts.publish([drafts.make(name, kind, plan, "r+", lifetime, replace=False)], replace=False)
+                staging.publish(
+                    [staging.make(name, kind, plan, "r+", lifetime, replace=False, view=view)], replace=False
+                )
             except TakenError as error:
                 self.close()
                 if posix:
@@ -172,7 +174,7 @@ class SharedMemory:
 
     def identity(self) -> str:
         """Return what tells this block from others that have its name later, as long a text for each."""
-        one = held.of(self._mmap)
+        one = attachments.of(self._mmap)
         if one is not None:
             created = one.record.created if one.record else 0.0
             self._identity = _IDENTITY.pack(one.key[1], created).hex()
@@ -202,7 +204,7 @@ class SharedMemory:
     def close(self) -> None:
         """Let go of the block here. Arrays and views over `buf` stay valid, and keep the memory, while they live."""
         self._identity = self.identity()
-        held.retire(self._mmap)
+        attachments.retire(self._mmap)
         for view in self._views:
             view.release()
         self._views, self._buf, self._mmap = (), None, None
@@ -213,13 +215,13 @@ class SharedMemory:
             registry.unlink(paths.called(_path(self._name)))
 
 
-def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:  # noqa: ANN401
+def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:
     """Attach what was pickled by its name; NotFoundError if the name leads to another block by now."""
     made = make(*about)
     handle: SharedMemory = getattr(made, "shm", made)
     known, here = (_IDENTITY.unpack(bytes.fromhex(one)) if one else (0, 0.0) for one in (identity, handle.identity()))
     if known[0] != here[0] or (known[1] and here[1] and known[1] != here[1]):  # without a record nobody knows when
-        name = handle._called()  # noqa: SLF001  its own
+        name = handle._called()
         handle.close()
         raise NotFoundError(f"{name!r} was replaced since this reference to it was made. Make another", name=name)
     return made

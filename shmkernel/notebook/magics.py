@@ -10,15 +10,15 @@ from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
 from shmkernel._core.counts import seconds_given, version_given
-from shmkernel.magics import bare, scope
-from shmkernel.parsing import Parser, arguments, in_one_line
+from shmkernel.notebook import output, scope
+from shmkernel.notebook.parsing import Parser, arguments, in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from IPython.core.interactiveshell import InteractiveShell
 
-    from shmkernel.magics.completion import Matcher
+    from shmkernel.notebook.completion import Matcher
 
 _NAMES = argument("names", metavar="NAME", nargs="+", help="of segments; variables may be used: $n or {n}")
 _NAME = argument("names", metavar="NAME", nargs=1, help="of the segment; variables may be used: $n or {n}")
@@ -37,16 +37,16 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
 
     @in_one_line
     @functools.wraps(declared)
-    def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:  # noqa: ANN401
+    def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:
         seen = scope.calling(self.space)
         args = parser.parse_line(line, seen)
         args.cell, args.scope = cell, seen
         if "names" in args:
             args.names = list(dict.fromkeys(args.names))
-        from shmkernel.magics import actions  # noqa: PLC0415  numpy comes with it
+        from shmkernel.notebook import handlers
 
-        value = getattr(actions, declared.__name__)(self, args)
-        bare.returned(value, declared.__name__)
+        value = getattr(handlers, declared.__name__)(self, args)
+        output.returned(value, declared.__name__)
         return value
 
     magic = arguments()(run)
@@ -55,7 +55,7 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
     return found
 
 
-def forget_bad_defaults(config: Any) -> None:  # noqa: ANN401  traitlets'
+def forget_bad_defaults(config: Any) -> None:
     """Take values out of IPython's configuration that the magics refuse: it keeps what ``%config`` was refused, too."""
     section = config.get(ShmMagics.__name__, {})
     traits: dict[str, Any] = ShmMagics.class_traits(config=True)
@@ -82,7 +82,7 @@ class ShmMagics(Magics):
     ).tag(config=True)
 
     shell: InteractiveShell
-    bare: bare.Bare
+    bare: output.Bare
     matcher: Matcher
 
     def __init__(self, shell: InteractiveShell) -> None:

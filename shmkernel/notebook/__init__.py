@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shmkernel.magics.bare import Bare, catch_up
-from shmkernel.magics.commands import ShmMagics, forget_bad_defaults
-from shmkernel.magics.completion import matcher_for
+from shmkernel.notebook.completion import matcher_for
+from shmkernel.notebook.magics import ShmMagics, forget_bad_defaults
+from shmkernel.notebook.output import Bare, catch_up
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -12,8 +12,8 @@ import functools
 import sys
 from types import FunctionType
 
-from shmkernel import delivery
 from shmkernel.errors import UnsupportedError
+from shmkernel.stdlib import delivery
 
 
 def in_notebook() -> bool:

@@ -13,7 +13,7 @@ from shmkernel import kinds
 from shmkernel._core import capacity, descriptors, paths, records, registry, segment_file, sessions
 from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, DamagedError, FullError
-from shmkernel.verbs import held, listing
+from shmkernel.verbs import attachments, listing
 
 if TYPE_CHECKING:
     import builtins
@@ -54,8 +54,9 @@ def make(
     mode: str,
     lifetime: str,
     replace: Replace,
+    view: attachments.View | None = None,
 ) -> Draft:
-    """Carry out a kind's plan."""
+    """Carry out a kind's plan; `view` makes what is handed out, by default what `attach` would."""
     path = paths.path_of(name)
     with room_for(name):
         check(name, mode, lifetime, replace)
@@ -72,9 +73,9 @@ def make(
                     else:
                         segment_file.fill(fd, plan.size, plan.pieces(), name, progress)
             found = os.fstat(fd)
-            mapping, shared = open_(kind, fd, found, path, name, mode)
+            mapping, shared = open_(kind, fd, found, path, name, mode, view)
             record = records.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-            given = held.put(mapping, shared, held.Segment(found, mode, path, name, kind.name, record))
+            given = attachments.put(mapping, shared, attachments.Segment(found, mode, path, name, kind.name, record))
             return Draft(fd, record, given, mode, found)
         except BaseException:
             inode = os.fstat(fd).st_ino
@@ -114,16 +115,20 @@ def _abandon(drafts: Sequence[Draft]) -> None:
 
 
 def open_(
-    kind: kinds.Kind, fd: int, found: os.stat_result, path: str, name: str, mode: str
+    kind: kinds.Kind,
+    fd: int,
+    found: os.stat_result,
+    path: str,
+    name: str,
+    mode: str,
+    view: attachments.View | None = None,
 ) -> tuple[mmap.mmap, object]:
     """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
     if not kinds.keeps(kind):
         mapping = segment_file.map_(fd, found.st_size, mode, name)
-        return mapping, kind.open(mapping, path, mode)
+        return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
     mapping = segment_file.map_(fd, min(found.st_size, kinds.HEAD), "r", name)
-    value = kind.connect(mapping, _home(found), name, mode)
-    held.send_by_name(value.__class__)
-    return mapping, value
+    return mapping, kind.connect(mapping, _home(found), name, mode)
 
 
 def _home(found: os.stat_result) -> str:

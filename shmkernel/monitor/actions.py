@@ -9,7 +9,7 @@ import shmkernel as shm
 from shmkernel import render
 from shmkernel._core import registry
 from shmkernel.errors import ArgumentError, NotFoundError
-from shmkernel.verbs import held
+from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ def act(verb: str, name: str, inode: int, push: Callable[[dict[str, Any]], None]
 def _attach(name: str, push: Callable[[dict[str, Any]], None], space: dict[str, Any]) -> str:
     if not name.isidentifier() or keyword.iskeyword(name):
         raise ArgumentError(f"{name!r} cannot be a variable: %shm_attach {name} --as NAME", name=name)
-    if name in space and not any(one.name == name and one.value() is space[name] for one in held.everything()):
+    if name in space and not any(one.name == name and one.value() is space[name] for one in attachments.everything()):
         message = f"your variable {name} is something else ({type(space[name]).__name__}): %shm_attach {name} --as NAME"
         raise ArgumentError(message, name=name)
     push({name: shm.attach(name)})
@@ -42,7 +42,7 @@ def _attach(name: str, push: Callable[[dict[str, Any]], None], space: dict[str, 
 
 def _keep(name: str, push: Callable[[dict[str, Any]], None], space: dict[str, Any], *, nameless: bool) -> str:
     """Keep a segment; what had lost its name is copied, and the notebook's variables follow."""
-    old = [value for one in held.everything() if one.name == name and (value := one.value()) is not None]
+    old = [value for one in attachments.everything() if one.name == name and (value := one.value()) is not None]
     info = shm.keep(name)
     text = f"{name}: lifetime {info.lifetime}, until it is unlinked"
     if nameless:

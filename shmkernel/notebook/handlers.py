@@ -9,30 +9,30 @@ import shmkernel as shm
 from shmkernel import render
 from shmkernel._core import capacity, paths, registry, segment_file
 from shmkernel.errors import ArgumentError, NotFoundError
-from shmkernel.magics import agreement, sharing, variables
-from shmkernel.verbs import held
+from shmkernel.notebook import locking, sharing, variables
+from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
     import argparse
 
-    from shmkernel.magics.commands import ShmMagics
-    from shmkernel.magics.scope import Scope
+    from shmkernel.notebook.magics import ShmMagics
+    from shmkernel.notebook.scope import Scope
     from shmkernel.verbs.listing import Holder, Info
 
 _MODES = {"r+": "writable", "r": "read only", "c": "changes stay private"}
 
 shm_create = sharing.create
 shm_load = sharing.load
-shm_lock = agreement.lock
-shm_publish = agreement.publish
-shm_wait = agreement.wait
+shm_lock = locking.lock
+shm_publish = locking.publish
+shm_wait = locking.wait
 
 
-def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Make variables of what is shared; all of them or none."""
     if args.variable and len(args.names) > 1:
         raise ArgumentError("--as names one variable, so give one NAME")
-    if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
+    if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:
         raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
     mode = args.mode or magics.mode
     targets = {name: args.variable or name for name in args.names}
@@ -112,7 +112,7 @@ def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
     return _rows(magics, [shm.info(name) for name in args.names], cards=True)
 
 
-def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
+def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ARG001
     """Return a monitor, to be shown."""
     if len(args.names) > 1:
         raise ArgumentError(f"the content of one segment is shown first, so give one NAME, not {', '.join(args.names)}")
@@ -160,8 +160,8 @@ def _still(name: str, others: list[Holder]) -> str:
     return f". {render.people(others)} still {verb} the old memory; there: %shm_attach {name}"
 
 
-def _held(name: str) -> list[held.Held]:
-    return [one for one in held.everything() if one.name == name]
+def _held(name: str) -> list[attachments.Held]:
+    return [one for one in attachments.everything() if one.name == name]
 
 
 def _check_exists(name: str) -> None:
@@ -186,7 +186,7 @@ def _attached(magics: ShmMagics, scope: Scope, name: str, variable: str, value: 
     return f"{line}. The earlier one stays in memory, held by {keepers}"
 
 
-def _named_again(magics: ShmMagics, scope: Scope, name: str, ghosts: list[held.Held], lifetime: str) -> str:
+def _named_again(magics: ShmMagics, scope: Scope, name: str, ghosts: list[attachments.Held], lifetime: str) -> str:
     """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
     old = [value for one in ghosts if (value := one.value()) is not None]
     new = shm.create(name, old[0], lifetime=lifetime)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import weakref
@@ -10,18 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
 from shmkernel._core import fork, interrupts, paths, records, registry
-from shmkernel._core.imports import importing
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
-    from types import ModuleType
+
+    View = Callable[[mmap.mmap, str, str], object]  # mapping, path and mode to what is handed out
 
 Key = tuple[int, int, str]
 guard = interrupts.Guard()
 _open: dict[Key, Held] = {}
 _known: dict[str, None] = {}  # the paths of the last segments that this process has had
 _KNOWN = 4096
+# Filled by `shmkernel.stdlib`: what is handed out in place of a kind's own view, and who is told of each new value.
+views: dict[str, View] = {}
+on_put: list[Callable[[object, str], None]] = []
 _closed: dict[int, Held] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
 
 
@@ -53,13 +55,13 @@ class Held(weakref.ref["mmap.mmap"]):
     value: weakref.ref[Any]
 
 
-def get(found: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
+def get(found: os.stat_result, mode: str) -> Any:
     """Return the object that is given out for this file in this mode already, or None."""
     held = _open.get((found.st_dev, found.st_ino, mode))
     return None if held is None or held.value() is None else intact(held)
 
 
-def intact(held: Held) -> Any:  # noqa: ANN401
+def intact(held: Held) -> Any:
     """Return the object over a mapping, as it was when it was first given out.
 
     ``x.shape = ...``, ``x.dtype = ...`` or ``x.flags.writeable = False`` change the array object itself, which is its
@@ -75,7 +77,7 @@ def intact(held: Held) -> Any:  # noqa: ANN401
     return held.value()
 
 
-def _form(value: Any) -> object:  # noqa: ANN401
+def _form(value: Any) -> object:
     """Return what a user can change about an array without touching its values; None for what is no array."""
     try:
         return value.shape, value.strides, value.dtype, _fields(value.dtype), value.flags.num, id(value.base)
@@ -83,14 +85,15 @@ def _form(value: Any) -> object:  # noqa: ANN401
         return None
 
 
-def _fields(dtype: Any) -> object:  # noqa: ANN401
+def _fields(dtype: Any) -> object:
     """Return the names of fields, which change in place, and leave a dtype equal to itself."""
     return dtype.names and [(name, _fields(dtype[name])) for name in dtype.names]
 
 
-def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: ANN401
+def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
-    _transfer().register()
+    for hook in on_put:
+        hook(value, segment.kind)
     held = _held(mapping, value, segment)
     with guard:
         first = _open.get(held.key)
@@ -169,20 +172,6 @@ def forget(path: str) -> list[Held]:
 def had(path: str) -> bool:
     """Say whether this process has had a segment at this path attached."""
     return path in _known
-
-
-@functools.cache
-def _transfer() -> ModuleType:
-    with importing:
-        from shmkernel.verbs import transfer  # noqa: PLC0415  with numpy, without which much of the command line works
-
-    return transfer
-
-
-@functools.cache
-def send_by_name(kind: type[object]) -> None:
-    """Have objects of this type sent to other processes as the names they are attached by."""
-    _transfer().register_named(kind)
 
 
 def _let_go(held: Held, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import shmkernel as shm
 from shmkernel._core import paths, registry, segment_file
 from shmkernel.errors import ArgumentError
-from shmkernel.magics import bodies
-from shmkernel.parsing import in_one_line
+from shmkernel.notebook import bodies
+from shmkernel.notebook.parsing import in_one_line
 from shmkernel.sync import locks
 
 if TYPE_CHECKING:
     import argparse
 
-    from shmkernel.magics.commands import ShmMagics
+    from shmkernel.notebook.magics import ShmMagics
 
 
 class CellLock(locks.Lock):
@@ -23,7 +23,7 @@ class CellLock(locks.Lock):
     enter = in_one_line(locks.Lock.enter)
 
 
-def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Return the lock of a cell that was compiled as a ``with`` statement; run the text of any other under it."""
     (name,) = args.names
     if args.cell is None:
@@ -40,7 +40,7 @@ def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     return None
 
 
-def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
+def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ARG001
     """Raise versions."""
     found = [shm.publish(name) for name in args.names]
     print(", ".join(f"{name}: version {version}" for name, version in zip(args.names, found, strict=True)))

@@ -21,15 +21,15 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import paths, records, registry
 from shmkernel.errors import ArgumentError, UnsupportedError
-from shmkernel.magics import variables
-from shmkernel.parsing import evaluate, lengths, literal, number, size
-from shmkernel.verbs import drafts
+from shmkernel.notebook import variables
+from shmkernel.notebook.parsing import evaluate, lengths, literal, number, size
+from shmkernel.verbs import staging
 
 if TYPE_CHECKING:
     import argparse
     import weakref
 
-    from shmkernel.magics.commands import ShmMagics
+    from shmkernel.notebook.magics import ShmMagics
     from shmkernel.verbs.listing import Info
 
 
@@ -49,10 +49,10 @@ class _Terms(NamedTuple):
 
     mode: str
     lifetime: str
-    replace: drafts.Replace
+    replace: staging.Replace
 
 
-def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def create(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Share variables, the value of an expression, or what is made new."""
     _check_flags(args)
     terms = _terms(magics, args)
@@ -67,11 +67,11 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Share the content of a file."""
     (name,) = args.names
     terms = _terms(magics, args)
-    drafts.check(name, *terms)
+    staging.check(name, *terms)
     args.scope.check(name)
     if not args.overwrite:
         variables.check_free(args.scope.target(name), name, name, "Use another NAME, or --overwrite to replace it")
@@ -156,7 +156,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
         variables.check_free(space, name, name, _other_name(args, name, space.get(name)))
     if _is_done(args, name, value):
         return _Wish(name, value)
-    drafts.check(name, *terms)
+    staging.check(name, *terms)
     options = {
         "shape": lengths(args.shape) if args.shape else None,
         "dtype": args.dtype,
@@ -171,7 +171,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     return _Wish(name, None, kind, plan, _earlier(name), private)
 
 
-def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
+def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:
     if args.expression is not None:
         return evaluate(args.expression, args.scope)
     if args.items is not None:
@@ -206,17 +206,17 @@ def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
 
 def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
     """Make what is wished for; the wishes are consumed, since their plans hold the private copies."""
-    made: list[drafts.Draft] = []
+    made: list[staging.Draft] = []
     try:
         while wishes:
             name, _, kind, plan, *_ = wishes.pop(0)
             if kind and plan:
-                made.append(drafts.make(name, kind, plan, *terms))
+                made.append(staging.make(name, kind, plan, *terms))
     except BaseException:
-        drafts.discard(made)
+        staging.discard(made)
         made.clear()  # an interrupt's traceback keeps this frame
         raise
-    values = drafts.publish(made, terms.replace) if made else []
+    values = staging.publish(made, terms.replace) if made else []
     return dict(zip([one.record.name for one in made], values, strict=True))
 
 

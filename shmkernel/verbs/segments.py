@@ -10,7 +10,7 @@ from shmkernel import kinds
 from shmkernel._core import descriptors, folders, paths, records, registry, segment_file, sessions
 from shmkernel.errors import ArgumentError, DamagedError, LimitError, NotFoundError
 from shmkernel.sync import sync_file
-from shmkernel.verbs import drafts, held, listing
+from shmkernel.verbs import attachments, listing, staging
 
 if TYPE_CHECKING:
     import builtins
@@ -31,7 +31,7 @@ def create(
     mode: str = "r+",
     lifetime: str = "session",
     replace: bool = False,
-) -> Any:  # noqa: ANN401  what the kind gives out
+) -> Any:
     """Share a value under a name, and return it as it lies in shared memory.
 
     Parameters
@@ -92,11 +92,11 @@ def create(
     [None, None, None]
     """
     options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size, "ring": ring}
-    (shared,) = drafts.publish([drafts.draft(name, value, options, kind, mode, lifetime, replace)], replace)
+    (shared,) = staging.publish([staging.draft(name, value, options, kind, mode, lifetime, replace)], replace)
     return shared
 
 
-def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa: ANN401
+def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
     """Return the value that is shared under a name. Nothing is copied.
 
     Parameters
@@ -137,32 +137,32 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     segment_file.check_mode(mode)
     path = paths.path_of(name)
     if not sessions.covers(path):  # before: with lifetime attached, this process may be the last one at once
-        with drafts.room_for(name):
+        with staging.room_for(name):
             registry.begin()
     fd, found = segment_file.attach(path, mode, name)
     try:
         if found.st_nlink > 1:
             records.confirm(name, found)
-        given = held.get(found, mode)
+        given = attachments.get(found, mode)
         if given is not None:
             return given
         record = records.of(found)
         reader = _reader(name, fd, kind or (record.kind if record else None))
         try:
-            mapping, value = drafts.open_(reader, fd, found, path, name, mode)
+            mapping, value = staging.open_(reader, fd, found, path, name, mode)
         except NotFoundError:  # the folder of a store went, and with it the name
             if registry.inode_at(name) == found.st_ino:
-                raise drafts.damaged(name, "the folder of its store is gone") from None
+                raise staging.damaged(name, "the folder of its store is gone") from None
             return attach(name, mode, kind)
         except ArgumentError:
             raise
         except ValueError as error:  # an empty file cannot even be mapped
-            raise drafts.damaged(name, error if found.st_size else "the file is empty") from None
+            raise staging.damaged(name, error if found.st_size else "the file is empty") from None
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     finally:
         os.close(fd)
-    return held.put(mapping, value, held.Segment(found, mode, path, name, reader.name, record))
+    return attachments.put(mapping, value, attachments.Segment(found, mode, path, name, reader.name, record))
 
 
 def close(name: str) -> bool:
@@ -191,9 +191,9 @@ def close(name: str) -> bool:
     >>> shm.unlink("x")
     """
     path = paths.path_of(name)
-    if held.forget(path):
+    if attachments.forget(path):
         return False
-    if not held.had(path) and registry.inode_at(name) is None:
+    if not attachments.had(path) and registry.inode_at(name) is None:
         similar = paths.near(name, paths.names())
         message = f"{name!r} is not attached here, and no segment has this name.{paths.hint(similar)}"
         raise NotFoundError(f"{message} What is: %shm_list", name=name, similar=similar)
@@ -244,12 +244,12 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
     'keep'
     >>> shm.unlink("x")
     """
-    drafts.check_lifetime(lifetime)
-    with drafts.room_for(name):
+    staging.check_lifetime(lifetime)
+    with staging.room_for(name):
         session = registry.begin()
-    with drafts.room_for(name), registry.locked():
+    with staging.room_for(name), registry.locked():
         inode = registry.inode_at(name)
-        left = next((one for one in held.everything() if one.name == name and one.value() is not None), None)
+        left = next((one for one in attachments.everything() if one.name == name and one.value() is not None), None)
         if inode is None and left is None:
             raise segment_file.missing(name)
         if lifetime == "attached" and not registry.in_use(name):
@@ -260,11 +260,11 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
             if lifetime != "keep" and not sessions.alive(record.owner):
                 record = record._replace(owner=session.id, label=session.label)
             records.change(record._replace(lifetime=lifetime))
-            held.relive(inode, lifetime)
+            attachments.relive(inode, lifetime)
     if inode is not None or left is None:
         return listing.info(name)
     others = tuple(one for one in listing.holders(left) if one.pid != os.getpid())
-    create(name, held.intact(left), lifetime=lifetime)
+    create(name, attachments.intact(left), lifetime=lifetime)
     return listing.info(name)._replace(stayed=others)
 
 
@@ -310,5 +310,5 @@ def _adopted(name: str, inode: int) -> records.Record:
     session = registry.begin()
     kind = kinds.for_bytes(segment_file.peek(paths.path_of(name), kinds.HEAD, name), foreign=paths.foreign(name))
     if kind is None:
-        raise drafts.damaged(name, "it has no record, and its first bytes are of no kind")
+        raise staging.damaged(name, "it has no record, and its first bytes are of no kind")
     return records.Record(inode, name, kind.name, session.id, session.label, "session", time.time())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shmkernel._core import counts, paths
 from shmkernel.errors import RefusedError, UnsupportedError
 from shmkernel.sync import locks, seqlock, versions
-from shmkernel.verbs import held, life
+from shmkernel.verbs import attachments, segments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
+def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:
     """Exclude others: ``with shm.lock(x):``, or ``async with`` where an event loop must go on.
 
     It holds between processes, threads and tasks, who may enter it again inside. However a holder dies, the lock is
@@ -62,7 +62,7 @@ def _patience(timeout: float | None) -> float | None:
     return None if timeout is None else counts.seconds(timeout)
 
 
-def publish(x: Any) -> int:  # noqa: ANN401
+def publish(x: Any) -> int:
     """Say that there is something new: raise the version, and wake who waits for it.
 
     Returns
@@ -87,7 +87,7 @@ def publish(x: Any) -> int:  # noqa: ANN401
     return versions.publish(_writable(x))
 
 
-def version(x: Any) -> int:  # noqa: ANN401
+def version(x: Any) -> int:
     """Return how many times it was published: by `publish`, by leaving an exclusive lock, by replacing.
 
     Examples
@@ -104,7 +104,7 @@ def version(x: Any) -> int:  # noqa: ANN401
     return versions.version(name_of(x))
 
 
-def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:  # noqa: ANN401
+def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     """Sleep until there is something new, and return its version. Ctrl-C ends it.
 
     A name without a segment is waited for until it has one.
@@ -139,7 +139,7 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     return versions.wait(name_of(x), since, _patience(timeout))
 
 
-def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: ANN401
+def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:
     """Iterate over what is published from now on: ``async for version in shm.changes(x):``.
 
     What is published while the loop's body runs is one step, of the latest version. NotFoundError ends it when the
@@ -162,7 +162,7 @@ def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: AN
     return versions.changes(name_of(x), since)
 
 
-def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
+def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:
     """Lock out other writers, and let `snapshot` see all of it or nothing: ``with shm.writing(x):``.
 
     Raises
@@ -183,7 +183,7 @@ def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN
     return lock(_writable(x), timeout=timeout)
 
 
-def snapshot(x: Any) -> Any:  # noqa: ANN401
+def snapshot(x: Any) -> Any:
     """Return a private copy that is whole: made while nobody wrote under `writing` or `lock`.
 
     No lock is taken, so that readers do not hold up the writer, unless he writes almost all the time.
@@ -207,14 +207,14 @@ def snapshot(x: Any) -> Any:  # noqa: ANN401
     >>> shm.unlink("x")
     """
     name = name_of(x)
-    value = life.attach(name, "r") if isinstance(x, str) else x
+    value = segments.attach(name, "r") if isinstance(x, str) else x
     if not hasattr(value, "copy"):
         message = f"{name!r}: a {type(value).__name__} has no copy(). Read it under shm.lock({name!r}, shared=True)"
         raise UnsupportedError(message, name=name, type=type(value).__name__)
     return seqlock.snapshot(name, value.copy)
 
 
-def name_of(x: Any) -> str:  # noqa: ANN401
+def name_of(x: Any) -> str:
     """Return the name of a shared object, or of what it is a view of; a name is checked."""
     if isinstance(x, str):
         paths.path_of(x)
@@ -222,11 +222,11 @@ def name_of(x: Any) -> str:  # noqa: ANN401
     return _held(x).name
 
 
-def _writable(x: Any) -> str:  # noqa: ANN401
+def _writable(x: Any) -> str:
     """Return the name, where what was given, or is attached under the name, can have changed for others."""
     if isinstance(x, str):
         name, path = x, paths.path_of(x)
-        modes = {one.key[2] for one in held.everything() if one.path == path}
+        modes = {one.key[2] for one in attachments.everything() if one.path == path}
     else:
         one = _held(x)
         name, modes = one.name, {one.key[2]}
@@ -237,8 +237,8 @@ def _writable(x: Any) -> str:  # noqa: ANN401
     return name
 
 
-def _held(x: Any) -> held.Held:  # noqa: ANN401
-    attached, part = held.everything(), x
+def _held(x: Any) -> attachments.Held:
+    attached, part = attachments.everything(), x
     while part is not None:
         for one in attached:
             if one() is part or one.value() is part:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel import delivery, functions
+from shmkernel import kinds
 from shmkernel._core import paths, records, registry, segment_file
 from shmkernel.errors import NotFoundError
 from shmkernel.kinds.rings.stream import Ring
-from shmkernel.verbs import blocks, held, life, lists
+from shmkernel.stdlib import delivery, functions, shareable_list, shared_memory
+from shmkernel.verbs import attachments, segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +48,10 @@ def register() -> None:
                 lesson(module)
 
 
-def register_named(kind: type) -> None:
-    """Teach them to send an object of this type as the name it is attached by."""
-    _register(kind, reduce_named)
+def register_value(value: object, kind: str) -> None:
+    """Have a value of a kind that keeps a folder sent as the name it is attached by."""
+    if type(value) not in delivery.reducers and kinds.keeps(kinds.named(kind)):
+        _register(type(value), reduce_named)
 
 
 def _register(kind: type, reducer: Callable[[Any], Any]) -> None:
@@ -92,9 +94,9 @@ class Reference(NamedTuple):
     file: str = ""
 
 
-def reduce_named(value: object) -> Any:  # noqa: ANN401
+def reduce_named(value: object) -> Any:
     """Reduce what was handed out to its name, or to its values if that leads elsewhere now."""
-    one = next((one for one in held.alive() if one.value() is value), None)
+    one = next((one for one in attachments.alive() if one.value() is value), None)
     reference = one and _to(one)
     if reference is None:
         return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
@@ -102,37 +104,37 @@ def reduce_named(value: object) -> Any:  # noqa: ANN401
     return rebuild_named, (reference,)
 
 
-def reduce_handle(value: Any) -> Any:  # noqa: ANN401
+def reduce_handle(value: Any) -> Any:
     """Reduce a block or a list: the stdlib's classes go by name however they are pickled."""
-    if value._given:  # noqa: SLF001
+    if value._given:
         return reduce_named(value)
     delivery.note()
     return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def rebuild_named(reference: Reference) -> Any:  # noqa: ANN401
+def rebuild_named(reference: Reference) -> Any:
     """Attach in the receiving process."""
     _, value = _attached(reference, given=True)
     return value
 
 
-def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
+def reduce(array: NDArray[Any]) -> Any:
     """Reduce a view of a segment to where it lies, anything else to its values."""
     return _reference(array) or array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def reduce_subclass(array: NDArray[Any]) -> Any:  # noqa: ANN401
+def reduce_subclass(array: NDArray[Any]) -> Any:
     """Reduce likewise what is an array but for its class."""
     reduced = _reference(array.view(np.ndarray))
     return (rebuild_subclass, (type(array), *reduced[1])) if reduced else array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:  # noqa: ANN401
+def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:
     """Cut out the same view, of the same class."""
     return rebuild(*about).view(kind)
 
 
-def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
+def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
     """Reduce a masked array to where its data lie, and its mask."""
     reduced = type(array.data) is np.ndarray and _reference(array.data)
     if not reduced:
@@ -141,7 +143,7 @@ def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
     return rebuild_masked, (mask, array.fill_value, array.hardmask, *reduced[1])
 
 
-def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:  # noqa: ANN401
+def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:
     """Put the mask over the same view."""
     over: Any = np.ma.nomask if mask is None else mask
     made: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(rebuild(*about), over, fill_value=fill, hard_mask=hard)
@@ -185,7 +187,7 @@ def rebuild(
 
 def _inside(low: int, high: int) -> tuple[Reference, int] | None:
     """Find the mapping that these addresses lie in, and its address; None if that cannot be referred to."""
-    for one in held.alive():
+    for one in attachments.alive():
         mapping = one()
         if mapping is not None:
             start = _start(one, mapping)
@@ -195,7 +197,7 @@ def _inside(low: int, high: int) -> tuple[Reference, int] | None:
     return None
 
 
-def _to(one: held.Held) -> Reference | None:
+def _to(one: attachments.Held) -> Reference | None:
     """Refer to a segment; None for private changes, and for a name that leads elsewhere now."""
     created = one.record.created if one.record else None
     if one.key[2] == "c":
@@ -245,7 +247,7 @@ def _of_dict(path: str) -> str:
     return path.removeprefix(dicts) if path.startswith(dicts) else ""
 
 
-def _attached(reference: Reference, *, given: bool = False) -> tuple[held.Held, Any]:
+def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments.Held, Any]:
     """Attach what is referred to; return its mapping, and the value over it, which keeps that alive.
 
     If `given`, return the value that is given out; else one that is there already will do.
@@ -253,12 +255,12 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[held.Held, 
     register()
     name, inode, _, mode, _ = reference
     if not given and registry.inode_at(name) == inode:
-        for one in held.alive():
+        for one in attachments.alive():
             if _is(one, reference) and (mapping := one()) is not None:
                 value = one.value()
                 return one, mapping if value is None else value
     try:
-        value = life.attach(name, mode)
+        value = segments.attach(name, mode)
     except NotFoundError as error:
         message = (
             f"{error.message}. It was unlinked while a reference to it was on its way here. One with lifetime "
@@ -266,25 +268,25 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[held.Held, 
             "'session'"
         )
         raise NotFoundError(message, name=name, similar=[]) from None
-    for one in held.alive():
+    for one in attachments.alive():
         if _is(one, reference) and one.value() is value:
             return one, value
     message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
     raise NotFoundError(message, name=name)
 
 
-def _is(one: held.Held, reference: Reference) -> bool:
+def _is(one: attachments.Held, reference: Reference) -> bool:
     created = one.record.created if one.record else None
     same = (one.name, one.key[1], one.key[2]) == (reference.name, reference.inode, reference.mode)
     return same and (created is None or reference.created is None or created == reference.created)
 
 
-def _beside(reference: Reference) -> tuple[held.Held, Any]:
+def _beside(reference: Reference) -> tuple[attachments.Held, Any]:
     """Map an array of a dict."""
     register()
     _, inode, _, mode, file = reference
     path = f"{paths.runtime('dicts')}/{file}"
-    for one in held.alive():
+    for one in attachments.alive():
         if one.path == path and one.key[1:] == (inode, mode) and (mapping := one()) is not None:
             return one, mapping
     fd, found = segment_file.attach(path, mode, os.path.basename(file))
@@ -294,19 +296,19 @@ def _beside(reference: Reference) -> tuple[held.Held, Any]:
         mapping = segment_file.map_(fd, found.st_size, mode, os.path.basename(file))
     finally:
         os.close(fd)
-    held.note(mapping, mapping, held.Segment(found, mode, path, os.path.basename(file), "array", None))
-    made = held.of(mapping)
+    attachments.note(mapping, mapping, attachments.Segment(found, mode, path, os.path.basename(file), "array", None))
+    made = attachments.of(mapping)
     assert made is not None
     return made, mapping
 
 
-def _start(one: held.Held, mapping: mmap.mmap) -> int:
+def _start(one: attachments.Held, mapping: mmap.mmap) -> int:
     if one.start < 0:
         one.start = _address(np.frombuffer(mapping, np.uint8))
     return one.start
 
 
-def _source(value: Any) -> object:  # noqa: ANN401
+def _source(value: Any) -> object:
     """Return what an array is a view of in the end."""
     while True:
         if isinstance(value, memoryview):
@@ -339,8 +341,8 @@ _register(Ring, reduce_named)
 for _kind in (np.memmap, np.recarray, np.matrix):
     _register(_kind, reduce_subclass)
 _register(np.ma.MaskedArray, reduce_masked)
-_register(blocks.SharedMemory, reduce_handle)
-_register(lists.ShareableList, reduce_handle)
+_register(shared_memory.SharedMemory, reduce_handle)
+_register(shareable_list.ShareableList, reduce_handle)
 _lessons: dict[str, tuple[Callable[[ModuleType], None], ...]] = {
     "multiprocessing.reduction": (_teach_functions, _teach),
     "loky.backend.reduction": (_teach,),

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from shmkernel._core import paths, registry
 from shmkernel.errors import ArgumentError
-from shmkernel.verbs import drafts, life
+from shmkernel.verbs import segments, staging
 
 
 class Session(MutableMapping[str, Any]):
@@ -26,14 +26,14 @@ class Session(MutableMapping[str, Any]):
     >>> del shm.session["x"]
     """
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
-        return life.attach(name)
+    def __getitem__(self, name: str) -> Any:
+        return segments.attach(name)
 
     def __setitem__(self, name: str, value: object) -> None:
-        drafts.publish([drafts.draft(name, value, {}, None, "r+", "session", "own")], "own")
+        staging.publish([staging.draft(name, value, {}, None, "r+", "session", "own")], "own")
 
     def __delitem__(self, name: str) -> None:
-        life.unlink(name)
+        segments.unlink(name)
 
     def __contains__(self, name: object) -> bool:
         try:

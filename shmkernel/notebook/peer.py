@@ -1,0 +1,369 @@
+"""A second kernel inside a notebook: ``%load_ext shmkernel.peer``, then cells that begin with ``%%peer``.
+
+For notebooks about two kernels: each name is a real ipykernel, and what its cells print, show and raise appears as if
+they ran in a notebook of their own.
+
+    %%peer      the text -> the peer's shell channel; what it publishes is published here, until it is idle; so is what
+                its threads have published since its last cell
+    Ctrl-C      becomes the peer's; a second one stops waiting for it
+    its death   a pidfd beside the sockets tells at once
+    our death   atexit ends the peers; after SIGKILL they see it themselves within a second
+
+The sockets lie in a private folder, removed once they are connected: whatever death leaves no files.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import getpass
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.core.magic_arguments import argument
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+from shmkernel._core import descriptors, paths
+from shmkernel.errors import ArgumentError, ShmError
+from shmkernel.notebook.parsing import Parser, arguments, in_one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+_START = 60.0  # seconds for a kernel to start, on a busy machine
+_END = 10.0  # seconds for a peer to shut down
+_LAST = 1.5  # seconds for all, at the end: after 2.5 Jupyter sends SIGTERM to the notebook's own kernel
+_SOCKETS = 64  # descriptors that the sockets of a peer may take: zmq aborts the process when it gets none
+_LONGEST = 70  # bytes of a folder for sockets, whose path may have 107
+_LATE = ("stream", "display_data", "update_display_data", "clear_output", "comm_open", "comm_msg", "comm_close")
+
+
+class PeerError(ShmError, RuntimeError):
+    """A peer's cell failed, or the peer has died. ``ename`` is the name of the error in its kernel, if it has one.
+
+    Mend the cell. Of a peer that has died the next ``%%peer`` cell starts another.
+    """
+
+
+class Peer:
+    """A kernel with a name, from its start to its end."""
+
+    def __init__(self, name: str) -> None:
+        if not sys.executable:
+            message = f"peer {name!r} needs the path of a Python, and sys.executable has none. Set it"
+            raise PeerError(message, name=name)
+        descriptors.check_spare(_SOCKETS)
+        self.name, self._death = name, -1
+        self._mine = os.getpid()
+        self._guard = threading.Lock()  # cells in subshells: sockets belong to one thread at a time
+        own = os.environ | {"JPY_SESSION_NAME": f"{name}.ipynb"}
+        own.pop("PYTEST_CURRENT_TEST", None)  # ipykernel would not capture what the peer's children print
+        with _folder_for_sockets(name) as folder:
+            self._manager = KernelManager(
+                transport="ipc", connection_file=f"{folder}/kernel.json",
+                kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever python3 means here
+            )  # fmt: skip
+            _undebugged(self._manager)
+            try:
+                self._manager.start_kernel(
+                    env=own, extra_arguments=["--HistoryManager.enabled=False"],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+                message = f"peer {name!r} did not start: {what}. If this kernel's folder was removed: os.chdir(...)"
+                raise PeerError(message, name=name) from None
+            provisioner: Any = self._manager.provisioner
+            self._process: subprocess.Popen[bytes] = provisioner.process
+            self._death = os.pidfd_open(self._process.pid)
+            self._client = self._manager.blocking_client()
+            self._client.start_channels(hb=False)
+            try:
+                self._connect()
+            except RuntimeError as error:
+                self.kill()
+                message = f"peer {name!r} did not start: {error}. Try it in a terminal: {sys.executable} -m ipykernel"
+                raise PeerError(message.replace("..", "."), name=name) from None
+            except BaseException:
+                self.kill()
+                raise
+
+    def run(self, code: str, publish: Callable[[dict[str, Any]], None], *, allow_stdin: bool) -> None:
+        """Run a cell, and publish what it publishes; raise what it raises."""
+        with self._guard:
+            failed, reply = self._follow(self._ask(code, allow_stdin=allow_stdin), publish)
+        if any(one["source"] == "ask_exit" and not one.get("keepkernel") for one in reply.get("payload", ())):
+            _peers.pop(self.name, None)
+            _end_within(_END, [self])
+            print(f"{self.name}: ended. The next %%peer {self.name} starts anew")
+        if failed:
+            raise _as_there(self.name, failed)
+        if reply["status"] != "ok":  # a UsageError, which kernels print
+            raise UsageError(f"the cell of peer {self.name!r} failed")
+
+    def check(self) -> None:
+        """Raise PeerError if it has died since its last cell."""
+        if self._process.poll() is not None:
+            raise self._dead("has died since its last cell")
+
+    def ask_to_end(self) -> None:
+        """Send it what Jupyter's menu sends, and do not wait."""
+        if self._process.poll() is None:
+            self._client.shutdown()
+
+    def end(self, deadline: float) -> None:
+        """Wait until it has ended, and give it time for a last word, but not for ever."""
+        select.select([self._death], [], [], max(deadline - time.monotonic(), 0))
+        self.kill()
+
+    def kill(self) -> None:
+        """Send SIGKILL to its process group, as Jupyter does to a kernel that hangs, and wait for its end."""
+        if self._death < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._client.stop_channels()
+        self._manager.cleanup_resources()
+        os.close(self._death)
+        self._death = -1
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process started it; a forked child did not."""
+        return self._mine == os.getpid()
+
+    def _connect(self) -> None:
+        """Wait until the kernel answers, and every socket is connected: the files of the sockets will go."""
+        client = self._client
+        channels = client.shell_channel, client.iopub_channel, client.stdin_channel, client.control_channel
+        monitors = [one.socket.get_monitor_socket(zmq.EVENT_CONNECTED) for one in channels]
+        client.wait_for_ready(timeout=_START)
+        for channel, monitor in zip(channels, monitors, strict=True):
+            monitor.poll(_START * 1000)
+            channel.socket.disable_monitor()
+            monitor.close()
+
+    def _ask(self, code: str, *, allow_stdin: bool) -> str:
+        while self._client.shell_channel.msg_ready():  # replies to earlier cells that nobody waited for
+            self._client.shell_channel.get_msg(timeout=0)
+        asked: str = self._client.execute(code, allow_stdin=allow_stdin)
+        return asked
+
+    def _follow(
+        self, asked: str, publish: Callable[[dict[str, Any]], None]
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Publish until the peer is idle; return its error, if it showed one, and its reply."""
+        failed, idle, interrupted = None, False, False
+        reply: dict[str, Any] = {}
+        while not (idle and reply):
+            try:
+                kind, content, message = self._next(asked)
+                if kind == "status":
+                    idle = content["execution_state"] == "idle"
+                elif kind == "error":
+                    failed = content
+                elif kind == "input_request":
+                    self._client.input((getpass.getpass if content["password"] else input)(content["prompt"]))
+                else:
+                    reply = content if kind == "execute_reply" else reply
+                    publish(message)
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                self._manager.interrupt_kernel()
+        return failed, reply
+
+    def _next(self, asked: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """Return the next message that answers a cell; raise PeerError if none will come any more."""
+        channels = self._client.iopub_channel, self._client.stdin_channel, self._client.shell_channel
+        poller = zmq.Poller()
+        for source in (*(channel.socket for channel in channels), self._death):
+            poller.register(source, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            channel = next((one for one in channels if one.socket in ready), None)
+            if channel is None:  # all that it sent before it died has been read
+                raise self._dead("died while it ran this cell")
+            message = channel.get_msg(timeout=0)
+            kind: str = message["msg_type"]
+            if message["parent_header"].get("msg_id") == asked or kind in _LATE:
+                return kind, message["content"], message
+
+    def _dead(self, how: str) -> PeerError:
+        status = self._process.wait()
+        why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        self.kill()
+        _peers.pop(self.name, None)
+        message = f"peer {self.name!r} {how} ({why}), its variables with it. The next %%peer {self.name} starts anew"
+        return PeerError(message, name=self.name, status=status)
+
+
+def _folder_for_sockets(name: str) -> tempfile.TemporaryDirectory[str]:
+    """Make a private folder with a short path, wherever one can be made."""
+    tried: list[str] = []
+    for find in (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", paths.folder):
+        try:
+            parent = find()
+            if len(os.fsencode(parent)) <= _LONGEST:
+                return tempfile.TemporaryDirectory(prefix="peer-", dir=parent)
+        except OSError as error:
+            tried.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    message = f"peer {name!r} needs a folder for its sockets, and none can be made ({'; '.join(tried)}). Set TMPDIR"
+    raise PeerError(message, name=name)
+
+
+def _undebugged(manager: KernelManager) -> None:
+    """Start a kernel so that a debugger of this process does not take it over: it would wait for the debugger's client.
+
+    pydevd rewrites the command lines of Pythons. ``env`` is none, and becomes one.
+    """
+    env = shutil.which("env")
+    spec = manager.kernel_spec
+    if "pydevd" in sys.modules and env and spec and spec.argv[0] != env:
+        spec.argv = [env, sys.executable, *spec.argv[1:]]
+
+
+_peers: dict[str, Peer] = {}
+
+
+@magics_class
+class PeerMagics(Magics):
+    """A second kernel, or several."""
+
+    shell: InteractiveShell
+
+    @line_cell_magic
+    @in_one_line
+    @arguments()
+    @argument("name", nargs="?", default="peer", metavar="NAME", help="of the peer, as of a notebook; by default peer")
+    @argument("--kill", action="store_true", help="end it by SIGKILL, its process group with it")
+    @argument("--restart", action="store_true", help="end it as Jupyter's menu does, and start a new one")
+    @argument("--shutdown", action="store_true", help="end it as Jupyter's menu does")
+    def peer(self, line: str, cell: str | None = None) -> None:
+        """Run a cell in a second kernel, which starts at its first cell; what it shows appears here.
+
+        %%peer              the cell below runs in the kernel named peer
+        %%peer plot         in another one, which takes itself for the kernel of plot.ipynb
+        %peer plot --kill
+        %peer               say which peers there are
+        """
+        parser: Parser = vars(PeerMagics.peer)["parser"]
+        args = parser.parse_line(line)
+        if not args.name.isidentifier():
+            raise ArgumentError(f"{args.name!r} is no name for a peer: use letters, digits and _", name=args.name)
+        wish = [verb for verb in ("kill", "restart", "shutdown") if vars(args)[verb]]
+        if cell is not None:
+            if wish:
+                raise ArgumentError(f"--{wish[0]} needs a line of its own: %peer {args.name} --{wish[0]}")
+            parent = self._kernel.get_parent() if self._kernel else {}
+            allow_stdin = parent.get("content", {}).get("allow_stdin", True)
+            _started(args.name).run(cell, lambda message: self._publish(args.name, message), allow_stdin=allow_stdin)
+        elif len(wish) > 1:
+            raise ArgumentError(f"--{wish[0]} or --{wish[1]}, not both")
+        elif wish:
+            print(f"{args.name}: {_end(args.name, wish[0])}")
+        else:
+            print(f"peers: {', '.join(_peers) or 'none. The first cell that begins with %%peer starts one'}")
+
+    @property
+    def _kernel(self) -> Any:
+        return getattr(self.shell, "kernel", None)
+
+    def _publish(self, name: str, message: dict[str, Any]) -> None:
+        """Show an output of the peer as one of this cell."""
+        kind, content = message["msg_type"], message["content"]
+        if kind == "stream":
+            stream = getattr(sys, content["name"])
+            stream.write(content["text"])
+            stream.flush()
+        elif kind in ("display_data", "update_display_data", "execute_result"):
+            self.shell.display_pub.publish(
+                content["data"], content["metadata"], transient=content.get("transient", {}),
+                update=kind == "update_display_data",
+            )  # fmt: skip
+        elif kind == "clear_output":
+            self.shell.display_pub.clear_output(content["wait"])
+        elif kind == "execute_reply":
+            for one in content.get("payload", ()):  # the help of `x?`, the text of `%load`
+                if one["source"] == "set_next_input":
+                    one["text"] = f"%%peer {name}\n{one['text']}"
+                if one["source"] != "ask_exit" and (payloads := self.shell.payload_manager):
+                    payloads.write_payload(one)
+        elif kind.startswith("comm_") and (kernel := self._kernel):  # a progress bar, a widget
+            kernel.session.send(
+                kernel.iopub_socket, kind, content, parent=kernel.get_parent(), metadata=message["metadata"],
+                ident=f"comm-{content['comm_id']}".encode(), buffers=message["buffers"],
+            )  # fmt: skip
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Add the magic: ``%load_ext shmkernel.peer``."""
+    shell.register_magics(PeerMagics)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """End the peers, and remove the magic."""
+    end_all()
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("peer", None)
+
+
+@atexit.register
+def end_all() -> None:
+    """End all peers, all at once."""
+    ours = [peer for peer in _peers.values() if peer.ours]
+    _peers.clear()
+    _end_within(_LAST, ours)
+
+
+def _started(name: str) -> Peer:
+    if name in _peers and _peers[name].ours:
+        _peers[name].check()
+    else:
+        _peers[name] = Peer(name)
+    return _peers[name]
+
+
+def _end(name: str, how: str) -> str:
+    peer = _peers.pop(name, None)
+    if peer is None and how != "restart":
+        raise ArgumentError(f"there is no peer {name!r}. There are: {', '.join(_peers) or 'none'}", name=name)
+    if peer is not None and how == "kill":
+        peer.kill()
+    elif peer is not None:
+        _end_within(_END, [peer])
+    if how == "restart":
+        _peers[name] = Peer(name)
+    return {"kill": "killed", "restart": "restarted", "shutdown": "shut down"}[how]
+
+
+def _end_within(seconds: float, peers: list[Peer]) -> None:
+    deadline = time.monotonic() + seconds
+    for peer in peers:
+        peer.ask_to_end()
+    for peer in peers:
+        peer.end(deadline)
+
+
+def _as_there(name: str, content: dict[str, Any]) -> PeerError:
+    """Make an error that shows as the peer's own: its type's name, its text, its traceback."""
+    ename, evalue = content["ename"], content["evalue"]
+    error: PeerError = type(ename, (PeerError,), {})(evalue, name=name, ename=ename)
+    vars(error)["_render_traceback_"] = lambda: content["traceback"]
+    return error
