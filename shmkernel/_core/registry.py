@@ -4,7 +4,7 @@ A segment exists if its file does; what the file cannot say stands in its record
 `names.lock`, a short flock: with it, "compare, then unlink" cannot hit the segment that took the name in between. To
 replace is to link under a hidden name, then to rename over.
 
-    publish   names.lock -> is the name free? -> record -> link (or link and rename) -> the old record goes
+    link_all  names.lock -> is the name free? -> record -> link (or link and rename) -> the old record goes
     sweep     names.lock -> each record: does its owner live, does it lead to its segment? -> unlink -> record goes
 """
 
@@ -45,10 +45,10 @@ def inode_at(name: str) -> int | None:
         return None
 
 
-def ended(held: Record) -> bool:
+def ended(record: Record) -> bool:
     """Say whether nobody is entitled to the segment any more: its lifetime is over. Call it with names locked."""
     try:
-        fd = _claim(held)
+        fd = _claim(record)
     except FileNotFoundError:
         return True
     if fd is not None:
@@ -68,16 +68,16 @@ def in_use(name: str) -> bool:
         _release(fd)
 
 
-def _claim(held: Record) -> int | None:
+def _claim(record: Record) -> int | None:
     """Return a descriptor of a segment whose lifetime is over, None if it is not: somebody is entitled to it.
 
     For lifetime ``attached`` it is locked, so that nobody attaches before the unlink.
     """
-    if held.lifetime == "keep" or (held.lifetime == "session" and sessions.alive(held.owner)):
+    if record.lifetime == "keep" or (record.lifetime == "session" and sessions.alive(record.owner)):
         return None
-    if held.lifetime == "session":
-        return folders.open_(paths.path_of(held.name), os.O_PATH)
-    fd = _open(held.name)
+    if record.lifetime == "session":
+        return folders.open_(paths.path_of(record.name), os.O_PATH)
+    fd = _open(record.name)
     if _locks_at_once(fd):
         return fd
     os.close(fd)
@@ -114,34 +114,34 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
     inode = inode_at(name)
     if inode is None:
         return None
-    found = folders.lstat(paths.path_of(name))
-    if stat.S_ISDIR(found.st_mode):
+    status = folders.lstat(paths.path_of(name))
+    if stat.S_ISDIR(status.st_mode):
         raise RefusedError(f"{name!r} cannot be replaced: {paths.path_of(name)} is a directory", name=name)
-    if not segment_file.may_remove(paths.path_of(name), found):
-        whose = f"taken, by a file of another user (uid {found.st_uid})"
+    if not segment_file.may_remove(paths.path_of(name), status):
+        whose = f"taken, by a file of another user (uid {status.st_uid})"
         raise TakenError(f"{name!r} is {whose}. {segment_file.THEIRS}", name=name, owner=None, mine=False)
-    held = records.at(name, found)
-    if may_replace(held) or (held and ended(held)):
-        return inode if held else _NOBODYS
+    record = records.at(name, status)
+    if may_replace(record) or (record and ended(record)):
+        return inode if record else _NOBODYS
     mine = sessions.mine()
-    if held and mine and held.owner == mine.id:
+    if record and mine and record.owner == mine.id:
         message = (
             f"{name!r} is taken: it is shared by this process already: shm.attach({name!r}), or replace=True "
             "(as a flag --replace; its readers keep the old values)"
         )
-        raise TakenError(message, name=name, owner=held.label, mine=True)
+        raise TakenError(message, name=name, owner=record.label, mine=True)
     whose = "by a file of another program"
-    if held:
-        state = "kept" if held.lifetime == "keep" else "alive" if sessions.alive(held.owner) else "ended"
-        whose = f"by {held.label} ({state})"
+    if record:
+        state = "kept" if record.lifetime == "keep" else "alive" if sessions.alive(record.owner) else "ended"
+        whose = f"by {record.label} ({state})"
     message = (
         f"{name!r} is taken, {whose}. Use another name, or --replace (in Python replace=True; "
         "its readers keep the old values)"
     )
-    raise TakenError(message, name=name, owner=held.label if held else None, mine=False)
+    raise TakenError(message, name=name, owner=record.label if record else None, mine=False)
 
 
-def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record | None], bool]) -> None:
+def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record | None], bool]) -> None:
     """Give nameless files their names, all of them or none.
 
     Raises
@@ -170,7 +170,7 @@ def publish(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record 
         except BaseException:
             for _, new in fresh:
                 if inode_at(new.name) == new.inode:
-                    _gone(paths.path_of(new.name))
+                    _remove(paths.path_of(new.name))
             for _, new in drafts:
                 if inode_at(new.name) != new.inode:
                     _drop(new.inode)
@@ -183,25 +183,25 @@ def unlink(name: str) -> Record | None:
         inode = inode_at(name)
         if inode is None:
             raise segment_file.missing(name)
-        found = folders.lstat(paths.path_of(name))
-        held = records.at(name, found)
+        status = folders.lstat(paths.path_of(name))
+        record = records.at(name, status)
         try:
             folders.unlink(paths.path_of(name))
         except OSError as error:
             message = f"{name!r} cannot be unlinked: {error.strerror}: {paths.path_of(name)}"
-            if not segment_file.may_remove(paths.path_of(name), found):
-                message = f"{message}, of another user (uid {found.st_uid}). {segment_file.THEIRS}"
+            if not segment_file.may_remove(paths.path_of(name), status):
+                message = f"{message}, of another user (uid {status.st_uid}). {segment_file.THEIRS}"
             raise RefusedError(message, name=name) from None
-        if held or not records.read(inode):
+        if record or not records.read(inode):
             _drop(inode)
-            _unlink_aliases(found)
-    return held
+            _unlink_aliases(status)
+    return record
 
 
 def unlink_unused(inode: int) -> None:
     """Unlink a segment of lifetime ``attached`` if its last user has gone; for whoever lets go of one."""
-    held = records.read(inode)
-    if held and held.lifetime == "attached":
+    record = records.read(inode)
+    if record and record.lifetime == "attached":
         if names_lock.is_mine():  # garbage collection struck while this thread changes names
             names_lock.later(inode)
             return
@@ -211,12 +211,12 @@ def unlink_unused(inode: int) -> None:
 
 def _clear(inode: int) -> None:
     """Unlink a segment whose lifetime is over. Call it with names locked."""
-    held = records.read(inode)
-    if held and inode_at(held.name) == inode:
+    record = records.read(inode)
+    if record and inode_at(record.name) == inode:
         with contextlib.suppress(FileNotFoundError):
-            fd = _claim(held)
+            fd = _claim(record)
             if fd is not None:  # for lifetime attached a lock: nobody attaches on the way
-                _remove(held)
+                _remove_segment(record)
                 _release(fd)
 
 
@@ -233,35 +233,35 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
     try:
         with locked():
             for entry in folders.listdir(paths.runtime("records")):
-                found = records.read(entry)
+                record = records.read(entry)
                 try:
-                    fd = _claim(found) if found and inode_at(found.name) == found.inode else -1
+                    fd = _claim(record) if record and inode_at(record.name) == record.inode else -1
                 except FileNotFoundError:  # another program has just removed the file
                     fd = -1
                 except OSError:  # one that cannot be opened must not keep the others from being swept
                     fd = None
                 if fd is None:
                     continue
-                if found and fd >= 0:
+                if record and fd >= 0:
                     claimed.append(fd)
-                    over.append((found, size(os.fstat(fd))))
+                    over.append((record, size(os.fstat(fd))))
                 if len(claimed) > _CLAIMED:
                     _release(claimed.pop(0))
                 if dry_run:
                     continue
-                if found and fd >= 0:  # names first, memory later: giving back 1 GB takes 65 ms
-                    _remove(found)
+                if record and fd >= 0:  # names first, memory later: giving back 1 GB takes 65 ms
+                    _remove_segment(record)
                 else:  # its maker died between record and link, or somebody else removed the file
-                    _gone(paths.runtime("records", entry))
+                    _remove(paths.runtime("records", entry))
             if not dry_run:
-                _tidy()
+                _sweep_leftovers()
     finally:
         for fd in claimed:
             _release(fd)
     return over
 
 
-def house(fd: int, file: str) -> str:
+def make_store_folder(fd: int, file: str) -> str:
     """Make the folder that a store has to itself, and link the nameless file there; return its path."""
     home = paths.runtime("dicts", str(os.fstat(fd).st_ino))
     with locked():  # a sweep takes a folder without its file for one left by a maker that died
@@ -275,29 +275,29 @@ def abandon(inode: int) -> None:
     if folders.exists(paths.runtime("dicts", str(inode))):
         with locked():
             if records.read(inode) is None:
-                _raze(inode)
+                _remove_store_folder(inode)
 
 
-def size(found: os.stat_result) -> int:
+def size(status: os.stat_result) -> int:
     """Return how many bytes a segment takes: with all that lies in its folder, if it has one."""
-    if found.st_nlink > 1 or found.st_blocks * 512 < found.st_size:
-        home = paths.runtime("dicts", str(found.st_ino))
+    if status.st_nlink > 1 or status.st_blocks * 512 < status.st_size:
+        home = paths.runtime("dicts", str(status.st_ino))
         with contextlib.suppress(FileNotFoundError):
             return sum(folders.lstat(f"{home}/{entry}").st_blocks * 512 for entry in folders.listdir(home))
-    return found.st_size
+    return status.st_size
 
 
 def holders() -> dict[tuple[int, int], list[int]]:
     """Return who has what attached: pids by (device, inode). One read for all; 20 ms with 10,000 locks."""
-    found: dict[tuple[int, int], list[int]] = {}
+    pids: dict[tuple[int, int], list[int]] = {}
     with contextlib.suppress(FileNotFoundError), open("/proc/locks", encoding="utf-8") as file:
         for line in file:
             words = line.split()
             if words[1] == "FLOCK" and words[3] == "READ" and int(words[4]) > 0:
                 major, minor, inode = words[5].split(":")
                 key = os.makedev(int(major, 16), int(minor, 16)), int(inode)
-                found.setdefault(key, []).append(int(words[4]))
-    return found
+                pids.setdefault(key, []).append(int(words[4]))
+    return pids
 
 
 def locked() -> names_lock.NamesLock:
@@ -316,47 +316,47 @@ def _link(fd: int, new: Record) -> None:
         raise TakenError(message, name=new.name, owner=None, mine=False) from None
 
 
-def _remove(held: Record) -> None:
-    path = paths.path_of(held.name)
-    found = folders.lstat(path)
-    _gone(path)
-    _drop(held.inode)
-    _unlink_aliases(found)
+def _remove_segment(record: Record) -> None:
+    path = paths.path_of(record.name)
+    status = folders.lstat(path)
+    _remove(path)
+    _drop(record.inode)
+    _unlink_aliases(status)
 
 
-def _unlink_aliases(found: os.stat_result) -> None:
+def _unlink_aliases(status: os.stat_result) -> None:
     """Remove the other names of our own form that a segment had: whoever made those links, it is to go."""
-    if found.st_nlink > 1:
+    if status.st_nlink > 1:
         for name, inode in paths.inodes().items():
-            if inode == found.st_ino:
-                _gone(paths.path_of(name))
+            if inode == status.st_ino:
+                _remove(paths.path_of(name))
 
 
 def _drop(inode: int) -> None:
-    _gone(paths.runtime("records", str(inode)))
-    _gone(paths.runtime("pending", str(inode)))
-    _raze(inode)
+    _remove(paths.runtime("records", str(inode)))
+    _remove(paths.runtime("pending", str(inode)))
+    _remove_store_folder(inode)
 
 
-def _raze(inode: int) -> None:
+def _remove_store_folder(inode: int) -> None:
     """Remove the folder that a store has to itself: in one step for those who are about to open it."""
     gone = paths.runtime("pending", f"{inode}.store")
     with contextlib.suppress(FileNotFoundError):
         folders.rename(paths.runtime("dicts", str(inode)), gone)
-        _gone(gone)
+        _remove(gone)
 
 
-def _tidy() -> None:
+def _sweep_leftovers() -> None:
     """Remove the files of ended sessions, and what a publisher left on its way when it died."""
     for id_ in folders.listdir(paths.runtime("sessions")):
         if not sessions.alive(id_):
-            _gone(paths.runtime("sessions", id_))
-    sync_file.tidy()
+            _remove(paths.runtime("sessions", id_))
+    sync_file.remove_unused()
     for entry in folders.listdir(paths.runtime("pending")):
-        _gone(paths.runtime("pending", entry))
+        _remove(paths.runtime("pending", entry))
     for entry in filter(str.isdigit, folders.listdir(paths.runtime("dicts"))):
         if not folders.exists(paths.runtime("records", entry)) and not _busy(paths.runtime("dicts", entry)):
-            _raze(int(entry))
+            _remove_store_folder(int(entry))
 
 
 def _busy(folder: str) -> bool:
@@ -376,7 +376,7 @@ def _busy(folder: str) -> bool:
         _release(fd)
 
 
-def _gone(path: str) -> None:
+def _remove(path: str) -> None:
     try:
         folders.unlink(path)
     except FileNotFoundError:

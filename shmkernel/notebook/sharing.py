@@ -216,7 +216,7 @@ def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
         staging.discard(made)
         made.clear()  # an interrupt's traceback keeps this frame
         raise
-    values = staging.publish(made, terms.replace) if made else []
+    values = staging.name_all(made, terms.replace) if made else []
     return dict(zip([one.record.name for one in made], values, strict=True))
 
 

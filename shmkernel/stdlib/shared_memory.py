@@ -154,7 +154,7 @@ class SharedMemory:
             self._name = posix or _make_filename()
             name = paths.called(_path(self._name))
             try:
-                staging.publish(
+                staging.name_all(
                     [staging.make(name, kind, plan, "r+", lifetime, replace=False, view=view)], replace=False
                 )
             except TakenError as error:

@@ -204,7 +204,7 @@ def peek(name: str) -> tuple[int, Who | None]:
     return version_of(page, inode), decode(page[HOLDER * 8 : HOLDER * 8 + WHO])
 
 
-def tidy(*, all_: bool = False, dry_run: bool = False) -> list[str]:
+def remove_unused(*, all_: bool = False, dry_run: bool = False) -> list[str]:
     """Remove the files of free names that nobody has open, and return the names.
 
     Those by which a holder's death is still to be told stay, unless `all_` is given.
@@ -215,12 +215,12 @@ def tidy(*, all_: bool = False, dry_run: bool = False) -> list[str]:
             path = f"{paths.folder()}/{entry}"
             if not os.path.lexists(path):
                 with contextlib.suppress(OSError):  # busy, or another sweep was faster
-                    if _remove_unused(paths.runtime("sync", entry), all_=all_, dry_run=dry_run):
+                    if _remove_if_unused(paths.runtime("sync", entry), all_=all_, dry_run=dry_run):
                         removed.append(paths.called(path))
     return removed
 
 
-def _remove_unused(path: str, *, all_: bool, dry_run: bool) -> bool:
+def _remove_if_unused(path: str, *, all_: bool, dry_run: bool) -> bool:
     fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
     try:
         found = os.fstat(fd)

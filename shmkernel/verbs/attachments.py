@@ -136,7 +136,7 @@ def _held(mapping: mmap.mmap, value: object, segment: Segment) -> Held:
     return held
 
 
-def relive(inode: int, lifetime: str) -> None:
+def set_lifetime(inode: int, lifetime: str) -> None:
     """Heed a new lifetime in what is mapped already; other processes leave it to their watchdogs."""
     for held in everything():
         if held.key[1] == inode:

@@ -92,7 +92,7 @@ def create(
     [None, None, None]
     """
     options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size, "ring": ring}
-    (shared,) = staging.publish([staging.draft(name, value, options, kind, mode, lifetime, replace)], replace)
+    (shared,) = staging.name_all([staging.draft(name, value, options, kind, mode, lifetime, replace)], replace)
     return shared
 
 
@@ -260,7 +260,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
             if lifetime != "keep" and not sessions.alive(record.owner):
                 record = record._replace(owner=session.id, label=session.label)
             records.change(record._replace(lifetime=lifetime))
-            attachments.relive(inode, lifetime)
+            attachments.set_lifetime(inode, lifetime)
     if inode is not None or left is None:
         return listing.info(name)
     others = tuple(one for one in listing.holders(left) if one.pid != os.getpid())
@@ -286,10 +286,10 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     []
     """
     folders.prepare()
-    unused = sync_file.tidy(all_=True, dry_run=dry_run)
+    unused = sync_file.remove_unused(all_=True, dry_run=dry_run)
     over = [(record.name, size) for record, size in registry.sweep(dry_run=dry_run)]
     if not dry_run:
-        unused += sync_file.tidy(all_=True)  # of what was unlinked just now
+        unused += sync_file.remove_unused(all_=True)  # of what was unlinked just now
     return over + [(f"lock of {name}", sync_file.SIZE) for name in unused]
 
 

@@ -41,7 +41,7 @@ def draft(
     lifetime: str,
     replace: Replace,
 ) -> Draft:
-    """Make a segment that only lacks its name; `publish` or `discard` it."""
+    """Make a segment that only lacks its name; `name_all` or `discard` it."""
     paths.path_of(name)
     maker, plan = kinds.planned(name, value, options, kind)
     return make(name, maker, plan, mode, lifetime, replace)
@@ -69,7 +69,7 @@ def make(
             else:
                 with Progress(name, plan.size) as progress:
                     if plan.build and kinds.keeps(kind):
-                        plan.build(registry.house(fd, kind.file), fd, progress)
+                        plan.build(registry.make_store_folder(fd, kind.file), fd, progress)
                     else:
                         segment_file.fill(fd, plan.size, plan.pieces(), name, progress)
             found = os.fstat(fd)
@@ -84,18 +84,18 @@ def make(
             raise
 
 
-def publish(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
+def name_all(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
     """Name the drafts, all or none, and return their values."""
     try:
         try:
             with room_for(drafts[0].record.name):
-                registry.publish([(one.fd, one.record) for one in drafts], _may_replace(replace))
+                registry.link_all([(made.fd, made.record) for made in drafts], _may_replace(replace))
         finally:
             _close(drafts)
     except BaseException:
         _abandon(drafts)
         raise
-    return [one.value for one in drafts]
+    return [made.value for made in drafts]
 
 
 def discard(drafts: Sequence[Draft]) -> None:
@@ -105,13 +105,13 @@ def discard(drafts: Sequence[Draft]) -> None:
 
 
 def _close(drafts: Sequence[Draft]) -> None:
-    for one in drafts:
-        os.close(one.fd)
+    for made in drafts:
+        os.close(made.fd)
 
 
 def _abandon(drafts: Sequence[Draft]) -> None:
-    for one in drafts:
-        registry.abandon(one.record.inode)
+    for made in drafts:
+        registry.abandon(made.record.inode)
 
 
 def open_(
@@ -184,7 +184,7 @@ def _largest(full: FullError) -> str:
     """Name the largest segment, if its memory would do: whether anybody needs it, its owner knows."""
     facts: dict[str, Any] = full.facts
     with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
-        largest = max(listing.list(), key=lambda one: one.size, default=None)
+        largest = max(listing.list(), key=lambda info: info.size, default=None)
         if largest and largest.size + facts["free"] >= facts["needed"] and facts["limit"] != "quota":
             what = f"{largest.name} {capacity.human(largest.size)} ({largest.owner})"
             return f". The largest here: {what}. All of it: %shm_list"

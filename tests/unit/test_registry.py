@@ -91,17 +91,17 @@ def test_several_names_are_published_all_or_none(shm_dir):
     before = left(shm_dir)
     three = drafted(("a", 1), ("c", 3)) + drafted(("b", 2), replace=True)
     with pytest.raises(shm.TakenError, match="'b' is taken"):
-        staging.publish(three, replace=False)
+        staging.name_all(three, replace=False)
     assert left(shm_dir) == before
     assert shm.attach("b") == 0
-    values = staging.publish(drafted(("a", 1), ("b", 2), ("c", 3), replace=True), replace=True)
+    values = staging.name_all(drafted(("a", 1), ("b", 2), ("c", 3), replace=True), replace=True)
     assert [int(one) for one in values] == [1, 2, 3]
     assert paths.names() == ["a", "b", "c"]
 
 
 def test_the_same_name_twice_publishes_none(shm_dir):
     with pytest.raises(shm.TakenError):
-        staging.publish(drafted(("a", 1), ("b", 2), ("a", 3)), replace=False)
+        staging.name_all(drafted(("a", 1), ("b", 2), ("a", 3)), replace=False)
     assert [path for path in left(shm_dir) if "sessions" not in path] == []
 
 
@@ -119,7 +119,7 @@ def test_a_failure_on_the_way_leaves_the_names_as_they_were(failing, monkeypatch
 
     monkeypatch.setattr(segment_file, "link", link)
     with pytest.raises(KeyboardInterrupt):
-        staging.publish(three, replace=True)
+        staging.name_all(three, replace=True)
     monkeypatch.undo()
     assert left(shm_dir) == before
     assert shm.attach("b") is kept
@@ -138,7 +138,7 @@ def test_taking_a_name_says_whose_it_is():
     with holding(lambda: shm.create("x", 1)) as child:
         for replace in (False, "own"):
             with pytest.raises(shm.TakenError, match=r"'x' is taken, by .* \(alive\).*replace=True") as caught:
-                staging.publish(drafted(("x", 2), replace=replace), replace)
+                staging.name_all(drafted(("x", 2), replace=replace), replace)
             assert caught.value.owner
         child.end()
 
@@ -155,7 +155,7 @@ def test_replacing_takes_the_name_over(shm_dir):
 
 def test_own_replaces_only_what_this_session_made():
     shm.create("x", 1)
-    (x,) = staging.publish(drafted(("x", 2), replace="own"), "own")
+    (x,) = staging.name_all(drafted(("x", 2), replace="own"), "own")
     assert shm.attach("x") is x
     assert x == 2
 
