@@ -99,7 +99,7 @@ def _child(work: Callable[[], None]) -> Iterator[int]:
     if pid == 0:
         try:
             work()
-        except BaseException:
+        except BaseException:  # noqa: BLE001  else the parent waits for it, and nobody knows why
             traceback.print_exc()
         finally:
             os._exit(0)

@@ -45,13 +45,13 @@ _HOME = (
     | {"watch": "shmkernel.monitor.widget"}
 )
 
-__all__ = sorted({*_HOME} - {"list"})
+__all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not hide the builtin
 
 
 def __getattr__(name: str) -> object:
     """Load the API at first use (PEP 562): the watchdog and the command line do without numpy."""
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow, and seldom asked
 
         try:
             return version(__name__)
@@ -73,14 +73,14 @@ def __dir__() -> Sequence[str]:
 
 def _prevent_reloading() -> None:
     if "IPython" in sys.modules:
-        from shmkernel._core import reloading
+        from shmkernel._core import reloading  # noqa: PLC0415
 
         reloading.prevent()
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Add the magics: ``%load_ext shmkernel``."""
-    from shmkernel import notebook
+    from shmkernel import notebook  # noqa: PLC0415
 
     _prevent_reloading()
     notebook.load(shell)
@@ -88,6 +88,6 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Remove the magics; variables, segments and the watchdog stay."""
-    from shmkernel import notebook
+    from shmkernel import notebook  # noqa: PLC0415
 
     notebook.unload(shell)

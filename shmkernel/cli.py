@@ -111,7 +111,7 @@ def _watch(args: Namespace) -> None:
     if args.name:
         _check([args.name])
     try:
-        from shmkernel.monitor.terminal import watch
+        from shmkernel.monitor.terminal import watch  # noqa: PLC0415  rich comes with it
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("rich"):
             raise
@@ -216,13 +216,13 @@ def _demo(_: Namespace) -> int:
     It takes some seconds, needs matplotlib for its data (pip install "shmkernel[demo]"), and leaves nothing behind.
     The exit status is 0 only if everything happened as promised.
     """
-    from shmkernel.demo import main
+    from shmkernel.demo import main  # noqa: PLC0415  jupyter_client comes with it
 
     return main()
 
 
 class _Parser(argparse.ArgumentParser):
-    def _print_message(self, message: str, file: Any = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401  as in the base class
         """Let errors of writing through, which argparse hides."""
         if message and (file := file or sys.stderr) is not None:
             file.write(message)
@@ -298,7 +298,7 @@ def _complain(message: str) -> int:
 def _open_output() -> bool:
     """Let standard output take every character, and say whether there is one."""
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
         return False
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # ASCII has no letters for many a file's name

@@ -52,7 +52,7 @@ Next, in a notebook                   and in another
 All there is, one line each: %shm_help"""
 
 
-class Unmet(Exception):
+class Unmet(Exception):  # noqa: N818  no error of the API: an expectation
     """What was expected, and did not happen."""
 
 
@@ -117,7 +117,7 @@ class Kernel:
         if self._manager.has_kernel:
             self._manager.shutdown_kernel(now=True)
 
-    def _execute(self, code: str, **options: Any) -> dict[str, Any]:
+    def _execute(self, code: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401  jupyter_client's
         try:
             reply = self._client.execute_interactive(code, store_history=False, timeout=_ANSWER, **options)
         except TimeoutError:

@@ -165,11 +165,11 @@ class Rows(list["Info"]):
         super().__init__(rows)
         self._notes, self._cards = notes, cards
 
-    def __getitem__(self, at: Any) -> Any:
+    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401  as a list's
         found = super().__getitem__(at)
         return Rows(found, self._notes, cards=self._cards) if isinstance(at, slice) else found
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002  IPython's protocol
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG002  IPython's protocol
         cards = (card(one, self._notes.get(one.name, "")) for one in self)
         printer.text("\n\n".join(cards) if self._cards else table(self, self._notes, most=_MOST))
 

@@ -157,7 +157,7 @@ def _setup(namespace):
 
 
 def _teardown(namespace):
-    from shmkernel._core import sessions
+    from shmkernel._core import sessions  # noqa: PLC0415  only when a document has run
 
     with namespace.pop("stack"):
         if shell := namespace.pop("shell", None):

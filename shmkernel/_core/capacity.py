@@ -199,7 +199,7 @@ def _is_tmpfs(path: str, dev: int) -> bool:
 
 def _magic(path: str) -> int:
     """Return the number of a file system's type; `os.statvfs` leaves it out."""
-    import ctypes
+    import ctypes  # noqa: PLC0415  it takes 10 ms
 
     found = (ctypes.c_long * 64)()  # a struct statfs, which begins with it, is 15 of them
     failed = ctypes.CDLL(None).statfs(os.fsencode(path), found)

@@ -207,7 +207,7 @@ def has_proc() -> bool:
 
 def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
     """Link an open file itself, which takes root or Linux 6.10."""
-    import ctypes
+    import ctypes  # noqa: PLC0415  it takes 10 ms
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.linkat(fd, b"", int(at), os.fsencode(rest), _AT_EMPTY_PATH):
@@ -363,12 +363,12 @@ def _check_uid(folder: str) -> None:
 
 
 def _keep(folder: Folder) -> Folder:
-    global _held
+    global _held  # noqa: PLW0603  replaced as a whole
     others = [(path, one) for path, one in _held.items() if path != folder.path]
     _held = dict([*others[1 - _HELD :], (folder.path, folder)])
     return folder
 
 
 def _forget(folder: Folder) -> None:
-    global _held
+    global _held  # noqa: PLW0603
     _held = {path: one for path, one in _held.items() if one is not folder}

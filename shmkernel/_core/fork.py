@@ -67,14 +67,14 @@ def _in_order() -> list[_Handlers]:
 
 
 def _run(handlers: Iterable[Handler | None]) -> None:
-    global _interrupted
+    global _interrupted  # noqa: PLW0603  told after the fork
     for handler in handlers:
         try:
             if handler is not None:
                 handler()
         except KeyboardInterrupt:
             _interrupted = True
-        except Exception:
+        except Exception:  # noqa: BLE001  the others have to run
             sys.excepthook(*sys.exc_info())
 
 
@@ -85,7 +85,7 @@ def _before(*_: int) -> None:
 
 
 def _in_parent(turn: int) -> None:
-    global _interrupted
+    global _interrupted  # noqa: PLW0603
     if threading.get_ident() not in _forking:
         return
     _interrupted |= turn > 0
@@ -98,7 +98,7 @@ def _in_parent(turn: int) -> None:
 
 
 def _in_child(*_: int) -> None:
-    global generation, _interrupted
+    global generation, _interrupted  # noqa: PLW0603
     if threading.get_ident() not in _forking:
         return
     generation += 1

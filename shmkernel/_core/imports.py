@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LIMIT = 10.0  # seconds: the other import may wait for one that the forking thread is in the middle of
 _NAP = 0.001
 _PACKAGE = __name__.partition(".")[0]
-_module_locks: dict[str, Callable[[], object]] = vars(importlib._bootstrap)["_module_locks"]
+_module_locks: dict[str, Callable[[], object]] = vars(importlib._bootstrap)["_module_locks"]  # noqa: SLF001  no other tells
 
 
 class Importing(interrupts.Holding):

@@ -72,7 +72,7 @@ class Entry:
         if not self.over:
             self.over = True
             if not self.inherited:
-                self.holding._abort(self)
+                self.holding._abort(self)  # noqa: SLF001  the other half of this protocol
 
 
 class _Here(threading.local):
@@ -103,7 +103,7 @@ class Exit:
         return token
 
 
-def _leave_explicitly(leave: Callable[..., Any], holding: Holding, *error: Any) -> Any:
+def _leave_explicitly(leave: Callable[..., Any], holding: Holding, *error: Any) -> Any:  # noqa: ANN401  as it is
     return leave(holding, None, *error)
 
 
@@ -131,7 +131,7 @@ class Holding:
 
     __slots__ = ()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Any:  # noqa: ANN401  what the subclass gives
         return self._enter(entry_of(self))
 
     if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Holding:
     else:
         __exit__ = Exit("_exit")
 
-    def _enter(self, entry: Entry) -> Any:
+    def _enter(self, entry: Entry) -> Any:  # noqa: ANN401  what the subclass gives
         raise NotImplementedError
 
     def _leave(self, entry: Entry | None, kind: Kind) -> None:
@@ -208,7 +208,7 @@ class Guard(Holding):
 
     def is_mine(self) -> bool:
         """Say whether this thread is inside."""
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001  as threading.Condition asks
 
     def before_fork(self) -> None:
         """Wait until no other thread is inside."""

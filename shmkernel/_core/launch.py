@@ -210,9 +210,9 @@ def _reap(deadline: float = 0.0) -> None:
 
 
 @functools.cache
-def _original(name: str) -> Any:
+def _original(name: str) -> Any:  # noqa: ANN401  a module
     """Return a fresh copy of a module of the standard library, without what others have put into it."""
-    import importlib.util
+    import importlib.util  # noqa: PLC0415  the watchdog shares this module, and starts faster without
 
     spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
     assert spec
@@ -236,7 +236,7 @@ def _check(answer: bytes) -> None:
 def _reason(error: OSError) -> str:
     """Say why a start failed; a limit that was reached by its name."""
     if error.errno == errno.EAGAIN:
-        import resource
+        import resource  # noqa: PLC0415  only for a message
 
         return f"you may start no more processes (ulimit -u, now {resource.getrlimit(resource.RLIMIT_NPROC)[0]})"
     return error.strerror or str(error)

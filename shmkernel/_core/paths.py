@@ -35,7 +35,7 @@ def folder() -> str:
     True
     """
     chosen = os.environ.get("SHMKERNEL_DIR")
-    return _absolute(chosen) if chosen else "/dev/shm"
+    return _absolute(chosen) if chosen else "/dev/shm"  # noqa: S108  the place POSIX shared memory has on Linux
 
 
 def prefix() -> str:
@@ -85,7 +85,7 @@ def _path(name: str, within: str, uid: int) -> str:
 def _example(name: str) -> str:
     """Propose a name like the one that cannot be: without accents, with _ for what is no letter or digit."""
     with importing:
-        import unicodedata
+        import unicodedata  # noqa: PLC0415  only for a message
 
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     found = re.sub(r"\W+", "_", plain).strip("_")
@@ -140,7 +140,7 @@ def inodes() -> dict[str, int]:
 def near(name: str, known: Iterable[str]) -> list[str]:
     """Return the known names that `name` may be a slip of the pen for, best first."""
     with importing:
-        import difflib
+        import difflib  # noqa: PLC0415  only for a message, and the watchdog shares this module
 
     spelled: dict[str, list[str]] = {}
     for one in known:

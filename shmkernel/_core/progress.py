@@ -46,7 +46,7 @@ class Progress:
         if self._wanted and (self._bar is not None or time.monotonic() - self._start > _PATIENCE):
             try:
                 self._update(count)
-            except Exception:
+            except Exception:  # noqa: BLE001  a stream that is closed, full or None must not fail the copy
                 self._wanted = False
 
     def _update(self, count: int) -> None:
@@ -57,7 +57,7 @@ class Progress:
 
     def _show(self) -> tqdm[None]:
         with importing:
-            from tqdm.auto import tqdm
+            from tqdm.auto import tqdm  # noqa: PLC0415
 
         notebook = "ipykernel" in sys.modules  # its streams are no terminals, which would turn the bar off
         return tqdm(

@@ -97,7 +97,7 @@ def confirm(name: str, found: os.stat_result) -> None:
 
     Where the kernel does not prevent it (sysctl fs.protected_hardlinks=0), others can link any file of ours there.
     """
-    if found.st_nlink < 2:
+    if found.st_nlink < 2:  # noqa: PLR2004  the usual
         return
     record = of(found)
     if not (record and _is_of(record, name)):

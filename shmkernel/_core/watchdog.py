@@ -92,7 +92,7 @@ def _close_inherited() -> None:
     except OSError:
         inherited = [*range(_MANY)]
     for fd in inherited:
-        if fd > 2:
+        if fd > 2:  # noqa: PLR2004  the standard streams
             with contextlib.suppress(OSError):
                 os.close(fd)
 

@@ -91,13 +91,13 @@ class Keeper(Kind, Protocol):
     file: str
     suffixes: tuple[str, ...]  # of the files that `load` reads
 
-    def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> Any:
+    def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> Any:  # noqa: ANN401
         """Return what is handed out, which keeps the mapping alive; errors are those of `open`.
 
         The mapping is of the file's first bytes, and says that it is attached.
         """
 
-    def save(self, value: Any, path: str) -> Iterator[bytes]:
+    def save(self, value: Any, path: str) -> Iterator[bytes]:  # noqa: ANN401
         """Write the content as a file for this path, in pieces."""
 
 
@@ -128,7 +128,7 @@ def known() -> dict[str, Kind]:
     """Return all kinds by name: our own, then those of other packages."""
     found = dict(_ours())
     with importing:
-        from importlib.metadata import entry_points
+        from importlib.metadata import entry_points  # noqa: PLC0415  20 ms, and our own kinds come first anyway
 
         for entry in entry_points(group="shmkernel.kinds"):
             found.setdefault(entry.name, entry.load())
@@ -171,7 +171,7 @@ def _cured(
 ) -> ShmError:
     """Add to an error what can be shared in the value's place."""
     with importing:
-        from shmkernel.kinds import cures
+        from shmkernel.kinds import cures  # noqa: PLC0415  only for a message
 
     if value is None or isinstance(value, Mapping) or any(option is not None for option in options.values()):
         return error
@@ -187,7 +187,7 @@ def _cured(
 
 def _is_item(value: object) -> bool:
     with importing:
-        from shmkernel.kinds.lists import layout
+        from shmkernel.kinds.lists import layout  # noqa: PLC0415
 
     return layout.may_be(type(value))
 

@@ -167,15 +167,15 @@ def _parse(head: bytes) -> Layout:
         raise ValueError("its first bytes are not those of a .npy file, or stop short")
     if len(head) > _LONGEST:
         raise ValueError(f"its header takes {len(head)} bytes")
-    text = head[10 if head[6] == 1 else 12 :].decode("utf-8" if head[6] == 3 else "latin-1")
+    text = head[10 if head[6] == 1 else 12 :].decode("utf-8" if head[6] == 3 else "latin-1")  # noqa: PLR2004  versions
     try:
         fields = ast.literal_eval(text.strip())
         descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
         dtype = npy.descr_to_dtype(descr)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
-    if not sound or len(fields) != 3 or dtypes.unfit(dtype) or dtype.subdtype:
+    if not sound or len(fields) != 3 or dtypes.unfit(dtype) or dtype.subdtype:  # noqa: PLR2004  the three read above
         raise ValueError("its header makes no sense")
     if why := dtypes.unbounded(shape, dtype):
         raise ValueError(f"its header makes no sense: {why}")
@@ -236,7 +236,7 @@ def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDA
         raise ArgumentError(f"{name!r}: cannot fill {dtype} with {fill!r}: {error}", name=name) from None
     try:
         if why := dtypes.unbounded(lengths, one.dtype):
-            raise ValueError(why)
+            raise ValueError(why)  # noqa: TRY301
         return np.broadcast_to(one, lengths)
     except ValueError as error:  # more, or longer, dimensions than numpy has
         raise ArgumentError(f"{name!r}: no array can have the shape {lengths} here: {error}", name=name) from None

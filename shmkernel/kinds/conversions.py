@@ -84,7 +84,7 @@ def natural(given: object) -> NDArray[Any]:
     return found
 
 
-def _check(found: NDArray[Any], given: NDArray[Any], same: Any) -> None:
+def _check(found: NDArray[Any], given: NDArray[Any], same: Any) -> None:  # noqa: ANN401  a bool, or an array of them
     """Raise ValueError that shows the first value which is another now."""
     if np.all(same):
         return
@@ -119,7 +119,7 @@ def _plain(given: object, dtype: np.dtype[Any]) -> NDArray[Any]:
     return found if texts and dtype.kind not in (*_TEXTS, "b") else exact  # to be read as numbers or times
 
 
-def _records(given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _records(given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:  # noqa: ANN401  a record, or lists of records
     """Return tuples as records, each field checked."""
     found = np.array(given, dtype)
     rows: list[Any] = [given]
@@ -133,7 +133,7 @@ def _records(given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     return found
 
 
-def _same(found: NDArray[Any], given: NDArray[Any]) -> Any:
+def _same(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401  a case a line
     """Say, for each value, whether it is still what it was."""
     to, of = found.dtype, given.dtype
     if to == of:
@@ -157,11 +157,11 @@ def _same(found: NDArray[Any], given: NDArray[Any]) -> Any:
         return False
     back = found.astype(of)
     same = back == given
-    missing = np.isnat if of.kind in _TIMES else (lambda values: values != values)
+    missing = np.isnat if of.kind in _TIMES else (lambda values: values != values)  # noqa: PLR0124  NaN of any type
     return same | (missing(back) & missing(given))
 
 
-def _same_fields(found: NDArray[Any], given: NDArray[Any]) -> Any:
+def _same_fields(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
     to, of = found.dtype.names or (None,), given.dtype.names or (None,)
     if len(of) not in (1, len(to)) or (len(of) == 1 and found.dtype.names and given.dtype.names and len(to) > 1):
         return False
@@ -177,7 +177,7 @@ def _same_fields(found: NDArray[Any], given: NDArray[Any]) -> Any:
     return same
 
 
-def _same_objects(found: NDArray[Any], given: NDArray[Any]) -> Any:
+def _same_objects(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
     if found.dtype.kind in _TIMES:
         return _same(found, np.array(given.tolist(), f"{found.dtype.kind}8"))
     if found.dtype.kind in "fc":
@@ -187,18 +187,18 @@ def _same_objects(found: NDArray[Any], given: NDArray[Any]) -> Any:
     return _equal(given, found)
 
 
-def _is_finite(number: Any) -> bool:
+def _is_finite(number: Any) -> bool:  # noqa: ANN401
     return bool(np.isfinite(complex(number)))
 
 
 def _equal(given: NDArray[Any], found: NDArray[Any]) -> NDArray[np.bool_]:
     """Compare values as Python does, a NaN with itself."""
     pairs = zip(given.ravel().tolist(), found.ravel().tolist(), strict=True)
-    same = [bool(one == other or (one != one and other != other)) for one, other in pairs]
+    same = [bool(one == other or (one != one and other != other)) for one, other in pairs]  # noqa: PLR0124  a NaN
     return np.array(same, bool).reshape(given.shape)
 
 
-def _same_parsed(found: NDArray[Any], given: NDArray[Any]) -> Any:
+def _same_parsed(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
     """Say whether texts were read as the numbers or times that they are."""
     if found.dtype.kind in _TIMES:
         return _same(found, given.astype(f"{found.dtype.kind}8"))

@@ -53,7 +53,7 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
                 known = {part for one in found for part in one}
                 if len(found) < _OFFERED and known.isdisjoint(cure) and _is_good(cure, sample, works):
                     found.append(cure)
-    except Exception:
+    except Exception:  # noqa: BLE001, S110  what a value's own attributes raise: the error that is told is another
         pass
     texts = [cure.expression.format(x=variable) for cure in found]
     sentences = [f"{cure.what}: {text}" for cure, text in zip(found, texts, strict=True)]
@@ -66,15 +66,15 @@ def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = eval(cure.expression.format(x="x"), {"x": value, "numpy": np})
+            made = eval(cure.expression.format(x="x"), {"x": value, "numpy": np})  # noqa: S307  a text of ours
             if cure.what == _NUMBERS and isinstance(value, (list, tuple)):
                 conversions.natural(value)
             return works(made) and (cure.what != _NUMBERS or made.dtype.kind in "biufcV")
-    except Exception:
+    except Exception:  # noqa: BLE001  what a value's own methods raise
         return False
 
 
-def _sample(value: Any) -> Any:
+def _sample(value: Any) -> Any:  # noqa: ANN401
     """Return the beginning of a large value of items: enough to try an expression on. ValueError if there is none."""
     size = getattr(value, "nbytes", 1)
     try:
@@ -90,7 +90,7 @@ def _sample(value: Any) -> Any:
     return value.iloc[:rows] if hasattr(value, "iloc") else value[:rows]
 
 
-def _candidates(value: Any) -> Iterator[Cure]:
+def _candidates(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     """Yield what may do, the best first."""
     kind = type(value)
     library = kind.__module__.partition(".")[0]
@@ -124,7 +124,7 @@ def _candidates(value: Any) -> Iterator[Cure]:
         yield Cure(_DICT, "{{'x': {x}}}")
 
 
-def _anything(value: Any) -> Iterator[Cure]:
+def _anything(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     """Yield what may do for a value of whatever type."""
     if not isinstance(value, (list, tuple, str)):
         yield Cure(_VALUES, "numpy.asarray({x})")
@@ -142,14 +142,14 @@ def _anything(value: Any) -> Iterator[Cure]:
     yield Cure(_DICT, "{{'x': {x}.to_list()}}")
 
 
-def _sparse(value: Any) -> Iterator[Cure]:
+def _sparse(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     """Yield the parts of a matrix of scipy, and all of it where that is small."""
     yield Cure("Its parts, in a dict", _PARTS.format("" if hasattr(value, "indptr") else ".tocsr()"))
     if value.shape[0] * value.shape[-1] * value.dtype.itemsize <= _DENSE:
         yield Cure("All of it", "{x}.toarray()")
 
 
-def _table(value: Any) -> Iterator[Cure]:
+def _table(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     """Yield the numbers, columns and items of what pandas, polars, pyarrow and their like have."""
     if getattr(value, "tzinfo", None) is not None and hasattr(value, "to_pydatetime") and not hasattr(value, "__len__"):
         yield Cure(_DICT, "{{'x': {x}.to_pydatetime()}}")
@@ -168,7 +168,7 @@ def _table(value: Any) -> Iterator[Cure]:
         yield Cure("Numbers, NaN for what is missing", "{x}.to_numpy('float64', na_value=float('nan'))")
 
 
-def _array(value: Any) -> Iterator[Cure]:
+def _array(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     """Yield plain arrays that hold the same values."""
     if hasattr(value, "filled"):
         yield Cure(_VALUES, "{x}.filled()")
@@ -199,7 +199,7 @@ def _array(value: Any) -> Iterator[Cure]:
         yield Cure("As float32", "{x}.astype('float32')")
 
 
-def _converts(value: Any, plain: type) -> bool:
+def _converts(value: Any, plain: type) -> bool:  # noqa: ANN401
     """Say whether each object is a number that this type holds exactly."""
     part = value[:_MANY] if value.ndim else value
     try:
@@ -207,4 +207,4 @@ def _converts(value: Any, plain: type) -> bool:
     except (ValueError, TypeError, OverflowError):
         return False
     pairs = zip(part.ravel().tolist(), made.ravel().tolist(), strict=True)
-    return all(one == other or one != one for one, other in pairs)
+    return all(one == other or one != one for one, other in pairs)  # noqa: PLR0124  a NaN

@@ -26,7 +26,7 @@ def see(info: Info, look: Look) -> Preview:
             return _shown(info, source, look)
     except (OSError, ValueError) as error:
         return preview.nothing(render.clean(str(error)))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  bytes may be anything, and a kind anybody's: the monitor goes on
         return preview.nothing(f"cannot be shown: {type(error).__name__}: {render.clean(str(error))}")
 
 

@@ -184,7 +184,7 @@ def plot(values: tuple[float, ...], low: float, high: float, width: int, height:
     for column in range(columns):
         first = column * places // columns
         part = slice(first, max(first + 1, (column + 1) * places // columns))
-        seen = [value for value in (*values[:places][part], *values[places:][part]) if value == value]
+        seen = [value for value in (*values[:places][part], *values[places:][part]) if value == value]  # noqa: PLR0124
         if not seen:
             continue
         ends = (round((max(low, min(high, end)) - low) / span * top) for end in (min(seen), max(seen)))
@@ -212,7 +212,7 @@ def _map(found: Preview, width: int, height: int) -> Text:
 
 
 def _shade(share: float) -> tuple[int, ...]:
-    if share != share:
+    if share != share:  # noqa: PLR0124  NaN
         return 128, 128, 128
     place = max(0.0, min(1.0, share)) * (len(_SHADES) - 1)
     low = min(int(place), len(_SHADES) - 2)
@@ -227,11 +227,11 @@ def _level(share: float, count: int) -> int:
     >>> _level(0.0, 5), _level(1.0, 5), _level(float("nan"), 5)
     (0, 4, 0)
     """
-    return round(max(0.0, min(1.0, share)) * (count - 1)) if share == share else 0
+    return round(max(0.0, min(1.0, share)) * (count - 1)) if share == share else 0  # noqa: PLR0124
 
 
 def _letters(line: bytes) -> str:
-    return "".join(chr(byte) if 31 < byte < 127 else "·" for byte in line)
+    return "".join(chr(byte) if 31 < byte < 127 else "·" for byte in line)  # noqa: PLR2004  what ASCII prints
 
 
 def watch(name: str, interval: float) -> None:

@@ -55,7 +55,7 @@ class Monitor(anywidget.AnyWidget):
         self._sampler.look(name or "", Look())
         self.on_msg(self._hear)
         if self.comm is not None:  # else a click waits for the running cell (guarded by a test)
-            setattr(self.comm, "_reply_subshell_for", lambda _, default: default)
+            setattr(self.comm, "_reply_subshell_for", lambda _, default: default)  # noqa: B010  private
         if self._shell is not None and self.comm is not None:
             self._shell.events.register("pre_execute", self._cell_begins)
             self._shell.events.register("post_execute", self._cell_ends)
@@ -77,7 +77,7 @@ class Monitor(anywidget.AnyWidget):
         self._shell = None
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
         """Give viewers without widgets, GitHub's among them, a table of now."""
         found: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
         data, metadata = found if isinstance(found, tuple) else (found or {}, {})
@@ -126,7 +126,7 @@ class Monitor(anywidget.AnyWidget):
         self._tell({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
 
 
-def _has_page(shell: Any) -> bool:
+def _has_page(shell: Any) -> bool:  # noqa: ANN401
     """Say whether a page may show a widget. nbconvert, papermill and nbval have none, and can ask nobody for input.
 
     A widget would be saved there as a picture of nothing, in place of the table.

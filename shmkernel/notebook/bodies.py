@@ -77,7 +77,7 @@ def run(shell: InteractiveShell, body: str, transform: Transform) -> None:
     tree = parsed(shell, body, transform)
     name = shell.compile.cache(f"%%shm_lock\n{body}", shell.execution_count)
     compiler: Any = shell.compile
-    exec(compiler(tree, name, "exec"), shell.user_ns)
+    exec(compiler(tree, name, "exec"), shell.user_ns)  # noqa: S102  the user's own cell
 
 
 def _rejected(error: SyntaxError) -> SyntaxError:

@@ -28,11 +28,11 @@ shm_publish = locking.publish
 shm_wait = locking.wait
 
 
-def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
+def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Make variables of what is shared; all of them or none."""
     if args.variable and len(args.names) > 1:
         raise ArgumentError("--as names one variable, so give one NAME")
-    if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:
+    if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
         raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
     mode = args.mode or magics.mode
     targets = {name: args.variable or name for name in args.names}
@@ -112,7 +112,7 @@ def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
     return _rows(magics, [shm.info(name) for name in args.names], cards=True)
 
 
-def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ARG001
+def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
     """Return a monitor, to be shown."""
     if len(args.names) > 1:
         raise ArgumentError(f"the content of one segment is shown first, so give one NAME, not {', '.join(args.names)}")

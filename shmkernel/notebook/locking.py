@@ -23,7 +23,7 @@ class CellLock(locks.Lock):
     enter = in_one_line(locks.Lock.enter)
 
 
-def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:
+def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Return the lock of a cell that was compiled as a ``with`` statement; run the text of any other under it."""
     (name,) = args.names
     if args.cell is None:
@@ -40,7 +40,7 @@ def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:
     return None
 
 
-def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ARG001
+def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
     """Raise versions."""
     found = [shm.publish(name) for name in args.names]
     print(", ".join(f"{name}: version {version}" for name, version in zip(args.names, found, strict=True)))

@@ -37,13 +37,13 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
 
     @in_one_line
     @functools.wraps(declared)
-    def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:
+    def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:  # noqa: ANN401
         seen = scope.calling(self.space)
         args = parser.parse_line(line, seen)
         args.cell, args.scope = cell, seen
         if "names" in args:
             args.names = list(dict.fromkeys(args.names))
-        from shmkernel.notebook import handlers
+        from shmkernel.notebook import handlers  # noqa: PLC0415  numpy comes with it
 
         value = getattr(handlers, declared.__name__)(self, args)
         output.returned(value, declared.__name__)
@@ -55,7 +55,7 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
     return found
 
 
-def forget_bad_defaults(config: Any) -> None:
+def forget_bad_defaults(config: Any) -> None:  # noqa: ANN401  traitlets'
     """Take values out of IPython's configuration that the magics refuse: it keeps what ``%config`` was refused, too."""
     section = config.get(ShmMagics.__name__, {})
     traits: dict[str, Any] = ShmMagics.class_traits(config=True)

@@ -41,7 +41,7 @@ class Bare(ast.NodeTransformer):
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
 
-    def visit(self, node: ast.AST) -> Any:
+    def visit(self, node: ast.AST) -> Any:  # noqa: ANN401  as in the base class
         """Look at statements alone: a large cell has few of them, and many expressions."""
         return node if isinstance(node, ast.expr) else super().visit(node)
 
@@ -62,7 +62,7 @@ class Bare(ast.NodeTransformer):
             node.value = ast.copy_location(ast.Call(function, [node.value], []), node.value)
         return node
 
-    def transform(self, tree: Any) -> ast.Module:
+    def transform(self, tree: Any) -> ast.Module:  # noqa: ANN401  whatever the transformations make of a module
         """Do to the body of a cell what IPython has done to the cell: all transformations up to this one."""
         for one in self._shell.ast_transformers:
             tree = one.visit(tree)
@@ -84,7 +84,7 @@ def catch_up(bare: Bare) -> None:
 
     Its statements are compiled one by one: run_ast_nodes has them as `nodelist`. A test watches that it does.
     """
-    frame: FrameType | None = sys._getframe()
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  inspect would read the sources of all frames
     while frame is not None and frame.f_code.co_name != "run_ast_nodes":
         frame = frame.f_back
     for node in frame.f_locals.get("nodelist", ()) if frame is not None else ():
@@ -100,7 +100,7 @@ def bare(value: object) -> object:
     """Return what becomes Out: nothing of ours. What there is to see is displayed."""
     if value is None or id(value) != _returned.identity:
         return value
-    if sys._getframe(1).f_code.co_filename.startswith(_TIMED):
+    if sys._getframe(1).f_code.co_filename.startswith(_TIMED):  # noqa: SLF001
         return value
     _returned.identity = 0
     if _returned.shown:

@@ -45,11 +45,11 @@ class MistypedError(ArgumentError, UsageError):
 MistypedError.__name__ = "ArgumentError"  # as a notebook shows it; pickle goes by __qualname__
 
 
-class Helped(UsageError):
+class Helped(UsageError):  # noqa: N818  no error: the help was asked for, and is printed
     """Ends a magic that was called with ``-h``. Its text is the help."""
 
 
-class arguments(magic_arguments):
+class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
     """IPython's `magic_arguments`, with our parser: its help becomes the docstring, for ``%shm_create?``."""
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +68,7 @@ class arguments(magic_arguments):
 class Parser(MagicArgumentParser):
     """Takes whole flags only, and raises an ArgumentError: a plain UsageError fails no cell."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self.allow_abbrev = False
         self.color = False  # Python 3.14 would colour the docstrings
@@ -102,7 +102,7 @@ class Parser(MagicArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = "%") -> None:
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = "%") -> None:  # noqa: ANN401
         super().add_usage(usage, actions, groups, prefix)
 
 
@@ -119,7 +119,7 @@ def in_one_line(run: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(run)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         try:
             return run(*args, **kwargs)
         except Helped as helped:
@@ -183,12 +183,12 @@ def split(line: str) -> tuple[str, str | None]:
     return before, text.strip()
 
 
-def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:
+def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """Evaluate the text of an expression; an error takes one line."""
     try:
         space = {"numpy": sys.modules.get("numpy"), **scope}  # as errors name it, whatever it was imported as
-        return eval(compile(expression, "--from", "eval"), space)
-    except Exception as error:
+        return eval(compile(expression, "--from", "eval"), space)  # noqa: S307  the user's own cell
+    except Exception as error:  # noqa: BLE001  whatever the expression raises
         first = (str(error).splitlines() or [""])[0]
         message = f"{expression}: {type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else first}"
         raise ArgumentError(message, expression=expression, type=type(error).__name__) from None

@@ -217,7 +217,7 @@ class Peer:
 def _folder_for_sockets(name: str) -> tempfile.TemporaryDirectory[str]:
     """Make a private folder with a short path, wherever one can be made."""
     tried: list[str] = []
-    for find in (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", paths.folder):
+    for find in (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", paths.folder):  # noqa: S108  private in it
         try:
             parent = find()
             if len(os.fsencode(parent)) <= _LONGEST:
@@ -282,7 +282,7 @@ class PeerMagics(Magics):
             print(f"peers: {', '.join(_peers) or 'none. The first cell that begins with %%peer starts one'}")
 
     @property
-    def _kernel(self) -> Any:
+    def _kernel(self) -> Any:  # noqa: ANN401  there is none in a terminal's IPython
         return getattr(self.shell, "kernel", None)
 
     def _publish(self, name: str, message: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class Scope(Mapping[str, Any]):
         self._locals: Any = frame.f_locals if frame else user  # a dict, a proxy, or what exec was given
         self._function = _function(frame, self._locals) if frame else None
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  any value
         for space in self._spaces():
             if (value := space.get(name, _MISSING)) is not _MISSING:
                 return value
@@ -109,7 +109,7 @@ class Scope(Mapping[str, Any]):
             return name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
         return name in self._locals or (self._locals is not self._globals and name not in self._globals)
 
-    def _beyond(self, found: Any = None) -> Any:
+    def _beyond(self, found: Any = None) -> Any:  # noqa: ANN401  a mapping to write to
         """Return the globals that a new variable belongs to: those of a cell or script, not of a library's function."""
         if found is not None:
             return found
@@ -119,7 +119,7 @@ class Scope(Mapping[str, Any]):
 
 def calling(user: dict[str, Any]) -> Scope:
     """Return the scope of the line that called the magic: of the innermost frame that is not IPython's or ours."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  inspect would read the sources of all frames
     while frame is not None and _is_internal(frame):
         frame = frame.f_back
     return Scope(user, frame)

@@ -52,7 +52,7 @@ class _Terms(NamedTuple):
     replace: staging.Replace
 
 
-def create(magics: ShmMagics, args: argparse.Namespace) -> Any:
+def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share variables, the value of an expression, or what is made new."""
     _check_flags(args)
     terms = _terms(magics, args)
@@ -67,7 +67,7 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def load(magics: ShmMagics, args: argparse.Namespace) -> Any:
+def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share the content of a file."""
     (name,) = args.names
     terms = _terms(magics, args)
@@ -171,7 +171,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     return _Wish(name, None, kind, plan, _earlier(name), private)
 
 
-def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:
+def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
     if args.expression is not None:
         return evaluate(args.expression, args.scope)
     if args.items is not None:

@@ -20,7 +20,7 @@ from shmkernel.verbs import attachments
 
 def _make_sendable(value: object, kind: str) -> None:
     with importing:
-        from shmkernel.stdlib import reduction
+        from shmkernel.stdlib import reduction  # noqa: PLC0415  with numpy, without which much of the command line works
 
     reduction.register()
     reduction.register_value(value, kind)

@@ -43,7 +43,7 @@ def note() -> None:
     _state.noted = True
 
 
-def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> Any:
+def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> Any:  # noqa: ANN401  bytes-like
     """Pickle a message that is sent from this frame, by a function that pickles."""
     recovery = _recovery(message, frame)
     if recovery is None:
@@ -58,7 +58,7 @@ def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> 
 
 
 class _Sent:
-    def __init__(self, *about: Any) -> None:
+    def __init__(self, *about: Any) -> None:  # noqa: ANN401
         self._about = about
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -69,8 +69,8 @@ def deliver(message: bytes, recover: Callable[..., object], about: tuple[Any, ..
     """Rebuild a message, or one that tells the error; what this process answers travels like that too."""
     teach()
     try:
-        return pickle.loads(message)
-    except Exception as error:
+        return pickle.loads(message)  # noqa: S301  as the pool would
+    except Exception as error:  # noqa: BLE001  whatever it is: it is the task's
         return recover(_portable(error), *about)
 
 
@@ -102,19 +102,19 @@ def fail(error: Exception) -> NoReturn:
 def _portable(error: Exception) -> Exception:
     """Return the error, or where that would be the next message that cannot be rebuilt, one that says the same."""
     try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:  # noqa: BLE001
         return pickle.UnpicklingError(f"{type(error).__name__}: {error}")
     return error.with_traceback(None)
 
 
-def _recovery(message: Any, frame: FrameType) -> Recovery | None:
+def _recovery(message: Any, frame: FrameType) -> Recovery | None:  # noqa: ANN401
     """Say how to tell an error to who waits for a message; None if it is no task and no result."""
     kind = type(message)
     if kind is tuple:
         if len(message) not in (3, 5) or not _is_loop(frame):
             return None
-        return (fail_task if len(message) == 5 else fail_result), message[:2]
+        return (fail_task if len(message) == 5 else fail_result), message[:2]  # noqa: PLR2004  job, i, f, args, kwargs
     if kind.__name__ == "_CallItem":
         return fail_call, (kind, message.work_id)
     if kind.__name__ == "_ResultItem":
@@ -144,8 +144,8 @@ def _teach_multiprocessing(module: ModuleType) -> None:
     original = module.ForkingPickler.__dict__["dumps"].__func__
 
     @functools.wraps(original)
-    def dumps(cls: type, message: object, protocol: int | None = None) -> Any:
-        return dumped(lambda one: original(cls, one, protocol), message, sys._getframe(1))
+    def dumps(cls: type, message: object, protocol: int | None = None) -> Any:  # noqa: ANN401
+        return dumped(lambda one: original(cls, one, protocol), message, sys._getframe(1))  # noqa: SLF001
 
     module.ForkingPickler.dumps = classmethod(dumps)
 
@@ -154,8 +154,8 @@ def _teach_loky(module: ModuleType) -> None:
     original = module.dumps
 
     @functools.wraps(original)
-    def dumps(message: object, reducers: Any = None, protocol: int | None = None) -> Any:
-        return dumped(lambda one: original(one, reducers, protocol), message, sys._getframe(1))
+    def dumps(message: object, reducers: Any = None, protocol: int | None = None) -> Any:  # noqa: ANN401
+        return dumped(lambda one: original(one, reducers, protocol), message, sys._getframe(1))  # noqa: SLF001
 
     vars(module)["dumps"] = dumps
 
@@ -164,14 +164,14 @@ def _teach_joblib(module: ModuleType) -> None:
     original = module.CustomizablePickler
 
     class Pickler(original):  # type: ignore[misc, valid-type]  # it is whatever joblib has
-        def __init__(self, writer: Any, more: Any = None, **options: Any) -> None:
+        def __init__(self, writer: Any, more: Any = None, **options: Any) -> None:  # noqa: ANN401
             self._writer, self._reducers = writer, {**reducers, **(more or {})}
             super().__init__(writer, self._reducers, **options)
 
         def dump(self, message: object) -> None:
-            self._writer.write(dumped(self._bytes, message, sys._getframe(1)))
+            self._writer.write(dumped(self._bytes, message, sys._getframe(1)))  # noqa: SLF001
 
-        def _bytes(self, message: object) -> Any:
+        def _bytes(self, message: object) -> Any:  # noqa: ANN401
             buffer = module.BytesIO()
             original(buffer, self._reducers).dump(message)
             return buffer.getbuffer()

@@ -97,32 +97,32 @@ class SharedMemoryManager:
             with contextlib.suppress(NotFoundError):
                 verbs.unlink(self._made.pop())
 
-    def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
+    def SharedMemory(self, size: int) -> shared_memory.SharedMemory:  # noqa: N802  the stdlib's name
         """Make a block of `size` bytes."""
         return self._keep(lambda: shared_memory.SharedMemory(create=True, size=size), lambda block: f"/{block.name}")
 
-    def ShareableList(self, sequence: Iterable[Any]) -> shareable_list.ShareableList:
+    def ShareableList(self, sequence: Iterable[Any]) -> shareable_list.ShareableList:  # noqa: N802  the stdlib's name
         """Make a list of numbers, texts, bytes and None."""
         return self._keep(lambda: shareable_list.ShareableList(sequence), lambda made: f"/{made.shm.name}")
 
-    def array(self, value: object, dtype: object = None) -> Any:
+    def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
         """Make an array: of a shape (an int or a tuple of ints), filled with zeros, or with the values of an array."""
         name = self._name()
         shape = counts.whole(value) is not None or (isinstance(value, tuple) and None not in map(counts.whole, value))
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
         return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
 
-    def dict(self, *args: Any, **items: Any) -> MutableMapping[Any, Any]:
+    def dict(self, *args: Any, **items: Any) -> MutableMapping[Any, Any]:  # noqa: ANN401  what dict takes
         """Make a dict, of what `dict` takes, that every process reads and writes."""
         name = self._name()
         return self._keep(lambda: verbs.create(name, dict(*args, **items), kind="dict"), lambda _: name)
 
-    def Lock(self) -> Lock:
+    def Lock(self) -> Lock:  # noqa: N802  the stdlib's name
         """Make a lock for `with`: it can be sent to any process, and a holder's death frees it."""
         self._check()
         return Lock(self._name())
 
-    def Pool(
+    def Pool(  # noqa: N802  the stdlib's name
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,

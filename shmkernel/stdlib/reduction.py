@@ -94,7 +94,7 @@ class Reference(NamedTuple):
     file: str = ""
 
 
-def reduce_named(value: object) -> Any:
+def reduce_named(value: object) -> Any:  # noqa: ANN401
     """Reduce what was handed out to its name, or to its values if that leads elsewhere now."""
     one = next((one for one in attachments.alive() if one.value() is value), None)
     reference = one and _to(one)
@@ -104,37 +104,37 @@ def reduce_named(value: object) -> Any:
     return rebuild_named, (reference,)
 
 
-def reduce_handle(value: Any) -> Any:
+def reduce_handle(value: Any) -> Any:  # noqa: ANN401
     """Reduce a block or a list: the stdlib's classes go by name however they are pickled."""
-    if value._given:
+    if value._given:  # noqa: SLF001
         return reduce_named(value)
     delivery.note()
     return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def rebuild_named(reference: Reference) -> Any:
+def rebuild_named(reference: Reference) -> Any:  # noqa: ANN401
     """Attach in the receiving process."""
     _, value = _attached(reference, given=True)
     return value
 
 
-def reduce(array: NDArray[Any]) -> Any:
+def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
     """Reduce a view of a segment to where it lies, anything else to its values."""
     return _reference(array) or array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def reduce_subclass(array: NDArray[Any]) -> Any:
+def reduce_subclass(array: NDArray[Any]) -> Any:  # noqa: ANN401
     """Reduce likewise what is an array but for its class."""
     reduced = _reference(array.view(np.ndarray))
     return (rebuild_subclass, (type(array), *reduced[1])) if reduced else array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:
+def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:  # noqa: ANN401
     """Cut out the same view, of the same class."""
     return rebuild(*about).view(kind)
 
 
-def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
+def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
     """Reduce a masked array to where its data lie, and its mask."""
     reduced = type(array.data) is np.ndarray and _reference(array.data)
     if not reduced:
@@ -143,7 +143,7 @@ def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
     return rebuild_masked, (mask, array.fill_value, array.hardmask, *reduced[1])
 
 
-def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:
+def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:  # noqa: ANN401
     """Put the mask over the same view."""
     over: Any = np.ma.nomask if mask is None else mask
     made: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(rebuild(*about), over, fill_value=fill, hard_mask=hard)
@@ -308,7 +308,7 @@ def _start(one: attachments.Held, mapping: mmap.mmap) -> int:
     return one.start
 
 
-def _source(value: Any) -> object:
+def _source(value: Any) -> object:  # noqa: ANN401
     """Return what an array is a view of in the end."""
     while True:
         if isinstance(value, memoryview):

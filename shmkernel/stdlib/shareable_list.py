@@ -51,12 +51,12 @@ class ShareableList(kind.View):
     def __init__(self, sequence: Iterable[Any] | None = None, *, name: str | None = None) -> None:
         shm = SharedMemory.__new__(SharedMemory)
         if sequence is None and name is not None:
-            shm._attach(posix_name(name), "list", partial(self._over, shm))
+            shm._attach(posix_name(name), "list", partial(self._over, shm))  # noqa: SLF001  # noqa: SLF001  one class in two modules
         else:
             items = () if sequence is None else list(sequence)
             plan = kind.KIND.plan(name or "ShareableList", items, {})
             made = None if name is None else posix_name(name)
-            shm._create(made, kind.KIND, plan, partial(self._over, shm))
+            shm._create(made, kind.KIND, plan, partial(self._over, shm))  # noqa: SLF001
 
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
@@ -67,8 +67,8 @@ class ShareableList(kind.View):
 
     def _over(self, shm: SharedMemory, mapping: mmap.mmap, path: str, mode: str) -> Self:
         kind.View.__init__(self, mapping, paths.called(path))
-        self.shm = shm._map(mapping, path, mode)
-        shm._views = self.views()
+        self.shm = shm._map(mapping, path, mode)  # noqa: SLF001
+        shm._views = self.views()  # noqa: SLF001  for close() to release
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

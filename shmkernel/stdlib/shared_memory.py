@@ -215,13 +215,13 @@ class SharedMemory:
             registry.unlink(paths.called(_path(self._name)))
 
 
-def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:
+def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:  # noqa: ANN401
     """Attach what was pickled by its name; NotFoundError if the name leads to another block by now."""
     made = make(*about)
     handle: SharedMemory = getattr(made, "shm", made)
     known, here = (_IDENTITY.unpack(bytes.fromhex(one)) if one else (0, 0.0) for one in (identity, handle.identity()))
     if known[0] != here[0] or (known[1] and here[1] and known[1] != here[1]):  # without a record nobody knows when
-        name = handle._called()
+        name = handle._called()  # noqa: SLF001  its own
         handle.close()
         raise NotFoundError(f"{name!r} was replaced since this reference to it was made. Make another", name=name)
     return made

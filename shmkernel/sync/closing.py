@@ -28,7 +28,7 @@ class Descriptor(io.FileIO):
     _finalizing = False  # where FileIO notes that it dies unclosed, and warns: here that is as it should be
 
 
-def made(call: Callable[..., int], *arguments: Any) -> Descriptor:
+def made(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN401  what `call` takes
     """Return what `call` opens; OSError as from there.
 
     Examples
@@ -51,7 +51,7 @@ def made(call: Callable[..., int], *arguments: Any) -> Descriptor:
     return new
 
 
-def _wrapped(call: Callable[..., int], *arguments: Any) -> Descriptor:
+def _wrapped(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN401
     """Call and wrap in one step of the interpreter: between two, Ctrl-C would leak the number."""
     return next(map(Descriptor, map(call, *([one] for one in arguments)), ["r+"]))
 

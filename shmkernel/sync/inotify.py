@@ -83,7 +83,7 @@ class Waiter:
 
     async def wait_async(self, end: float | None = None) -> None:
         """Sleep likewise, until `end` of time.monotonic at the latest, and let others run meanwhile."""
-        import asyncio
+        import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
         tick = _POLL if self.blind else TICK
         left = tick if end is None else max(0, min(tick, end - time.monotonic()))
@@ -188,7 +188,7 @@ def _epoll() -> select.epoll:
 
 def _instance() -> Descriptor | None:
     """Return the process's inotify instance; None if it cannot have one."""
-    global _inotify
+    global _inotify  # noqa: PLW0603  one a process
     if _inotify is None:
         with contextlib.suppress(OSError, ValueError):  # the latter for -1
             _inotify = closing.made(_libc.inotify_init1, _FLAGS)
@@ -201,10 +201,10 @@ def _number(one: Descriptor | None) -> int:
 
 def _in_child() -> None:
     """Let go of the parent's instance, whose events are the parent's; its descriptors are closed already."""
-    global _inotify, _resting
+    global _inotify, _resting  # noqa: PLW0603
     for one in (*_waiters, _resting):
-        if one is not None and one._poll is not None:
-            one._poll.close()
+        if one is not None and one._poll is not None:  # noqa: SLF001
+            one._poll.close()  # noqa: SLF001
     _waiters.clear()
     _watches.clear()
     _inotify = _resting = None

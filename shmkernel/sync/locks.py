@@ -221,7 +221,7 @@ class Lock(Holding):
             while not attempt():
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise self._timed_out(timeout)
+                    raise self._timed_out(timeout)  # noqa: TRY301  the handler is what all errors need
                 waiter = waiter or self._waiter()
                 waiter.wait(min(left, inotify.TICK))
             if waiter is not None:
@@ -242,7 +242,7 @@ class Lock(Holding):
                 if found is not None:
                     break
                 if end is not None and time.monotonic() >= end:
-                    raise self._timed_out(self.timeout)
+                    raise self._timed_out(self.timeout)  # noqa: TRY301  as above
                 waiter = waiter or self._waiter()
                 await waiter.wait_async(end)
             if waiter is not None:

@@ -103,7 +103,7 @@ async def _changes(name: str, since: int) -> AsyncGenerator[int]:
 class _Watch:
     """What a waiter looks at: the version, and whether the name still leads somewhere if it did."""
 
-    def __init__(self, name: str, since: Any) -> None:
+    def __init__(self, name: str, since: Any) -> None:  # noqa: ANN401  whatever somebody gives
         if since is not None and not isinstance(since, SupportsIndex):
             message = f"since={since!r}: a version is a whole number, as shm.version({name!r}) gives it"
             raise ArgumentError(message, name=name, since=since)

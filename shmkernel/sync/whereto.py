@@ -59,7 +59,7 @@ def _born(path: str) -> int:
 
 @functools.cache
 def _statx() -> Callable[[str, bytearray], Any] | None:
-    import ctypes
+    import ctypes  # noqa: PLC0415  it takes 10 ms
 
     function = getattr(ctypes.CDLL(None), "statx", None)
     if function is None:

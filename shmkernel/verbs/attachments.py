@@ -55,13 +55,13 @@ class Held(weakref.ref["mmap.mmap"]):
     value: weakref.ref[Any]
 
 
-def get(found: os.stat_result, mode: str) -> Any:
+def get(found: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
     """Return the object that is given out for this file in this mode already, or None."""
     held = _open.get((found.st_dev, found.st_ino, mode))
     return None if held is None or held.value() is None else intact(held)
 
 
-def intact(held: Held) -> Any:
+def intact(held: Held) -> Any:  # noqa: ANN401
     """Return the object over a mapping, as it was when it was first given out.
 
     ``x.shape = ...``, ``x.dtype = ...`` or ``x.flags.writeable = False`` change the array object itself, which is its
@@ -77,7 +77,7 @@ def intact(held: Held) -> Any:
     return held.value()
 
 
-def _form(value: Any) -> object:
+def _form(value: Any) -> object:  # noqa: ANN401
     """Return what a user can change about an array without touching its values; None for what is no array."""
     try:
         return value.shape, value.strides, value.dtype, _fields(value.dtype), value.flags.num, id(value.base)
@@ -85,12 +85,12 @@ def _form(value: Any) -> object:
         return None
 
 
-def _fields(dtype: Any) -> object:
+def _fields(dtype: Any) -> object:  # noqa: ANN401
     """Return the names of fields, which change in place, and leave a dtype equal to itself."""
     return dtype.names and [(name, _fields(dtype[name])) for name in dtype.names]
 
 
-def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:
+def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: ANN401
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
     for hook in on_put:
         hook(value, segment.kind)

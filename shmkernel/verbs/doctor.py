@@ -185,7 +185,7 @@ def _user() -> tuple[int, str]:
 def _logind(uid: int, user: str) -> Iterator[Finding]:
     """See whether logind deletes what this user has in /dev/shm when the last login ends."""
     runs = all(os.path.isdir(f"{_ROOT}/run/systemd/{part}") for part in ("system", "seats"))
-    hit = uid >= _PEOPLE and os.path.realpath(paths.folder()).startswith("/dev/shm")
+    hit = uid >= _PEOPLE and os.path.realpath(paths.folder()).startswith("/dev/shm")  # noqa: S108  a comparison
     if runs and hit and _removes_ipc() and not os.path.exists(f"{_ROOT}/var/lib/systemd/linger/{user}"):
         what = "systemd deletes your shared memory when your last login ends (RemoveIPC=yes)"
         yield Finding("warn", what, f"sudo loginctl enable-linger {user}")

@@ -66,7 +66,7 @@ def load(
     mode: str = "r+",
     lifetime: str = "session",
     replace: staging.Replace = False,
-) -> Any:
+) -> Any:  # noqa: ANN401
     """Share the content of a file, a ``.npy`` file for an array, without a second copy in memory.
 
     Parameters are those of `create`. A list, or any file as raw bytes, is loaded by its `kind`.

@@ -144,7 +144,7 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
             continue
         holders, owner = now.holders((at.st_dev, at.st_ino)), now.owner(records.of(at))
         if (row.attached, row.owner_alive, row.mine) != (holders, owner["owner_alive"], owner["mine"]):
-            row = row._replace(attached=holders, **owner)
+            row = row._replace(attached=holders, **owner)  # noqa: PLW2901
         found.append(row)
     return found
 

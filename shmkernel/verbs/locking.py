@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:
+def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
     """Exclude others: ``with shm.lock(x):``, or ``async with`` where an event loop must go on.
 
     It holds between processes, threads and tasks, who may enter it again inside. However a holder dies, the lock is
@@ -62,7 +62,7 @@ def _patience(timeout: float | None) -> float | None:
     return None if timeout is None else counts.seconds(timeout)
 
 
-def publish(x: Any) -> int:
+def publish(x: Any) -> int:  # noqa: ANN401
     """Say that there is something new: raise the version, and wake who waits for it.
 
     Returns
@@ -87,7 +87,7 @@ def publish(x: Any) -> int:
     return versions.publish(_writable(x))
 
 
-def version(x: Any) -> int:
+def version(x: Any) -> int:  # noqa: ANN401
     """Return how many times it was published: by `publish`, by leaving an exclusive lock, by replacing.
 
     Examples
@@ -104,7 +104,7 @@ def version(x: Any) -> int:
     return versions.version(name_of(x))
 
 
-def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
+def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:  # noqa: ANN401
     """Sleep until there is something new, and return its version. Ctrl-C ends it.
 
     A name without a segment is waited for until it has one.
@@ -139,7 +139,7 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     return versions.wait(name_of(x), since, _patience(timeout))
 
 
-def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:
+def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: ANN401
     """Iterate over what is published from now on: ``async for version in shm.changes(x):``.
 
     What is published while the loop's body runs is one step, of the latest version. NotFoundError ends it when the
@@ -162,7 +162,7 @@ def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:
     return versions.changes(name_of(x), since)
 
 
-def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:
+def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
     """Lock out other writers, and let `snapshot` see all of it or nothing: ``with shm.writing(x):``.
 
     Raises
@@ -183,7 +183,7 @@ def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:
     return lock(_writable(x), timeout=timeout)
 
 
-def snapshot(x: Any) -> Any:
+def snapshot(x: Any) -> Any:  # noqa: ANN401
     """Return a private copy that is whole: made while nobody wrote under `writing` or `lock`.
 
     No lock is taken, so that readers do not hold up the writer, unless he writes almost all the time.
@@ -214,7 +214,7 @@ def snapshot(x: Any) -> Any:
     return seqlock.snapshot(name, value.copy)
 
 
-def name_of(x: Any) -> str:
+def name_of(x: Any) -> str:  # noqa: ANN401
     """Return the name of a shared object, or of what it is a view of; a name is checked."""
     if isinstance(x, str):
         paths.path_of(x)
@@ -222,7 +222,7 @@ def name_of(x: Any) -> str:
     return _held(x).name
 
 
-def _writable(x: Any) -> str:
+def _writable(x: Any) -> str:  # noqa: ANN401
     """Return the name, where what was given, or is attached under the name, can have changed for others."""
     if isinstance(x, str):
         name, path = x, paths.path_of(x)
@@ -237,7 +237,7 @@ def _writable(x: Any) -> str:
     return name
 
 
-def _held(x: Any) -> attachments.Held:
+def _held(x: Any) -> attachments.Held:  # noqa: ANN401
     attached, part = attachments.everything(), x
     while part is not None:
         for one in attached:

@@ -31,7 +31,7 @@ def create(
     mode: str = "r+",
     lifetime: str = "session",
     replace: bool = False,
-) -> Any:
+) -> Any:  # noqa: ANN401  what the kind gives out
     """Share a value under a name, and return it as it lies in shared memory.
 
     Parameters
@@ -96,7 +96,7 @@ def create(
     return shared
 
 
-def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
+def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa: ANN401
     """Return the value that is shared under a name. Nothing is copied.
 
     Parameters

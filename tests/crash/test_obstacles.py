@@ -168,7 +168,7 @@ def take_by_link(path):
 
 def take_openly(path):
     os.mkdir(path)
-    os.chmod(path, 0o770)
+    os.chmod(path, 0o770)  # noqa: S103  that is the point
 
 
 def take_as_somebody(path):
@@ -228,7 +228,7 @@ ODD = {
     "by a detour": lambda inside: f"{inside}/../{os.path.basename(inside)}",
     "of odd characters": lambda inside: odd(inside, "sp ace\n'\"x%s{}"),
     "not of UTF-8": lambda inside: odd(inside, os.fsdecode(b"n\xff\xfe")),
-    "by a symbolic link": lambda inside: linked(inside),
+    "by a symbolic link": lambda inside: linked(inside),  # noqa: PLW0108  it comes below
 }
 
 

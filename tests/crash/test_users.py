@@ -42,7 +42,7 @@ def become(uid):
 @pytest.fixture
 def as_user(shm_dir):
     """Return what runs a function as a user who is not root, in a folder like /dev/shm; its asserts are the test's."""
-    os.chmod(shm_dir, 0o1777)
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
     os.chown(shm_dir, SOMEBODY + 1, -1)
 
     def run(work, uid=ME):
@@ -124,7 +124,7 @@ def test_another_users_link_folder_or_pipe_is_told_to_be_theirs(make, shm_dir, a
 
 def test_a_file_of_ours_that_we_may_not_open_says_how_to(shm_dir):
     path = f"{shm_dir}/shmk-{SOMEBODY}-x"
-    os.chmod(shm_dir, 0o1777)
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
     theirs(path, mode=0)
 
     def work(_):
@@ -149,7 +149,7 @@ def test_a_premade_runtime_folder_is_refused_at_once_by_every_verb(shm_dir, as_u
         fcntl.flock(lock, fcntl.LOCK_EX)  # for ever
     theirs(f"{shm_dir}/shmk-{ME}-x")
     for path in (root, *(f"{root}/{part}" for part in folders.PARTS), f"{root}/names.lock"):
-        os.chmod(path, 0o777)
+        os.chmod(path, 0o777)  # noqa: S103  whoever made it wants us in
         os.chown(path, SOMEBODY, SOMEBODY)
     calls = {
         **CALLS,
@@ -215,7 +215,7 @@ def test_hard_links_attach_no_other_segment_and_leak_none(shm_dir):
 
 
 def test_a_session_of_root_that_drops_its_privileges_goes_on_as_that_user(shm_dir):
-    os.chmod(shm_dir, 0o1777)
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
 
     def work(_):
         shm.create("x", 1)

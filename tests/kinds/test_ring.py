@@ -160,7 +160,7 @@ def test_async_for_gives_the_same_frames():
             return [one.number async for one in ring]
 
         task = asyncio.create_task(consume())
-        while not len(inotify._waiters):
+        while not len(inotify._waiters):  # noqa: ASYNC110  it sends no event when it falls asleep
             await asyncio.sleep(0)
         in_another_process(lambda: [shm.attach("frames").put(frame(i)) for i in range(3)])
         shm.unlink("frames")

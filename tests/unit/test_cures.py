@@ -94,7 +94,7 @@ def test_what_an_error_proposes_works_when_pasted(case, shell, shm_dir, monkeypa
     assert lines, error.message
     for line in lines:
         if line.startswith("r"):
-            subprocess.run(line, shell=True, check=True)
+            subprocess.run(line, shell=True, check=True)  # noqa: S602  as a person does
         else:
             shell(line + "\npass" * line.startswith("%%"))
     monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
@@ -274,7 +274,7 @@ def proposed_and_works(value, expression, **options):
     assert re.search(rf": {re.escape(expression)}(?=$|\. )", caught.value.message), caught.value.message
     for one in {expression, caught.value.expression}:
         if not one.startswith("list") or not hasattr(value, "__next__"):
-            shm.create("x", eval(one, {"x": value, "numpy": np}), **options)
+            shm.create("x", eval(one, {"x": value, "numpy": np}), **options)  # noqa: S307  as a person does
             shm.unlink("x")
 
 
@@ -362,13 +362,13 @@ def test_an_int_beyond_a_list_says_its_range_and_how_it_can_be_an_item(make):
     with pytest.raises(shm.RangeError, match=r"9223372036854775808 takes 65 bits .* -2\*\*63 to 2\*\*63 - 1") as caught:
         make([2**63])
     text = re.search(r"str\(\d+\)", str(caught.value))[0]
-    assert make([eval(text)])[0] == str(2**63)
+    assert make([eval(text)])[0] == str(2**63)  # noqa: S307  as a person does
 
 
 def test_what_the_checkup_proposes_cures(shm_dir):
     shm_dir.chmod(0o777)
     (wrong,) = (one for one in shm.doctor() if one.cure)
-    subprocess.run(wrong.cure, shell=True, check=True)
+    subprocess.run(wrong.cure, shell=True, check=True)  # noqa: S602
     assert not [one for one in shm.doctor() if one.cure]
 
 

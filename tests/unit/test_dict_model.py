@@ -25,7 +25,7 @@ VALUES = st.one_of(
 CONTENT = st.dictionaries(KEYS, VALUES, max_size=8)
 
 
-class Undone(Exception):
+class Undone(Exception):  # noqa: N818  no error
     pass
 
 

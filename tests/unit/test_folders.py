@@ -107,7 +107,7 @@ def test_any_umask_at_the_first_use_leaves_what_works(umask, shm_dir, in_child):
 @ROOT
 @pytest.mark.parametrize("umask", [0o177, 0o277, 0o777, 0])
 def test_a_user_who_is_not_root_can_enter_what_was_made_under_any_umask(umask, shm_dir, in_child):
-    os.chmod(shm_dir, 0o1777)
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
 
     def work(_):
         os.setresuid(SOMEBODY, SOMEBODY, SOMEBODY)
@@ -140,7 +140,7 @@ def test_who_closes_all_descriptors_as_daemons_do_loses_nothing(in_child):
 
 @ROOT
 def test_a_process_that_becomes_another_user_has_that_users_folder(shm_dir, in_child):
-    os.chmod(shm_dir, 0o1777)
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
 
     def work(_):
         folders.prepare()

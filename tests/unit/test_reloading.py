@@ -29,7 +29,7 @@ for path in root.rglob("*.py"):
     os.utime(path, (path.stat().st_mtime + 10,) * 2)
 shell.run_cell("d['b'] = 2; assert dict(d) == {'a': 1, 'b': 2}").raise_error()
 shell.run_cell("assert [one.mine for one in shm.list()] == [True, True]").raise_error()
-shell.run_cell("import shmkernel.stdlib.manager; assert 'SharedMemoryManager' in dir(shmkernel.stdlib.manager)").raise_error()
+shell.run_cell("import shmkernel.stdlib.manager as it; assert 'SharedMemoryManager' in dir(it)").raise_error()
 shell.run_cell("assert not [key for key, one in sys.modules.items() if key[:9] == 'shmkernel' and key != "
                "'shmkernel.stdlib.manager' and hasattr(one, '_newer')], 'reloaded'").raise_error()
 shell.run_cell("shm.unlink('x'); shm.unlink('d'); print('as before')").raise_error()

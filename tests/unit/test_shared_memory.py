@@ -323,7 +323,7 @@ def test_a_name_that_is_no_text_is_a_type_error_as_in_the_stdlib(name, make):
 @pytest.mark.parametrize("name", ["", "/", "a/b", "x" * 300])
 def test_a_name_that_cannot_be_is_an_os_error_as_in_the_stdlib(name, make):
     for block in (SharedMemory, shared_memory.SharedMemory):
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError) as caught:  # noqa: PT011
             block(name=name, **make)
         assert caught.value.errno in (errno.EINVAL, errno.ENAMETOOLONG)  # as the C library has it
     assert isinstance(pickle.loads(pickle.dumps(theirs := caught.value)), type(theirs))

@@ -37,7 +37,7 @@ def in_a_thread(act):
     def run():
         try:
             found.append(act())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  returned
             found.append(error)
 
     thread = threading.Thread(target=run)
@@ -167,7 +167,7 @@ def test_a_block_is_refused_where_a_task_of_this_loop_waits_before_it():
                 pass
 
         task = asyncio.create_task(one())
-        while not sync_file.opened("x").queued:
+        while not sync_file.opened("x").queued:  # noqa: ASYNC110  it sends no event
             await asyncio.sleep(0)
         with pytest.raises(shm.LockError, match="waits for it"), shm.lock("x"):
             pass

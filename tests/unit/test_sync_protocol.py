@@ -22,7 +22,7 @@ from shmkernel.sync import holds, locks, seqlock, sync_file
 from shmkernel.sync.sync_file import HOLDER, RELEASED
 
 
-class Locked(Exception):
+class Locked(Exception):  # noqa: N818  no error: where the model ends
     """The reader gave up, and would take the lock."""
 
 

@@ -34,7 +34,7 @@ def once_asleep(act):
 
 async def asleep(count=1):
     """Return when so many sleep in a waiter."""
-    while len(inotify._waiters) < count:
+    while len(inotify._waiters) < count:  # noqa: ASYNC110  they send no event when they fall asleep
         await asyncio.sleep(0)
 
 

@@ -51,7 +51,7 @@ def _checked(function: Callable[P, T]) -> Callable[P, T]:
             return function(*arguments, **options)
         except (WrongError, lmdb.Error, MemoryError, RecursionError, values.ZoneError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  nobody can list what numpy, msgspec and datetime raise
             raise WrongError(error) from None
 
     return call
@@ -99,13 +99,13 @@ def head(number: int) -> bytes:
 
 def head_of(entry: B) -> B:
     """Return what precedes the value in this entry."""
-    if entry[:1] != _TWO or len(entry) < 3:
+    if entry[:1] != _TWO or len(entry) < 3:  # noqa: PLR2004  the list of two, a number, and a value
         raise WrongError("an entry is no pair of number and value")
     return entry[: _HEADS.get(entry[1], 2)]
 
 
 @_checked
-def value_of(entry: bytes) -> Any:
+def value_of(entry: bytes) -> Any:  # noqa: ANN401
     """Read the value of a key's entry."""
     _, value = values.decode(entry)
     return value
@@ -122,7 +122,7 @@ def number_of(entry: bytes) -> int:
 
 def is_file(entry: bytes | memoryview) -> bool:
     """Say whether the value is a reference to a file."""
-    if len(entry) < 3:
+    if len(entry) < 3:  # noqa: PLR2004  as head_of
         raise WrongError("an entry is no pair of number and value")
     at = _HEADS.get(entry[1], 2)
     return entry[at : at + 2] == _FILE
@@ -199,7 +199,7 @@ def read(txn: Txn, raws: list[bytes], most: int = _ALL) -> list[Any]:
         return _read_some(txn, raws, most)
     except (lmdb.Error, MemoryError, RecursionError, values.ZoneError):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  as _checked
         raise WrongError(error, next((raw for raw in raws if _is_wrong(txn, raw)), None)) from None
 
 

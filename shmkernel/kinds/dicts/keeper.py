@@ -51,7 +51,7 @@ class Job:
         """Do it; whoever waits gets the error."""
         try:
             self._act()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
             self.error = error
         del self._act
         self._done.release()
@@ -91,7 +91,7 @@ def can_wait() -> bool:
 
 
 def _start() -> SimpleQueue[Job] | None:
-    global _jobs
+    global _jobs  # noqa: PLW0603  the queue is the thread's
     jobs: SimpleQueue[Job] = SimpleQueue()
     try:
         _thread.start_new_thread(_work, (jobs, held))
@@ -103,7 +103,7 @@ def _start() -> SimpleQueue[Job] | None:
 
 
 def _work(jobs: SimpleQueue[Job], _held: set[object]) -> None:
-    global _ident
+    global _ident  # noqa: PLW0603
     while True:
         job = jobs.get()
         _ident = _thread.get_ident()
@@ -112,7 +112,7 @@ def _work(jobs: SimpleQueue[Job], _held: set[object]) -> None:
 
 
 def _in_child() -> None:
-    global _jobs, _ident
+    global _jobs, _ident  # noqa: PLW0603
     _jobs = _ident = None
 
 

@@ -161,7 +161,7 @@ def _of_numpy(key: np.generic, stored: bool) -> object:
     return plain
 
 
-def _one(key: Any) -> tuple[bytes, bool]:
+def _one(key: Any) -> tuple[bytes, bool]:  # noqa: ANN401  one of _TYPES
     if isinstance(key, str):
         try:
             raw = str.encode(key)
@@ -174,7 +174,7 @@ def _one(key: Any) -> tuple[bytes, bool]:
         return _BYTES + key, True
     if math.isfinite(key) and key == int(key):
         return _whole(int(key)), False
-    return _FLOAT + _DOUBLE.pack(math.nan if key != key else key), True
+    return _FLOAT + _DOUBLE.pack(math.nan if key != key else key), True  # noqa: PLR0124  all that is not a number is one key
 
 
 def _tuple(key: tuple[object, ...], stored: bool) -> tuple[bytes, bool]:

@@ -78,7 +78,7 @@ class Dict:
         try:
             found = json.loads(text) if text.lstrip()[:1] == b"{" else parts.values.unpack(text)
             if not isinstance(found, dict):
-                raise TypeError(f"it holds a {type(found).__name__}")
+                raise TypeError(f"it holds a {type(found).__name__}")  # noqa: TRY301
         except (ValueError, TypeError, RecursionError) as error:
             what = "A dict is loaded from JSON, or from what %shm_save wrote"
             raise DamagedError(f"{path} cannot be loaded: {error}. {what}", name=name, path=path) from None
@@ -146,7 +146,7 @@ def _is_json(value: object) -> bool:
 
 def _publish(name: str) -> None:
     with importing:
-        from shmkernel.sync import versions
+        from shmkernel.sync import versions  # noqa: PLC0415  only where somebody has asked for versions
 
     versions.publish(name)
 

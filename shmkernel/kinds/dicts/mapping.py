@@ -58,7 +58,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     # Reading
 
-    def __getitem__(self, key: object) -> Any:
+    def __getitem__(self, key: object) -> Any:  # noqa: ANN401
         opened = self._store
         words, cache = opened.words, opened.cache
         if words[_FIRST] + words[_SECOND] == cache.tag and type(key) in KEYS:
@@ -71,7 +71,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
             raise KeyError(key)
         return value
 
-    def get(self, key: object, default: Any = None) -> Any:
+    def get(self, key: object, default: Any = None) -> Any:  # noqa: ANN401
         """Return the value of the key, or `default`."""
         opened = self._store
         words, cache = opened.words, opened.cache
@@ -190,11 +190,11 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         if raw is None or not self._change(lambda txn: self._delete(txn, raw)):
             raise KeyError(key)
 
-    def pop(self, key: object, default: Any = MISSING) -> Any:
+    def pop(self, key: object, default: Any = MISSING) -> Any:  # noqa: ANN401
         """Remove the key and return its value; without such a key return `default`, or raise KeyError."""
         raw = known(key)
 
-        def step(txn: Txn) -> Any:
+        def step(txn: Txn) -> Any:  # noqa: ANN401
             if raw is None or (entry := txn.get(raw)) is None:
                 return MISSING
             value = self._whole(entries.value_of(entry))
@@ -220,11 +220,11 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         return self._change(step)
 
-    def setdefault(self, key: object, default: Any = None) -> Any:
+    def setdefault(self, key: object, default: Any = None) -> Any:  # noqa: ANN401
         """Return the value of the key, which is `default` from now on if there was none."""
         ready = self._ready(key, default)
 
-        def step(txn: Txn) -> Any:
+        def step(txn: Txn) -> Any:  # noqa: ANN401
             entry = txn.get(ready.raw)
             if entry is not None:
                 return self._whole(entries.value_of(entry))
@@ -233,7 +233,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         return self._change(step, ready)
 
-    def update(self, other: Any = (), /, **more: Any) -> None:
+    def update(self, other: Any = (), /, **more: Any) -> None:  # noqa: ANN401
         """Take over all pairs of a mapping or iterable, and keyword arguments, in one step."""
         content = (other.to_dict() if isinstance(other, SharedDict) else dict(other)) | more
         if any(map(is_large, content.values())):
@@ -249,7 +249,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         self._change(step, *ready)
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # noqa: ANN401  | gives a plain dict
         self.update(other)
         return self
 
@@ -262,7 +262,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         self._change(step)
 
-    def increment(self, key: object, by: Any = 1) -> Any:
+    def increment(self, key: object, by: Any = 1) -> Any:  # noqa: ANN401
         """Add to a number in one step for all kernels, and return the sum. Without such a key it was 0.
 
         Examples
@@ -275,7 +275,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         """
         raw, _ = self._key(key)
 
-        def step(txn: Txn) -> Any:
+        def step(txn: Txn) -> Any:  # noqa: ANN401
             entry = txn.get(raw)
             total = by if entry is None else self._whole(entries.value_of(entry)) + by
             self._put(txn, self._ready(key, total))

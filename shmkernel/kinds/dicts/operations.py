@@ -104,7 +104,7 @@ class Access:
         """What it is called: ``shm.attach(name)``."""
         return self._store.name
 
-    def _get(self, key: object) -> Any:
+    def _get(self, key: object) -> Any:  # noqa: ANN401
         """Read from the store; what does not change is remembered until anybody writes."""
         raw = known(key)
         if raw is None:
@@ -143,7 +143,7 @@ class Access:
                     raise
                 missed = value
 
-    def _whole(self, value: Any) -> Any:
+    def _whole(self, value: Any) -> Any:  # noqa: ANN401
         """Attach a large array; anything else is the value itself."""
         if type(value) is not values.File:
             return value
@@ -217,7 +217,7 @@ class Access:
             return Ready(raw, exact, key, values.pack(values.File(file)), file, fd)
         return Ready(raw, exact, key, packed(self.name, key, value))
 
-    def _put_array(self, key: object, value: Any) -> int:
+    def _put_array(self, key: object, value: Any) -> int:  # noqa: ANN401  an array
         name = self._store.name
         try:
             return self._arrays.put(self._store.home, value, name)

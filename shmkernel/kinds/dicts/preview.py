@@ -72,14 +72,14 @@ def _told(packed: memoryview) -> tuple[str, str]:
     if len(packed) > _LONG:
         return _told_by_head(packed)
     value = values.decode(packed)
-    if hasattr(value, "dtype") and getattr(value, "size", 0) > 8:
+    if hasattr(value, "dtype") and getattr(value, "size", 0) > 8:  # noqa: PLR2004  as many as fit
         return "array", f"{value.dtype} {value.shape}"
     return type(value).__name__, _short.repr(value)
 
 
 def _told_by_head(packed: memoryview) -> tuple[str, str]:
     first = packed[0]
-    if first < 0xA0:
+    if first < 0xA0:  # noqa: PLR2004  a few large parts
         return ("list" if first & 0x10 else "dict"), _parts(first & 0x0F)
     kind, width = _HEADS[first]
     count, rest = int.from_bytes(packed[1 : 1 + width], "big"), packed[1 + width :]

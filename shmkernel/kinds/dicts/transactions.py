@@ -60,7 +60,7 @@ class Transaction(interrupts.Holding):
     __aexit__ = interrupts.Exit("_exit_async")
 
     async def _enter_async(self, entry: Entry) -> SharedDict:
-        import asyncio
+        import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
         opened = self._store
         if opened.mine() is not None:
@@ -72,7 +72,7 @@ class Transaction(interrupts.Holding):
             job = block.begin()
             at_once, later = _ASYNC
             if not job.wait(at_once):
-                while not job.wait(0):
+                while not job.wait(0):  # noqa: ASYNC110  another thread's work, mostly done by now
                     await asyncio.sleep(later)
         except BaseException:
             block.undo(wait=False)

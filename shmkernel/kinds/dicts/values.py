@@ -78,13 +78,13 @@ def pack(value: object) -> bytes:
         raise NoValueError(value, "it is nested too deep, or contains itself") from None
 
 
-def unpack(data: bytes | memoryview) -> Any:
+def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
     """Read a value. A list, dict or array is a new one each time. ValueError if these bytes are none."""
     try:
         return decode(data)
     except (MemoryError, ZoneError):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  nobody can list what numpy, msgspec and datetime raise
         raise ValueError(str(error) or type(error).__name__) from None
 
 
@@ -92,21 +92,21 @@ class ZoneError(Exception):
     """A time in a zone that this machine does not know."""
 
 
-def _raise(code: int, data: memoryview) -> Any:
+def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401
     make = _RAISE.get(code)
     if make is None:
         raise ValueError(f"it holds a value of a later version of shmkernel (extension {code})")
     return make(data)
 
 
-def decode(data: bytes | memoryview) -> Any:
+def decode(data: bytes | memoryview) -> Any:  # noqa: ANN401
     """Read a value, with whatever error the bytes provoke."""
     try:
         return _decode(data)
     except (MemoryError, RecursionError):
         try:
             _skip(data)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a size that the bytes do not have, or no end of nesting
             raise ValueError(str(error) or type(error).__name__) from None
         raise
 
@@ -196,7 +196,7 @@ def _zone(value: dt.datetime | dt.time) -> object:
     return [offset.days, offset.seconds, offset.microseconds, None if unnamed else name]
 
 
-def _in_zone(kind: Any, text: str, fold: int, zone: Any) -> Any:
+def _in_zone(kind: Any, text: str, fold: int, zone: Any) -> Any:  # noqa: ANN401
     found: dt.tzinfo | None = None
     if isinstance(zone, str):
         try:
@@ -220,7 +220,7 @@ def _array(value: NDArray[Any]) -> object:
     return Ext(_ARRAY, encode([_describe(value, value.dtype), value.shape, order, value.tobytes(order)]))
 
 
-def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:
+def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
     dtype = dtype_of(text)
     size = dtype.itemsize
     if not size and not shape and dtype.kind in "SU":  # numpy's empty text has one character, and its type says none

@@ -50,7 +50,7 @@ def check(home: str, name: str, words: memoryview) -> None:
             problems = _problems(f"{home}/data.mdb") or _more(f"{home}/data.mdb", words)
         except FileNotFoundError:
             return  # whoever opens it says so
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever these bytes provoke is damage
             problems = [str(error)]
         if not problems or before == (words[first], words[second]):
             break
@@ -66,22 +66,22 @@ def _problems(path: str) -> list[str]:
     A value that shrinks in the transaction that made it keeps the pages that it had: the pages say how many they are,
     and the verifier takes only as many for its own as the value needs now.
     """
-    from lmdb import verify
+    from lmdb import verify  # noqa: PLC0415  only where nobody vouches for a file
 
     problems: list[str] = verify.verify(path, subdir=False)  # type: ignore[no-untyped-call]
     if not any("mp_pages" in problem for problem in problems):
         return problems
-    base: Any = verify._Verifier
+    base: Any = verify._Verifier  # noqa: SLF001  the public function has no such choice
 
-    def with_all_its_pages(self: Any, *node: Any, want_bytes: bool) -> Any:
+    def with_all_its_pages(self: Any, *node: Any, want_bytes: bool) -> Any:  # noqa: ANN401  as it is there
         *where, page, at, size = node
         first = int.from_bytes(page[at : at + 8], sys.byteorder)
         head = self.read_page(first) if 1 < first < self.next_pgno else None
         count = 0 if head is None else int.from_bytes(head[self.hdrsz - 4 : self.hdrsz], sys.byteorder)
         if not 0 < count <= self.next_pgno - first:
-            return base._bigdata(self, *node, want_bytes=want_bytes)
+            return base._bigdata(self, *node, want_bytes=want_bytes)  # noqa: SLF001
         size_of_all = max(size, count * self.psize - self.hdrsz)
-        data = base._bigdata(self, *where, page, at, size_of_all, want_bytes=want_bytes)
+        data = base._bigdata(self, *where, page, at, size_of_all, want_bytes=want_bytes)  # noqa: SLF001
         return None if data is None else data[:size]
 
     with open(path, "rb") as file:

@@ -29,7 +29,7 @@ class SharedValues(ValuesView[Any]):
         return (value for _, value in self._mapping.items())
 
     def __reversed__(self) -> Iterator[Any]:
-        return (value for _, value in self._mapping._pairs(backwards=True))
+        return (value for _, value in self._mapping._pairs(backwards=True))  # noqa: SLF001
 
 
 class SharedItems(ItemsView[Any, Any]):
@@ -38,7 +38,7 @@ class SharedItems(ItemsView[Any, Any]):
     _mapping: SharedDict
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return self._mapping._pairs()
+        return self._mapping._pairs()  # noqa: SLF001  the view is a part of it
 
     def __reversed__(self) -> Iterator[tuple[Any, Any]]:
-        return self._mapping._pairs(backwards=True)
+        return self._mapping._pairs(backwards=True)  # noqa: SLF001

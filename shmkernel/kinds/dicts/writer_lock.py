@@ -69,7 +69,7 @@ class Turns:
         try:
             if not _try(file):
                 if not wait:
-                    raise BlockingIOError
+                    raise BlockingIOError  # noqa: TRY301  the description is closed below
                 self._wait(file, timeout)
             file.held = True
             self._page[lmdb_pages.GATE * 8] = long
@@ -77,7 +77,7 @@ class Turns:
             self.end(file)
             raise
 
-    async def take_async(self, into: Holder, timeout: float | None) -> None:
+    async def take_async(self, into: Holder, timeout: float | None) -> None:  # noqa: ASYNC109  as `take`
         """Wait for a long turn without blocking the loop."""
         into.turn = file = self._description()
         try:

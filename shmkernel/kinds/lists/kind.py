@@ -1,7 +1,8 @@
 """Lists: a segment is laid out as the standard library's ShareableList, which attaches it as it is.
 
-`shmkernel.kinds.lists.layout` has the layout; here is a view of it. A number is read and stored at one go, through a memoryview
-that is cast to its type, so that no reader sees half of one, nor the zeros that struct.pack_into writes first.
+`shmkernel.kinds.lists.layout` has the layout; here is a view of it. A number is read and stored at one go, through a
+memoryview that is cast to its type, so that no reader sees half of one, nor the zeros that struct.pack_into writes
+first.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from shmkernel import kinds
 from shmkernel._core import paths
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import Description, Plan
-from shmkernel.kinds.lists import layout
-from shmkernel.kinds.lists import preview as preview
+from shmkernel.kinds.lists import layout, preview
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -106,7 +106,7 @@ class View:
     (View([1, 'abc', None]), None, 3, 1, 'q8sxxxxxx?x')
     """
 
-    def __init__(self, mapping: Any, name: str = "list") -> None:
+    def __init__(self, mapping: Any, name: str = "list") -> None:  # noqa: ANN401  any buffer
         self._name = name
         length, start, formats, codes = layout.decode(mapping)
         whole = memoryview(mapping)

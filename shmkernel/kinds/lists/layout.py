@@ -55,7 +55,7 @@ def encode(values: Iterable[object]) -> list[memoryview]:
     '0100000000000000 0000000000000000 0800000000000000 6100000000000000 3873000000000000 02'
     """
     with importing:
-        import numpy as np
+        import numpy as np  # noqa: PLC0415  much of the command line works without
 
     items = list(values)
     types = set(map(type, items))
@@ -80,10 +80,10 @@ def encode(values: Iterable[object]) -> list[memoryview]:
     return [piece.cast("B") for piece in pieces if len(piece)]
 
 
-def decode(data: Any) -> Layout:
+def decode(data: Any) -> Layout:  # noqa: ANN401  any buffer
     """Find the parts of a list in its bytes; ValueError says what is wrong with them."""
     with importing:
-        import numpy as np
+        import numpy as np  # noqa: PLC0415
 
     length = count(data[:WORD], len(data))
     slots = WORD * (length + 2)
@@ -219,7 +219,7 @@ def plain(value: object) -> Value:
                 return operator.index(value)
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             number = float(cast("float", value))
-            if number == value or number != number:
+            if number == value or number != number:  # noqa: PLR0124  a NaN, and no loss else
                 return number
     kind = type(value).__name__
     message = f"{value!r}, a {kind}, cannot be an item: int, float, bool, str, bytes and None can"

@@ -1,4 +1,4 @@
-"""Lists to look at: rows of index, type and value, read where they lie in the layout of `shmkernel.kinds.lists.layout`."""
+"""Preview of a list: rows of index, type and value, read where they lie (`shmkernel.kinds.lists.layout`)."""
 
 from __future__ import annotations
 

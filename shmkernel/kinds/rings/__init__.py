@@ -1,0 +1,1 @@
+"""The ring kind: streams of frames in a fixed number of slots."""

@@ -61,7 +61,7 @@ class RingKind:
             message = f"{name!r}: a ring begins empty, of frames of a shape and dtype: ring=64, shape=(480, 640)"
             raise ArgumentError(message, name=name)
         slots = counts.whole(count)
-        if slots is None or slots < 2:
+        if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one tells the newest number
             raise ArgumentError(f"{name!r}: a ring has 2 slots at least, not {count!r}", name=name, ring=count)
         try:
             lengths, given = counts.lengths(shape), options.get("dtype")
@@ -162,7 +162,7 @@ def decode(head: bytes, size: int) -> Layout:
         number, frame = record["number"], record["frame"]
         sound = record.names == _FIELDS and number == np.dtype("<u8") and type(count) is int and count > 1
         sound = sound and record == _record(frame.base, frame.shape) and _is_fit(frame)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     if not sound or length % 8 or fortran is not False:
         raise ValueError("its header makes no sense for a ring")
