@@ -1,1 +1,1 @@
-"""What every segment rests on. Private: anything in here may change."""
+"""The modules that every segment rests on. Private: anything in here may change."""

@@ -1,7 +1,7 @@
-"""How much memory there is, and what limits it: the folder's size, the machine, the container, the process.
+"""How much memory is free, and which limit sets it: the folder, the machine, the container or the process.
 
-`room` looks at all of them, which takes half a millisecond. `lacks` is asked before every piece that is reserved,
-however small: it remembers for a moment what there was, and counts what this process has reserved since.
+`room` reads all of these limits, which takes 0.5 ms. `lacks` is called before every reservation, however small. It
+caches the free space for 0.1 s, and subtracts what this process has reserved since.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from shmkernel.errors import FullError, LimitError
 _KIB = 1024
 _TMPFS_MAGIC, _RAMFS_MAGIC = 0x01021994, 0x858458F6
 _FRESH = 0.1  # seconds
-_PART = 4  # of what was free can be taken without a new look; others take from it, too
-_NEAR = 64  # mappings: so many before the limit it is the limit that fails them
-_ULIMITS = {  # letter and number of the error, by what `resource` calls it
+_PART = 4  # a quarter of the free space may be reserved before it is read again: other processes reserve too
+_NEAR = 64  # mappings: an mmap that fails with fewer left than this is taken to have reached the limit
+_ULIMITS = {  # by the name in `resource`: the letter in ulimit, and the errno
     "AS": ("-v", errno.ENOMEM), "DATA": ("-d", errno.ENOMEM), "FSIZE": ("-f", errno.EFBIG),
     "MEMLOCK": ("-l", errno.EAGAIN),
 }  # fmt: skip
 
 
 class Room(NamedTuple):
-    """Sizes in bytes: the folder's size, what is used and free in it, the container's limit.
+    """Sizes in bytes: the folder's size, used and free space, and the container's memory limit.
 
-    ``bound`` is what limits ``free``: folder, inodes, machine or container; ``limit`` is the last one's own figure, and
-    ``file`` where it is set.
+    ``bound`` names what limits ``free``: folder, inodes, machine or container. ``file`` is the path of the file that
+    sets the container's limit.
     """
 
     total: int
@@ -44,7 +44,7 @@ class Room(NamedTuple):
 
 
 class _Known:
-    """What was free in a folder when somebody looked last, and how much of it was taken since."""
+    """The cached free space of one folder, less what this process has reserved since."""
 
     def __init__(self) -> None:
         self.folder, self.free, self.until = "", 0, 0.0
@@ -54,10 +54,10 @@ _known = _Known()
 
 
 def room() -> Room:
-    """Look at the folder of segments as it is now.
+    """Return the present sizes of the folder of segments.
 
-    ``free`` is what a new segment can have: in memory (a tmpfs) no more than the machine, or the container,
-    has left. Writing beyond that calls the out-of-memory killer, which no error can prevent afterwards.
+    ``free`` is the largest size that a new segment can have. In a tmpfs it is also bounded by the memory that the
+    machine or the container has left: writing beyond that starts the out-of-memory killer.
 
     Examples
     --------
@@ -78,27 +78,27 @@ def room() -> Room:
         if group and group.left < free:
             free, bound, file = group.left, "container", group.file
         total = total or machine()
-    if disk.f_files and not disk.f_favail:  # there is no room for another file, however small
+    if disk.f_files and not disk.f_favail:  # no inode is left for another file
         free, bound = 0, "inodes"
     return Room(total, used, max(free, 0), group.limit if group else None, bound, file)
 
 
 def lacks(size: int) -> Room | None:
-    """Say that there is no room for so many bytes more, and how much there is; None if there is, and take it."""
+    """Reserve `size` bytes in the cached free space and return None; if they do not fit, return the present Room."""
     known, now, folder = _known, time.monotonic(), paths.folder()
     if size <= known.free and now < known.until and folder == known.folder:
         known.free -= size
         return None
-    found = room()
-    if size > found.free:
+    present = room()
+    if size > present.free:
         known.until = 0.0
-        return found
-    known.folder, known.free, known.until = folder, found.free // _PART - size, now + _FRESH
+        return present
+    known.folder, known.free, known.until = folder, present.free // _PART - size, now + _FRESH
     return None
 
 
 def full(name: str, needed: int, *, code: int = errno.ENOSPC) -> FullError:
-    """Make the error for what does not fit: which limit it is, and what would help."""
+    """Make the FullError: it names the limit that was reached and the cure."""
     now, folder = room(), paths.folder()
     bound, free, disk = now.bound, human(now.free), "choose a folder on disk with SHMKERNEL_DIR"
     if code == errno.EDQUOT:
@@ -127,7 +127,7 @@ def full(name: str, needed: int, *, code: int = errno.ENOSPC) -> FullError:
 
 
 def _more(needed: int, now: Room) -> str:
-    """Say what would help where the folder is too small."""
+    """Return the cure for a folder that is too small."""
     folder, size = paths.folder(), _gib(needed + now.used)
     if needed > machine():
         return f"That is more than the {human(machine())} of this machine: choose a folder on disk with SHMKERNEL_DIR"
@@ -140,14 +140,14 @@ def _gib(size: int) -> int:
 
 
 def check_file_size(name: str, size: int) -> None:
-    """Raise LimitError if this process may not make a file of that size: to try sends a signal that may end it."""
+    """Raise LimitError if `size` exceeds ``ulimit -f``: writing such a file would raise SIGXFSZ, which kills."""
     soft = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if soft != resource.RLIM_INFINITY and size > soft:
         raise _limited(name, f"a file of {human(size)}", "FSIZE")
 
 
 def no_mapping(name: str, size: int, error: OSError) -> OSError:
-    """Make of an error of mmap the one that says which limit it was; return any other as it is."""
+    """Convert an error of mmap to a LimitError that names the limit; return any other error unchanged."""
     if error.errno == errno.EAGAIN:
         return _limited(name, f"{human(size)} of locked memory", "MEMLOCK")
     if error.errno != errno.ENOMEM:
@@ -168,7 +168,7 @@ def no_mapping(name: str, size: int, error: OSError) -> OSError:
 
 
 def _limited(name: str, what: str, limit: str) -> LimitError:
-    """Make the error for one of the limits that ``ulimit`` sets; a process may raise its own up to the hard one."""
+    """Make the LimitError for a limit of ``ulimit``; a process may raise its soft limit up to the hard one."""
     letter, code = _ULIMITS[limit]
     soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{limit}"))
     cure = f"Root alone can raise it (ulimit -H {letter})"
@@ -180,7 +180,7 @@ def _limited(name: str, what: str, limit: str) -> LimitError:
 
 
 def is_tmpfs(path: str) -> bool:
-    """Say whether `path` lies in memory, as far as the list of mounts tells; without a list, statfs is asked."""
+    """Return whether `path` is on a tmpfs or ramfs: from the list of mounts, or without one from statfs."""
     return _is_tmpfs(path, os.stat(path).st_dev)
 
 
@@ -198,16 +198,16 @@ def _is_tmpfs(path: str, dev: int) -> bool:
 
 
 def _magic(path: str) -> int:
-    """Return the number of a file system's type; `os.statvfs` leaves it out."""
+    """Return the magic number of the file system, which `os.statvfs` does not give."""
     import ctypes  # noqa: PLC0415  it takes 10 ms
 
-    found = (ctypes.c_long * 64)()  # a struct statfs, which begins with it, is 15 of them
-    failed = ctypes.CDLL(None).statfs(os.fsencode(path), found)
-    return 0 if failed else found[0]
+    statfs = (ctypes.c_long * 64)()  # a struct statfs takes 15 longs; the first is the magic number
+    failed = ctypes.CDLL(None).statfs(os.fsencode(path), statfs)
+    return 0 if failed else statfs[0]
 
 
 def machine() -> int:
-    """Return how much memory the machine has, in bytes."""
+    """Return the size of the machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
 
 
@@ -217,7 +217,7 @@ def _meminfo() -> dict[str, int]:
 
 
 def human(size: float) -> str:
-    """Write a number of bytes for people.
+    """Format a number of bytes for people.
 
     Examples
     --------

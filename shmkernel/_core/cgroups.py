@@ -1,27 +1,27 @@
-"""The memory limits of the control groups that this process is in: what Docker, Kubernetes and systemd set.
+"""Read the memory limits of this process's control groups, as Docker, Kubernetes and systemd set them.
 
-Each group around the process's own counts for it, too, and the one with the least left is the limit. What lies in a
-tmpfs counts as memory of the group that wrote it. Who goes beyond is not told, but killed.
+A limit on any enclosing group applies too; the limit with the least memory left decides. Pages of a tmpfs count for
+the group that wrote them. A process that exceeds the limit is killed without an error.
 
     version 2   /sys/fs/cgroup/<group>/memory.max, memory.high, memory.swap.max
     version 1   /sys/fs/cgroup/memory/<group>/memory.limit_in_bytes, memory.memsw.limit_in_bytes (with swap)
 
-Inside a container the path that /proc tells may be the one outside, and the group itself be mounted at the top: so
-what is not there is passed over.
+Inside a container /proc may show the path outside, while the group itself is mounted at the top. So paths that do
+not exist are skipped.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-_ROOT = ""  # where the machine's own files begin
+_ROOT = ""  # prefix of all paths; tests set it to a fake machine's
 _CGROUP = "/sys/fs/cgroup"
-_MARGIN = 16  # a part of the limit stays for the process itself: without it the next small object would end it
-_MOST = 64 << 20  # bytes: the margin of large limits
+_MARGIN = 16  # 1/16 of the limit is kept back for the process: its next small allocation must not exceed the limit
+_MOST = 64 << 20  # bytes: the largest margin
 
 
 class Limit(NamedTuple):
-    """What a group may use and has left, in bytes; ``file`` says the limit."""
+    """The memory that a group may use and has left, in bytes; ``file`` is the path that sets the limit."""
 
     limit: int
     left: int
@@ -31,24 +31,24 @@ class Limit(NamedTuple):
 def tightest(swap: int, machine: int) -> Limit | None:
     """Return the limit that would be reached first, None if there is none.
 
-    `swap` is what the machine has free of it, `machine` its memory: a limit beyond that is none.
+    `swap` is the machine's free swap and `machine` its memory, in bytes; limits above its memory are ignored.
     """
-    found = (limit for group in _groups() for limit in _limits(*group, swap) if limit.limit < machine)
-    return min(found, key=lambda one: one.left, default=None)
+    limits = (limit for group in _groups() for limit in _limits(*group, swap) if limit.limit < machine)
+    return min(limits, key=lambda limit: limit.left, default=None)
 
 
 def _groups() -> list[tuple[str, bool]]:
-    """List the folders of the groups that this process is in, and whether they are of version 1."""
-    found = []
+    """Return the folders of this process's groups, each with whether it is of version 1."""
+    folders = []
     for line in read("/proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if "memory" in controllers.split(","):
-            found += [(folder, True) for folder in _around(f"{_CGROUP}/memory", group)]
+            folders += [(folder, True) for folder in _around(f"{_CGROUP}/memory", group)]
         elif number == "0":
             for top in (_CGROUP, f"{_CGROUP}/unified"):
-                found += [(folder, False) for folder in _around(top, group)]
-    return found or [(_CGROUP, False), (f"{_CGROUP}/memory", True)]
+                folders += [(folder, False) for folder in _around(top, group)]
+    return folders or [(_CGROUP, False), (f"{_CGROUP}/memory", True)]
 
 
 def _around(top: str, group: str) -> list[str]:
@@ -61,7 +61,7 @@ def _limits(group: str, first: bool, swap: int) -> list[Limit]:
     if used is None:
         return []
     stat = dict(line.split()[:2] for line in read(f"{group}/memory.stat").splitlines() if " " in line)
-    cache = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))  # given back before anybody is killed
+    cache = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))  # freed before a process is killed
     if first:
         both = _number(f"{group}/memory.memsw.usage_in_bytes") or used
         files = {"limit_in_bytes": used - swap, "memsw.limit_in_bytes": both}
@@ -85,7 +85,7 @@ def _number(path: str) -> int | None:
 
 
 def read(path: str) -> str:
-    """Return the text of one of the machine's own files, nothing if it cannot be read."""
+    """Return the text of a file of /proc or /sys, an empty string if it cannot be read."""
     try:
         with open(f"{_ROOT}{path}", encoding="utf-8", errors="replace") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""Sizes, counts and shapes: whatever is an integer, of numpy too, and nothing else. And seconds."""
+"""Check arguments: sizes, counts and shapes (integers of any type, numpy's too), and seconds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from shmkernel.errors import ArgumentError
 
-_LONGEST = 1e9  # seconds: what every call of the OS takes
+_LONGEST = 1e9  # seconds: every call of the OS accepts this
 
 
 def whole(value: object) -> int | None:
-    """Return an integer of whatever type as an int, or None: a bool is no count, nor is an array.
+    """Return an integer of any type as an int; None for everything else, bools and arrays included.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def whole(value: object) -> int | None:
     >>> whole(np.uint8(3)), whole(True), whole(np.True_), whole(2.0)
     (3, None, None, None)
     """
-    numpy = sys.modules.get("numpy")  # where it is not loaded, there are no arrays
+    numpy = sys.modules.get("numpy")  # if it is not loaded, there are no arrays
     if isinstance(value, bool) or (numpy and isinstance(value, (numpy.ndarray, numpy.bool_))):
         return None
     try:
@@ -32,7 +32,7 @@ def whole(value: object) -> int | None:
 
 
 def lengths(shape: object) -> tuple[int, ...]:
-    """Return a shape as a tuple of ints; ValueError if it is none.
+    """Return a shape as a tuple of ints; ValueError if `shape` is not one.
 
     Examples
     --------
@@ -40,15 +40,15 @@ def lengths(shape: object) -> tuple[int, ...]:
     >>> lengths(3), lengths([np.int64(2), 3]), lengths(np.array([4, 5]))
     ((3,), (2, 3), (4, 5))
     """
-    one = whole(shape)
-    each = (one,) if one is not None else tuple(map(whole, cast("Any", shape)))
+    single = whole(shape)
+    each = (single,) if single is not None else tuple(map(whole, cast("Any", shape)))
     if any(length is None or length < 0 for length in each):
         raise ValueError("no shape")
     return cast("tuple[int, ...]", each)
 
 
 def seconds(value: object, *, least: float = 0.0) -> float:
-    """Return a time to wait as a float; ArgumentError if it is none: no number, too little, or without end.
+    """Return a time to wait as a float; ArgumentError unless it is a finite number, `least` or more.
 
     Examples
     --------
@@ -56,17 +56,17 @@ def seconds(value: object, *, least: float = 0.0) -> float:
     (0.5, 10.0)
     """
     try:
-        found = float(cast("Any", value))
+        number = float(cast("Any", value))
     except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if not least <= found <= _LONGEST:
+        number = math.nan
+    if not least <= number <= _LONGEST:
         shown = value if isinstance(value, str) else repr(value)
         raise ArgumentError(f"{shown} is no number of seconds, {least:g} or more", value=value)
-    return found
+    return number
 
 
 def seconds_given(text: str, *, least: float = 0.0) -> float:
-    """Read seconds for argparse."""
+    """Convert an argument of the command line to seconds, for argparse."""
     try:
         return seconds(text, least=least)
     except ArgumentError as error:
@@ -74,7 +74,7 @@ def seconds_given(text: str, *, least: float = 0.0) -> float:
 
 
 def version_given(text: str) -> int:
-    """Read a version for argparse."""
+    """Convert an argument of the command line to a version, for argparse."""
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text} is no version: a whole number, 0 or more")
     return int(text)

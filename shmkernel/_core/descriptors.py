@@ -1,9 +1,9 @@
-"""Descriptors: kept apart from the standard streams, and running out of them.
+"""Keep descriptors above the standard streams, and explain when there are no more of them.
 
-A daemon closes 0, 1 and 2. Whatever is opened next gets those numbers, and what somebody prints then goes into it: into
-a segment, for everybody who has it attached. So a descriptor of ours that was given such a number is moved, and before
-something is opened that chooses its numbers itself (`mmap`, which duplicates what it is given, LMDB, inotify), the
-numbers are taken, as daemons do it: they lead to /dev/null from then on.
+A daemon closes 0, 1 and 2. The next files that are opened get these numbers, and whatever is printed then goes into
+them: into a segment that others have attached. So a descriptor of ours with such a number is moved up. Some calls
+choose their numbers themselves (LMDB, inotify, and `mmap`, which duplicates its descriptor): before them
+`take_streams` opens /dev/null under the free ones of 0, 1 and 2, as daemons do.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import resource
 
 from shmkernel.errors import LimitError
 
-LAST = 2  # of the three standard streams
+LAST = 2  # the last of the three standard streams
 
 
 def beyond_streams(fd: int) -> int:
-    """Move a descriptor out of reach of what prints to 0, 1 or 2.
+    """Move a descriptor above 2, so that nothing printed goes into it.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def beyond_streams(fd: int) -> int:
 
 
 def take_streams() -> None:
-    """Take what is free of 0, 1 and 2, so that nothing opened after this gets such a number."""
+    """Open /dev/null under the free ones of 0, 1 and 2, so that no later descriptor gets these numbers."""
     try:
         for stream in range(LAST + 1):
             fcntl.fcntl(stream, fcntl.F_GETFD)
@@ -56,7 +56,7 @@ def _null() -> int:
 
 
 def ran_out(error: OSError, name: str | None = None) -> OSError:
-    """Make of an error for want of descriptors the one that says which limit it was; return any other as it is."""
+    """Convert EMFILE or ENFILE to a LimitError that names the limit; return any other error unchanged."""
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return error
     subject = f"{name!r}: t" if name else "T"
@@ -76,7 +76,7 @@ def ran_out(error: OSError, name: str | None = None) -> OSError:
 
 
 def check_spare(count: int) -> None:
-    """Raise LimitError where fewer descriptors are left: before libraries that abort the process when they get none."""
+    """Raise LimitError if fewer than `count` descriptors are left: some libraries abort the process without one."""
     spare: list[int] = []
     try:
         spare.extend(os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(count))

@@ -1,15 +1,15 @@
-"""The folder of segments and the runtime folder, held open: what lies in them is reached from there.
+"""Reach every file through an open, checked descriptor of its folder.
 
 A path that was checked may lead elsewhere a moment later: logind or a cleaner removes the runtime folder, and another
-user makes one of that name, with links in it. So each folder is opened once, checked as it was opened, and every
-change is relative to that descriptor:
+user makes one of the same name, with links in it. So each folder is opened once, the open descriptor is checked, and
+every change is relative to it:
 
     path of a segment              -> descriptor of the folder of segments, name
     path inside the runtime folder -> descriptor of the runtime folder, the rest
 
-Paths stay what is passed around and shown. The functions here take them, do what those of `os` with these names do,
-and never follow a symbolic link. `prepare` looks whether the folder that is held is still the one under its path,
-and checks a new one; so does whatever does not find its file. Until then what is held is the old one, which is ours.
+Callers pass paths. The functions here do what the functions of `os` with the same names do, and never follow a
+symbolic link. `prepare`, and every call that does not find its file, checks that the held folder is still the one
+under its path, and if not opens and checks the new one. Until then the old folder, which is ours, is used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 PARTS = ("sessions", "records", "pending", "dicts", "sync")
-_HELD = 16  # folders; a process has two, more only if it changes SHMKERNEL_DIR or its user
+_HELD = 16  # folders kept open; a process needs two, more only if it changes SHMKERNEL_DIR or its user
 _SURE = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,22 +41,22 @@ _RUNTIME = "/.shmk-"  # what the path of a runtime folder ends with, before the 
 
 
 class Folder(int):
-    """A descriptor of an open folder, to be given as ``dir_fd``. It is closed with the last reference."""
+    """The descriptor of an open folder, for ``dir_fd``. It is closed with the last reference."""
 
     path: str
     prepared = False
-    sure = 0.0  # until then nobody looks again because something is not there
+    sure = 0.0  # until then a missing file is no reason to check the folder again
     _identity: tuple[int, int] | None = None
 
     def __new__(cls, path: str, name: str, within: Folder | None = None, flags: int = 0) -> Self:
-        """Open the folder `name` in another one; `path` is for messages, and for `is_current`."""
+        """Open the folder `name` inside `within`; `path` is for messages, and for `is_current`."""
         flags |= os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         self = super().__new__(cls, descriptors.beyond_streams(os.open(name, flags, dir_fd=within)))
         self.path, self._identity = path, _identity(os.fstat(self))
         return self
 
     def is_current(self) -> bool:
-        """Say whether the path still leads here, and the descriptor too: a daemon may close all that it has."""
+        """Return whether path and descriptor still lead to this folder: a daemon may have closed all descriptors."""
         try:
             current = _identity(os.stat(self.path)) == self._identity == _identity(os.fstat(self))
         except OSError:
@@ -67,22 +67,22 @@ class Folder(int):
     def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if not ending():
             with contextlib.suppress(OSError):
-                if _identity(os.fstat(self)) == self._identity:  # else the number is somebody else's by now
+                if _identity(os.fstat(self)) == self._identity:  # else the number belongs to another file now
                     os.close(self)
 
 
-_held: dict[str, Folder] = {}  # by path; replaced as a whole, so that no thread meets it half changed
+_held: dict[str, Folder] = {}  # by path; never changed in place: other threads read it without a lock
 
 
 def prepare() -> str:
-    """Make the runtime folder where there is none, make sure that it is ours alone, and return its path.
+    """Make the runtime folder if it is missing, check that only this user can enter it, and return its path.
 
     Raises
     ------
     RefusedError
-        If something else stands there, or another user could reach in.
+        If it is no folder, belongs to another user, or others may enter it.
     FolderError, FullError
-        If the folder of segments cannot hold it.
+        If it cannot be made in the folder of segments.
     """
     root = paths.runtime()
     held = _held.get(root)
@@ -92,8 +92,8 @@ def prepare() -> str:
 
 
 def open_(path: str, flags: int, mode: int = 0o600) -> int:
-    """Open a file, never as a standard stream; one that is made has this mode, whatever the umask."""
-    within, _, rest = path.rpartition("/")  # as `_do` does, which would take a tenth of an attach
+    """Open a file under a descriptor above 2; a file that is made gets this mode, whatever the umask."""
+    within, _, rest = path.rpartition("/")  # inlined from `_do`: the call would take a tenth of an attach
     at = _held.get(within)
     if at is None:
         at, rest = _at(path)
@@ -129,12 +129,12 @@ def nameless(path: str) -> int:
 
 
 def lstat(path: str) -> os.stat_result:
-    """Return what the path itself is."""
+    """Return the stat of the path itself, not of a link's target."""
     return _do(_lstat, path)
 
 
 def exists(path: str) -> bool:
-    """Say whether there is anything under this path."""
+    """Return whether the path exists."""
     try:
         lstat(path)
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def listdir(path: str) -> list[str]:
     """Return the names in a folder."""
     fd = open_(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return os.listdir(fd)  # of a duplicate
+        return os.listdir(fd)  # it duplicates the descriptor, which may fail
     except OSError as error:
         raise descriptors.ran_out(error) from None
     finally:
@@ -154,7 +154,7 @@ def listdir(path: str) -> list[str]:
 
 
 def read(path: str, most: int) -> bytes:
-    """Return the first bytes of a file, all of a small one."""
+    """Return the first `most` bytes of a file."""
     fd = open_(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return os.read(fd, most)
@@ -163,7 +163,7 @@ def read(path: str, most: int) -> bytes:
 
 
 def mkdir(path: str) -> None:
-    """Make a folder that we alone can enter, whatever the umask."""
+    """Make a folder that only this user can enter, whatever the umask."""
     _do(_mkdir, path)
 
 
@@ -178,7 +178,7 @@ def rmdir(path: str) -> None:
 
 
 def rename(old: str, new: str) -> None:
-    """Give a file another name, in place of what has that now."""
+    """Rename a file; it replaces one that has the new name."""
     (first, source), (second, target) = _at(old), _at(new)
     os.rename(source, target, src_dir_fd=first, dst_dir_fd=second)
 
@@ -190,9 +190,10 @@ def link(old: str, new: str) -> None:
 
 
 def link_nameless(fd: int, path: str) -> None:
-    """Give a nameless file its name; FileExistsError if that is taken."""
+    """Give a nameless file its name; FileExistsError if the name is taken."""
     at, rest = _at(path)
-    try:  # CPython calls linkat, which alone follows /proc's link, only for a dir_fd
+    # Only linkat follows the link in /proc, and CPython calls it only if a dir_fd is given.
+    try:
         os.link(f"/proc/self/fd/{fd}", rest, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=True)
     except FileNotFoundError:
         if has_proc():
@@ -201,12 +202,12 @@ def link_nameless(fd: int, path: str) -> None:
 
 
 def has_proc() -> bool:
-    """Say whether /proc is mounted, and knows this process: it may be that of another pid namespace."""
+    """Return whether /proc is mounted and knows this process: it may belong to another pid namespace."""
     return os.path.exists("/proc/self/fd")
 
 
 def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
-    """Link an open file itself, which takes root or Linux 6.10."""
+    """Link an open file by its descriptor, which needs root or Linux 6.10."""
     import ctypes  # noqa: PLC0415  it takes 10 ms
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -218,8 +219,8 @@ def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
         raise FolderError(message, path=at.path)
 
 
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+def _identity(file: os.stat_result) -> tuple[int, int]:
+    return file.st_dev, file.st_ino
 
 
 _lstat = functools.partial(os.stat, follow_symlinks=False)
@@ -231,7 +232,7 @@ def _mkdir(path: str, *, dir_fd: Folder) -> None:
 
 
 def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
-    """Call a function of `os`, and once more if the folder that is held has been made anew meanwhile."""
+    """Call a function of `os`; call it again if the held folder has been removed and made anew."""
     within, _, rest = path.rpartition("/")
     at = _held.get(within)
     if at is None:
@@ -245,28 +246,28 @@ def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
 
 
 def _look_again(at: Folder, error: OSError, path: str) -> None:
-    """Forget a folder that has gone, which may be why something was not found; raise the error if it has not."""
+    """Forget the held folder if it is no longer under its path; raise the error if it still is."""
     if error.errno not in _STALE or time.monotonic() < at.sure or at.is_current():
         error.filename = path
         try:
             raise descriptors.ran_out(error) from None
         finally:
-            del error  # its traceback has this frame, and all that the callers hold would live until the next gc
+            del error  # error, traceback and this frame form a cycle: it would keep the callers' arrays until gc
     _forget(at)
 
 
 def _at(path: str) -> tuple[Folder, str]:
-    """Return the folder that is held, and the path from there."""
+    """Return the held folder of a path, and the rest of the path from there."""
     within, _, rest = path.rpartition("/")
-    found = _held.get(within)
-    if found is None:
+    folder = _held.get(within)
+    if folder is None:
         start = path.rfind(_RUNTIME)
         end = path.find("/", start + 1) if start >= 0 else -1
         if end < 0:
             return _hold_segments(within), rest
         within, rest = path[:end], path[end + 1 :]
-        found = _held.get(within) or _hold(within, make=False)
-    return found, rest
+        folder = _held.get(within) or _hold(within, make=False)
+    return folder, rest
 
 
 def _hold_segments(path: str) -> Folder:
@@ -277,7 +278,7 @@ def _hold_segments(path: str) -> Folder:
 
 
 def _hold(root: str, *, make: bool) -> Folder:
-    """Open the runtime folder anew, and check it, before anything in it is so much as looked at."""
+    """Open the runtime folder anew, and check it before anything in it is read."""
     within, _, base = root.rpartition("/")
     segments = _held.get(within)
     if segments is None or not segments.is_current():
@@ -303,38 +304,38 @@ def _hold(root: str, *, make: bool) -> Folder:
 
 
 def _ours(path: str, name: str, within: Folder) -> Folder:
-    """Open a folder that only we can enter; one that not even we can, after an odd umask, is mended."""
+    """Open a folder that only this user can enter. If not even this user can, after an odd umask, repair its mode."""
     try:
         folder = Folder(path, name, within, os.O_NOFOLLOW)
-        found = os.fstat(folder)
+        status = os.fstat(folder)
     except NotADirectoryError:
-        found = _lstat(name, dir_fd=within)
+        status = _lstat(name, dir_fd=within)
     else:
-        if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
             _mend(folder)
             return folder
     message = (
         f"{path} is not a folder that only you can enter, so it is not trusted. "
         "Have its owner remove it, or choose another folder with SHMKERNEL_DIR"
     )
-    raise RefusedError(message, path=path, owner=found.st_uid)
+    raise RefusedError(message, path=path, owner=status.st_uid)
 
 
 def _mend(folder: Folder) -> None:
     if os.fstat(folder).st_mode & stat.S_IRWXU != stat.S_IRWXU:
-        at = f"/proc/self/fd/{int(folder)}" if has_proc() else folder.path  # the descriptor is for no more than looking
+        at = f"/proc/self/fd/{int(folder)}" if has_proc() else folder.path  # O_PATH: no fchmod
         os.chmod(at, 0o700)
 
 
 def _fill(runtime: Folder) -> None:
-    """Make what is in the runtime folder for good."""
+    """Make the folders and names.lock inside the runtime folder."""
     for part in PARTS:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o700, dir_fd=runtime)
         _ours(f"{runtime.path}/{part}", part, runtime)
     try:
         fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
-    except PermissionError:  # whoever made it died before it had its mode
+    except PermissionError:  # its maker died before fchmod
         os.chmod("names.lock", 0o600, dir_fd=runtime)
         fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
     try:
@@ -344,7 +345,7 @@ def _fill(runtime: Folder) -> None:
 
 
 def _check_uid(folder: str) -> None:
-    """Refuse where the number that this process has as its user stands for every stranger."""
+    """Raise RefusedError if this process runs as the overflow uid, which stands for every unmapped user."""
     uid = os.geteuid()
     try:
         with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
@@ -364,11 +365,11 @@ def _check_uid(folder: str) -> None:
 
 def _keep(folder: Folder) -> Folder:
     global _held  # noqa: PLW0603  replaced as a whole
-    others = [(path, one) for path, one in _held.items() if path != folder.path]
+    others = [(path, held) for path, held in _held.items() if path != folder.path]
     _held = dict([*others[1 - _HELD :], (folder.path, folder)])
     return folder
 
 
 def _forget(folder: Folder) -> None:
     global _held  # noqa: PLW0603
-    _held = {path: one for path, one in _held.items() if one is not folder}
+    _held = {path: held for path, held in _held.items() if held is not folder}
