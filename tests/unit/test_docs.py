@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import inspect
 import json
+import pydoc
 import re
 from pathlib import Path
 
@@ -82,6 +83,11 @@ def test_the_reference_omits_nothing_that_is_public():
     assert {f"%{name}" for name in magics()} == {*re.findall(r"^## `(%\w+)`", "\n".join(module.magics()), re.MULTILINE)}
     assert [*commands()] == re.findall(r"^## `shmkernel (\w+)`", "\n".join(module.commands()), re.MULTILINE)
     assert all(f"ShmMagics.{name}" in "\n".join(module.settings()) for name in ShmMagics.class_own_traits(config=True))
+
+
+def test_every_path_that_the_reference_documents_leads_to_an_object():
+    listed = re.findall(r"```{shm-api}\n(.*?)```", (ROOT / "docs/reference/api.md").read_text(), re.DOTALL)
+    assert [name for name in " ".join(listed).split() if pydoc.locate(f"shmkernel.{name}") is None] == []
 
 
 def test_every_error_says_when_it_comes_and_what_to_do():
