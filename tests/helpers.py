@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import itertools
 import os
 import signal
@@ -47,6 +48,20 @@ def quick_first(first, *others):
     """List the parameters of a test: the first for every run, the others, ways to the same end, for CI's."""
     values = (one if isinstance(one, tuple) else (one,) for one in others)
     return [first, *(pytest.param(*one, marks=pytest.mark.long) for one in values)]
+
+
+@contextlib.contextmanager
+def without_collector():
+    """Collect what earlier tests have left, then keep the collector off while signals strike at random moments.
+
+    A signal that strikes in a finaliser is swallowed, and reported as the failure of the test that runs.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def until(condition, what):

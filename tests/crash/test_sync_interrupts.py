@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.sync import inotify, sync_file
-from tests.helpers import Child
+from tests.helpers import Child, without_collector
 
 ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "60"))
 attached = {}
@@ -178,7 +178,7 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
 
     before = signal.signal(signal.SIGALRM, strike)
     many = operation is many_times
-    with Child(answer) as other, warnings.catch_warnings():
+    with Child(answer) as other, warnings.catch_warnings(), without_collector():
         warnings.simplefilter("error", RuntimeWarning)
         assert other.hear() == "ready"
         longest = 2e-4

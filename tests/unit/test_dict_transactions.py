@@ -14,7 +14,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.kinds.dicts import writer_lock
-from tests.helpers import PATIENCE, Child, python, until
+from tests.helpers import PATIENCE, Child, python, until, without_collector
 
 ROUNDS = 300
 LONGEST = 3e-4  # seconds until a signal
@@ -373,7 +373,7 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_dict_that_all_can_write():
 
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        with Child(write) as child:
+        with Child(write) as child, without_collector():
             for turn in range(ROUNDS):
                 act = acts[turn % len(acts)]
                 try:

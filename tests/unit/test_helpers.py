@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 
-from tests.helpers import lacking
+from tests.helpers import lacking, without_collector
 
 
 @pytest.mark.parametrize(
@@ -15,3 +17,17 @@ def test_what_a_machine_lacks_is_skipped_but_fails_in_ci(ci, outcome, monkeypatc
         monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="apt-get install it"):
         lacking("it is not there: apt-get install it")
+
+
+def test_where_signals_strike_no_finaliser_of_an_earlier_test_runs():
+    class Earlier:
+        def __del__(self):
+            ended.append("earlier")
+
+    ended, one = [], Earlier()
+    one.itself = one
+    del one
+    with without_collector():
+        assert ended == ["earlier"]
+        assert not gc.isenabled()
+    assert gc.isenabled()

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from shmkernel._core.interrupts import Guard, Holding, entry_of
+from tests.helpers import without_collector
 from tests.unit.test_fork import forked
 
 pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that strikes here
@@ -57,7 +58,8 @@ def interrupted():
                 kept[:] = [*kept[-20:], error]
             check()
 
-    yield run
+    with without_collector():
+        yield run
     signal.signal(signal.SIGALRM, before)
 
 
