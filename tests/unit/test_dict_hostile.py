@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import gc
 import os
 import random
 import signal
 import warnings
+import weakref
 from decimal import Decimal
 
 import msgspec
@@ -116,6 +118,28 @@ def test_a_value_that_cannot_be_read_is_damage_that_names_dict_and_key(entry):
     with pytest.raises(shm.DamagedError, match="'a'"):
         x["a"]
     assert x["b"] == 2
+
+
+@pytest.mark.parametrize(
+    "act", [lambda x: x["a"], lambda x: x.to_dict(), lambda x: [*x.values()]], ids=["one", "all", "values"]
+)
+def test_an_error_of_a_read_keeps_nothing_of_its_callers_alive(act):
+    x = shm.create("x", {"a": 1})
+    x._store.write(lambda txn: txn.put(b"a", b"\x93"))
+
+    def read():
+        large = np.zeros(1)
+        with contextlib.suppress(shm.DamagedError):
+            act(x)
+        return weakref.ref(large)
+
+    read()
+    gc.collect()
+    gc.disable()
+    try:
+        assert read()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_time_in_a_zone_that_is_unknown_here_is_no_damage():

@@ -169,8 +169,10 @@ class Access:
                 with block.use:
                     yield inside(block)
         except lmdb.Error as error:
+            error.__traceback__ = None  # on Python 3.12 it would be in a reference cycle, with all that callers hold
             raise self._failed(error, block) from None
         except BROKEN as error:
+            error.__traceback__ = None
             raise errors.wrong(opened.name, error) from None
         finally:
             if txn is not None and generation == fork.generation:
