@@ -1,19 +1,19 @@
-"""What happens around a fork: the one registration of at-fork handlers, and their order.
+"""Register the at-fork handlers of all modules once, and run them in a stated order.
 
-A child has one thread and a copy of everything else: descriptors, mappings, mutexes that other threads of the parent
-held at that moment. It inherits attachments and nothing else. So each module that keeps descriptors or mutexes says
-here what a fork has to do about them:
+A forked child has one thread and a copy of everything else: descriptors, mappings, and mutexes that other threads of
+the parent held. It may keep the attachments and nothing else. So each module that keeps descriptors or mutexes
+registers handlers here:
 
-    before       in the parent, in the order of STAGES: take the guards, so that no other thread is in the middle
+    before       in the parent, in the order of STAGES: acquire the guards, so that no thread is in a guarded section
     fork
-    in_parent    in the reverse order: give the guards back
-    in_child     in the reverse order: let go of what is the parent's, replace the guards
+    in_parent    in the reverse order: release the guards
+    in_child     in the reverse order: close what belongs to the parent, replace the guards
 
-A guard that is held while another is taken stands before that in STAGES. No handler waits for a thread, except for a
-guard, which is held for moments only and never while something blocks.
+A guard that is held while another is acquired comes before it in STAGES. Handlers wait for late imports (`imports`) and
+for guards, which are held for moments and never while something blocks.
 
-Handlers cannot raise: CPython prints what they raise and forks all the same. So each runs by itself, and a Ctrl-C that
-arrives in one is delivered again after the fork.
+CPython prints an exception of a handler, and forks all the same. So a handler that fails does not keep the others from
+running, and a Ctrl-C that arrives in one is delivered again after the fork.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Handler = Callable[[], object]
 
 STAGES = ("imports", "dicts", "keeper", "sessions", "attachments", "names", "waiters", "sync files", "descriptors")
-generation = 0  # how many forks lie between this process and the one that imported this module
+generation = 0  # the number of forks between the process that imported this module and this one
 
 
 class _Handlers(NamedTuple):
@@ -43,13 +43,13 @@ class _Handlers(NamedTuple):
 
 _handlers: dict[str, _Handlers] = {}
 _interrupted = False
-_forking: set[int] = set()  # threads that have prepared a fork, and not done all that has to follow it
+_forking: set[int] = set()  # threads between `_before` and the end of what follows the fork
 
 
 def on(
     stage: str, *, before: Handler | None = None, in_parent: Handler | None = None, in_child: Handler | None = None
 ) -> None:
-    """Say what a fork has to do at this stage; a module that is loaded anew replaces its handlers.
+    """Register the handlers of a stage; a module that is imported again replaces its own.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def _in_order() -> list[_Handlers]:
 
 
 def _run(handlers: Iterable[Handler | None]) -> None:
-    global _interrupted  # noqa: PLW0603  told after the fork
+    global _interrupted  # noqa: PLW0603  read after the fork
     for handler in handlers:
         try:
             if handler is not None:
@@ -80,21 +80,22 @@ def _run(handlers: Iterable[Handler | None]) -> None:
 
 def _before(*_: int) -> None:
     if threading.get_ident() not in _forking:
-        _run(one.before for one in _in_order())
+        _run(handlers.before for handlers in _in_order())
         _forking.add(threading.get_ident())
 
 
-def _in_parent(turn: int) -> None:
+def _in_parent(attempt: int) -> None:
     global _interrupted  # noqa: PLW0603
     if threading.get_ident() not in _forking:
         return
-    _interrupted |= turn > 0
-    _run(one.in_parent for one in reversed(_in_order()))
+    _interrupted |= attempt > 0
+    _run(handlers.in_parent for handlers in reversed(_in_order()))
     _forking.discard(threading.get_ident())
     if _interrupted:
         _interrupted = False
         main = threading.main_thread().ident or 0, signal.SIGINT
-        _thread.start_new_thread(signal.pthread_kill, main)  # sent by this thread, it would be raised in this function
+        # From a new thread: a signal that this one sends would be raised inside this function.
+        _thread.start_new_thread(signal.pthread_kill, main)
 
 
 def _in_child(*_: int) -> None:
@@ -103,15 +104,15 @@ def _in_child(*_: int) -> None:
         return
     generation += 1
     _interrupted = False
-    _run(one.in_child for one in reversed(_in_order()))
+    _run(handlers.in_child for handlers in reversed(_in_order()))
     _forking.clear()
 
 
-for _turn in range(3):
-    # Ctrl-C during the fork itself is raised before the first line of what is called then, which ends at once. So each
-    # is called again; whatever they call may be done twice.
+for _attempt in range(3):
+    # A Ctrl-C during the fork raises KeyboardInterrupt before the first line of the next function here, which skips it.
+    # So each is registered three times. A second call does nothing after a complete one; handlers can be repeated.
     os.register_at_fork(
-        before=functools.partial(_before, _turn),
-        after_in_parent=functools.partial(_in_parent, _turn),
-        after_in_child=functools.partial(_in_child, _turn),
+        before=functools.partial(_before, _attempt),
+        after_in_parent=functools.partial(_in_parent, _attempt),
+        after_in_child=functools.partial(_in_child, _attempt),
     )

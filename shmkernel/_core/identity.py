@@ -1,7 +1,7 @@
-"""Whose process is this? The answers that Jupyter's servers and editors leave in a kernel.
+"""Label this process for people: its notebook's name, or its program and folder.
 
-What a label is made of is anybody's: names that are not UTF-8, an `argv` that a program has replaced, a folder that is
-gone. A label is decoration, so whatever is missing or odd makes it shorter, and nothing makes it fail.
+Jupyter's servers and editors leave the notebook's name in the kernel. All inputs may be odd: names that are not UTF-8,
+an `argv` that a program has replaced, a working directory that was removed. Then the label is shorter; none raises.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 _KERNEL = re.compile(r"(?:^|/)kernel-([^/]+)\.json$")
 _TEXT = re.compile(r"\.(ipynb|md|Rmd|qmd|py|R|jl)$")  # what jupytext opens as a notebook
 _NOTEBOOK = re.compile(r"\.ipynb$")
-_RESULT = ("--output", "-o", "--to")  # the next word is not what is run
+_RESULT = ("--output", "-o", "--to")  # the next word is the output, not the notebook that is run
 _LONG = 80  # characters
 
 
 def label() -> str:
-    """Return the notebook's file name, or the program and its folder where there is no notebook.
+    """Return the notebook's file name; without a notebook, the program and its folder.
 
     Examples
     --------
@@ -29,18 +29,18 @@ def label() -> str:
     """
     for source in (_server, _editor, _nbval, _parents_notebook):
         with contextlib.suppress(Exception):
-            if found := source():
-                return plain(os.path.basename(found))
+            if path := source():
+                return plain(os.path.basename(path))
     return plain(f"{_program()} in {_folder()}")
 
 
 def kernel_id() -> str | None:
     """Return the Jupyter kernel's id, from its connection file's name, if this is a kernel."""
-    return next((plain(found[1]) for word in _words() if (found := _KERNEL.search(word))), None)
+    return next((plain(match[1]) for word in _words() if (match := _KERNEL.search(word))), None)
 
 
 def pid_namespace() -> int:
-    """Return a number that two processes share if their pids are of the same namespace; 0 where no /proc tells."""
+    """Return the number of this process's pid namespace; 0 without /proc."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -48,7 +48,7 @@ def pid_namespace() -> int:
 
 
 def plain(text: str) -> str:
-    r"""Return a text that every terminal and every encoding can take, cut in its middle if it is very long.
+    r"""Return the text without unprintable characters, shortened in its middle to 80 characters.
 
     Examples
     --------
@@ -60,25 +60,25 @@ def plain(text: str) -> str:
 
 
 def _server() -> str | None:
-    """Lab, Notebook, and consoles under a server set a path."""
-    found = os.environ.get("JPY_SESSION_NAME", "")
-    return found if _TEXT.search(found) else None
+    """JupyterLab, Notebook and consoles of a server set JPY_SESSION_NAME to a path."""
+    path = os.environ.get("JPY_SESSION_NAME", "")
+    return path if _TEXT.search(path) else None
 
 
 def _editor() -> str | None:
-    """Visual Studio Code sets a variable in the kernel."""
-    found = getattr(sys.modules.get("__main__"), "__vsc_ipynb_file__", None)
-    return found if isinstance(found, str) and found.endswith(".ipynb") else None
+    """Visual Studio Code sets a variable in the kernel's `__main__`."""
+    path = getattr(sys.modules.get("__main__"), "__vsc_ipynb_file__", None)
+    return path if isinstance(path, str) and path.endswith(".ipynb") else None
 
 
 def _nbval() -> str | None:
-    """Pytest says "path.ipynb::Cell 0 (call)"."""
-    found = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
-    return found if found.endswith(".ipynb") else None
+    """Pytest sets "path.ipynb::Cell 0 (call)"."""
+    path = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+    return path if path.endswith(".ipynb") else None
 
 
 def _parents_notebook() -> str | None:
-    """Find the notebook in the command line of nbconvert, papermill, jupytext and the like, which start kernels."""
+    """Find the notebook in the command line of the parent: nbconvert, papermill or jupytext started the kernel."""
     if not _is_kernel():
         return None
     with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
@@ -86,10 +86,10 @@ def _parents_notebook() -> str | None:
     programs = {os.path.basename(word) for word in words[:3]}
     kind = _TEXT if "jupytext" in programs else _NOTEBOOK
     pairs = itertools.pairwise(words)
-    found = [two for one, two in pairs if kind.search(two) and two[0] not in "-*" and one not in _RESULT]
+    notebooks = [word for before, word in pairs if kind.search(word) and word[0] not in "-*" and before not in _RESULT]
     if "papermill" in programs:
-        del found[1:]  # its second is the result
-    return found[0] if len(found) == 1 else None  # of several, which nbconvert runs one after the other, nobody knows
+        del notebooks[1:]  # its second argument is the output
+    return notebooks[0] if len(notebooks) == 1 else None  # of several, which one runs is unknown
 
 
 def _is_kernel() -> bool:
@@ -100,7 +100,7 @@ def _is_kernel() -> bool:
 
 
 def _words() -> list[str]:
-    """Return the words of the command line that are text; a program may have put anything into `sys.argv`."""
+    """Return the strings in `sys.argv`, where a program may have put anything."""
     words = getattr(sys, "argv", None)
     return [word for word in words if isinstance(word, str)] if isinstance(words, list | tuple) else []
 

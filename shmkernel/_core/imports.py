@@ -1,9 +1,9 @@
-"""Imports that are made late, when a call first needs them: no fork comes between their beginning and their end.
+"""Keep forks out of late imports, which a call makes when it first needs a module.
 
-A child forked meanwhile by another thread would have a module that is being imported by nobody, and wait for it for
-ever. So late imports stand in ``with importing:``, and a fork waits for those of other threads, and for any import of a
-module of this package: who unpickles a value begins one too. Threads do not wait for each other here: Python's own
-locks see to that, and find deadlocks.
+A child that is forked while another thread imports a module inherits the import lock without that thread, and would
+wait for it for ever. So late imports run in ``with importing:``, and a fork waits until other threads have left it. It
+also waits for imports of this package's modules elsewhere: unpickling starts them too. Threads do not wait for each
+other here: Python's own import locks do that, and detect deadlocks.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from shmkernel._core.interrupts import Entry, Kind
 
-_LIMIT = 10.0  # seconds: the other import may wait for one that the forking thread is in the middle of
+_LIMIT = 10.0  # seconds: the other import may itself wait for an import of the forking thread
 _NAP = 0.001
 _PACKAGE = __name__.partition(".")[0]
-_module_locks: dict[str, Callable[[], object]] = vars(importlib._bootstrap)["_module_locks"]  # noqa: SLF001  no other tells
+_module_locks: dict[str, Callable[[], object]] = vars(importlib._bootstrap)["_module_locks"]  # noqa: SLF001  not public
 
 
 class Importing(interrupts.Holding):
-    """Keeps a fork waiting: ``with importing: from x import y``.
+    """Makes forks wait: ``with importing: from x import y``.
 
     Examples
     --------
@@ -38,7 +38,7 @@ class Importing(interrupts.Holding):
     __slots__ = ("_guard", "_inside")
 
     def __init__(self) -> None:
-        self._guard = interrupts.Guard()  # held over a fork, and while somebody enters
+        self._guard = interrupts.Guard()  # held over a fork, and while a thread enters
         self._inside: dict[Entry, int] = {}
 
     def _enter(self, entry: Entry) -> None:
@@ -55,7 +55,7 @@ class Importing(interrupts.Holding):
         self._inside.pop(entry, None)
 
     def before_fork(self) -> None:
-        """Wait until no other thread imports, then let none begin."""
+        """Wait until no other thread imports, then keep them from starting."""
         until = time.monotonic() + _LIMIT
         self._guard.before_fork()
         while self._others() and time.monotonic() < until:
@@ -68,17 +68,17 @@ class Importing(interrupts.Holding):
         return any(thread != me for thread in [*self._inside.values(), *_importers()])
 
     def in_parent(self) -> None:
-        """Let them go on."""
+        """Let other threads import again."""
         self._guard.in_parent()
 
     def in_child(self) -> None:
-        """Forget the other threads."""
+        """Forget the parent's other threads."""
         self._inside.clear()
         self._guard.in_child()
 
 
 def _importers() -> Iterator[int]:
-    """Yield the threads that import a module of this package: they hold its lock, which importlib keeps while it is."""
+    """Yield the threads that import a module of this package: they own its lock in importlib."""
     for name, reference in [*_module_locks.items()]:
         if name.partition(".")[0] == _PACKAGE and (owner := getattr(reference(), "owner", None)):
             yield owner

@@ -1,25 +1,25 @@
-"""`with` statements that Ctrl-C cannot leave half-way.
+"""Release what a `with` statement holds even if Ctrl-C skips its ``__exit__``.
 
 Python calls the handler of a signal between two bytecodes. If that raises KeyboardInterrupt just before the first
 line of an ``__exit__`` written in Python runs, the ``__exit__`` is skipped (gh-74174). On Python 3.14 it may
 even be raised between the end of ``__enter__`` and the beginning of the block, which skips the ``__exit__`` of a
-``threading.Lock`` too (gh-148874). ``try: ... finally:`` has the same gap. What was taken would stay taken.
+``threading.Lock`` too (gh-148874). ``try: ... finally:`` has the same gap. A lock would stay locked.
 
-So here the statement itself is what holds. Python looks up ``__exit__`` before it calls ``__enter__``, and keeps the
-result on the value stack of the frame until it is called:
+So here the `with` statement itself owns the hold. Python looks up ``__exit__`` before it calls ``__enter__``, and keeps
+the result on the frame's value stack until it is called:
 
     with x:
-      x.__exit__     -> makes an Entry, and a partial that ends it: the token
-      x.__enter__()  -> finds the Entry that this thread has just made, and takes what it is for
+      x.__exit__     -> makes an Entry, and a functools.partial that ends it: the token
+      x.__enter__()  -> finds the Entry that this thread has just made, and acquires
       the block
       token(...)     -> ends the Entry
 
-Nothing else refers to the token. If the frame is unwound, or a suspended generator is collected, before the token
-was called, it dies, and a weak reference to it ends the Entry. No frame may hold it: tracebacks keep frames, and
-IPython keeps tracebacks. This is why it is a `functools.partial`, which is called by C.
+Nothing else refers to the token. If the frame is unwound, or a suspended generator is collected, before the token was
+called, the token dies, and the callback of a weak reference aborts the Entry. No frame may refer to the token, since
+tracebacks keep frames and IPython keeps tracebacks. So it is a `functools.partial`: calling it makes no Python frame.
 
-`contextlib.ExitStack` and explicit calls take ``__exit__`` from the class, or after ``__enter__``: they make no
-token, and hold until they are left.
+`contextlib.ExitStack` and explicit calls look up ``__exit__`` on the class, or after ``__enter__``. They make no token,
+and hold until ``__exit__`` is called.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 
 class Entry:
-    """One time that something was entered: by a ``with`` statement, or by an explicit ``__enter__``.
+    """One entering of a `Holding`: by a ``with`` statement, or by an explicit ``__enter__``.
 
-    It is made before anything is taken. Whoever takes something notes it here first, in ``taken``, so that `Holding.
-    _abort` finds it whenever the statement is torn down. ``over`` says that it was left, or torn down.
+    It is made before anything is acquired. `Holding._enter` sets ``taken`` before it acquires, so that `_abort` can
+    release it whenever the statement is torn down. ``over`` is true once it was left or torn down.
     """
 
     __slots__ = ("_token", "explicit", "generation", "holding", "over", "taken")
@@ -56,15 +56,15 @@ class Entry:
 
     @property
     def inherited(self) -> bool:
-        """Whether it was made before a fork: then it is the parent's, and leaving it here does nothing."""
+        """Whether it was made before a fork: it belongs to the parent, and leaving it here does nothing."""
         return self.generation != fork.generation
 
     def watch(self, token: object) -> None:
-        """Abort when the token dies, unless it was left before."""
+        """Abort when the token dies, unless the entry is over by then."""
         self._token = weakref.ref(token, self._died)
 
     def end(self) -> None:
-        """Note that nothing is left to do when the token dies."""
+        """Mark the entry as over: the death of its token aborts nothing."""
         self.over = True
         self._token = None
 
@@ -72,12 +72,12 @@ class Entry:
         if not self.over:
             self.over = True
             if not self.inherited:
-                self.holding._abort(self)  # noqa: SLF001  the other half of this protocol
+                self.holding._abort(self)  # noqa: SLF001  Entry and Holding are one protocol
 
 
 class _Here(threading.local):
     def __init__(self) -> None:
-        self.entries: list[Entry] = []  # of statements between the lookup of `__exit__` and `__enter__`
+        self.entries: list[Entry] = []  # statements between the lookup of `__exit__` and `__enter__`
 
 
 _here = _Here()
@@ -97,7 +97,7 @@ class Exit:
         token = functools.partial(leave, holding, entry)
         entry.watch(token)
         waiting = _here.entries
-        while waiting and waiting[-1].over:  # looked up, and never entered
+        while waiting and waiting[-1].over:  # looked up, but never entered
             waiting.pop()
         waiting.append(entry)
         return token
@@ -118,15 +118,15 @@ def entry_of(holding: Holding) -> Entry:
 
 
 class Holding:
-    """The base of what ``with`` holds.
+    """The base class of context managers that survive Ctrl-C.
 
-    A subclass takes in `_enter`, which notes that in ``entry.taken`` (never None), and gives back in `_leave`. If the
-    statement is torn down, or `_leave` raises, `_abort` gives back what is still taken; it may find everything from
-    nothing to all of it done already.
+    A subclass acquires in `_enter`, which first sets ``entry.taken`` (never to None), and releases in `_leave`. If the
+    statement is torn down, or `_leave` raises, `_abort` releases what is still held. It must work after any number of
+    steps of the others.
 
     For ``async with`` a subclass defines ``__aenter__`` as a plain method that calls `entry_of` at once and returns
-    a coroutine, and ``__aexit__ = Exit("_exit_async")``, a plain method too: the token ends with the call, not with the
-    coroutine that it returns.
+    a coroutine, and ``__aexit__ = Exit("_exit_async")``, a plain method too: the token dies after the call, before the
+    returned coroutine runs.
     """
 
     __slots__ = ()
@@ -144,11 +144,11 @@ class Holding:
         raise NotImplementedError
 
     def _leave(self, entry: Entry | None, kind: Kind) -> None:
-        """Give back what was taken for this entry; for None, by an explicit call, what this owner entered last."""
+        """Release what this entry holds; with None, from an explicit call, what this owner entered last."""
         raise NotImplementedError
 
     def _abort(self, entry: Entry) -> None:
-        """Give back what is still taken for an entry whose statement was torn down."""
+        """Release what an entry still holds whose statement was torn down."""
         raise NotImplementedError
 
     def _exit(self, entry: Entry | None, kind: Kind, error: BaseException | None, at: TracebackType | None) -> None:
@@ -166,10 +166,10 @@ class Holding:
 
 
 class Guard(Holding):
-    """A mutex inside this process, for sections of our own that are short and never block: ``with guard:``.
+    """A re-entrant mutex inside this process, for short sections that never block: ``with guard:``.
 
-    A thread may enter it again: garbage collection may strike inside. It survives Ctrl-C at any bytecode, and a fork:
-    see `before_fork`, `in_parent` and `in_child`.
+    It is re-entrant because a finalizer may enter it while its thread is inside. It survives Ctrl-C at any bytecode,
+    and forks by `before_fork`, `in_parent` and `in_child`.
 
     Examples
     --------
@@ -183,7 +183,7 @@ class Guard(Holding):
     __slots__ = ("_lock", "_owner")
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # entered once by its owner; it alone can say whose it is
+        self._lock = threading.RLock()  # acquired once by its owner; a plain Lock does not know its owner
         self._owner: int | None = None
 
     def _enter(self, entry: Entry) -> None:
@@ -207,7 +207,7 @@ class Guard(Holding):
             self._lock.release()
 
     def is_mine(self) -> bool:
-        """Say whether this thread is inside."""
+        """Return whether this thread is inside."""
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001  as threading.Condition asks
 
     def before_fork(self) -> None:
@@ -216,10 +216,10 @@ class Guard(Holding):
             self._lock.acquire()
 
     def in_parent(self) -> None:
-        """Go on after a fork."""
+        """Release what `before_fork` acquired."""
         if self.is_mine() and self._owner is None:
             self._lock.release()
 
     def in_child(self) -> None:
-        """Forget who was inside: threads of the parent."""
+        """Replace the mutex: its owner is a thread of the parent."""
         self._lock, self._owner = threading.RLock(), None

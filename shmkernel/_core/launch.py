@@ -1,13 +1,12 @@
-"""Start the watchdog, whatever else is going on in this process.
+"""Start the watchdog, even if other tools have changed how this process starts others.
 
-Debuggers, coverage tools, gevent and application servers change how a process starts others: they replace functions of
-`os`, `subprocess` and `select`, rewrite the command lines of Python children, reap children, or are themselves what
-`sys.executable` names. So this module
+Debuggers, coverage tools, gevent and application servers replace functions of `os`, `subprocess` and `select`, rewrite
+the command lines of Python children, reap children, or are the program that `sys.executable` names. So this module
 
-- calls the functions of `posix`, and of a fresh copy of `select`: what others replace are those of `os` and `select`;
-- starts an interpreter, not just `sys.executable`, and believes that it is one when the watchdog has answered;
-- sets a mark in the child's environment: a program that starts itself again by mistake does so once;
-- waits with a limit, and ends what it has started if the answer does not come.
+- calls the functions of `posix` and of a fresh copy of `select`, since others replace those of `os` and `select`;
+- tries several interpreters, not only `sys.executable`, and accepts one when its watchdog has answered;
+- sets a mark in the child's environment, so that a program started by mistake does not start itself again;
+- waits with a time limit, and kills the child if no answer comes.
 
     posix_spawn(interpreter, -I -S watchdog.py)   0: the session's lock  1: where to answer  2: /dev/null
         `- fork -> setsid -> wait for the lock -> answer `WATCHING`
@@ -32,25 +31,25 @@ from shmkernel.errors import WatchdogError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WATCHING = b"watching\n"  # the watchdog's answer; any other is the reason why it does not watch
+WATCHING = b"watching\n"  # the answer of a watchdog that watches; any other answer is an error message
 MARK = "SHMKERNEL_WATCHDOG"
-_LIMIT = 30.0  # seconds; a start takes 20 ms, more means that it will not come
-_ANSWER = 2000  # bytes at its end that are kept: the last lines of a traceback
-_TOLD = 2  # reasons; those of the likeliest interpreters
+_LIMIT = 30.0  # seconds; a start usually takes 20 ms
+_ANSWER = 2000  # bytes kept from the end of an answer: the last lines of a traceback
+_REASONS = 2  # reported in the error: those of the likeliest interpreters
 _NAP = 1  # milliseconds
 _DETOURS = ("PYTHON", "COVERAGE_", "COV_CORE_", "PYDEVD", "DEBUGPY", MARK)
 _CODE = "import sys; sys.path.append(sys.argv.pop(1)); from shmkernel._core import watchdog; watchdog.run()"
 
-_unreaped: list[int] = []  # of an interrupted start
+_unreaped: list[int] = []  # pids of children that were started and not yet waited for
 
 
 def start(arguments: list[str], lock: int) -> int:
-    """Start ``watchdog.py ARGUMENTS`` with `lock` as its standard input, and return when it watches.
+    """Start ``watchdog.py ARGUMENTS`` with `lock` as its standard input, and wait until it watches.
 
     Returns
     -------
     int
-        A pipe that only the watchdog can write to, not blocking: its end is the watchdog's.
+        The non-blocking read end of a pipe that only the watchdog has open for writing: it ends when the watchdog does.
 
     Raises
     ------
@@ -75,7 +74,7 @@ def start(arguments: list[str], lock: int) -> int:
             reasons.append(f"{interpreter}: {_reason(error)}")
             if error.errno in (errno.EAGAIN, errno.ENOMEM):
                 break  # no other interpreter would do better
-    why = "; ".join(reasons[:_TOLD]) or "no interpreter of Python was found on this machine"
+    why = "; ".join(reasons[:_REASONS]) or "no interpreter of Python was found on this machine"
     cure = " A frozen program has to bring shmkernel's .py files." if getattr(sys, "frozen", False) else ""
     raise WatchdogError(
         f"the watchdog of this session did not start: {why}.{cure} "
@@ -84,7 +83,7 @@ def start(arguments: list[str], lock: int) -> int:
 
 
 def watches(pipe: int) -> bool:
-    """Say whether the watchdog at the other end of the pipe still lives."""
+    """Return whether the watchdog at the other end of the pipe still lives."""
     try:
         return bool(posix.read(pipe, 1))
     except BlockingIOError:
@@ -92,11 +91,11 @@ def watches(pipe: int) -> bool:
 
 
 def interpreters() -> Iterator[str]:
-    """Yield the programs that may be an interpreter like this one, the likeliest first.
+    """Yield paths of programs that may be an interpreter like this one, the likeliest first.
 
-    The one of a virtual environment is a link to the base's, which is started. In a frozen program, and where Python
-    is part of another program, `sys.executable` names that program, which would start anew: only what is called python
-    is started.
+    The interpreter of a virtual environment is a link to the base interpreter, which is tried first. In a frozen
+    program, or one that embeds Python, `sys.executable` names that program, which would start again. So only programs
+    with python or pypy in their name are tried.
 
     Examples
     --------
@@ -106,15 +105,15 @@ def interpreters() -> Iterator[str]:
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     flags = getattr(sys, "abiflags", "")
     places = [f"{prefix}/bin" for prefix in (sys.base_exec_prefix, sys.exec_prefix, sys.base_prefix)]
-    found: list[object] = []
+    candidates: list[object] = []
     if not getattr(sys, "frozen", False):
-        found += [getattr(sys, "_base_executable", None), sys.executable]
+        candidates += [getattr(sys, "_base_executable", None), sys.executable]
         with contextlib.suppress(OSError):
-            found.append(os.readlink("/proc/self/exe"))
-    found += [f"{place}/{version}{flags}" for place in places]
-    found += [f"{place}/{name}" for place in os.get_exec_path() for name in (version, "python3")]
+            candidates.append(os.readlink("/proc/self/exe"))
+    candidates += [f"{place}/{version}{flags}" for place in places]
+    candidates += [f"{place}/{name}" for place in os.get_exec_path() for name in (version, "python3")]
     seen = set()
-    for path in found:
+    for path in candidates:
         if isinstance(path, str) and os.path.isabs(path) and path not in seen and _called_python(path):
             seen.add(path)
             if os.access(path, os.X_OK) and not os.path.isdir(path):
@@ -127,7 +126,7 @@ def _called_python(path: str) -> bool:
 
 
 class _NoAnswerError(Exception):
-    """What was started does not watch; the text says why."""
+    """The child does not watch; the message says why."""
 
 
 def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -> int:
@@ -137,11 +136,11 @@ def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -
         spawn = functools.partial(
             posix.posix_spawn,
             file_actions=[(posix.POSIX_SPAWN_DUP2, lock, 0), *((posix.POSIX_SPAWN_DUP2, tell, fd) for fd in (1, 2))],
-            setpgroup=0,  # out of the way of the terminal's Ctrl-C, and of the server's signals to the kernel's group
+            setpgroup=0,  # so that the terminal's Ctrl-C and the server's signals to the kernel's group do not reach it
             setsigmask=[],
         )
         first = len(_unreaped)
-        try:  # one call in C: Ctrl-C cannot come between the start of the process and the note of its number
+        try:  # one call in C, so that Ctrl-C cannot come between the start of the child and the note of its pid
             _unreaped.extend(itertools.starmap(spawn, [(interpreter, command, _environment())]))
         except BaseException:
             posix.close(ready)
@@ -164,20 +163,20 @@ def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -
 
 
 def _script() -> list[str]:
-    """Return the arguments that make Python run the watchdog, from a zip file too."""
+    """Return the arguments that make Python run the watchdog, also from a zip file."""
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watchdog.py")
     return [script] if os.path.isfile(script) else ["-c", _CODE, os.path.abspath(f"{script}/../../..")]
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment without what changes how Python starts, and with the mark."""
+    """Return this process's environment with the mark, and without variables that change how Python starts."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_DETOURS)}
     return {**kept, MARK: str(os.getpid())}
 
 
 def _answer(ready: int, deadline: float) -> bytes:
-    """Read from the pipe until there is an answer, the end of whoever should answer, or the deadline."""
-    said = b""
+    """Read from the pipe until the watchdog has answered or ended, or until the deadline."""
+    answer = b""
     poll = _original("select").poll()
     poll.register(ready)
     while (left := deadline - _clock()) > 0:
@@ -186,14 +185,14 @@ def _answer(ready: int, deadline: float) -> bytes:
             more = posix.read(ready, _ANSWER)
         except BlockingIOError:
             continue
-        said = (said + more)[-_ANSWER:]
-        if not more or said.endswith(WATCHING):
-            return said
-    return said + f"\nno answer within {_LIMIT:.0f} s".encode()
+        answer = (answer + more)[-_ANSWER:]
+        if not more or answer.endswith(WATCHING):
+            return answer
+    return answer + f"\nno answer within {_LIMIT:.0f} s".encode()
 
 
 def _reap(deadline: float = 0.0) -> None:
-    """Collect the status of what was started, waiting for it until the deadline; others may have collected it."""
+    """Wait for the started children until the deadline; another thread may have reaped them."""
     for pid in [*_unreaped]:
         ended = False
         while not ended:
@@ -211,7 +210,7 @@ def _reap(deadline: float = 0.0) -> None:
 
 @functools.cache
 def _original(name: str) -> Any:  # noqa: ANN401  a module
-    """Return a fresh copy of a module of the standard library, without what others have put into it."""
+    """Return a fresh copy of a module of the standard library, without the functions that others have replaced."""
     import importlib.util  # noqa: PLC0415  the watchdog shares this module, and starts faster without
 
     spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
@@ -223,7 +222,7 @@ def _original(name: str) -> Any:  # noqa: ANN401  a module
 
 
 def _clock() -> float:
-    now: float = _original("time").monotonic()  # tests that freeze the time freeze that of `time`
+    now: float = _original("time").monotonic()  # tests that freeze the time replace functions of `time`
     return now
 
 
@@ -234,7 +233,7 @@ def _check(answer: bytes) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """Say why a start failed; a limit that was reached by its name."""
+    """Return why a start failed: the name of the limit that was reached, or the OS's words."""
     if error.errno == errno.EAGAIN:
         import resource  # noqa: PLC0415  only for a message
 

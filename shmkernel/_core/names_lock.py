@@ -1,11 +1,11 @@
-"""The lock of names: a flock that excludes every other change of names by this user, in whatever process or thread.
+"""names.lock: a flock that allows one process and thread of this user at a time to change segment names.
 
-A forked child has a copy of each descriptor, and so of what is locked through it: with the file closed here alone, it
-would hold the lock for as long as it lives, and stop every kernel of this user. So the lock is undone explicitly,
-which counts for all copies, before the file is closed; and a child closes its copies, since the parent may die first.
+A flock belongs to the open file description, which a forked child shares. If the parent only closed its descriptor, the
+child would hold the lock for as long as it lives, and block every kernel of this user. So the parent unlocks before it
+closes, which unlocks all copies, and a child closes its copies, since the parent may die before it unlocks.
 
-Python closes an `io.FileIO` with the lock of threads released: between "it is closed" and the close itself another
-thread may fork. The descriptor that such a child keeps is unlocked by then.
+`io.FileIO` marks itself closed, releases the GIL, then closes: another thread may fork in between. The descriptor that
+such a child keeps is unlocked by then.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from shmkernel._core.interrupts import Entry, Kind
 
 _thread = threading.local()
-_files: set[io.FileIO] = set()  # of all threads
+_files: set[io.FileIO] = set()  # open in any thread, for the child to close
 
 
 class NamesLock(interrupts.Holding):
-    """The lock, for one ``with`` statement; `catch_up` is called with what `later` was told meanwhile."""
+    """The lock, for one ``with`` statement. After it, `catch_up` is called with each inode given to `later`."""
 
     __slots__ = ("_catch_up",)
 
@@ -62,20 +62,20 @@ class NamesLock(interrupts.Holding):
 
 
 def is_mine() -> bool:
-    """Say whether this thread holds the lock, or waits for it."""
+    """Return whether this thread holds the lock, or waits for it."""
     file = getattr(_thread, "file", None)
     return file is not None and not file.closed
 
 
 def later(inode: int) -> None:
-    """Have this thread see to an inode when it has let go of the lock."""
+    """Have this thread call `catch_up` with an inode when it has released the lock."""
     vars(_thread).setdefault("late", []).append(inode)
 
 
 def _opened(path: str, _: int) -> int:
     try:
         return folders.open_(path, os.O_RDWR)
-    except FileNotFoundError:  # somebody has removed it alone
+    except FileNotFoundError:  # names.lock was removed, the folder was not
         return folders.open_(path, os.O_RDWR | os.O_CREAT)
 
 

@@ -1,10 +1,10 @@
-"""Who holds: a thread, and inside a running event loop the task.
+"""Identify the owner of a hold: a thread, and inside a running event loop also the asyncio task.
 
-another thread        is somebody else: it waits
-another task          of the same thread is somebody else too; it cannot wait without blocking the loop that has to
-                      free it, so the blocking form is refused, and ``async with`` waits
-a task that ended     leaves what it holds to its thread: a cell of a notebook can be a task of its own
-a thread that ended   leaves what it holds to nobody; a new thread may have its number, and is somebody else
+another thread        is another owner: it waits
+another task          of the same thread is another owner too. Waiting would block the event loop that the owner needs
+                      to release, so the blocking form raises LockError, and ``async with`` waits
+a task that ended     passes its holds to its thread: each cell of a notebook may run as a task of its own
+a thread that ended   passes its holds to no thread; a new thread with the same ident is another owner
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Thread(threading.local):
-    """What lives as long as the thread. Its number would not do: another thread may get it."""
+    """An object that lives as long as the thread. The ident would not do: a later thread may get it."""
 
     def __init__(self) -> None:
         self.me = _Alive()
@@ -35,16 +35,16 @@ _thread = _Thread()
 
 
 def task() -> asyncio.Task[Any] | None:
-    """Return the task that runs now in this thread, if one does."""
-    loaded = sys.modules.get("asyncio")  # without it there is no loop
+    """Return the asyncio task that this thread is running, None if there is none."""
+    loaded = sys.modules.get("asyncio")  # if it is not loaded, there is no event loop
     if loaded is None or loaded._get_running_loop() is None:  # noqa: SLF001  the public one raises: 1 us
         return None
-    found: asyncio.Task[Any] | None = loaded.current_task()
-    return found
+    current: asyncio.Task[Any] | None = loaded.current_task()
+    return current
 
 
 class Owner:
-    """Who has entered, as of its making.
+    """The thread and task that made this object.
 
     Examples
     --------
@@ -59,28 +59,28 @@ class Owner:
         self._thread, self._task = _thread.ref, task()
 
     def is_thread(self) -> bool:
-        """Say whether this thread is the owner's, in whatever task."""
+        """Return whether this thread is the owner's, whatever task it runs."""
         return self._thread is _thread.ref
 
     def is_me(self) -> bool:
-        """Say whether who asks is the owner: its thread, and its task unless that has ended."""
+        """Return whether the caller is the owner: the same thread, and the same task unless that has ended."""
         if self._thread is not _thread.ref:
             return False
         return self._task is None or self._task.done() or self._task is task()
 
     def at_end(self, act: Callable[[object], object]) -> object:
-        """Have something done when the owner's thread ends, as long as what this returns is kept."""
+        """Call `act` when the owner's thread ends, provided that the returned object is still referenced."""
         thread = self._thread()
         return None if thread is None else weakref.ref(thread, act)
 
     def ended(self) -> bool:
-        """Say whether the thread has ended."""
+        """Return whether the owner's thread has ended."""
         return self._thread() is None
 
 
 def greenlets() -> bool:
-    """Say whether owners are greenlets of one thread: gevent, or eventlet, had replaced `threading.local` before.
+    """Return whether threads are greenlets: gevent or eventlet had replaced `threading.local` before the import.
 
-    Who waits in the OS there stops the one that has to leave. `time.sleep`, which they replace too, lets it run.
+    A wait in the OS then also stops the greenlet that has to release. `time.sleep`, which they replace, lets it run.
     """
     return _Thread.__mro__[1].__module__ != "_thread"

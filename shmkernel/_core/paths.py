@@ -1,8 +1,8 @@
-"""What a user calls a segment, and where that lies.
+"""Convert between the name of a segment and the path of its file.
 
-``elevation`` is the file ``<folder>/shmk-<uid>-elevation``: the uid keeps the users of one host apart,
-and the flat name keeps it a POSIX shared memory object. ``/psm_1a2b`` is that object as it is, for blocks
-that the standard library made. What the file itself cannot say stands in ``<folder>/.shmk-<uid>/``.
+The segment ``elevation`` is the file ``<folder>/shmk-<uid>-elevation``. The uid keeps the users of a host apart, and
+since there is no subfolder the file is a POSIX shared memory object. A name with a slash, ``/psm_1a2b``, is the file
+``<folder>/psm_1a2b``, as the standard library makes it. The runtime folder ``<folder>/.shmk-<uid>/`` holds the rest.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _POSIX = re.compile(r"/[^/\0]+")
-_NAME_MAX = 255  # bytes in a file's name, on every Linux file system that matters
-LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # how names.lock is opened, by whoever is first
+_NAME_MAX = 255  # bytes in a file's name
+LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # the flags that open names.lock, or make it
 
 
 def folder() -> str:
-    """Return the directory that holds the segments.
+    """Return the path of the folder that holds the segments.
 
     Examples
     --------
@@ -39,12 +39,12 @@ def folder() -> str:
 
 
 def prefix() -> str:
-    """Return what the file names of this user's segments begin with."""
+    """Return the prefix of the file names of this user's segments."""
     return f"shmk-{os.geteuid()}-"
 
 
 def path_of(name: str) -> str:
-    """Return the path of the segment that a user calls `name`.
+    """Return the path of the segment `name`.
 
     Raises
     ------
@@ -83,15 +83,15 @@ def _path(name: str, within: str, uid: int) -> str:
 
 
 def _example(name: str) -> str:
-    """Propose a name like the one that cannot be: without accents, with _ for what is no letter or digit."""
+    """Propose a valid name: without accents, and with _ in place of everything but letters and digits."""
     with importing:
         import unicodedata  # noqa: PLC0415  only for a message
 
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    found = re.sub(r"\W+", "_", plain).strip("_")
-    found = f"n{found}" if found[:1].isdigit() else found
+    example = re.sub(r"\W+", "_", plain).strip("_")
+    example = f"n{example}" if example[:1].isdigit() else example
     foreign = " (a to z, without accents)" if not name.isascii() else ""
-    return foreign + (f". For example {found}" if _NAME.fullmatch(found) and len(found) < _NAME_MAX // 2 else "")
+    return foreign + (f". For example {example}" if _NAME.fullmatch(example) and len(example) < _NAME_MAX // 2 else "")
 
 
 @functools.lru_cache
@@ -104,7 +104,7 @@ def _absolute(path: str) -> str:
 
 
 def called(path: str) -> str:
-    """Return what a user calls the segment at this path; `path_of`, backwards.
+    """Return the name of the segment at this path: the reverse of `path_of`.
 
     Examples
     --------
@@ -117,40 +117,40 @@ def called(path: str) -> str:
 
 
 def foreign(name: str) -> bool:
-    """Say whether this is the name of a POSIX shared memory object, which any program may have made."""
+    """Return whether this is a ``/posix`` name, whose file any program may have made."""
     return called(path_of(name)).startswith("/")
 
 
 def names() -> list[str]:
-    """Return the names in use by this user, sorted; ``/posix`` names are not among them."""
+    """Return the names of this user's segments, sorted, without ``/posix`` names."""
     return sorted(inodes())
 
 
 def inodes() -> dict[str, int]:
-    """Return the names in use by this user, and the inode that each leads to."""
+    """Return the inode of each of this user's segments, by name."""
     start = prefix()
     try:
         with os.scandir(folder()) as entries:
-            found = {entry.name[len(start) :]: entry.inode() for entry in entries if entry.name.startswith(start)}
+            by_name = {entry.name[len(start) :]: entry.inode() for entry in entries if entry.name.startswith(start)}
     except OSError as error:
         raise no_folder(error, folder()) from None
-    return {name: inode for name, inode in found.items() if _NAME.fullmatch(name)}
+    return {name: inode for name, inode in by_name.items() if _NAME.fullmatch(name)}
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that `name` may be a slip of the pen for, best first."""
+    """Return up to three known names that are similar to `name`, the best first."""
     with importing:
         import difflib  # noqa: PLC0415  only for a message, and the watchdog shares this module
 
     spelled: dict[str, list[str]] = {}
-    for one in known:
-        spelled.setdefault(one.casefold(), []).append(one)
+    for candidate in known:
+        spelled.setdefault(candidate.casefold(), []).append(candidate)
     close = difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)
-    return [one for word in close for one in spelled[word]][:3]
+    return [candidate for word in close for candidate in spelled[word]][:3]
 
 
 def hint(similar: Sequence[str]) -> str:
-    """Ask, at the end of a message, whether a name that comes near was meant.
+    """Return the end of a message that proposes similar names.
 
     Examples
     --------
@@ -161,13 +161,13 @@ def hint(similar: Sequence[str]) -> str:
 
 
 def runtime(*parts: str) -> str:
-    """Return a path inside the runtime folder; `folders.prepare` makes that."""
+    """Return a path inside the runtime folder, which `folders.prepare` makes."""
     return "/".join((folder(), f".shmk-{os.geteuid()}", *parts))
 
 
 def no_folder(error: OSError, path: str) -> OSError:
     """Make the error for a folder that cannot hold segments."""
-    if error.errno in (errno.EMFILE, errno.ENFILE):  # not the folder's fault
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # a limit of the process or machine
         return descriptors.ran_out(error)
     kind = FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FolderError
     cure = "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"

@@ -1,4 +1,4 @@
-"""A bar for copies that take long, in a notebook and on a terminal."""
+"""Show a progress bar for copies that take over a second, in a notebook or on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 1.0  # seconds; importing tqdm takes a tenth of one
 
 
 class Progress:
-    """Counts bytes, and shows a bar once the copy has taken a second.
+    """Counts copied bytes, and shows a bar once the copy has taken a second.
 
     Examples
     --------
@@ -41,7 +41,7 @@ class Progress:
                 self._bar.close()
 
     def __call__(self, count: int) -> None:
-        """Say that `count` more bytes are done."""
+        """Count `count` more bytes as done."""
         self._done += count
         if self._wanted and (self._bar is not None or time.monotonic() - self._start > _PATIENCE):
             try:
@@ -59,7 +59,7 @@ class Progress:
         with importing:
             from tqdm.auto import tqdm  # noqa: PLC0415
 
-        notebook = "ipykernel" in sys.modules  # its streams are no terminals, which would turn the bar off
+        notebook = "ipykernel" in sys.modules  # tqdm hides its bar if the stream is no terminal, as in a kernel
         return tqdm(
             desc=self._label, total=self._total, initial=self._done, unit="B", unit_scale=True, unit_divisor=1024,
             disable=False if notebook else None, leave=False,
