@@ -173,8 +173,8 @@ def room_for(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # On Python 3.12 the frames of this generator and of contextlib would be in a reference cycle with the error, and
-        # the segment that a caller could not name stay attached until the next garbage collection.
+        # On Python 3.12 the frames of this generator and of contextlib are in a reference cycle with the error: what a
+        # caller has made, and could not name, would stay attached until the next garbage collection.
         error.__traceback__ = None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise descriptors.ran_out(error, name) from None
