@@ -40,7 +40,7 @@ _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
 _PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
 
 
-class Layout(NamedTuple):
+class ArrayLayout(NamedTuple):
     """What a header says, checked: where the data begins and what it is."""
 
     shape: tuple[int, ...]
@@ -162,7 +162,7 @@ def encode(shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1024)
-def _parse(head: bytes) -> Layout:
+def _parse(head: bytes) -> ArrayLayout:
     if not head.startswith(npy.MAGIC_PREFIX) or len(head) < _length(head):
         raise ValueError("its first bytes are not those of a .npy file, or stop short")
     if len(head) > _LONGEST:
@@ -179,15 +179,15 @@ def _parse(head: bytes) -> Layout:
         raise ValueError("its header makes no sense")
     if why := dtypes.unbounded(shape, dtype):
         raise ValueError(f"its header makes no sense: {why}")
-    return Layout(shape, dtype, "F" if fortran else "C", len(head), math.prod(shape) * dtype.itemsize)
+    return ArrayLayout(shape, dtype, "F" if fortran else "C", len(head), math.prod(shape) * dtype.itemsize)
 
 
-def decode(head: bytes, size: int) -> Layout:
+def decode(head: bytes, size: int) -> ArrayLayout:
     """Read the header that a ``.npy`` file of `size` bytes begins with; ValueError says what is wrong with it."""
     return _whole(_parse(head[: _length(head)]), size)
 
 
-def _whole(layout: Layout, size: int) -> Layout:
+def _whole(layout: ArrayLayout, size: int) -> ArrayLayout:
     if layout.offset + layout.nbytes > size:
         raise ValueError(f"its header promises {layout.offset + layout.nbytes} bytes, the file holds {size}")
     return layout

@@ -119,7 +119,7 @@ class Board:
         self.rows = found | {row.key: row for row in ghosts}
 
 
-class Room(NamedTuple):
+class Usage(NamedTuple):
     """How the folder is used, in bytes: ``mine`` by this session's segments, ``shared`` by other segments."""
 
     total: int
@@ -130,7 +130,7 @@ class Room(NamedTuple):
     short: bool
 
 
-def room_of(rows: Iterable[Row]) -> Room:
+def usage_of(rows: Iterable[Row]) -> Usage:
     """Divide the folder up; ``short`` says that less than a tenth is free."""
     now, mine, shared = capacity.room(), 0, 0
     for _, inode, info, _ in rows:
@@ -140,7 +140,7 @@ def room_of(rows: Iterable[Row]) -> Room:
             shared += info.size
     mine = min(mine, now.used)  # a sparse file is larger than what it uses
     shared = min(shared, now.used - mine)
-    return Room(now.total, mine, shared, now.used - mine - shared, now.free, now.free * 10 < now.total)
+    return Usage(now.total, mine, shared, now.used - mine - shared, now.free, now.free * 10 < now.total)
 
 
 def ghosts_of(infos: Iterable[Info]) -> list[Row]:

@@ -20,12 +20,12 @@ from shmkernel._core import descriptors
 from shmkernel.errors import ShmError
 from shmkernel.kinds.preview import Look, Preview
 from shmkernel.monitor import preview
-from shmkernel.monitor.rows import Board, as_json, room_of
+from shmkernel.monitor.rows import Board, as_json, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shmkernel.monitor.rows import Room, Row
+    from shmkernel.monitor.rows import Row, Usage
 
 _LEASE = 30.0
 _BEAT = 1.0
@@ -51,7 +51,7 @@ class Sampler:
         self._views: dict[str, float] = {"": time.monotonic()}  # one is about to appear
         self._key, self._look = "", Look()
         self._frame: tuple[str, Preview] | None = None
-        self._room: Room | None = None
+        self._room: Usage | None = None
         self._sent = 0.0
 
     def start(self) -> None:
@@ -100,7 +100,7 @@ class Sampler:
         self._board.chosen = self._key
         change = self._board.scan()
         rows = list(self._board.rows.values()) if everything else change.rows
-        room = room_of(self._board.rows.values())
+        room = usage_of(self._board.rows.values())
         if everything or change.rows or change.gone or self._roughly(room):
             self._room = room
             parts = list(_parts(rows, change.gone))
@@ -121,7 +121,7 @@ class Sampler:
             facts = {"do": "frame", "key": key, "form": found[1].form, **found[1].facts}
             self._tell(facts, [found[1].data])
 
-    def _roughly(self, room: Room) -> bool:
+    def _roughly(self, room: Usage) -> bool:
         """Say whether the use of the folder changed by more than others' noise."""
         last = self._room
         if last is None:

@@ -84,7 +84,7 @@ class Screen:
         return sorted(self.board.rows)
 
     def _bar(self, width: int) -> Text:
-        room = rows.room_of(self.board.rows.values())
+        room = rows.usage_of(self.board.rows.values())
         used = width * (room.total - room.free) // (room.total or 1)
         shared = width * (room.mine + room.shared) // (room.total or 1)
         bar = Text("█" * shared, style="blue").append("▒" * max(used - shared, 0), style="default")

@@ -602,7 +602,7 @@ def test_a_draft_that_is_not_published_leaves_nothing(shm_dir):
 
 def test_a_store_whose_maker_died_before_it_had_a_name_is_swept(shm_dir, monkeypatch):
     def work(connection):
-        monkeypatch.setattr(registry, "publish", lambda *_: (connection.send("made"), connection.recv()))
+        monkeypatch.setattr(registry, "link_all", lambda *_: (connection.send("made"), connection.recv()))
         shm.create("x", {"a": LARGE})
 
     with Child(work) as child:

@@ -41,13 +41,13 @@ def test_the_free_pages_are_those_that_nothing_else_uses(changes):
 def test_the_words_of_the_first_pages_are_what_lmdb_says_of_itself():
     x = shm.create("x", dict.fromkeys(range(5000), "x" * 100))
     x["large"] = bytes(1 << 16)
-    said, words = x._store._env.stat(), x._store.words
+    said, words = x._store.env.stat(), x._store.words
     at = 0 if words[18] > words[lmdb_pages.NUMBERS[1]] else lmdb_pages.PAGE // 8
     assert (words[at + 11] >> 48, words[at + 12], words[at + 13], words[at + 14], words[at + 15]) == (
         said["depth"], said["branch_pages"], said["leaf_pages"], said["overflow_pages"], said["entries"],
     )  # fmt: skip
-    assert words[at + 17] == x._store._env.info()["last_pgno"]
-    assert words[at + 18] == x._store._env.info()["last_txnid"] == max(words[n] for n in lmdb_pages.NUMBERS)
+    assert words[at + 17] == x._store.env.info()["last_pgno"]
+    assert words[at + 18] == x._store.env.info()["last_txnid"] == max(words[n] for n in lmdb_pages.NUMBERS)
     assert len(x) == 5001
 
 
@@ -55,13 +55,13 @@ def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(
     used, reserved = [], []
     x = shm.create("x", dict.fromkeys(range(500), "x" * 1500))
     opened = x._store
-    allocate = reservation.Room._allocate
+    allocate = reservation.Reservation._allocate
 
     def look(self, start, end):
         reserved.append(end)
         return allocate(self, start, end)
 
-    monkeypatch.setattr(reservation.Room, "_allocate", look)
+    monkeypatch.setattr(reservation.Reservation, "_allocate", look)
     chance = random.Random(1)
     for _ in range(20):
         with x.transaction():
@@ -69,21 +69,21 @@ def test_pages_are_reserved_before_they_are_used_in_a_transaction_of_any_length(
                 x[chance.randrange(3000)] = bytes(chance.choice([1, 300, 1900, 2100, 9000]))
                 if chance.random() < 0.4:
                     x.popitem()
-        used.append(opened._env.info()["last_pgno"] * lmdb_pages.PAGE)
-        assert used[-1] < opened.room.reserved
+        used.append(opened.env.info()["last_pgno"] * lmdb_pages.PAGE)
+        assert used[-1] < opened.reservation.reserved
     assert reserved
     assert max(used) > 4 << 20
 
 
 def test_one_map_size_for_everybody_and_none_of_it_taken_before_it_is_needed():
     x = shm.create("x", {})
-    assert x._store._env.info()["map_size"] == lmdb_pages.MAP == os.fstat(x._store._fd).st_size
+    assert x._store.env.info()["map_size"] == lmdb_pages.MAP == os.fstat(x._store._fd).st_size
     assert os.fstat(x._store._fd).st_blocks * 512 < 2 << 20
 
 
 def test_the_oldest_snapshot_is_found_in_what_lmdb_says_of_its_readers():
     x = shm.create("x", {"a": 1})
-    env = x._store._env
+    env = x._store.env
     assert freelist.oldest(env.readers()) == freelist.NONE
     reader = x._store.reading()
     x["a"] = 2

@@ -317,7 +317,7 @@ def test_asking_whether_a_name_is_in_the_session_attaches_nothing():
     assert 5 not in shm.session
 
 
-@pytest.mark.parametrize("verb", ["make", "publish"])
+@pytest.mark.parametrize("verb", ["make", "link_all"])
 def test_no_descriptor_stays_open_where_not_even_giving_up_works(verb, monkeypatch):
     def fails(*_):
         raise OSError(errno.EMFILE, "too many open files")
@@ -326,7 +326,7 @@ def test_no_descriptor_stays_open_where_not_even_giving_up_works(verb, monkeypat
     gc.collect()  # of earlier tests
     fds = os.listdir("/proc/self/fd")
     monkeypatch.setattr(registry, "abandon", fails)
-    monkeypatch.setattr(*((segment_file, "fill", fails) if verb == "make" else (registry, "publish", fails)))
+    monkeypatch.setattr(*((segment_file, "fill", fails) if verb == "make" else (registry, "link_all", fails)))
     for _ in range(3):
         with pytest.raises(OSError, match="too many"):
             shm.create("x", 1)

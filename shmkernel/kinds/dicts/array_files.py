@@ -1,10 +1,10 @@
 """Large arrays, each in a file beside the store to which a value refers.
 
-    store     [the writers' turn: mark -> link -> the value refers to it -> commit] -> the mark goes
-    remove    [the writers' turn: mark -> no value refers to it any more -> commit] -> file and mark go
+    store     [writer lock: mark -> link -> the value refers to it -> commit] -> the mark goes
+    remove    [writer lock: mark -> no value refers to it any more -> commit] -> file and mark go
 
-A file is nameless until it is a writer's turn, so one that dies before leaves none. The mark, a second link to it, says
-that file and values may not agree: whoever finds one that stayed looks whether a value refers to the file.
+A file is nameless until its writer has the lock, so a writer that dies before leaves none. The mark, a second link to
+it, says that file and values may not agree: a process that finds a mark looks whether a value refers to the file.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from shmkernel._core import segment_file
 _FILE, _MARK = ".npy", ".open"
 
 
-class Beside:
-    """The files that one transaction makes, and those that it takes the last reference from."""
+class ArrayFiles:
+    """The files that one transaction adds, and those that it takes the last reference from."""
 
-    __slots__ = ("_born", "_doomed", "_home", "stored")
+    __slots__ = ("_added", "_dereferenced", "_home", "stored")
 
     def __init__(self, home: str) -> None:
         self._home = home
-        self._born: list[str] = []
-        self._doomed: list[str] = []
+        self._added: list[str] = []
+        self._dereferenced: list[str] = []
         self.stored = False  # is the transaction?
 
     def path(self, file: str) -> str:
@@ -34,27 +34,27 @@ class Beside:
 
     def add(self, fd: int, file: str) -> None:
         """Give a nameless file the name to which a value of this transaction will refer."""
-        self._born.append(file)
+        self._added.append(file)
         segment_file.link(fd, f"{self._home}/{file}{_MARK}")
         os.link(f"{self._home}/{file}{_MARK}", self.path(file))
 
-    def doom(self, file: str) -> None:
-        """Have a file removed after this transaction, which has taken the last reference from it."""
-        self._doomed.append(file)
-        with contextlib.suppress(FileNotFoundError, FileExistsError):  # unlinked; born in this very transaction
+    def delete_after_commit(self, file: str) -> None:
+        """Have a file deleted after this transaction, which has taken the last reference from it."""
+        self._dereferenced.append(file)
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # unlinked; added in this very transaction
             os.link(self.path(file), f"{self._home}/{file}{_MARK}")
 
     def end(self) -> None:
-        """Remove what nothing refers to any more, or what nothing has come to refer to. It may be done twice."""
+        """After a commit delete the files it dereferenced; after an abort delete the files it added. Idempotent."""
         if self.stored:
-            self._end(self._doomed, self._born)
+            self._end(self._dereferenced, self._added)
         else:
-            self._end(self._born, self._doomed)
-        self._born, self._doomed = [], []
+            self._end(self._added, self._dereferenced)
+        self._added, self._dereferenced = [], []
 
     def interrupted(self) -> bool:
         """Say whether Ctrl-C has kept this from being ended."""
-        return bool(self._born or self._doomed)
+        return bool(self._added or self._dereferenced)
 
     def any(self) -> bool:
         """Say whether values may refer to files."""
@@ -64,8 +64,8 @@ class Beside:
         """Return the files that values may not agree with: a writer is at them, or died at them."""
         return self._files(_MARK)
 
-    def settle(self, referred: set[str]) -> None:
-        """Remove the files of writers that died, except those that values refer to. It must be a writer's turn."""
+    def sweep(self, referred: set[str]) -> None:
+        """Remove the files of writers that died, except those that values refer to. Call it with the writer lock."""
         marked = self.marked()
         self._end([file for file in marked if file not in referred], marked)
 

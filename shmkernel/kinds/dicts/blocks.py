@@ -39,14 +39,15 @@ class Block:
     """``entries`` are the statements inside, the one that began it first; ``failed``: it will not be stored."""
 
     __slots__ = (
-        "_at_end", "_begun", "entries", "failed", "over", "owner", "store", "touched", "turn", "txn", "use", "wrote",
+        "_at_end", "_begun", "description", "entries", "failed", "over", "owner", "store", "touched", "txn", "use",
+        "wrote",
     )  # fmt: skip
 
     def __init__(self, store: Store, entry: Entry) -> None:
         self.store, self.entries = store, [entry]
         self.owner = owners.Owner()
         self.use = interrupts.Guard()
-        self.turn: Description | None = None
+        self.description: Description | None = None
         self.txn: Txn | None = None
         self.over = self.failed = False
         self.touched = self.wrote = False  # by the change under way; by any
@@ -58,7 +59,7 @@ class Block:
         return not self.over and self.owner.is_me()
 
     def begin(self) -> keeper.Job:
-        """Have it begun, by whoever has the turn."""
+        """Have it begun; the caller has the writer lock."""
         self._at_end = self.owner.at_end(self._thread_ended)
         put, job = keeper.prepare(self._begin)
         self._begun = job
@@ -132,14 +133,14 @@ class Block:
                     self._let_go()
 
     def _let_go(self) -> None:
-        turn, self.turn, self._at_end = self.turn, None, None
+        description, self.description, self._at_end = self.description, None, None
         self.over = True
         self.entries.clear()  # they refer to this, and it to the store
         keeper.held.discard(self)
         if self.store.block is self:
             self.store.block = None
-        if turn is not None:
-            self.store.turns.end(turn)
+        if description is not None:
+            self.store.lock.end(description)
 
     def _thread_ended(self, _: object, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
         if not self.over and not at_exit():  # then the OS ends it, and our modules may be gone

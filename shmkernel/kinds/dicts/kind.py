@@ -111,8 +111,8 @@ class Dict:
         if lmdb_pages.count_in(mapping[:]) is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         opened = parts.store.connect(home, mapping, name)
-        opened.settle()
-        opened.told = _publish
+        opened.sweep_array_files()
+        opened.on_change = _publish
         return parts.mapping.SharedDict(opened, mapping, mode, parts.operations.Arrays(_put, _attach))
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map

@@ -3,10 +3,11 @@
 Each commit writes the older of the two, its number last; the page with the greater number counts. They are read as
 words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of the time. Words of ours stand behind:
 
-    LISTENED   somebody wants to be told of changes
-    GATE       first byte: a writer's turn may take long; second byte: there are processes of several pid namespaces
-    SEAL       the time of change that the file has as long as nobody writes to it (verify.py)
-    SPACE      the pid namespace of the first who had it open
+    LISTENED     somebody waits for changes of this dict: writers publish them
+    LOCK_FIRST   take the writer lock before LMDB's mutex: somebody holds it for long (first byte), or processes of
+                 several pid namespaces have the file open (second byte)
+    SEAL         the time of change that the file has as long as nobody writes to it (verify.py)
+    SPACE        the pid namespace of the first process that had it open
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAP = 64 << 30  # bytes that a dict can have: the one size of everybody's map
 OTHER = PAGE // 8  # where the second page begins, in words
 FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, ROOT, LAST, NUMBER = 10, 11, 12, 13, 15, 16, 17, 18  # positions in a page
 NUMBERS = NUMBER, OTHER + NUMBER
-LISTENED, GATE, SPACE, SEAL = (
+LISTENED, LOCK_FIRST, SPACE, SEAL = (
     OTHER - 1,
     OTHER - 2,
     OTHER - 3,

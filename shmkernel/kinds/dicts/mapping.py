@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from shmkernel.kinds.dicts import entries, keys, lmdb_pages, store, values
+from shmkernel.kinds.dicts import entries, fast_path, keys, lmdb_pages, values
 from shmkernel.kinds.dicts.cache import KEYS
 from shmkernel.kinds.dicts.operations import AT_ONCE, MISSING, Access, GoneError, inside, is_large, items, known, pairs
 from shmkernel.kinds.dicts.transactions import Transaction
@@ -92,7 +92,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def __len__(self) -> int:
         opened = self._store
-        if (block := opened.mine()) is not None:
+        if (block := opened.current_block()) is not None:
             with block.use:
                 return inside(block).stat()["entries"] // 2
         return lmdb_pages.count(opened.words)
@@ -180,7 +180,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
                 raw, data = key.encode(), values.encode(value)
             except (OverflowError, UnicodeEncodeError):
                 raw = data = b""
-            if 0 < len(raw) <= keys.LONGEST and len(data) <= store.SHORT and opened.set(raw, data, key, value):
+            short = 0 < len(raw) <= keys.LONGEST and len(data) <= fast_path.SHORT
+            if short and fast_path.put(opened, raw, data, key, value):
                 return
         ready = self._ready(key, value)
         self._change(lambda txn: self._put(txn, ready), ready)

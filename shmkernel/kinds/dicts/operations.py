@@ -13,7 +13,7 @@ import numpy as np
 
 from shmkernel._core import fork
 from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
-from shmkernel.kinds.dicts import cache, entries, errors, keys, lmdb_pages, store, values
+from shmkernel.kinds.dicts import cache, entries, errors, fast_path, keys, lmdb_pages, store, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ class Access:
         opened, missed = self._store, None
         while True:
             tag = opened.words[_FIRST] + opened.words[_SECOND]
-            block = opened.mine()
+            block = opened.current_block()
             try:
                 if block is None:
                     own = opened.reading()
@@ -132,9 +132,9 @@ class Access:
             except BROKEN as error:
                 raise errors.wrong(opened.name, error, key) from None
             if type(value) in FROZEN:
-                short = len(entry) <= store.SHORT and type(key) in cache.KEYS
+                short = len(entry) <= fast_path.SHORT and type(key) in cache.KEYS
                 if short and block is None and tag == 2 * number - 1:  # nobody wrote in between
-                    opened.remember(tag, key, value)
+                    fast_path.remember(opened, tag, key, value)
                 return value
             try:
                 return self._whole(value)
@@ -150,7 +150,7 @@ class Access:
         found = self._attached.get(value)
         if found is None:
             try:
-                found = self._arrays.attach(self._store.beside.path(value), self._mode)
+                found = self._arrays.attach(self._store.array_files.path(value), self._mode)
             except FileNotFoundError:
                 message = f"{self.name!r} was unlinked or replaced, and this array with it. What there is: %shm_list"
                 raise GoneError(message, name=self.name, similar=[]) from None
@@ -160,7 +160,7 @@ class Access:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Txn]:
         opened, generation = self._store, fork.generation
-        block = opened.mine()
+        block = opened.current_block()
         txn = opened.reading() if block is None else None
         try:
             if txn is not None:
@@ -245,7 +245,7 @@ class Access:
                     return self._make_inside(block, step)
                 block.refuse_others()
             long = len(ready) > _MANY
-            with opened.turn(long=long):
+            with opened.writer_lock(long=long):
                 try:
                     return opened.write(step)
                 except FullError:
@@ -277,13 +277,13 @@ class Access:
 
     def _put(self, txn: Txn, ready: Ready) -> None:
         opened, size = self._store, len(ready.raw) + len(ready.data)
-        opened.room.need(txn, size)
+        opened.reservation.need(txn, size)
         entry = txn.get(ready.raw)
         if ready.file:
-            opened.beside.add(ready.fd, ready.file)
+            opened.array_files.add(ready.fd, ready.file)
             ready.close()
         if entry is None:
-            opened.room.need(txn, size)
+            opened.reservation.need(txn, size)
             number = entries.last(txn) + 1
             self._touch()
             txn.put(entries.place(number), entries.place_value(ready.key, ready.raw, exact=ready.exact))
@@ -292,7 +292,7 @@ class Access:
         else:
             head = entries.head_of(entry)
             if entries.is_file(entry):
-                opened.beside.doom(entries.value_of(entry))
+                opened.array_files.delete_after_commit(entries.value_of(entry))
         self._touch()
         txn.put(ready.raw, head + ready.data)
 
@@ -303,12 +303,12 @@ class Access:
             return False
         file = entries.value_of(entry) if entries.is_file(entry) else None
         for key in (raw, entries.place(entries.number_of(entry))):
-            opened.room.need(txn, 0, kept=0)
+            opened.reservation.need(txn, 0, kept=0)
             self._touch()
             txn.delete(key)
         opened.resized -= 1
         if file is not None:
-            opened.beside.doom(file)
+            opened.array_files.delete_after_commit(file)
         return True
 
 

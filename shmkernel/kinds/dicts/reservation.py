@@ -25,8 +25,8 @@ _SLACK = 64  # pages for LMDB's own list of free ones
 _INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
 
 
-class Room:
-    """What of a store's file is reserved. ``calm`` is the last page up to which a short change needs no more."""
+class Reservation:
+    """What of a store's file is reserved. Up to ``safe_last_page`` a short change needs no more."""
 
     __slots__ = (
         "_changes",
@@ -37,15 +37,15 @@ class Room:
         "_start",
         "_tried",
         "_words",
-        "calm",
         "fd",
         "name",
         "reserved",
+        "safe_last_page",
     )
 
     def __init__(self, name: str, words: memoryview) -> None:
         self.name, self._words = name, words
-        self.fd = self.calm = self._tried = -1
+        self.fd = self.safe_last_page = self._tried = -1
         self.reserved = 0
         self._code = errno.ENOSPC
 
@@ -83,7 +83,8 @@ class Room:
         run = self._long + _SLACK  # these have to follow one another
         if (end + single + run + kept) * PAGE > self.reserved:
             self._reserve((end + single + run + kept) * PAGE, (end + run) * PAGE, single + kept)
-        elif kept and self._tried < end - 1 > self.calm:  # enough for this change, too little for the next short one
+        elif kept and self._tried < end - 1 > self.safe_last_page:
+            # enough for this change, too little for the next short one
             self._tried = end
             self._allocate(self.reserved, self.reserved + 2 * _QUICK * PAGE)
 
@@ -126,7 +127,7 @@ class Room:
                 self._code = error.errno
                 return False
             self.reserved = end
-            self.calm = end // PAGE - KEPT - _SLACK - _QUICK
+            self.safe_last_page = end // PAGE - KEPT - _SLACK - _QUICK
         return True
 
     def _reusable(self) -> int:

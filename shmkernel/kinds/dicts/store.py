@@ -1,12 +1,12 @@
 """The LMDB file under a shared dict: open it, read in it, change it.
 
 The map has one size for everybody, far beyond what there is: whoever opens the file with a smaller one cuts it off
-under the others. The lock file is made (room.py) whole, before LMDB sees it, and never opened again: closing any
+under the others. The lock file is made (reservation.py) whole, before LMDB sees it, and never opened again: closing any
 descriptor of it would drop LMDB's locks.
 
 A change of its own takes LMDB's mutex in the thread that makes it, for microseconds. One that may take long takes the
-writers' turn first (turns.py). A transaction of several changes is begun and ended by a thread that does nothing else
-(keeper.py, blocks.py), because the mutex belongs to a thread.
+writer lock first (writer_lock.py). A transaction of several changes is begun and ended by a thread that does nothing
+else (keeper.py, blocks.py), because the mutex belongs to a thread.
 
 A forked child can use nothing of this; it lets go of all, and opens the store for itself when it needs it.
 """
@@ -18,19 +18,19 @@ import ctypes
 import functools
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 from lmdb import _envid
 
 from shmkernel._core import descriptors, folders, fork, identity, interrupts
 from shmkernel.kinds.dicts import entries, errors, lmdb_pages, verify, writer_lock
-from shmkernel.kinds.dicts.array_files import Beside
+from shmkernel.kinds.dicts.array_files import ArrayFiles
 from shmkernel.kinds.dicts.blocks import Block
-from shmkernel.kinds.dicts.cache import LIMIT, NOTHING, Cache
-from shmkernel.kinds.dicts.lmdb_pages import LAST, MAP, OTHER, PAGE
-from shmkernel.kinds.dicts.reservation import CHECKED, Room
-from shmkernel.kinds.dicts.writer_lock import Turn, Turns
+from shmkernel.kinds.dicts.cache import NOTHING, Cache
+from shmkernel.kinds.dicts.lmdb_pages import MAP, PAGE
+from shmkernel.kinds.dicts.reservation import CHECKED, Reservation
+from shmkernel.kinds.dicts.writer_lock import HeldWriterLock, WriterLock
 
 if TYPE_CHECKING:
     import mmap
@@ -42,10 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PORTION = 1 << 14  # entries that are written at once
-SHORT = 1 << 10  # bytes of the longest value that is remembered
 _FIRST, _SECOND = lmdb_pages.NUMBERS
 _NEVER = 1 << 64  # the number of a transaction that is not stored
-_NEW: Any = object()  # in the place of an entry that is not there
 _AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _guard = interrupts.Guard()
@@ -57,8 +55,8 @@ class Store:
     """One LMDB file, open once in a process. ``words`` are its first two pages, as they are now."""
 
     __slots__ = (
-        "__weakref__", "_env", "_fd", "beside", "block", "cache", "home", "left_to_parent", "mapping",
-        "name", "resized", "room", "told", "turns", "words",
+        "__weakref__", "_fd", "array_files", "block", "cache", "env", "home", "left_to_parent", "lock", "mapping",
+        "name", "on_change", "reservation", "resized", "words",
     )  # fmt: skip
 
     def __init__(self, home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> None:
@@ -67,32 +65,32 @@ class Store:
         self.block: Block | None = None
         self.left_to_parent = 0  # transactions entered before a fork, to be left without doing anything
         self.resized = 0  # by how many keys this process has made it larger
-        self.beside, self.room = Beside(home), Room(name, self.words)
+        self.array_files, self.reservation = ArrayFiles(home), Reservation(name, self.words)
         self.cache = Cache(NOTHING)
-        self.told: Callable[[str], object] | None = None  # called after a change, where somebody listens
+        self.on_change: Callable[[str], object] | None = None  # called after a change, where somebody listens
         self._fd = -1
-        self._env: lmdb.Environment | None = None
+        self.env: lmdb.Environment | None = None
         path = f"{home}/data.mdb"
         try:
             descriptors.take_streams()
-            self._fd = self.room.fd = folders.open_(path, os.O_RDWR)
-            self.turns = Turns(self._fd, path, name, functools.partial(_inside, home))
+            self._fd = self.reservation.fd = folders.open_(path, os.O_RDWR)
+            self.lock = WriterLock(self._fd, path, name, functools.partial(_inside, home))
         except FileNotFoundError:
             raise errors.gone(name) from None
         if new:
-            self.turns.seal()
+            self.lock.seal()
         self._reopen()
         self._join()
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            if self._env is not None:  # not in a child that has not used it
-                self.turns.seal()
+            if self.env is not None:  # not in a child that has not used it
+                self.lock.seal()
             os.close(self._fd)
 
     def reading(self) -> Txn:
         """Begin to read: a snapshot, until the transaction is aborted. In a transaction of this thread, that."""
-        env = self._env or self._reopen()
+        env = self.env or self._reopen()
         try:
             return env.begin()
         except lmdb.ReadersFullError:
@@ -101,109 +99,53 @@ class Store:
             raise errors.of(self.name, error) from None
         try:
             return env.begin()
-        except lmdb.ReadersFullError:  # 510 of them: wait for the writers' turn
-            with self.turn():
+        except lmdb.ReadersFullError:  # 510 of them: wait for the writer lock
+            with self.writer_lock():
                 return self._begin(env)
 
     def viewing(self) -> lmdb.Transaction[memoryview]:
         """Begin to look: as `reading`, but what is read are views into the map, and it never waits for a writer."""
         try:
-            return (self._env or self._reopen()).begin(buffers=True)
+            return (self.env or self._reopen()).begin(buffers=True)
         except lmdb.Error as error:
             raise errors.of(self.name, error) from None
 
-    def turn(self, *, long: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[object]:
-        """Wait for the writers' turn where Ctrl-C is heard: ``with store.turn(): txn = store.writing()``.
+    def writer_lock(self, *, long: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[object]:
+        """Take the writer lock where it is needed: ``with store.writer_lock(): txn = store.writing()``.
 
-        `long`: it may take long, so others shall wait for it there too.
+        `long`: the change may take long, so others wait for this lock, where Ctrl-C ends the waiting.
         """
-        if not (long or self.words[lmdb_pages.GATE]):
+        if not (long or self.words[lmdb_pages.LOCK_FIRST]):
             return _AT_ONCE
-        return Turn(self.turns, long=long, wait=wait)
+        return HeldWriterLock(self.lock, long=long, wait=wait)
 
     def writing(self) -> Txn:
         """Begin to write; waits until no other process does."""
-        env = self._env or self._reopen()
+        env = self.env or self._reopen()
         txn = self._begin(env)
         try:
-            self.room.begin(env)
-            left, self.beside = self.beside, Beside(self.home)
+            self.reservation.begin(env)
+            left, self.array_files = self.array_files, ArrayFiles(self.home)
             if left.interrupted():
-                self.beside.settle(entries.files(txn))
+                self.array_files.sweep(entries.files(txn))
         except BaseException:
             txn.abort()
             raise
         return txn
 
     def new_block(self, entry: Entry) -> Block:
-        """Make a transaction of several changes, which is begun when the turn for it was taken."""
-        self._env or self._reopen()  # not in the keeper: it waits for no guard
+        """Make a transaction of several changes, which is begun when the writer lock was taken."""
+        self.env or self._reopen()  # not in the keeper: it waits for no guard
         return Block(self, entry)
 
     def entered(self, block: Block) -> None:
         """Have all that its owner reads and writes go into this transaction."""
         self.block, self.cache = block, Cache(NOTHING)
 
-    def mine(self) -> Block | None:
+    def current_block(self) -> Block | None:
         """Return the transaction that the caller is inside of."""
         block = self.block
         return block if block is not None and block.is_mine() else None
-
-    def set(self, raw: bytes, data: bytes, key: object, value: object) -> bool:
-        """Store a short value in a transaction of its own; False if it takes the longer way."""
-        env = self._env
-        if env is None or self.words[lmdb_pages.GATE]:  # between this look and the mutex, no other thread of ours runs
-            return False
-        txn = env.begin(None, None, True)  # keywords take a tenth of a microsecond
-        try:
-            words = self.words
-            first, second = words[_FIRST], words[_SECOND]
-            if words[LAST if first > second else OTHER + LAST] > self.room.calm:
-                return False
-            cache, tag = self.cache, first + second
-            head, last = (cache.heads.get(raw), cache.last) if cache.tag == tag else (None, None)
-            entry: Any = None
-            if head is None:
-                entry = txn.get(raw, _NEW)
-                if entry is _NEW:
-                    last = (entries.last(txn) if last is None else last) + 1
-                    txn.put(entries.place(last), raw)
-                    head = entries.head(last)
-                elif entries.is_file(entry):
-                    return False
-                else:
-                    head = entries.head_of(entry)
-            txn.put(raw, head + data)
-            txn.commit()
-        except lmdb.Error as error:
-            raise errors.of(self.name, error) from None
-        except entries.WrongError as error:
-            raise errors.wrong(self.name, error, key) from None
-        finally:
-            txn.abort()
-        if entry is _NEW:
-            self.resized += 1
-        if words[lmdb_pages.LISTENED]:
-            self._tell()
-        if cache.tag != tag or len(cache.heads) >= LIMIT:  # others wrote since: what was remembered may be old
-            found, cache = cache, Cache(NOTHING)
-            cache.note(raw, key, value, head, last, tag + 2)
-            if self.cache is found and self.block is None:
-                self.cache = cache
-        else:
-            cache.note(raw, key, value, head, last, tag + 2)
-        return True
-
-    def remember(self, tag: int, key: object, value: object) -> None:
-        """Remember a value that was read in the snapshot of this tag."""
-        cache = self.cache
-        if cache.tag == tag and len(cache.values) < LIMIT:
-            cache.values.setdefault(key, value)
-        elif tag >= cache.tag:
-            found, cache = cache, Cache(tag)
-            cache.values[key] = value
-            if self.cache is found and self.block is None:
-                self.cache = cache
 
     def fill(self, keys: list[bytes], content: list[bytes], progress: Callable[[int], None]) -> None:
         """Write entries, sorted by their keys, into a store that is empty, and that nobody else has open."""
@@ -219,7 +161,7 @@ class Store:
             return
         txn = self.writing()
         try:
-            self.room.need_for(len(keys), size, max(map(len, content)))
+            self.reservation.need_for(len(keys), size, max(map(len, content)))
             txn.cursor().putmulti(zip(keys, content, strict=True), append=True)
             txn.commit()
         except lmdb.Error as error:
@@ -245,7 +187,7 @@ class Store:
         finally:
             if generation == fork.generation:  # else what ran here has forked: the transaction is the parent's
                 stored = number <= words[_FIRST] or number <= words[_SECOND]  # though Ctrl-C came right after it
-                self.beside.stored = stored
+                self.array_files.stored = stored
                 if not stored:
                     self.resized = resized
                 txn.abort()
@@ -257,7 +199,7 @@ class Store:
         stored = False
         try:
             txn.commit()
-            self.beside.stored = stored = True
+            self.array_files.stored = stored = True
         except lmdb.Error as error:
             raise errors.of(self.name, error) from None
         finally:
@@ -270,23 +212,23 @@ class Store:
         self._after(stored=False)
 
     def _after(self, stored: bool) -> None:
-        self.beside.end()
+        self.array_files.end()
         if stored and self.words[lmdb_pages.LISTENED]:
-            self._tell()
+            self.announce_change()
 
-    def _tell(self) -> None:
+    def announce_change(self) -> None:
         """Tell who waits for it that it has changed, unless another has its name by now."""
-        if self.told and os.path.exists(self.home):
+        if self.on_change and os.path.exists(self.home):
             with contextlib.suppress(OSError):  # it is stored, whether they hear of it or not
-                self.told(self.name)
+                self.on_change(self.name)
 
-    def settle(self) -> None:
-        """Remove what lies beside the store and no value refers to, if a writer died in his turn."""
-        if self.beside.marked() and self.mine() is None:
-            with contextlib.suppress(BlockingIOError), self.turn(long=True, wait=False):  # else he lives
+    def sweep_array_files(self) -> None:
+        """Remove what lies beside the store and no value refers to, if a writer died with the lock."""
+        if self.array_files.marked() and self.current_block() is None:
+            with contextlib.suppress(BlockingIOError), self.writer_lock(long=True, wait=False):  # else it lives
                 txn = self.writing()
                 try:
-                    self.beside.settle(entries.files(txn))
+                    self.array_files.sweep(entries.files(txn))
                 finally:
                     txn.abort()
 
@@ -294,7 +236,7 @@ class Store:
         """Commit a change that changes nothing: only the one after it can use the pages that the last one freed."""
         txn = self.writing()
         try:
-            self.room.need(txn, 0, kept=0)
+            self.reservation.need(txn, 0, kept=0)
             cursor = txn.cursor()
             if cursor.first():
                 txn.put(*cursor.item())
@@ -307,12 +249,12 @@ class Store:
 
     def clear(self, txn: Txn) -> None:
         """Remove all entries."""
-        for file in entries.files(txn) if self.beside.any() else ():
-            self.beside.doom(file)
-        self.room.need_to_clear(txn)
+        for file in entries.files(txn) if self.array_files.any() else ():
+            self.array_files.delete_after_commit(file)
+        self.reservation.need_to_clear(txn)
         self.resized -= lmdb_pages.count(self.words) if self.block is None else txn.stat()["entries"] // 2
-        if self._env:
-            txn.drop(self._env.open_db(None, txn), delete=False)
+        if self.env:
+            txn.drop(self.env.open_db(None, txn), delete=False)
 
     def leave(self) -> None:
         """Let go of all that was inherited through a fork, without closing any of it.
@@ -320,14 +262,14 @@ class Store:
         To close an environment is to wait for the calls that other threads were in, and they are not in the child. To
         close its lock file would drop the locks that the child takes later. So both are leaked, beyond the child's end.
         """
-        if self._env:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._env))
+        if self.env:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.env))
             _inherited.add(self.home)
             _envid.env_keys = _keys
         if self.block is not None:
             self.left_to_parent += sum(entry.explicit for entry in self.block.entries)
-        self._env = self.block = None
-        self.beside, self.cache = Beside(self.home), Cache(NOTHING)
+        self.env = self.block = None
+        self.array_files, self.cache = ArrayFiles(self.home), Cache(NOTHING)
 
     def _begin(self, env: lmdb.Environment) -> Txn:
         try:
@@ -338,7 +280,7 @@ class Store:
     def _open(self) -> lmdb.Environment:
         errors.check_engine()
         errors.check_owner(self.name, self._fd)
-        if not self.turns.sealed() and not verify.vouched(self.home, self.words):
+        if not self.lock.sealed() and not verify.vouched(self.home, self.words):
             verify.check(self.home, self.name, self.words)
         try:
             descriptors.take_streams()
@@ -350,29 +292,29 @@ class Store:
             raise errors.gone(self.name) from None
         except lmdb.Error as error:
             raise errors.of(self.name, error) from None
-        self.turns.seal()
+        self.lock.seal()
         env.reader_check()
         return env
 
     def _join(self) -> None:
-        """Have all take turns where Ctrl-C is heard if processes of another pid namespace are here."""
+        """Have all writers take the writer lock if processes of another pid namespace are here."""
         mine = identity.pid_namespace()
         if self.words[lmdb_pages.SPACE] != mine:
             if self.words[lmdb_pages.SPACE]:
-                self.turns.mark(lmdb_pages.GATE, b"\1", at=1)
+                self.lock.mark(lmdb_pages.LOCK_FIRST, b"\1", at=1)
             else:
-                self.turns.mark(lmdb_pages.SPACE, mine.to_bytes(8, "little"))
+                self.lock.mark(lmdb_pages.SPACE, mine.to_bytes(8, "little"))
 
     def _reopen(self) -> lmdb.Environment:
         with _guard:
-            if self._env is None:
-                self._env = self._open()
-            return self._env
+            if self.env is None:
+                self.env = self._open()
+            return self.env
 
 
 def _inside(home: str) -> list[str]:
     """Return the names of the other dicts in whose transactions the caller is."""
-    return [one.name for one in list(_stores.values()) if one.home != home and one.mine() is not None]
+    return [other.name for other in list(_stores.values()) if other.home != home and other.current_block() is not None]
 
 
 def _keys(path: str | bytes, subdir: bool) -> tuple[object, ...]:

@@ -35,7 +35,7 @@ class Transaction(interrupts.Holding):
         if not self._joins(entry):
             block = entry.taken = self._store.new_block(entry)
             try:
-                self._store.turns.take(block, long=True, timeout=self._timeout)
+                self._store.lock.take(block, long=True, timeout=self._timeout)
                 block.begin().wait()
             except BaseException:  # an explicit entry has no token that would undo it
                 block.undo(wait=False)
@@ -63,12 +63,12 @@ class Transaction(interrupts.Holding):
         import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
         opened = self._store
-        if opened.mine() is not None:
+        if opened.current_block() is not None:
             self._joins(entry)
             return self._dict
         block = entry.taken = opened.new_block(entry)
         try:
-            await opened.turns.take_async(block, self._timeout)
+            await opened.lock.take_async(block, self._timeout)
             job = block.begin()
             at_once, later = _ASYNC
             if not job.wait(at_once):
@@ -127,7 +127,7 @@ class Transaction(interrupts.Holding):
     def _last(self) -> Entry | None:
         """Return the entry that an explicit ``__exit__`` leaves."""
         opened, name = self._store, self._dict.name
-        block = opened.mine()
+        block = opened.current_block()
         explicit = [entry for entry in block.entries if entry.explicit] if block else []
         if explicit:
             return explicit[-1]

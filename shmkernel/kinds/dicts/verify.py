@@ -26,7 +26,7 @@ _TRIES = 5  # while others write
 
 
 def vouched(home: str, words: memoryview) -> bool:
-    """Say whether a large store is open in another process. Nothing of it may be open in this one: see room.make."""
+    """Say whether a large store is open in another process. This process has nothing of it open (reservation.make)."""
     if words[lmdb_pages.current(words) + lmdb_pages.LAST] < _SMALL:
         return False
     try:

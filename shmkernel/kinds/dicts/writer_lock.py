@@ -1,11 +1,12 @@
-"""The writers' turn: a byte lock of the store's file, for what may take long.
+"""The writer lock of a store: a byte lock of its file, for changes that may take long.
 
-LMDB's own mutex is deaf to Ctrl-C, so nobody waits in it for long. A turn that may take long is announced (meta.GATE)
-and taken under this lock first. It belongs to an open file description, so it excludes threads and processes alike, and
-the OS frees that of a dead one. Short changes look whether one is announced, and if so wait here too.
+LMDB's own mutex ignores Ctrl-C, so nobody waits for it long. A change that may take long takes this lock first, and
+says so in the file (lmdb_pages.LOCK_FIRST). Short changes look at that word, and if it is set they take this lock too.
+The lock belongs to an open file description, so it excludes threads and processes alike, and the OS frees that of a
+process that dies.
 
-Two transactions on two dicts, entered in opposite order, would wait for each other for ever. So who is inside one
-transaction waits for the turn of another dict for `PATIENCE` seconds at most.
+Two transactions on two dicts, entered in opposite order, would wait for each other for ever. So a thread inside one
+transaction waits for the writer lock of another dict for `PATIENCE` seconds at most.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ERA = 1 << 62  # ns: what a time of a file can be
 PATIENCE = 10.0  # seconds that a transaction waits for another dict
 AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _TAKE, _FREE = (struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
-_FIRST, _LONGEST = 0.0005, 0.01  # seconds between two tries of who has no endless patience
+_FIRST, _LONGEST = 0.0005, 0.01  # seconds between two tries where the waiting has an end
 _open: weakref.WeakSet[Description] = weakref.WeakSet()
 
 
@@ -45,13 +46,13 @@ class Description(io.FileIO):
 
 
 class Holder(Protocol):
-    """What a turn is taken for. It has the description before that is locked."""
+    """What the lock is taken for. It has the description before that is locked, so that it can be given back."""
 
-    turn: Description | None
+    description: Description | None
 
 
-class Turns:
-    """The turns of one store. ``inside`` names the dicts in whose transactions the caller is."""
+class WriterLock:
+    """The writer lock of one store. ``inside`` names the dicts in whose transactions the caller is."""
 
     __slots__ = ("_fd", "_inside", "_name", "_page", "_path")
 
@@ -59,27 +60,23 @@ class Turns:
         self._fd, self._path, self._name, self._inside = fd, path, name, inside
         self._page = mmap.mmap(fd, 2 * lmdb_pages.PAGE)
 
-    def announced(self) -> bool:
-        """Say whether somebody has a turn that may take long."""
-        return bool(self._page[lmdb_pages.GATE * 8] or self._page[lmdb_pages.GATE * 8 + 1])
-
     def take(self, into: Holder, *, long: bool = False, wait: bool = True, timeout: float | None = None) -> None:
-        """Wait for the turn; BlockingIOError if it is not free and the caller does not `wait`."""
-        into.turn = file = self._description()
+        """Take the lock; BlockingIOError if it is not free and the caller does not `wait`."""
+        into.description = file = self._description()
         try:
             if not _try(file):
                 if not wait:
                     raise BlockingIOError  # noqa: TRY301  the description is closed below
                 self._wait(file, timeout)
             file.held = True
-            self._page[lmdb_pages.GATE * 8] = long
+            self._page[lmdb_pages.LOCK_FIRST * 8] = long
         except BaseException:
             self.end(file)
             raise
 
     async def take_async(self, into: Holder, timeout: float | None) -> None:  # noqa: ASYNC109  as `take`
-        """Wait for a long turn without blocking the loop."""
-        into.turn = file = self._description()
+        """Take the lock for long, without blocking the loop."""
+        into.description = file = self._description()
         try:
             if not _try(file):
                 for delay in self._delays(timeout, self._inside()):
@@ -87,24 +84,24 @@ class Turns:
                     if _try(file):
                         break
             file.held = True
-            self._page[lmdb_pages.GATE * 8] = 1
+            self._page[lmdb_pages.LOCK_FIRST * 8] = 1
         except BaseException:
             self.end(file)
             raise
 
     def end(self, file: Description) -> None:
-        """Give the turn back. It is unlocked too: a child on its way to its program has a copy of the descriptor."""
+        """Release the lock. Closing is not enough: a child on its way to its program has a copy of the descriptor."""
         if file.closed:
             return
         if file.held:
             file.held = False
-            self._page[lmdb_pages.GATE * 8] = 0
+            self._page[lmdb_pages.LOCK_FIRST * 8] = 0
             with contextlib.suppress(OSError):
                 fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FREE)
         file.close()
 
     def mark(self, word: int, value: bytes, at: int = 0) -> None:
-        """Write into one of our words (meta.py)."""
+        """Write into one of our words (lmdb_pages.py)."""
         start = word * 8 + at
         self._page[start : start + len(value)] = value
 
@@ -166,22 +163,22 @@ class Turns:
         raise FolderError(message, name=self._name, path="/proc")
 
 
-class Turn(interrupts.Holding):
-    """A turn for the length of a ``with`` statement, which Ctrl-C gives back however early it comes."""
+class HeldWriterLock(interrupts.Holding):
+    """The writer lock for the length of a ``with`` statement, released by Ctrl-C however early it comes."""
 
-    __slots__ = ("_long", "_turns", "_wait", "turn")
+    __slots__ = ("_lock", "_long", "_wait", "description")
 
-    def __init__(self, turns: Turns, *, long: bool, wait: bool) -> None:
-        self._turns, self._long, self._wait = turns, long, wait
-        self.turn: Description | None = None
+    def __init__(self, lock: WriterLock, *, long: bool, wait: bool) -> None:
+        self._lock, self._long, self._wait = lock, long, wait
+        self.description: Description | None = None
 
     def _enter(self, entry: interrupts.Entry) -> None:
         entry.taken = True
-        self._turns.take(self, long=self._long, wait=self._wait)
+        self._lock.take(self, long=self._long, wait=self._wait)
 
     def _leave(self, entry: interrupts.Entry | None, kind: type[BaseException] | None) -> None:  # noqa: ARG002  as its base
-        if self.turn is not None:
-            self._turns.end(self.turn)
+        if self.description is not None:
+            self._lock.end(self.description)
 
     def _abort(self, entry: interrupts.Entry) -> None:
         self._leave(entry, None)

@@ -37,7 +37,7 @@ _FORMAT = re.compile(rb"(\d{1,7})s( ?)\0*")
 _pack_int, _pack_float = struct.Struct("q").pack, struct.Struct("d").pack
 
 
-class Layout(NamedTuple):
+class ListLayout(NamedTuple):
     """Where the parts of a list lie, checked: how many items, and the offsets in bytes."""
 
     length: int
@@ -80,7 +80,7 @@ def encode(values: Iterable[object]) -> list[memoryview]:
     return [piece.cast("B") for piece in pieces if len(piece)]
 
 
-def decode(data: Any) -> Layout:  # noqa: ANN401  any buffer
+def decode(data: Any) -> ListLayout:  # noqa: ANN401  any buffer
     """Find the parts of a list in its bytes; ValueError says what is wrong with them."""
     with importing:
         import numpy as np  # noqa: PLC0415
@@ -93,7 +93,7 @@ def decode(data: Any) -> Layout:  # noqa: ANN401  any buffer
         raise ValueError("it is no list: the offsets of its items make no sense")
     if formats + (WORD + 1) * length > len(data):
         raise ValueError(f"its {length} items take {formats + (WORD + 1) * length} bytes, the file holds {len(data)}")
-    return Layout(length, slots, formats, formats + WORD * length)
+    return ListLayout(length, slots, formats, formats + WORD * length)
 
 
 def count(head: bytes, size: int) -> int:

@@ -34,7 +34,7 @@ _SEEN, _LOOKS = 4096, 3  # slots that a preview reads the numbers of, and how of
 _ID = slice(8, 24)  # bytes of the first slot's gap: which ring it is
 
 
-class Layout(NamedTuple):
+class RingLayout(NamedTuple):
     """What a header says, checked."""
 
     slots: int
@@ -144,14 +144,14 @@ def encode(count: int, record: np.dtype[Any]) -> bytes:
     return text.getvalue()
 
 
-def decode(head: bytes, size: int) -> Layout:
+def decode(head: bytes, size: int) -> RingLayout:
     """Read the header of a segment of `size` bytes; ValueError says what is wrong with it.
 
     Examples
     --------
     >>> head = encode(4, _record(np.dtype("u1"), (2, 2)))
     >>> decode(head, len(head) + 4 * 128)
-    Layout(slots=4, dtype=dtype('uint8'), shape=(2, 2), offset=192, stride=128)
+    RingLayout(slots=4, dtype=dtype('uint8'), shape=(2, 2), offset=192, stride=128)
     """
     length = 10 + int.from_bytes(head[8:10], "little")
     if head[:8] != npy.magic(1, 0) or len(head) < length or length > _LONGEST:
@@ -168,7 +168,7 @@ def decode(head: bytes, size: int) -> Layout:
         raise ValueError("its header makes no sense for a ring")
     if length + count * record.itemsize > size:
         raise ValueError(f"its header promises {length + count * record.itemsize} bytes, the file holds {size}")
-    return Layout(count, frame.base, frame.shape, length, record.itemsize)
+    return RingLayout(count, frame.base, frame.shape, length, record.itemsize)
 
 
 def _record(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
