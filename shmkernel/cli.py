@@ -1,4 +1,4 @@
-"""The command line, ``shmkernel list`` and so on: a function for each command, its docstring the help."""
+"""The command line, ``shmkernel list`` and so on. Each command is a function; its docstring is the help text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Run = Callable[[Namespace], int | None]
 
-_ERROR, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141  # the last two as a shell says of SIGINT and SIGPIPE
+_ERROR, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141  # the last two: 128 + SIGINT, 128 + SIGPIPE
 _QUICKEST = 0.05  # seconds
 _commands: dict[str, tuple[Run, tuple[_Argument, ...]]] = {}
 
@@ -33,7 +33,7 @@ _commands: dict[str, tuple[Run, tuple[_Argument, ...]]] = {}
 class _Argument(NamedTuple):
     flag: str
     help: str
-    options: dict[str, Any]  # argparse's
+    options: dict[str, Any]  # for argparse
 
 
 def _command(name: str, *arguments: _Argument) -> Callable[[Run], Run]:
@@ -48,44 +48,48 @@ def _interval(text: str) -> float:
     return counts.seconds_given(text, least=_QUICKEST)
 
 
-_NAME = _Argument("name", "a segment's name", {"metavar": "NAME"})
-_NAMES = _Argument("name", "names, as in: shmkernel list", {"metavar": "NAME", "nargs": "+"})
-_FILE = _Argument("file", "its path", {"metavar": "FILE"})
-_SHOWN = _Argument("name", "whose content is shown first", {"metavar": "NAME", "nargs": "?", "default": ""})
+_NAME = _Argument("name", "name of a segment", {"metavar": "NAME"})
+_NAMES = _Argument("name", 'names of segments; "shmkernel list" shows them', {"metavar": "NAME", "nargs": "+"})
+_FILE = _Argument("file", "path of the file", {"metavar": "FILE"})
+_SHOWN = _Argument("name", "show the content of this segment first", {"metavar": "NAME", "nargs": "?", "default": ""})
 _EVERY = _Argument(
-    "--every", "how often to look, by default every 0.25", {"metavar": "SECONDS", "type": _interval, "default": 0.25}
+    "--every", "time between updates, by default 0.25", {"metavar": "SECONDS", "type": _interval, "default": 0.25}
 )
-_JSON = _Argument("--json", "print objects, for programs", {"action": "store_true"})
-_LIFETIME = _Argument("--lifetime", "by default keep", {"choices": records.LIFETIMES, "default": "keep"})
-_DRY_RUN = _Argument("--dry-run", "only say what would be unlinked", {"action": "store_true"})
+_JSON = _Argument("--json", "print JSON, for programs", {"action": "store_true"})
+_LIFETIME = _Argument(
+    "--lifetime", "the new lifetime, by default keep", {"choices": records.LIFETIMES, "default": "keep"}
+)
+_DRY_RUN = _Argument("--dry-run", "only print what would be removed", {"action": "store_true"})
 _SINCE = _Argument(
-    "--since", "known so far; by default the present one", {"metavar": "VERSION", "type": counts.version_given}
-)
-_TIMEOUT = _Argument("--timeout", "to wait at most", {"metavar": "SECONDS", "type": counts.seconds_given})
-_REPLACE = _Argument("--replace", "take the name from the segment that has it", {"action": "store_true"})
+    "--since", "last version you have seen, by default the current one",
+    {"metavar": "VERSION", "type": counts.version_given},
+)  # fmt: skip
+_TIMEOUT = _Argument("--timeout", "longest time to wait", {"metavar": "SECONDS", "type": counts.seconds_given})
+_REPLACE = _Argument("--replace", "replace an existing segment of this name", {"action": "store_true"})
 
 
 @_command("list", _JSON)
 def _list(args: Namespace) -> None:
-    """Show what is shared, by whom, and who has it attached.
+    """Show all segments: who made them, and who has them attached.
 
-    --json prints a list of objects with these keys, to which a later version may add:
+    --json prints a list of objects with these keys; later versions may add more:
 
-      name, kind      what to attach, and the kind of value, "array" for one
-      type            for people: "int16 (344, 403)"
+      name            the name to attach
+      kind            "array", "list", "dict", "raw", ...
+      type            description for people: "int16 (344, 403)"
       dtype, shape    of an array, else null; the shape is a list of numbers
-      order           "C" or "F", else null
-      size            bytes of the segment
-      owner           notebook or program that made it
-      owner_pid       its process, or null
-      owner_alive     whether that lives
-      attached        pids of those who have it attached
-      elsewhere       whether it is attached out of sight, in another container
+      order           "C" or "F" for an array, else null
+      size            size of the segment in bytes
+      owner           the notebook or program that made it
+      owner_pid       process id of the owner, or null
+      owner_alive     whether the owner still runs
+      attached        process ids that have it attached
+      elsewhere       whether a process in another container has it attached
       lifetime        "session", "attached" or "keep"
       created         seconds since 1970
-      path            the file
+      path            path of the file
       version         how often its content was published
-      state           "", or "damaged": then "type" says why
+      state           "", or "damaged"; then "type" gives the reason
     """
     rows = shm.list()
     print(_json(rows) if args.json else _as_typed_here(render.table(rows)))
@@ -93,9 +97,9 @@ def _list(args: Namespace) -> None:
 
 @_command("info", _NAMES, _JSON)
 def _info(args: Namespace) -> None:
-    """Show all that is known of one segment, or of several.
+    """Show all details of segments.
 
-    --json prints the objects that "shmkernel list --json" has for them.
+    --json prints the same objects as "shmkernel list --json".
     """
     rows = [shm.info(name) for name in args.name]
     print(_json(rows) if args.json else _as_typed_here("\n\n".join(map(render.card, rows))))
@@ -103,10 +107,10 @@ def _info(args: Namespace) -> None:
 
 @_command("watch", _SHOWN, _EVERY)
 def _watch(args: Namespace) -> None:
-    """Show what is shared, live, with the content of one segment.
+    """Show all segments and the content of one, and update them live.
 
-    The arrow keys choose the segment, q ends it. It needs rich: pip install "shmkernel[terminal]". Without a terminal
-    it prints once what it would show.
+    The arrow keys select a segment, q quits. It needs rich: pip install "shmkernel[terminal]". If the output is not
+    a terminal, it prints once and ends.
     """
     if args.name:
         _check([args.name])
@@ -121,11 +125,11 @@ def _watch(args: Namespace) -> None:
 
 @_command("keep", _NAMES, _LIFETIME)
 def _keep(args: Namespace) -> None:
-    """Change how long a segment lives.
+    """Change the lifetime of segments.
 
-    keep        until it is unlinked by hand, or the machine restarts
-    attached    until the last process lets go of it: at once, if none has it
-    session     until its owner ends: at once, if that has ended
+    keep        until somebody unlinks it, or the machine restarts
+    attached    until the last process lets go of it (removed at once if no process has it)
+    session     until its owner ends (removed at once if it has ended already)
     """
     _check(args.name)
     for name in args.name:
@@ -134,49 +138,51 @@ def _keep(args: Namespace) -> None:
 
 @_command("unlink", _NAMES)
 def _unlink(args: Namespace) -> None:
-    """Remove segments, whoever made them.
+    """Remove segments, no matter who made them.
 
-    Those who have one attached keep its memory until they let go. If a name does not exist, nothing is removed.
+    Processes that have one attached keep its memory until they let go. If one of the names does not exist, nothing
+    is removed.
     """
     _check(args.name)
-    labels = {one.pid: one.label for one in sessions.everyone()}
+    labels = {session.pid: session.label for session in sessions.everyone()}
     attached = registry.holders()
     for name in args.name:
-        found = os.lstat(paths.path_of(name))
+        status = os.lstat(paths.path_of(name))
         shm.unlink(name)
-        pids = sorted({*attached.get((found.st_dev, found.st_ino), ())})
+        pids = sorted({*attached.get((status.st_dev, status.st_ino), ())})
         still = ", ".join(f"{render.clean(labels.get(pid, 'process'))} ({pid})" for pid in pids)
         print(f"{name}: unlinked{f'; still attached by {still}' if still else ''}")
 
 
 @_command("wait", _NAME, _SINCE, _TIMEOUT)
 def _wait(args: Namespace) -> None:
-    """Sleep until there is something new, and print its version.
+    """Wait until a segment has a new version, and print it.
 
-    That is when somebody publishes it, leaves its exclusive lock, or replaces it. A name without a segment is waited
-    for until it has one. The exit status is 1 when the time is over, or the segment unlinked.
+    The version increases when somebody publishes the segment, leaves its exclusive lock, or replaces it. If there is
+    no such segment yet, wait for it. The exit status is 1 after a timeout, or if the segment is unlinked.
     """
     print(shm.wait(args.name, args.since, args.timeout))
 
 
 @_command("gc", _DRY_RUN)
 def _gc(args: Namespace) -> None:
-    """Unlink what ended kernels have left.
+    """Remove segments that ended kernels have left behind.
 
-    There is something only where a kernel's watchdog was killed too; the next session to begin does the same.
+    This is rarely needed: a kernel leaves segments only if its watchdog was killed too, and the next kernel that
+    starts removes them as well.
     """
-    over = shm.gc(dry_run=args.dry_run)
-    for name, size in over:
+    leftovers = shm.gc(dry_run=args.dry_run)
+    for name, size in leftovers:
         print(f"{name}: {'would be unlinked' if args.dry_run else 'unlinked'}, {capacity.human(size)}")
-    if not over:
-        print("Ended kernels have left nothing")
+    if not leftovers:
+        print("Nothing to clean up")
 
 
 @_command("save", _NAME, _FILE)
 def _save(args: Namespace) -> None:
     """Write a segment to a file.
 
-    An array becomes a .npy file, under exactly that path; an older file is replaced when the new one is whole.
+    An array becomes a .npy file at exactly this path. An older file is replaced when the new one is complete.
     """
     shm.save(args.name, args.file)
     print(f"{args.name}: saved to {args.file}, {capacity.human(os.stat(args.file).st_size)}")
@@ -184,37 +190,38 @@ def _save(args: Namespace) -> None:
 
 @_command("load", _NAME, _FILE, _REPLACE)
 def _load(args: Namespace) -> None:
-    """Share the content of a file, a .npy file.
+    """Share the content of a .npy file.
 
-    The lifetime is keep, until "shmkernel unlink NAME", since a segment of the usual lifetime, session, would end
-    with this command, at once. When a notebook has attached it: "shmkernel keep NAME --lifetime attached".
+    The segment has the lifetime keep: it stays until "shmkernel unlink NAME". The usual lifetime, session, would end
+    together with this command. Once a notebook has attached it, "shmkernel keep NAME --lifetime attached" removes it
+    after the last use.
     """
     shm.load(args.name, args.file, mode="r", lifetime="keep", replace=args.replace)
-    found = shm.info(args.name)
+    segment = shm.info(args.name)
     print(
-        f"{found.name}: {render.what(found)}, "
-        f"kept until shmkernel unlink {found.name}. In a notebook: %shm_attach {found.name}"
+        f"{segment.name}: {render.what(segment)}, "
+        f"kept until shmkernel unlink {segment.name}. In a notebook: %shm_attach {segment.name}"
     )
 
 
 @_command("doctor")
 def _doctor(_: Namespace) -> int:
-    """Check what this machine allows, and name cures.
+    """Check this machine, and print a cure for each problem.
 
-    The exit status is 1 if something fails.
+    The exit status is 1 if a check fails.
     """
-    found = shm.doctor()
-    for level, text, cure in found:
+    findings = shm.doctor()
+    for level, text, cure in findings:
         print(_as_typed_here(f"{level:4}  {text}" + (f"\n      {cure}" if cure else "")))
-    return _ERROR if any(one.level == "fail" for one in found) else 0
+    return _ERROR if any(finding.level == "fail" for finding in findings) else 0
 
 
 @_command("demo")
 def _demo(_: Namespace) -> int:
     """Let two real kernels share an array, then kill one.
 
-    It takes some seconds, needs matplotlib for its data (pip install "shmkernel[demo]"), and leaves nothing behind.
-    The exit status is 0 only if everything happened as promised.
+    It takes a few seconds, needs matplotlib for its data (pip install "shmkernel[demo]"), and leaves nothing behind.
+    The exit status is 0 only if everything worked as promised.
     """
     from shmkernel.demo import main  # noqa: PLC0415  jupyter_client comes with it
 
@@ -223,13 +230,13 @@ def _demo(_: Namespace) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401  as in the base class
-        """Let errors of writing through, which argparse hides."""
+        """Write without hiding errors, as argparse would."""
         if message and (file := file or sys.stderr) is not None:
             file.write(message)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Make the parser of all commands; ``run`` among its results is the function to call with them.
+    """Make the parser of all commands; the parsed ``run`` is the function that carries the command out.
 
     Examples
     --------
@@ -252,12 +259,12 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. The exit status is 0, 1 after an error of ours, or 2, by SystemExit, for a misuse."""
+    """Run one command. Return 0, or 1 after an error; raise SystemExit(2) for wrong arguments."""
     written = _open_output()
     try:
         try:
             status = _run(argv)
-        except SystemExit as done:  # argparse's: a misuse, or help
+        except SystemExit as done:  # from argparse, after help or wrong arguments
             if done.code:
                 raise
             status = 0
@@ -280,7 +287,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except ShmError as error:
         return _complain(_as_typed_here(error.message))
     except OSError as error:
-        if error.filename is None:  # written to standard output
+        if error.filename is None:  # from writing to standard output
             raise
         return _complain(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
@@ -296,22 +303,22 @@ def _complain(message: str) -> int:
 
 
 def _open_output() -> bool:
-    """Let standard output take every character, and say whether there is one."""
+    """Let standard output accept every character. Return whether there is a standard output."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
         return False
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # ASCII has no letters for many a file's name
+        sys.stdout.reconfigure(errors="replace")  # names of files may have letters that it cannot encode
     return True
 
 
 def _discard_output() -> None:
-    """Give what is left in the buffer a place to go."""
+    """Send what is left in the buffer to /dev/null, so that flushing it at exit raises no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_typed_here(text: str) -> str:
-    """Turn the magics in a message into commands, where there is such a command.
+    """Replace the magics in a message by commands, where there is such a command.
 
     Examples
     --------
@@ -323,12 +330,12 @@ def _as_typed_here(text: str) -> str:
 
 
 def _json(rows: Sequence[Info]) -> str:
-    return json.dumps([_as_object(one) for one in rows], indent=2)
+    return json.dumps([_as_object(row) for row in rows], indent=2)
 
 
 def _as_object(row: Info) -> dict[str, object]:
     fields = row._asdict() | {"attached": [holder.pid for holder in row.attached]}
-    del fields["mine"], fields["stayed"]  # this process owns nothing, and has kept nothing
+    del fields["mine"], fields["stayed"]  # always empty here: this process owns and keeps nothing
     return fields
 
 

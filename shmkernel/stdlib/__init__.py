@@ -1,13 +1,13 @@
-"""The standard library's shared memory, over segments: its classes, its manager, and values on their way to workers.
+"""The standard library's shared memory classes on segments, and the transfer of shared values to worker processes.
 
-    shared_memory    SharedMemory, handed out for the kind raw
-    shareable_list   ShareableList, handed out for the kind list
+    shared_memory    SharedMemory, the value of the kind raw
+    shareable_list   ShareableList, the value of the kind list
     manager          SharedMemoryManager
-    reduction        a shared value goes to a worker process as a reference
-    functions        functions and classes of a notebook go with it
-    delivery         tasks and results whose values may fail to be rebuilt
+    reduction        pickles a shared value as a reference
+    functions        pickles functions and classes that a notebook defines
+    delivery         reports a value that cannot be rebuilt as an error of its task
 
-The verbs know nothing of this package: when it is imported, it fills their hooks.
+The verbs do not import this package: importing it registers its hooks with them.
 """
 
 from __future__ import annotations

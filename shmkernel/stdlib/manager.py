@@ -1,7 +1,7 @@
-"""The standard library's manager of shared memory, over this session.
+"""SharedMemoryManager: a replacement for the standard library's class of that name, without a server process.
 
-There is no server process. A block is owned by the session of the process that made it, whose watchdog unlinks it
-however that process ends; `shutdown` does so earlier.
+The session of the process that made a block owns it. Its watchdog unlinks the block when that process ends, in
+whatever way; `shutdown` unlinks it earlier.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ _CURES = {
 
 
 class ManagerError(ShmError, multiprocessing.ProcessError, ValueError):
-    """The manager was used before its start or after its end; the stdlib raises the one or the other.
+    """The manager was used before `start` or after `shutdown`.
 
-    Call ``start()`` first, or use the manager in a ``with`` statement; after its end make another.
+    Call ``start()`` first, or use the manager in a ``with`` statement. After its shutdown make a new one.
+    It is both a ProcessError and a ValueError: the stdlib raises sometimes the one, sometimes the other.
     """
 
 
 class SharedMemoryManager:
-    """Makes blocks of shared memory, and unlinks all of them when it is shut down.
+    """Creates shared memory, and unlinks all that it created when it is shut down.
 
     Parameters
     ----------
     address, authkey, serializer, shutdown_timeout : optional
-        Taken for the sake of `multiprocessing.managers.SharedMemoryManager`, and not used: no server is asked.
+        Accepted as by `multiprocessing.managers.SharedMemoryManager`, and ignored: there is no server process.
     ctx : multiprocessing context, optional
-        Of which kind the processes of `Pool` are, by default the program's.
+        Context that starts the processes of `Pool`; by default the program's.
 
     Examples
     --------
@@ -79,7 +80,7 @@ class SharedMemoryManager:
         self._state = "new"
 
     def start(self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> None:
-        """Begin; `initializer` runs here, since there is no server process to run it in."""
+        """Start the manager. `initializer` runs in this process, because there is no server process."""
         if self._state != "new":
             raise ManagerError(f"the manager is {self._state} already{_CURES[self._state]}")
         if initializer is not None:
@@ -87,7 +88,7 @@ class SharedMemoryManager:
         self._state = "started"
 
     def shutdown(self) -> None:
-        """Stop the pools, and unlink everything that was made; who has it attached keeps its memory."""
+        """Stop the pools and unlink all that was created. Processes that have it attached keep the memory."""
         self._state = "shut down"
         while self._pools:
             pool = self._pools.pop()
@@ -98,27 +99,27 @@ class SharedMemoryManager:
                 verbs.unlink(self._made.pop())
 
     def SharedMemory(self, size: int) -> shared_memory.SharedMemory:  # noqa: N802  the stdlib's name
-        """Make a block of `size` bytes."""
+        """Create a block of `size` bytes."""
         return self._keep(lambda: shared_memory.SharedMemory(create=True, size=size), lambda block: f"/{block.name}")
 
     def ShareableList(self, sequence: Iterable[Any]) -> shareable_list.ShareableList:  # noqa: N802  the stdlib's name
-        """Make a list of numbers, texts, bytes and None."""
+        """Create a list of numbers, str, bytes and None."""
         return self._keep(lambda: shareable_list.ShareableList(sequence), lambda made: f"/{made.shm.name}")
 
     def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
-        """Make an array: of a shape (an int or a tuple of ints), filled with zeros, or with the values of an array."""
+        """Create an array of zeros from a shape (an int or a tuple of ints), or a copy of another array."""
         name = self._name()
         shape = counts.whole(value) is not None or (isinstance(value, tuple) and None not in map(counts.whole, value))
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
         return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
 
     def dict(self, *args: Any, **items: Any) -> MutableMapping[Any, Any]:  # noqa: ANN401  what dict takes
-        """Make a dict, of what `dict` takes, that every process reads and writes."""
+        """Create a dict from the arguments of `dict`. Every process can read and write it."""
         name = self._name()
         return self._keep(lambda: verbs.create(name, dict(*args, **items), kind="dict"), lambda _: name)
 
     def Lock(self) -> Lock:  # noqa: N802  the stdlib's name
-        """Make a lock for `with`: it can be sent to any process, and a holder's death frees it."""
+        """Create a lock for `with`. It can be sent to other processes; the death of its holder frees it."""
         self._check()
         return Lock(self._name())
 
@@ -129,7 +130,7 @@ class SharedMemoryManager:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
     ) -> Pool:
-        """Start worker processes; shared arrays, lists and blocks go to them by reference."""
+        """Start worker processes. Shared arrays, lists and blocks are passed to them by reference."""
         self._check()
         pool: Pool = self._context.Pool(processes, initializer, initargs, maxtasksperchild)
         self._pools.append(pool)

@@ -106,7 +106,7 @@ def reduce_named(value: object) -> Any:  # noqa: ANN401
 
 def reduce_handle(value: Any) -> Any:  # noqa: ANN401
     """Reduce a block or a list: the stdlib's classes go by name however they are pickled."""
-    if value._given:  # noqa: SLF001
+    if value._by_value:  # noqa: SLF001
         return reduce_named(value)
     delivery.note()
     return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)

@@ -1,4 +1,4 @@
-"""ShareableList: the standard library's class of that name, on segments."""
+"""ShareableList: a replacement for the standard library's class of that name, built on segments."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 
 
 class ShareableList(kind.View):
-    """A list of fixed length in shared memory: `multiprocessing.shared_memory.ShareableList`, mended and faster.
+    """A list of fixed length in shared memory that replaces `multiprocessing.shared_memory.ShareableList`.
 
-    Items are int (64 bits), float, bool, str, bytes and None. They change in place, to any of these types; a text
-    within the slot that its first value has got. Either class attaches what the other made.
+    An item is an int (64 bits), float, bool, str, bytes or None, and can be replaced by a value of any of these
+    types. A str or bytes must fit into the slot that the first value of its item reserved. Each of the two classes can
+    attach a list that the other made.
 
     Parameters
     ----------
     sequence : iterable, optional
         The items of a new list.
     name : str, optional
-        Of the POSIX shared memory object, without its leading slash: to attach, or with a `sequence` to make.
+        Name of the POSIX shared memory object, without the leading slash. Without a `sequence` the list is attached,
+        with one it is created.
 
     Attributes
     ----------
     shm : SharedMemory
-        The block that holds the list: its name, close() and unlink().
+        The block that holds the list. It has the name, close() and unlink().
 
     Examples
     --------
@@ -46,23 +48,23 @@ class ShareableList(kind.View):
     """
 
     shm: SharedMemory
-    _given = False  # by create and attach: then it is copied and pickled as arrays are, by its items
+    _by_value = False  # made by shm.create or shm.attach: copies and pickles carry its items, as those of arrays do
 
     def __init__(self, sequence: Iterable[Any] | None = None, *, name: str | None = None) -> None:
         shm = SharedMemory.__new__(SharedMemory)
         if sequence is None and name is not None:
-            shm._attach(posix_name(name), "list", partial(self._over, shm))  # noqa: SLF001  # noqa: SLF001  one class in two modules
+            shm._attach(posix_name(name), "list", partial(self._over, shm))  # noqa: SLF001  one class in two modules
         else:
             items = () if sequence is None else list(sequence)
             plan = kind.KIND.plan(name or "ShareableList", items, {})
-            made = None if name is None else posix_name(name)
-            shm._create(made, kind.KIND, plan, partial(self._over, shm))  # noqa: SLF001
+            posix = None if name is None else posix_name(name)
+            shm._create(posix, kind.KIND, plan, partial(self._over, shm))  # noqa: SLF001
 
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
         """Return a list that is mapped already."""
         self = cls.__new__(cls)
-        self._given = True
+        self._by_value = True
         return self._over(SharedMemory.__new__(SharedMemory), mapping, path, mode)
 
     def _over(self, shm: SharedMemory, mapping: mmap.mmap, path: str, mode: str) -> Self:
@@ -72,7 +74,7 @@ class ShareableList(kind.View):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._given:
+        if self._by_value:
             return list, (list(self),)
         return rebuild, (partial(self.__class__, name=self.shm.name), (), self.shm.identity())
 

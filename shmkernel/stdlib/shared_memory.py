@@ -1,4 +1,4 @@
-"""SharedMemory: the standard library's class of that name, on segments."""
+"""SharedMemory: a replacement for the standard library's class of that name, built on segments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _USE_POSIX = True
 _SHM_NAME_PREFIX = "/psm_"
-_IDENTITY = struct.Struct("<Qd")  # inode, when it was made
+_IDENTITY = struct.Struct("<Qd")  # inode, time of creation
 
 
 def _make_filename() -> str:
@@ -31,36 +31,37 @@ def _make_filename() -> str:
 
 
 class SharedMemory:
-    """A block of memory with a name: `multiprocessing.shared_memory.SharedMemory`, without its traps.
+    """A named block of memory that replaces `multiprocessing.shared_memory.SharedMemory`.
 
-    Either class attaches what the other made. A block belongs to the session of the process that made it: it is
-    unlinked when that ends, however it ends, and never because another process that attached it ends.
+    Each of the two classes can attach a block that the other made. A block belongs to the session of the process
+    that created it: it is unlinked when that process ends, in whatever way. The end of a process that only attached
+    it does not unlink it.
 
     Parameters
     ----------
     name : str, optional
-        Of the POSIX shared memory object, without its leading slash; a random one if a block is made without it.
+        Name of the POSIX shared memory object, without the leading slash. A new block without one gets a random name.
     create : bool
-        Make a block, rather than attach one.
+        Create a block instead of attaching one.
     size : int
-        Of a new block, in bytes.
+        Size of a new block in bytes.
     track : bool
-        False: a new block stays until it is unlinked by hand.
+        False: a new block stays until somebody unlinks it.
     sparse : bool
-        Do not reserve the memory of a new block. A store that finds none left kills the process.
+        Do not reserve memory for a new block. Writing to it then kills the process if no memory is left.
 
     Raises
     ------
     NotFoundError
-        A FileNotFoundError, if there is no such block to attach.
+        A FileNotFoundError: there is no block of this name to attach.
     TakenError
-        A FileExistsError, if there is one where it is to be made.
+        A FileExistsError: `create` was given, and the name is taken.
     FullError
-        An OSError with errno ENOSPC, if the memory does not suffice.
+        An OSError with errno ENOSPC: there is not enough memory.
     ArgumentError
-        A ValueError, for a size or name that makes no sense; for a name an OSError too, as in the stdlib.
+        A ValueError: the size or the name is invalid. For a name it is also an OSError, as in the stdlib.
     UnsupportedError
-        A TypeError, for a name that is no str.
+        A TypeError: the name is not a str.
 
     Examples
     --------
@@ -74,9 +75,9 @@ class SharedMemory:
     >>> block.unlink()
     """
 
-    # the stdlib's names, since programs and its own tests reach for them
+    # named as in the stdlib, because programs and CPython's tests use these attributes
     _name = ""
-    _fd = -1  # the mapping holds the one descriptor there is
+    _fd = -1  # the mapping holds the only descriptor
     _mmap: mmap.mmap | None = None
     _buf: memoryview | None = None
     _size = 0
@@ -84,7 +85,7 @@ class SharedMemory:
     _mode = 0o600
     _track = True
     _mapped = "r+"
-    _given = False  # by create and attach: then it is copied and pickled as arrays are, by its bytes
+    _by_value = False  # made by shm.create or shm.attach: copies and pickles carry its bytes, as those of arrays do
     _identity = ""
     _views: tuple[memoryview, ...] = ()
 
@@ -109,7 +110,7 @@ class SharedMemory:
                 else:
                     self._attach(posix_name(name), "raw", self._map)
             except NotFoundError:
-                make = bool(self._flags & os.O_CREAT and size)  # a subclass may ask for either
+                make = bool(self._flags & os.O_CREAT and size)  # a subclass may set O_CREAT without O_EXCL
                 if not make:
                     raise
             except TakenError:
@@ -119,9 +120,9 @@ class SharedMemory:
 
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
-        """Return a handle of a block that is mapped already."""
+        """Return a handle for a block that is mapped already."""
         self = cls.__new__(cls)
-        self._given = True
+        self._by_value = True
         return self._map(mapping, path, mode)
 
     def _map(self, mapping: mmap.mmap, path: str, mode: str) -> Self:
@@ -130,7 +131,7 @@ class SharedMemory:
         return self
 
     def _attach(self, posix: str, kind: str, view: View) -> None:
-        """Attach the named block, and give its mapping to `view`, which returns the object that it is for."""
+        """Attach the named block; `view` makes the handle from its mapping, path and mode."""
         path = _path(posix)
         name = paths.called(path)
         if not sessions.covers(path):
@@ -148,7 +149,7 @@ class SharedMemory:
         attachments.note(mapping, value, attachments.Segment(found, "r+", path, name, kind, records.of(found)))
 
     def _create(self, posix: str | None, kind: Kind, plan: Plan, view: View) -> None:
-        """Carry out a kind's plan; without a name under a random one. `view` as for `_attach`."""
+        """Create the block that a kind planned, under a random name if none is given. `view` as for `_attach`."""
         lifetime = "session" if self._track else "keep"
         while True:
             self._name = posix or _make_filename()
@@ -166,18 +167,18 @@ class SharedMemory:
                 return
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if not self._given:
+        if not self._by_value:
             return rebuild, (self.__class__, (self.name, False, self.size), self.identity())
         if self._buf is None:
             raise ArgumentError(f"{self.name!r} is closed here. Attach it again: shm.attach({self._called()!r})")
         return bytearray, (bytes(self._buf),)
 
     def identity(self) -> str:
-        """Return what tells this block from others that have its name later, as long a text for each."""
-        one = attachments.of(self._mmap)
-        if one is not None:
-            created = one.record.created if one.record else 0.0
-            self._identity = _IDENTITY.pack(one.key[1], created).hex()
+        """Return a text of fixed length that tells this block from a later one of the same name."""
+        attachment = attachments.of(self._mmap)
+        if attachment is not None:
+            created = attachment.record.created if attachment.record else 0.0
+            self._identity = _IDENTITY.pack(attachment.key[1], created).hex()
         return self._identity
 
     def _called(self) -> str:
@@ -188,12 +189,12 @@ class SharedMemory:
 
     @property
     def buf(self) -> memoryview:
-        """The block's bytes; None once the handle is closed."""
-        return self._buf  # type: ignore[return-value]  # as the stdlib declares it: code indexes it
+        """The block's bytes, or None after `close`."""
+        return self._buf  # type: ignore[return-value]  # declared as in the stdlib, so that code may index it
 
     @property
     def name(self) -> str:
-        """Which block this is: what any process attaches."""
+        """The block's name: any process of this user can attach it by this."""
         return self._name.removeprefix("/")
 
     @property
@@ -202,7 +203,7 @@ class SharedMemory:
         return self._size
 
     def close(self) -> None:
-        """Let go of the block here. Arrays and views over `buf` stay valid, and keep the memory, while they live."""
+        """Close this handle. Arrays and views over `buf` stay valid and keep the memory for as long as they exist."""
         self._identity = self.identity()
         attachments.retire(self._mmap)
         for view in self._views:
@@ -210,17 +211,21 @@ class SharedMemory:
         self._views, self._buf, self._mmap = (), None, None
 
     def unlink(self) -> None:
-        """Remove the block's name; who has it attached keeps the memory. The second time raises FileNotFoundError."""
+        """Remove the block's name. Processes that have it attached keep the memory.
+
+        Unlinking twice raises NotFoundError, a FileNotFoundError.
+        """
         if self._name:
             registry.unlink(paths.called(_path(self._name)))
 
 
 def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:  # noqa: ANN401
-    """Attach what was pickled by its name; NotFoundError if the name leads to another block by now."""
+    """Attach a block by its pickled name; raise NotFoundError if the name belongs to another block now."""
     made = make(*about)
     handle: SharedMemory = getattr(made, "shm", made)
-    known, here = (_IDENTITY.unpack(bytes.fromhex(one)) if one else (0, 0.0) for one in (identity, handle.identity()))
-    if known[0] != here[0] or (known[1] and here[1] and known[1] != here[1]):  # without a record nobody knows when
+    texts = identity, handle.identity()
+    known, here = (_IDENTITY.unpack(bytes.fromhex(text)) if text else (0, 0.0) for text in texts)
+    if known[0] != here[0] or (known[1] and here[1] and known[1] != here[1]):  # 0: no record says when it was made
         name = handle._called()  # noqa: SLF001  its own
         handle.close()
         raise NotFoundError(f"{name!r} was replaced since this reference to it was made. Make another", name=name)
@@ -228,13 +233,13 @@ def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> 
 
 
 class PosixNameError(_FileError, ArgumentError):
-    """A name that no POSIX shared memory object can have: an OSError, as from shm_open, and a ValueError."""
+    """An invalid name for a POSIX shared memory object: an OSError, as from shm_open, and a ValueError."""
 
     code = errno.EINVAL
 
 
 def posix_name(name: object) -> str:
-    """Return the name of a POSIX shared memory object with its leading slash; as the stdlib, take texts alone."""
+    """Return the name with its leading slash. Like the stdlib, accept only a str."""
     if not isinstance(name, str):
         raise UnsupportedError(
             f"the name of a block is a str, and {name!r} is {a_type(name)}", type=type(name).__name__
@@ -243,7 +248,7 @@ def posix_name(name: object) -> str:
 
 
 def _path(posix: str) -> str:
-    """Return where a POSIX shared memory object lies; as for shm_open, leading slashes count as one."""
+    """Return the path of a POSIX shared memory object. Like shm_open, treat several leading slashes as one."""
     try:
         return paths.path_of(f"/{posix.lstrip('/')}")
     except ArgumentError:

@@ -1,4 +1,4 @@
-"""What this machine allows, and what is wrong with it."""
+"""Check this machine for what shmkernel needs, and suggest a cure for each problem."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from shmkernel.errors import ShmError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ROOT = ""  # where the machine's own files begin
-_LITTLE = 64 << 20  # bytes: what Docker and Kubernetes give /dev/shm
+_ROOT = ""  # prefix of /etc, /run and so on; tests set it
+_LITTLE = 64 << 20  # bytes: Docker's and Kubernetes' default size of /dev/shm
 _FEW = 256  # descriptors
-_PEOPLE = 1000  # systemd leaves system users alone, whose uids are lower
+_FIRST_USER = 1000  # RemoveIPC spares system users, whose uids are lower
 _TMPFS = "choose a tmpfs with SHMKERNEL_DIR, or leave that unset for /dev/shm"
 _STDLIB_TRACKS = sys.version_info < (3, 13)
 
 
 class Finding(NamedTuple):
-    """One thing that was checked: ``level`` is ok, warn or fail, ``cure`` what to do unless it is ok."""
+    """The result of one check: ``level`` is ok, warn or fail; ``cure`` says what to do unless it is ok."""
 
     level: str
     text: str
@@ -39,17 +39,17 @@ class Finding(NamedTuple):
 
 
 def doctor() -> list[Finding]:
-    """Check what this machine allows: the folder of segments, memory limits, what else may delete or refuse.
+    """Check this machine: the folder of segments, memory limits, and settings that delete or refuse segments.
 
     Returns
     -------
     list of Finding
-        In the order of importance. After a failure that leaves nothing to try, the rest is not checked.
+        The most important first. It ends early after a failure that makes the other checks impossible.
 
     Examples
     --------
     >>> import shmkernel as shm
-    >>> [one for one in shm.doctor() if one.level == "fail"]
+    >>> [finding for finding in shm.doctor() if finding.level == "fail"]
     []
     """
     found: list[Finding] = []
@@ -59,7 +59,7 @@ def doctor() -> list[Finding]:
             found += part()
     except ShmError as error:
         found.append(_failure(error))
-    except OSError as error:  # full to the last inode, perhaps
+    except OSError as error:  # for example no inodes left
         known = descriptors.ran_out(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             known = capacity.full("a segment", mmap.PAGESIZE, code=error.errno)
@@ -86,27 +86,25 @@ def _room() -> Iterator[Finding]:
     if not capacity.is_tmpfs(folder):
         yield Finding(
             "warn",
-            f"{folder} is not in memory (no tmpfs): what is shared is written to disk",
+            f"{folder} is not in memory (not a tmpfs): segments are written to disk",
             _TMPFS,
         )
     if now.container is not None:
-        yield Finding(
-            "ok", f"this container may use {capacity.human(now.container)} of memory, what is shared included"
-        )
+        yield Finding("ok", f"this container may use {capacity.human(now.container)} of memory, segments included")
 
 
 def _process() -> Iterator[Finding]:
-    """See what this process may have, as ``ulimit`` says it."""
+    """Check the limits of this process, which ``ulimit`` shows."""
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = "any number of" if files == resource.RLIM_INFINITY else f"{files}"
-    what = f"this process may have {allowed} files open (ulimit -n): each segment that is attached is one"
+    what = f"this process may have {allowed} files open (ulimit -n). Each attached segment takes one"
     if 0 <= files < _FEW:
         yield Finding("warn", what, f"ulimit -n {most if most > 0 else 'unlimited'}, before it starts")
     else:
         yield Finding("ok", what)
     for letter, limit, why in (
-        ("-v", resource.RLIMIT_AS, "a dict takes 64 GiB of addresses, though not of memory"),
-        ("-f", resource.RLIMIT_FSIZE, "no segment can be larger, and there can be no dict"),
+        ("-v", resource.RLIMIT_AS, "a dict takes 64 GiB of addresses, but not of memory"),
+        ("-f", resource.RLIMIT_FSIZE, "no segment can be larger, and dicts cannot be created"),
     ):
         soft = resource.getrlimit(limit)[0]
         if soft != resource.RLIM_INFINITY:
@@ -119,13 +117,13 @@ def _trust() -> Iterator[Finding]:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
         yield Finding("warn", f"others may delete your segments in {paths.folder()}", f"chmod +t {paths.folder()}")
     else:
-        yield Finding("ok", f"{paths.runtime()} is yours alone, and nobody else may delete your segments")
+        yield Finding("ok", f"{paths.runtime()} belongs to you alone, and nobody else may delete your segments")
 
 
 def _mechanisms() -> Iterator[Finding]:
-    """Do what every segment needs, once, beside the segments."""
+    """Try the system calls that every segment needs, on a file of its own."""
     folder, path = paths.folder(), paths.runtime("pending", f"doctor-{os.getpid()}")
-    with registry.locked():  # a sweep clears away what is pending
+    with registry.locked():  # a sweep would delete the pending file
         fd = segment_file.blank(folder)
         try:
             segment_file.fill(fd, mmap.PAGESIZE, (), "doctor's trial", lambda _: None)
@@ -138,14 +136,14 @@ def _mechanisms() -> Iterator[Finding]:
             with contextlib.suppress(FileNotFoundError):
                 folders.unlink(path)
     if not excluded:
-        yield Finding("fail", f"locks (flock) have no effect in {folder}, so the living look dead", _TMPFS)
+        yield Finding("fail", f"locks (flock) have no effect in {folder}, so live processes look dead", _TMPFS)
         return
-    yield Finding("ok", "O_TMPFILE, linkat, fallocate and flock work there")
+    yield Finding("ok", "O_TMPFILE, linkat, fallocate and flock work")
     if not listed:
         lists = os.path.exists("/proc/locks")
         what = "/proc/locks does not say" if lists else "there is no /proc/locks to say"
-        cure = _TMPFS if lists else "mount /proc with all it has: mount -t proc proc /proc"
-        yield Finding("warn", f"{what} who has a segment attached, so listings cannot", cure)
+        cure = _TMPFS if lists else "mount the whole of /proc: mount -t proc proc /proc"
+        yield Finding("warn", f"{what} which processes have a segment attached, so listings cannot show them", cure)
 
 
 def _is_locked(path: str) -> bool:
@@ -161,7 +159,7 @@ def _is_locked(path: str) -> bool:
 
 def _leftovers() -> Iterator[Finding]:
     left = registry.sweep(dry_run=True)
-    if left:  # no trial then: the watchdog would clear them away before anybody has read of them
+    if left:  # do not start a watchdog: it would delete them before the user has read this
         count = f"{len(left)} segments of ended kernels" if len(left) > 1 else "a segment of an ended kernel"
         what = f"{count}, {capacity.human(sum(size for _, size in left))}: {left[0][0].name}{', ...' * (len(left) > 1)}"
         yield Finding("warn", what, "%shm_gc")
@@ -171,37 +169,37 @@ def _leftovers() -> Iterator[Finding]:
     except ShmError as error:
         yield _failure(error)
     else:
-        yield Finding("ok", "the watchdog starts, and ended kernels have left nothing")
+        yield Finding("ok", "the watchdog starts, and there is nothing to clean up")
 
 
 def _user() -> tuple[int, str]:
     uid = os.geteuid()
     try:
         return uid, pwd.getpwuid(uid).pw_name
-    except KeyError:  # containers run under uids that have no name
+    except KeyError:  # a container's uid may have no name
         return uid, str(uid)
 
 
 def _logind(uid: int, user: str) -> Iterator[Finding]:
-    """See whether logind deletes what this user has in /dev/shm when the last login ends."""
+    """Check whether logind deletes this user's files in /dev/shm when the last login ends."""
     runs = all(os.path.isdir(f"{_ROOT}/run/systemd/{part}") for part in ("system", "seats"))
-    hit = uid >= _PEOPLE and os.path.realpath(paths.folder()).startswith("/dev/shm")  # noqa: S108  a comparison
+    hit = uid >= _FIRST_USER and os.path.realpath(paths.folder()).startswith("/dev/shm")  # noqa: S108  a comparison
     if runs and hit and _removes_ipc() and not os.path.exists(f"{_ROOT}/var/lib/systemd/linger/{user}"):
         what = "systemd deletes your shared memory when your last login ends (RemoveIPC=yes)"
         yield Finding("warn", what, f"sudo loginctl enable-linger {user}")
 
 
 def _removes_ipc() -> bool:
-    """Read logind's settings as logind does: one main file, then the drop-ins of all folders by name."""
+    """Read logind's settings as logind does: one main file, then the drop-ins of all folders, sorted by name."""
     folders = [f"{_ROOT}{top}/systemd" for top in ("/etc", "/run", "/usr/local/lib", "/usr/lib")]
     main = next((path for folder in folders if os.path.isfile(path := f"{folder}/logind.conf")), "")
     drop_ins = {
         os.path.basename(path): path
-        for folder in reversed(folders)  # the same name in an earlier folder hides the later one
+        for folder in reversed(folders)  # a drop-in hides those of the same name in later folders
         for path in glob.glob(f"{folder}/logind.conf.d/*.conf")
     }
     texts = [_read(path) for path in (main, *(drop_ins[name] for name in sorted(drop_ins)))]
-    built_in = re.findall(r"^#[ \t]*RemoveIPC=(\w+)", texts[0], re.MULTILINE)  # what the distribution compiled in
+    built_in = re.findall(r"^#[ \t]*RemoveIPC=(\w+)", texts[0], re.MULTILINE)  # the compiled-in default
     said = re.findall(r"^[ \t]*RemoveIPC[ \t]*=[ \t]*(\w+)", "\n".join(texts), re.MULTILINE)
     return [*(built_in or ["yes"]), *said][-1].lower() in ("1", "yes", "y", "true", "t", "on")
 
@@ -223,9 +221,9 @@ def _inotify() -> Iterator[Finding]:
     limit = _read(f"{_ROOT}/proc/sys/fs/inotify/max_user_instances").strip()
     why = os.strerror(ctypes.get_errno())
     if ctypes.get_errno() == errno.EMFILE:
-        why = f"all {limit} instances that a user may have are taken" if limit else why
+        why = f"all {limit} instances of this user are taken" if limit else why
     yield Finding(
-        "warn", f"inotify is not to be had ({why}): waiting will poll", "sudo sysctl fs.inotify.max_user_instances=1024"
+        "warn", f"inotify is not available ({why}): waiting will poll", "sudo sysctl fs.inotify.max_user_instances=1024"
     )
 
 

@@ -1,4 +1,4 @@
-"""Between segments and files on disk."""
+"""Save segments to files, and load files as segments."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PIECE = 16 << 20
 
 
 def save(name: str, path: str | os.PathLike[str]) -> None:
-    """Write a segment to a file, under exactly that path: an array as ``.npy``.
+    """Write a segment to a file at exactly this path: an array in the ``.npy`` format.
 
-    A dict is written as JSON if the path ends in ``.json``, else as MessagePack; `load` tells them by ``.json`` and
-    ``.msgpack``.
+    A dict is written as JSON if the path ends in ``.json``, else as MessagePack. `load` recognizes a dict by the
+    suffixes ``.json`` and ``.msgpack``.
 
-    The file appears, or replaces an older one, when it is whole.
+    The file appears, or replaces an older one, only when it is complete.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     """
     target = _path(name, path)
     fd, found = segment_file.attach(paths.path_of(name), "r", name)
-    part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # another thread may save to the same file
+    part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # random: another thread may save to the same file
     try:
         records.confirm(name, found)
         _check(name, fd, found)
@@ -53,7 +53,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
         raise _failed(name, target, error) from None
     finally:
         os.close(fd)
-        registry.unlink_unused(found.st_ino)  # while it was read here, the last other user may have gone
+        registry.unlink_unused(found.st_ino)  # the last other user may have detached while this process read it
         with contextlib.suppress(OSError):
             os.unlink(part)
 
@@ -67,9 +67,10 @@ def load(
     lifetime: str = "session",
     replace: staging.Replace = False,
 ) -> Any:  # noqa: ANN401
-    """Share the content of a file, a ``.npy`` file for an array, without a second copy in memory.
+    """Share the content of a file without a second copy in memory: an array from a ``.npy`` file.
 
-    Parameters are those of `create`. A list, or any file as raw bytes, is loaded by its `kind`.
+    The other parameters are those of `create`. To load a list, give ``kind="list"``; to load any file as raw bytes,
+    give ``kind="raw"``.
 
     Examples
     --------
@@ -93,7 +94,7 @@ def load(
 
 
 def _check(name: str, fd: int, found: os.stat_result) -> None:
-    """Raise DamagedError rather than write what nobody could load, over a good file perhaps."""
+    """Raise DamagedError for a damaged segment: its file could not be loaded, and might replace a good one."""
     if record := records.of(found):
         try:
             kinds.named(record.kind).describe(os.pread(fd, kinds.HEAD, 0), found.st_size)
@@ -102,7 +103,7 @@ def _check(name: str, fd: int, found: os.stat_result) -> None:
 
 
 def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | None:
-    """Return the content of a segment whose own file is none to keep, in a form that is."""
+    """Return the file content of a segment whose kind has a file format of its own; None: copy its bytes."""
     record = records.of(found)
     kind = kinds.named(record.kind) if record else None
     return kind.save(segments.attach(name, "r"), target) if kind and kinds.keeps(kind) else None

@@ -1,4 +1,4 @@
-"""What is shared, by whom, and who has it."""
+"""List segments with their owners and holders."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Holder(NamedTuple):
 class Info(NamedTuple):
     """One segment.
 
-    ``type`` is the short form of what it holds; ``size`` is in bytes, ``created`` in seconds since 1970.
-    ``owner`` names the notebook or program, ``owner_alive`` says whether it still runs. ``attached`` lists the
-    holders that the OS names; ``elsewhere`` says that there are others, in another container.
-    ``version`` counts what was published under the name.
-    ``state`` is empty, or ``replaced`` or ``unlinked`` for memory that this process still has and the name leads to no
-    more, with all who hold it in ``attached``; or ``damaged`` with the reason in ``type``.
-    ``stayed`` is what `keep` adds: who has stayed on the old memory, of which it has made a copy.
+    ``type`` describes the content in short; ``size`` is in bytes, ``created`` in seconds since 1970.
+    ``owner`` names the notebook or program that made it; ``owner_alive`` says whether that still runs.
+    ``attached`` lists the processes that hold it; ``elsewhere`` says that a process in another container does.
+    ``version`` counts how often its content was published.
+    ``state`` is empty for a segment that can be attached. ``replaced`` and ``unlinked`` mean memory that this process
+    still has but that the name no longer refers to. ``damaged`` means that ``type`` gives the reason.
+    ``stayed`` is set by `keep` only: it made a copy, and these processes still have the old memory.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Info(NamedTuple):
 
 
 def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
-    """Return what is shared by this user, and what this process still has of what was.
+    """Return the segments of this user, and the unlinked or replaced memory that this process still has.
 
     Examples
     --------
     >>> import shmkernel as shm
     >>> x = shm.create("x", shape=(2, 3))
-    >>> [(one.name, one.type, one.size) for one in shm.list()]
+    >>> [(row.name, row.type, row.size) for row in shm.list()]
     [('x', 'float64 (2, 3)', 176)]
     >>> shm.unlink("x")
-    >>> [(one.name, one.state) for one in shm.list()]
+    >>> [(row.name, row.state) for row in shm.list()]
     [('x', 'unlinked')]
     >>> del x
     """
@@ -76,12 +76,12 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
 
 
 def info(name: str) -> Info:
-    """Return what is known of one segment.
+    """Return the description of one segment.
 
     Raises
     ------
     NotFoundError
-        If there is no such segment, and this process does not hold one that was.
+        There is no segment of this name, and this process has no memory of an earlier one.
 
     Examples
     --------
@@ -99,9 +99,10 @@ def info(name: str) -> Info:
 
 
 def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
-    """Return those of the wanted segments that exist, and what this process still has of what was.
+    """Describe the wanted segments that exist, and the unlinked or replaced memory that this process still has.
 
-    To `probe` for holders in other containers takes a lock for a moment, longer where threads wait for each other.
+    `probe` looks for holders in other containers. It takes the registry's lock, which other threads may have to wait
+    for.
     """
     now = _Now()
     rows: builtins.list[Info] = []
@@ -118,7 +119,7 @@ def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
             rows = [row if row.attached else row._replace(elsewhere=registry.in_use(row.name)) for row in rows]
     live = {row.name for row in rows}
     for one in attachments.everything():
-        mapping = one()  # another thread may let go of it meanwhile
+        mapping = one()  # None if another thread has just released it
         if mapping is None or one.key[1] in here:
             continue
         if one.name in live or registry.inode_at(one.name) is None:
@@ -129,12 +130,12 @@ def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
 
 
 def holders(one: attachments.Held) -> tuple[Holder, ...]:
-    """Return the processes that have the memory of a mapping attached, this one first, whatever its name leads to."""
+    """Return the processes that have this mapping's memory attached, this one first, even if its name is gone."""
     return _Now().sharers(one)
 
 
 def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
-    """Return rows as they are now in what changes without a trace in a segment's file: its owner, its holders."""
+    """Update what can change without a change of the segment's file: holders, and whether the owner is alive."""
     now = _Now()
     found = []
     for row in rows:
@@ -150,7 +151,7 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
 
 
 class _Now:
-    """What the sessions and the OS say of life and death, each asked once for all rows."""
+    """The state of sessions and of the OS's locks, read once for all rows."""
 
     def __init__(self) -> None:
         people = sessions.everyone()
@@ -160,7 +161,7 @@ class _Now:
         self._owner, self._holder = functools.cache(self._ask), functools.cache(self._find)
 
     def owner(self, record: records.Record | None) -> dict[str, Any]:
-        """Return what an `Info` says of a segment's owner beyond his label."""
+        """Return the fields of `Info` about the owner, except its label."""
         return self._owner(record.owner if record else None)
 
     def _ask(self, owner: str | None) -> dict[str, Any]:
@@ -174,14 +175,14 @@ class _Now:
         }
 
     def sharers(self, one: attachments.Held) -> tuple[Holder, ...]:
-        """Return who has the memory of this process's mapping: this process at least."""
+        """Return the processes that have this mapping's memory; this process is always one of them."""
         found = self.holders(one.key[:2])
         return found if os.getpid() in [holder.pid for holder in found] else (self._holder(os.getpid()), *found)
 
     def holders(self, file: tuple[int, int]) -> tuple[Holder, ...]:
-        """Return the processes that the OS names as holders of a file's lock: this one, then by name, not by pid.
+        """Return the processes that hold a lock on a file, given by device and inode: this one first, then by label.
 
-        Process ids begin anew when they run out. The file is told by device and inode.
+        Not sorted by pid: pids wrap around, so their order means nothing.
         """
         pids = self._attached.get(file)
         if pids is None:
@@ -190,7 +191,7 @@ class _Now:
         return tuple(sorted(holders, key=lambda one: (one.pid != os.getpid(), one.label, one.pid)))
 
     def _find(self, pid: int) -> Holder:
-        """Name a process by its session, or the session it is a descendant of."""
+        """Name a process by its session, or by the session of its nearest ancestor that has one."""
         space, at = identity.pid_namespace(), pid
         while at > 1:
             if session := self._by_pid.get((at, space)):

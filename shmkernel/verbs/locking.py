@@ -1,6 +1,6 @@
-"""Agreement between those who share: locks, versions, waiting, consistent copies.
+"""Coordinate processes that share a segment: locks, versions, waiting, consistent copies.
 
-Each verb takes a name, or the object that is shared under it, or a view of that.
+Each verb takes a segment's name, the shared object itself, or a view of it.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ T = TypeVar("T")
 
 
 def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
-    """Exclude others: ``with shm.lock(x):``, or ``async with`` where an event loop must go on.
+    """Return a lock on a name: use it as ``with shm.lock(x):``, or ``async with`` in an event loop.
 
-    It holds between processes, threads and tasks, who may enter it again inside. However a holder dies, the lock is
-    free at once; the next to enter is warned, since what he wrote may be half written. Leaving raises the version.
+    It excludes other processes, threads and tasks; its holder may enter it again. When a holder dies, the lock is
+    free at once, and the next to enter gets a warning, because the data may be half written. Leaving an exclusive
+    lock increases the version.
 
     Parameters
     ----------
     x : str or shared object
-        A segment, or any name that all agree on.
+        A segment, or any name that its users agree on.
     shared : bool
-        Readers' lock: they share it with each other, not with a writer.
+        True: a readers' lock. Several readers can hold it at once, but not together with a writer.
     timeout : float, optional
-        Seconds to wait at most; by default until Ctrl-C.
+        Seconds to wait at most; by default it waits until Ctrl-C.
 
     Returns
     -------
     Lock
-        ``abandoned`` says after entering who died inside, if somebody did. It can be sent to other processes.
+        After entering, ``abandoned`` names the holder that died inside, if one did. It can be sent to other processes.
 
     Raises
     ------
     TimedOutError
-        A TimeoutError, on entering; ``holder`` is who has it.
+        A TimeoutError, on entering. ``holder`` names the process that has the lock.
     LockError
-        On entering, where the same thread has it shared and wants it alone: two who do so would wait for ever.
+        On entering: this thread has the shared lock and asks for the exclusive one. Two such threads would deadlock.
 
     Examples
     --------
@@ -51,7 +52,7 @@ def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks
     >>> x = shm.create("x", shape=3)
     >>> with shm.lock(x):
     ...     x += 1
-    >>> with shm.lock("setup", timeout=10):   # any name will do
+    >>> with shm.lock("setup", timeout=10):   # a name without a segment
     ...     pass
     >>> shm.unlink("x")
     """
@@ -63,7 +64,7 @@ def _patience(timeout: float | None) -> float | None:
 
 
 def publish(x: Any) -> int:  # noqa: ANN401
-    """Say that there is something new: raise the version, and wake who waits for it.
+    """Announce new content: increase the version and wake every process that waits for it.
 
     Returns
     -------
@@ -73,7 +74,7 @@ def publish(x: Any) -> int:  # noqa: ANN401
     Raises
     ------
     RefusedError
-        A PermissionError, if it is attached here so that it cannot have changed for others.
+        A PermissionError: it is attached here read only or with private changes, so nothing can have changed.
 
     Examples
     --------
@@ -88,7 +89,7 @@ def publish(x: Any) -> int:  # noqa: ANN401
 
 
 def version(x: Any) -> int:  # noqa: ANN401
-    """Return how many times it was published: by `publish`, by leaving an exclusive lock, by replacing.
+    """Return the version: it counts calls of `publish`, exclusive locks that were left, and replacements.
 
     Examples
     --------
@@ -105,25 +106,25 @@ def version(x: Any) -> int:  # noqa: ANN401
 
 
 def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:  # noqa: ANN401
-    """Sleep until there is something new, and return its version. Ctrl-C ends it.
+    """Sleep until the version increases, and return it. Ctrl-C interrupts it.
 
-    A name without a segment is waited for until it has one.
+    If the name has no segment yet, wait until it has one.
 
     Parameters
     ----------
     x : str or shared object
-        What to wait for.
+        A segment, by its name or its value.
     since : int, optional
-        The version known so far: whatever was published after that is not missed. By default the present one.
+        The last version that you have seen; if a later one exists, return at once. By default the current version.
     timeout : float, optional
         Seconds to wait at most.
 
     Raises
     ------
     TimedOutError
-        A TimeoutError.
+        A TimeoutError: nothing was published within `timeout`.
     NotFoundError
-        If the segment is unlinked.
+        The segment was unlinked.
 
     Examples
     --------
@@ -140,10 +141,10 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
 
 
 def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: ANN401
-    """Iterate over what is published from now on: ``async for version in shm.changes(x):``.
+    """Iterate over the versions published from now on: ``async for version in shm.changes(x):``.
 
-    What is published while the loop's body runs is one step, of the latest version. NotFoundError ends it when the
-    segment is unlinked.
+    If several versions are published while the loop's body runs, the next step yields only the latest.
+    It raises NotFoundError when the segment is unlinked.
 
     Examples
     --------
@@ -163,12 +164,12 @@ def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: AN
 
 
 def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
-    """Lock out other writers, and let `snapshot` see all of it or nothing: ``with shm.writing(x):``.
+    """Lock out other writers: ``with shm.writing(x):``. A `snapshot` then has all changes of the block or none.
 
     Raises
     ------
     RefusedError
-        A PermissionError, if it is attached here only to be read, or so that changes stay private.
+        A PermissionError: it is attached here read only or with private changes.
 
     Examples
     --------
@@ -184,19 +185,20 @@ def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN
 
 
 def snapshot(x: Any) -> Any:  # noqa: ANN401
-    """Return a private copy that is whole: made while nobody wrote under `writing` or `lock`.
+    """Return a consistent private copy: one made while nobody wrote under `writing` or `lock`.
 
-    No lock is taken, so that readers do not hold up the writer, unless he writes almost all the time.
+    On x86 it takes no lock, so readers do not delay the writer. On other processors, and under a writer that hardly
+    pauses, it takes the shared lock.
 
     Parameters
     ----------
     x : str or shared object
-        An array, or what else has a ``copy``; a view is copied alone.
+        An array, or another value that has a ``copy`` method. Of a view only its own elements are copied.
 
     Raises
     ------
     AbandonedError
-        If the last writer died while he wrote, and nobody has written since.
+        The last writer died while writing, and nobody has written since.
 
     Examples
     --------
@@ -215,21 +217,21 @@ def snapshot(x: Any) -> Any:  # noqa: ANN401
 
 
 def name_of(x: Any) -> str:  # noqa: ANN401
-    """Return the name of a shared object, or of what it is a view of; a name is checked."""
+    """Return the segment's name for a shared object or a view of it. A str is checked and returned."""
     if isinstance(x, str):
         paths.path_of(x)
         return x
-    return _held(x).name
+    return _attachment(x).name
 
 
 def _writable(x: Any) -> str:  # noqa: ANN401
-    """Return the name, where what was given, or is attached under the name, can have changed for others."""
+    """Return the name. Raise RefusedError if this process has attached it only read only or with private changes."""
     if isinstance(x, str):
         name, path = x, paths.path_of(x)
-        modes = {one.key[2] for one in attachments.everything() if one.path == path}
+        modes = {attachment.key[2] for attachment in attachments.everything() if attachment.path == path}
     else:
-        one = _held(x)
-        name, modes = one.name, {one.key[2]}
+        attachment = _attachment(x)
+        name, modes = attachment.name, {attachment.key[2]}
     if modes and "r+" not in modes:
         how = "read only" if "r" in modes else "with private changes"
         message = f"{name!r} is attached {how} here, so nothing new is in it. To write: %shm_attach {name} --mode r+"
@@ -237,12 +239,12 @@ def _writable(x: Any) -> str:  # noqa: ANN401
     return name
 
 
-def _held(x: Any) -> attachments.Held:  # noqa: ANN401
+def _attachment(x: Any) -> attachments.Held:  # noqa: ANN401
     attached, part = attachments.everything(), x
     while part is not None:
-        for one in attached:
-            if one() is part or one.value() is part:
-                return one
+        for attachment in attached:
+            if attachment() is part or attachment.value() is part:
+                return attachment
         part = getattr(part, "base", None)
     message = f"this {type(x).__name__} is not shared from here. Give a name, or what create or attach returned"
     raise UnsupportedError(message, type=type(x).__name__)

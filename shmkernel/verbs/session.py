@@ -1,4 +1,4 @@
-"""The session as a mapping."""
+"""The user's segments as a mapping from names to values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from shmkernel.verbs import segments, staging
 
 
 class Session(MutableMapping[str, Any]):
-    """What is shared, as a mapping from names to values.
+    """The user's segments as a mapping from names to values.
 
-    Setting creates, and replaces what this session owns; getting attaches; deleting unlinks.
+    Setting a name creates a segment, or replaces one that this session owns. Getting attaches; deleting unlinks.
 
     Examples
     --------
@@ -38,7 +38,7 @@ class Session(MutableMapping[str, Any]):
     def __contains__(self, name: object) -> bool:
         try:
             return registry.inode_at(cast("str", name)) is not None
-        except ArgumentError:  # no name at all
+        except ArgumentError:  # not a valid name
             return False
 
     def __iter__(self) -> Iterator[str]:

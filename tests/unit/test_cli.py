@@ -131,7 +131,7 @@ def test_unlink_removes_all_names_or_none_and_says_who_holds_them(said):
 
 
 def test_gc_sweeps_what_ended_kernels_left_and_a_dry_run_only_tells(said, shm_dir):
-    assert said("gc") == (0, "Ended kernels have left nothing\n", "")
+    assert said("gc") == (0, "Nothing to clean up\n", "")
     size = orphans.leave("big", shm_dir)
     assert said("gc", "--dry-run") == (0, f"big: would be unlinked, {size} B\n", "")
     assert list(shm.session) == ["big"]

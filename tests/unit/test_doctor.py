@@ -149,7 +149,7 @@ def test_the_standard_library_s_pitfall_is_told_where_it_has_it():
     [
         ("-n 100", "warn", "may have 100 files open"),
         ("-v 4000000", "warn", "3.8 GiB"),
-        ("-f 4000000", "warn", "no dict"),
+        ("-f 4000000", "warn", "dicts cannot"),
     ],
 )
 def test_a_limit_of_the_process_is_a_warning_with_its_name(limit, level, text, shm_dir):

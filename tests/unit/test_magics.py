@@ -319,7 +319,7 @@ def test_who_else_holds_what_has_lost_its_name_is_said_and_who_stays_behind(note
         notebook("%shm_attach x\n%shm_unlink x")
         text = notebook("%shm_list")
         assert "2: here, plot" in text
-        assert "unlinked, plot has it too. A copy with the name: %shm_keep x" in text
+        assert "unlinked, plot has it too. To share a copy: %shm_keep x" in text
         line = notebook("%shm_keep x")
         assert line.endswith("until %shm_unlink x. plot still has the old memory; there: %shm_attach x\n")
         notebook("%shm_unlink x")

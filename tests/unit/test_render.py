@@ -51,7 +51,7 @@ def test_the_state_of_a_segment_comes_with_a_cure():
     assert render.note(alone) == "unlinked, only here: %shm_keep x"
     assert render.note(alone._replace(owner_alive=False)) == "owner ended, only here: %shm_keep x"
     shared = alone._replace(attached=(here, Holder(41552, "prepare.ipynb")))
-    assert render.note(shared) == "unlinked, prepare has it too. A copy with the name: %shm_keep x"
+    assert render.note(shared) == "unlinked, prepare has it too. To share a copy: %shm_keep x"
     assert "unlinked, prepare, plot have it too." in render.note(ONE._replace(state="unlinked"))
     assert "%shm_unlink x" in render.table([ONE._replace(state="damaged")])
 
@@ -82,7 +82,7 @@ def test_a_long_listing_shows_its_beginning_and_how_to_see_the_rest():
     assert html.count("<tr>") == 101
     assert len(html) < 100_000
     assert "3000 segments" in html
-    assert "The first 100 are shown. The others: rows = %shm_list, then rows[100:200]" in html
+    assert "Only the first 100 are shown. For the others: rows = %shm_list, then rows[100:200]" in html
     assert "look here" in rows[100:200]._repr_html_()
     assert (len(rows), rows[150].name) == (3000, "x150")
     assert len(render.table(rows).splitlines()) == 3002
