@@ -1,8 +1,8 @@
-"""What the operating system cannot hold about a segment: one small file each, ``records/<inode>``.
+"""Read and write the record of each segment: a small file, ``records/<inode>``, with its owner, kind and lifetime.
 
-Whose it is, of what kind, how long it lives. It is written before the segment gets its name and removed after that
-has gone: a crash between the two leaves a record without a segment, never a segment without a record, and sweeps drop
-it. A reused inode number is harmless, since the newcomer's record is written anew.
+The record is written before the segment gets its name, and removed after the name is unlinked. So a crash in between
+leaves a record without a segment, which the next sweep removes, and never a segment without a record. A reused inode
+number does no harm: the new segment's record replaces the old one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LIFETIMES = ("session", "attached", "keep")
-_known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: when the segment changed, its record
+_known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: the segment's ctime, its record
 _KNOWN = 4096
-_LONGEST = 1 << 16  # bytes of a record; more is none
+_LONGEST = 1 << 16  # bytes; a longer record is damaged
 
 
 class Record(NamedTuple):
-    """What is known of one segment beyond its file. ``owner`` is a session's id, ``label`` its notebook."""
+    """The facts about a segment that its file cannot hold. ``owner`` is a session's id, ``label`` its notebook."""
 
     inode: int
     name: str
@@ -38,14 +38,14 @@ class Record(NamedTuple):
 
 
 def encode(record: Record) -> bytes:
-    """Write a record as the text of its file."""
+    """Return the content of a record's file."""
     return json.dumps(record._asdict()).encode()
 
 
-def parse(text: bytes) -> Record | None:
-    """Read a record's file, None if it is not one; fields of a later version are passed over.
+def parse(content: bytes) -> Record | None:
+    """Return the record in the content of a file, None if it is damaged. Fields of later versions are ignored.
 
-    Its types are checked here, the rest where it is used: an owner, which becomes part of a path, and a label.
+    Types are checked here. The owner, which becomes part of a path, and the label are checked where they are used.
 
     Examples
     --------
@@ -54,59 +54,58 @@ def parse(text: bytes) -> Record | None:
     True
     """
     try:
-        fields = json.loads(text)
-        found = Record(**{key: fields[key] for key in Record._fields})
-        paths.path_of(found.name)
+        fields = json.loads(content)
+        record = Record(**{key: fields[key] for key in Record._fields})
+        paths.path_of(record.name)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    texts = (found.kind, found.owner, found.label, found.lifetime)
-    right = type(found.inode) is int and all(isinstance(one, str) for one in texts) and sessions.is_time(found.created)
-    return found if right else None
+    texts = all(isinstance(text, str) for text in (record.kind, record.owner, record.label, record.lifetime))
+    return record if texts and type(record.inode) is int and sessions.is_time(record.created) else None
 
 
 def of(segment: os.stat_result) -> Record | None:
-    """Return the record of an open segment, read once: whoever changes it moves the segment's ctime."""
+    """Return the record of an open segment, cached until the segment's ctime changes: `change` changes it."""
     known = _known.get((segment.st_dev, segment.st_ino))
     if known and known[0] == segment.st_ctime_ns:
         return known[1]
-    found = read(segment.st_ino)
-    if found:
+    record = read(segment.st_ino)
+    if record:
         if len(_known) >= _KNOWN:
             _known.clear()
-        _known[segment.st_dev, segment.st_ino] = segment.st_ctime_ns, found
-    return found
+        _known[segment.st_dev, segment.st_ino] = segment.st_ctime_ns, record
+    return record
 
 
 def read(inode: int | str) -> Record | None:
-    """Return the record of the segment with this inode; a file without one came from another program."""
+    """Return the record of the segment with this inode, None for a file of another program."""
     try:
-        found = parse(folders.read(paths.runtime("records", str(inode)), _LONGEST))
+        record = parse(folders.read(paths.runtime("records", str(inode)), _LONGEST))
     except (FileNotFoundError, IsADirectoryError):
         return None
-    return found._replace(label=identity.plain(found.label)) if found and str(found.inode) == str(inode) else None
+    return record._replace(label=identity.plain(record.label)) if record and str(record.inode) == str(inode) else None
 
 
-def at(name: str, found: os.stat_result) -> Record | None:
-    """Return the record of the segment that is under this name, None if it is another name (a hard link) of one."""
-    record = read(found.st_ino)
+def at(name: str, status: os.stat_result) -> Record | None:
+    """Return the record of the segment with this name, None if the name is a hard link to another segment."""
+    record = read(status.st_ino)
     return record if record and _is_of(record, name) else None
 
 
-def confirm(name: str, found: os.stat_result) -> None:
-    """Raise RefusedError if a file of several names is not known to be the segment of this one.
+def confirm(name: str, status: os.stat_result) -> None:
+    """Raise RefusedError if the file has several names (hard links), and its record does not give this one.
 
-    Where the kernel does not prevent it (sysctl fs.protected_hardlinks=0), others can link any file of ours there.
+    With sysctl fs.protected_hardlinks=0 other users can link any file of ours under a segment's name.
     """
-    if found.st_nlink < 2:  # noqa: PLR2004  the usual
+    if status.st_nlink < 2:  # noqa: PLR2004  the usual
         return
-    record = of(found)
+    record = of(status)
     if not (record and _is_of(record, name)):
-        what = f"that {record.name!r} has, too" if record else f"that has {found.st_nlink} names (hard links)"
+        what = f"that {record.name!r} has, too" if record else f"that has {status.st_nlink} names (hard links)"
         message = (
             f"{name!r} leads to a file {what}, so it is not trusted: {paths.path_of(name)}. "
             f"Remove this name, the file stays: %shm_unlink {name}"
         )
-        raise RefusedError(message, name=name, owner=found.st_uid)
+        raise RefusedError(message, name=name, owner=status.st_uid)
 
 
 def _is_of(record: Record, name: str) -> bool:
@@ -114,14 +113,14 @@ def _is_of(record: Record, name: str) -> bool:
 
 
 def others(known: Iterable[int]) -> Iterator[Record]:
-    """Yield the records of all inodes but the known, also of segments that are about to appear or to go."""
+    """Yield the records of all inodes but the known, also of segments that are being linked or unlinked."""
     for entry in {*folders.listdir(f"{folders.prepare()}/records")} - {*map(str, known)}:
-        if found := read(entry):
-            yield found
+        if record := read(entry):
+            yield record
 
 
 def put(new: Record) -> None:
-    """Write a record, in one step for those who read it. Call it with names locked."""
+    """Write a record: a reader sees the old one or the new one. Call it with names locked."""
     fresh, text = paths.runtime("pending", f"{new.inode}.record"), encode(new)
     capacity.check_file_size(new.name, len(text))
     try:
@@ -143,7 +142,7 @@ def change(new: Record) -> None:
     try:
         before = os.fstat(fd).st_ctime_ns
         put(new)
-        os.fchmod(fd, 0o600)  # nothing but its ctime, for those who have read the old record
+        os.fchmod(fd, 0o600)  # changes only the ctime, which ends the caches of the old record
         while os.fstat(fd).st_ctime_ns == before:  # before Linux 6.13 its clock has steps of 4 ms
             time.sleep(0.001)
             os.fchmod(fd, 0o600)

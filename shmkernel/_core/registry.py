@@ -1,11 +1,11 @@
-"""The changes of names: who gets one, who keeps it, and what goes when its time is over.
+"""Name registry: link, replace, unlink and sweep segment names under one per-user lock.
 
-A segment exists if its file does; what the file cannot say stands in its record. Every change happens under
-`names.lock`, a short flock: with it, "compare, then unlink" cannot hit the segment that took the name in between. To
-replace is to link under a hidden name, then to rename over.
+A segment exists if its file exists; its record holds what the file cannot. Every change happens under `names.lock`, a
+short flock, so that no other segment can take a name between "compare the inode" and "unlink". A replacement is linked
+under a hidden name, then renamed over the old one.
 
-    link_all  names.lock -> is the name free? -> record -> link (or link and rename) -> the old record goes
-    sweep     names.lock -> each record: does its owner live, does it lead to its segment? -> unlink -> record goes
+    link_all  names.lock -> is the name free? -> write the record -> link (or link and rename) -> drop the old record
+    sweep     names.lock -> for each record: has its lifetime ended? -> unlink the segment -> drop the record
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     from shmkernel._core.records import Record
 
-_NOBODYS = 0  # in place of an inode, what is replaced has nothing that goes with it
-_CLAIMED = 16  # descriptors at a time: a process may have as few as 256
+_NOBODYS = 0  # in place of an inode: the replaced file has no record to drop
+_CLAIMED = 16  # descriptors open at a time: the limit of a process may be as low as 256
 
 
 def begin() -> sessions.Session:
-    """Return this process's session; a new one first clears away what the dead have left."""
+    """Return this process's session, begun if there is none. A new session first sweeps what ended sessions left."""
     session, new = sessions.begin()
     if new:
         sweep()
@@ -38,7 +38,7 @@ def begin() -> sessions.Session:
 
 
 def inode_at(name: str) -> int | None:
-    """Return the inode that the name leads to now."""
+    """Return the inode of the file with this name, None if the name is free."""
     try:
         return folders.lstat(paths.path_of(name)).st_ino
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def inode_at(name: str) -> int | None:
 
 
 def ended(record: Record) -> bool:
-    """Say whether nobody is entitled to the segment any more: its lifetime is over. Call it with names locked."""
+    """Return whether the segment's lifetime is over. Call it with names locked."""
     try:
         fd = _claim(record)
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def ended(record: Record) -> bool:
 
 
 def in_use(name: str) -> bool:
-    """Say whether anybody has the segment attached, in whatever container. Call it with names locked."""
+    """Return whether any process, in any container, has the segment attached. Call it with names locked."""
     try:
         fd = _open(name)
     except OSError:
@@ -69,9 +69,9 @@ def in_use(name: str) -> bool:
 
 
 def _claim(record: Record) -> int | None:
-    """Return a descriptor of a segment whose lifetime is over, None if it is not: somebody is entitled to it.
+    """Return a descriptor of the segment if its lifetime is over, else None.
 
-    For lifetime ``attached`` it is locked, so that nobody attaches before the unlink.
+    For lifetime ``attached`` it holds an exclusive flock, so that no process attaches before the unlink.
     """
     if record.lifetime == "keep" or (record.lifetime == "session" and sessions.alive(record.owner)):
         return None
@@ -97,19 +97,19 @@ def _locks_at_once(fd: int) -> bool:
 
 
 def _release(fd: int) -> None:
-    """Unlock, then close: a child that another thread has just forked keeps the descriptor, and would keep the lock."""
-    with contextlib.suppress(OSError):  # what was opened by O_PATH has no lock
+    """Unlock, then close: a child that another thread has just forked would keep the lock with its descriptor."""
+    with contextlib.suppress(OSError):  # a descriptor of O_PATH cannot be locked
         fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 
 
 def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int | None:
-    """Return the inode that a newcomer would replace, None if the name is free. Call it with names locked.
+    """Return the inode that a new segment would replace, None if the name is free. Call it with names locked.
 
     Raises
     ------
     TakenError
-        If the name belongs to a segment for whose record `may_replace` is false.
+        If the name belongs to a live segment, and `may_replace` returns False for its record.
     """
     inode = inode_at(name)
     if inode is None:
@@ -142,7 +142,7 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
 
 
 def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record | None], bool]) -> None:
-    """Give nameless files their names, all of them or none.
+    """Link nameless files under their names, all of them or none.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record
         old = [check_free(new.name, may_replace) for _, new in drafts]
         fresh = [(fd, new) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is None]
         renamed = [(fd, new, replaced) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is not None]
-        try:  # all that can fail comes before the first value is replaced
+        try:  # every step that can fail comes before the first rename
             for _, new in drafts:
                 records.put(new)
             for fd, new, _ in renamed:
@@ -178,7 +178,7 @@ def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record
 
 
 def unlink(name: str) -> Record | None:
-    """Remove the name and its record; those who have the segment attached keep the memory."""
+    """Remove the name and its record; processes that have the segment attached keep the memory."""
     with locked():
         inode = inode_at(name)
         if inode is None:
@@ -199,10 +199,10 @@ def unlink(name: str) -> Record | None:
 
 
 def unlink_unused(inode: int) -> None:
-    """Unlink a segment of lifetime ``attached`` if its last user has gone; for whoever lets go of one."""
+    """Unlink a segment of lifetime ``attached`` that no process has attached. Call it after closing one."""
     record = records.read(inode)
     if record and record.lifetime == "attached":
-        if names_lock.is_mine():  # garbage collection struck while this thread changes names
+        if names_lock.is_mine():  # a finalizer runs while this thread changes names
             names_lock.later(inode)
             return
         with locked():
@@ -215,18 +215,18 @@ def _clear(inode: int) -> None:
     if record and inode_at(record.name) == inode:
         with contextlib.suppress(FileNotFoundError):
             fd = _claim(record)
-            if fd is not None:  # for lifetime attached a lock: nobody attaches on the way
+            if fd is not None:  # for lifetime attached locked, so that no process attaches before the unlink
                 _remove_segment(record)
                 _release(fd)
 
 
 def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
-    """Unlink every segment whose lifetime is over, and forget the sessions that have ended.
+    """Unlink every segment whose lifetime is over, and remove the files of ended sessions.
 
     Returns
     -------
     list of (Record, size in bytes)
-        What was unlinked, or with `dry_run` would be.
+        The segments that were unlinked, or with `dry_run` would be.
     """
     over: list[tuple[Record, int]] = []
     claimed: list[int] = []
@@ -238,7 +238,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                     fd = _claim(record) if record and inode_at(record.name) == record.inode else -1
                 except FileNotFoundError:  # another program has just removed the file
                     fd = -1
-                except OSError:  # one that cannot be opened must not keep the others from being swept
+                except OSError:  # a segment that cannot be opened must not stop the sweep
                     fd = None
                 if fd is None:
                     continue
@@ -249,9 +249,9 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                     _release(claimed.pop(0))
                 if dry_run:
                     continue
-                if record and fd >= 0:  # names first, memory later: giving back 1 GB takes 65 ms
+                if record and fd >= 0:  # the close, later, frees the memory: 65 ms a GB
                     _remove_segment(record)
-                else:  # its maker died between record and link, or somebody else removed the file
+                else:  # its maker died between record and link, or another program removed the file
                     _remove(paths.runtime("records", entry))
             if not dry_run:
                 _sweep_leftovers()
@@ -262,16 +262,16 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
 
 
 def make_store_folder(fd: int, file: str) -> str:
-    """Make the folder that a store has to itself, and link the nameless file there; return its path."""
+    """Make the folder of a store, link its nameless file there, and return the folder's path."""
     home = paths.runtime("dicts", str(os.fstat(fd).st_ino))
-    with locked():  # a sweep takes a folder without its file for one left by a maker that died
+    with locked():  # without the lock, a sweep would remove the folder while the file is missing
         folders.mkdir(home)
         segment_file.link(fd, f"{home}/{file}")
     return home
 
 
 def abandon(inode: int) -> None:
-    """Forget a segment that was made and will not be published; does nothing to one that was."""
+    """Remove the folder of a store that was made and never got a record; do nothing to others."""
     if folders.exists(paths.runtime("dicts", str(inode))):
         with locked():
             if records.read(inode) is None:
@@ -279,7 +279,7 @@ def abandon(inode: int) -> None:
 
 
 def size(status: os.stat_result) -> int:
-    """Return how many bytes a segment takes: with all that lies in its folder, if it has one."""
+    """Return the size of a segment in bytes, including the files in its folder if it has one."""
     if status.st_nlink > 1 or status.st_blocks * 512 < status.st_size:
         home = paths.runtime("dicts", str(status.st_ino))
         with contextlib.suppress(FileNotFoundError):
@@ -288,7 +288,7 @@ def size(status: os.stat_result) -> int:
 
 
 def holders() -> dict[tuple[int, int], list[int]]:
-    """Return who has what attached: pids by (device, inode). One read for all; 20 ms with 10,000 locks."""
+    """Return the pids that have each file attached, by (device, inode), from /proc/locks: 20 ms for 10,000 locks."""
     pids: dict[tuple[int, int], list[int]] = {}
     with contextlib.suppress(FileNotFoundError), open("/proc/locks", encoding="utf-8") as file:
         for line in file:
@@ -301,7 +301,7 @@ def holders() -> dict[tuple[int, int], list[int]]:
 
 
 def locked() -> names_lock.NamesLock:
-    """Exclude every other change of names, by whatever process or thread of this user: ``with locked():``.
+    """Exclude every other process and thread of this user from changing names: ``with locked():``.
 
     Not re-entrant.
     """
@@ -311,7 +311,7 @@ def locked() -> names_lock.NamesLock:
 def _link(fd: int, new: Record) -> None:
     try:
         segment_file.link(fd, paths.path_of(new.name))
-    except FileExistsError:  # other programs make names without asking names.lock
+    except FileExistsError:  # other programs make files without names.lock
         message = f"{new.name!r} is taken, by a file of another program. Use another name"
         raise TakenError(message, name=new.name, owner=None, mine=False) from None
 
@@ -325,7 +325,7 @@ def _remove_segment(record: Record) -> None:
 
 
 def _unlink_aliases(status: os.stat_result) -> None:
-    """Remove the other names of our own form that a segment had: whoever made those links, it is to go."""
+    """Remove the other segment names (hard links) of a file whose lifetime is over."""
     if status.st_nlink > 1:
         for name, inode in paths.inodes().items():
             if inode == status.st_ino:
@@ -339,7 +339,7 @@ def _drop(inode: int) -> None:
 
 
 def _remove_store_folder(inode: int) -> None:
-    """Remove the folder that a store has to itself: in one step for those who are about to open it."""
+    """Remove the folder of a store: renamed first, so that an opener finds all of it or nothing."""
     gone = paths.runtime("pending", f"{inode}.store")
     with contextlib.suppress(FileNotFoundError):
         folders.rename(paths.runtime("dicts", str(inode)), gone)
@@ -347,7 +347,7 @@ def _remove_store_folder(inode: int) -> None:
 
 
 def _sweep_leftovers() -> None:
-    """Remove the files of ended sessions, and what a publisher left on its way when it died."""
+    """Remove the files of ended sessions, and what `link_all` left in processes that died."""
     for id_ in folders.listdir(paths.runtime("sessions")):
         if not sessions.alive(id_):
             _remove(paths.runtime("sessions", id_))
@@ -360,9 +360,9 @@ def _sweep_leftovers() -> None:
 
 
 def _busy(folder: str) -> bool:
-    """Say whether somebody is about to give this store a name: its maker holds it as those do who have it attached.
+    """Return whether the maker of this store still holds it (by a shared flock), and is about to link it.
 
-    Nothing else in the folder may be opened: to close it again could drop locks that this process holds.
+    Only the store's data file may be opened: closing another file could release POSIX locks of this process.
     """
     inode = int(os.path.basename(folder))
     paths = [f"{folder}/{entry}" for entry in folders.listdir(folder)]
@@ -383,7 +383,7 @@ def _remove(path: str) -> None:
         pass
     except IsADirectoryError:
         for entry in folders.listdir(path):
-            with contextlib.suppress(OSError):  # a folder, which we do not make there
+            with contextlib.suppress(OSError):  # a folder inside, which is not ours
                 folders.unlink(f"{path}/{entry}")
         with contextlib.suppress(OSError):
             folders.rmdir(path)

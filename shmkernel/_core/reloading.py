@@ -1,8 +1,8 @@
-"""``%autoreload`` leaves this package as it was imported.
+"""Keep IPython's ``%autoreload`` from reloading this package.
 
-Its modules know what this process has attached, locked and opened. Executed again after an upgrade, they would forget
-that, and new classes would meet old objects. IPython reloads before a cell whatever file has changed; it asks
-`skip_modules` whether to.
+Before each cell autoreload executes modules again whose files have changed, after an upgrade say. The modules here
+would then lose what this process has attached, locked and opened, and new classes would meet old objects. Autoreload
+skips the modules in its `skip_modules`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import sys
 from typing import Any
 
 _PACKAGE = __name__.partition(".")[0]
-_known: list[Any] = []  # the shells that ask us before each cell
+_known: list[Any] = []  # shells in which `_exclude` is registered
 
 
 class Skipped(dict[str, bool]):
-    """The modules that autoreload skips, and all of ours, those too that are imported later."""
+    """The modules that autoreload skips, and all modules of this package, also those imported later."""
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or str(name).partition(".")[0] == _PACKAGE
 
 
 def prevent() -> None:
-    """Exclude this package, now and when autoreload is loaded later. Outside IPython there is nothing to do."""
-    found: Any = sys.modules.get("IPython.core.getipython")
-    shell = found.get_ipython() if found else None
+    """Exclude this package, now and whenever autoreload is loaded later. Does nothing outside IPython."""
+    getipython: Any = sys.modules.get("IPython.core.getipython")
+    shell = getipython.get_ipython() if getipython else None
     if shell is not None and shell not in _known:
         _known.append(shell)
-        shell.events.register("pre_run_cell", _exclude)  # before autoreload's, if that is loaded later
+        shell.events.register("pre_run_cell", _exclude)  # runs before autoreload's if that is loaded later
         _exclude()
 
 

@@ -1,13 +1,13 @@
-"""Blocks of bytes in memory: made without a name, filled, then linked; opened and checked before use.
+"""Make a segment's file without a name, fill it, then link it; open it, check it, then map it.
 
     create   O_TMPFILE -> flock(SH) -> pwrite, posix_fallocate of the rest -> mmap -> link
     attach   open -> flock(SH) -> fstat -> mmap
 
-A block has no name until it is whole, so nobody attaches half of one, and a process that dies on the way
-leaves nothing. Pages are reserved before anybody can store to them: an overcommitted tmpfs would answer the
-store with SIGBUS. The shared flock says "attached": it belongs to the open file description, of which the
-mapping keeps a duplicate, so it lasts exactly as long as the mapping. An opened file with no link left was
-unlinked between open and flock; the name may lead elsewhere by now, so the attach starts again.
+A file gets its name when it is complete, so no process attaches half of one, and a process that dies before the link
+leaves nothing. Pages are reserved before a process can store to them: on a full tmpfs the store would raise SIGBUS. A
+shared flock means "attached". It belongs to the open file description, and the mapping keeps a duplicate of the
+descriptor, so the flock lasts exactly as long as the mapping. An open file with no link left was unlinked between open
+and flock. Its name may lead to another file now, so `attach` starts again.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from shmkernel.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-_RESERVE = 256 << 20  # a call cannot be interrupted: 0.1 s each
+_RESERVE = 256 << 20  # bytes a call, which Ctrl-C cannot interrupt: 0.1 s
 THEIRS = "Use another name: only that user, or root, can remove it"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # the last for a size beyond the file system's
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # EINVAL: more than the file system's largest file
 _FLAGS = {mode: flags | os.O_NONBLOCK for mode, flags in {"r": os.O_RDONLY, "r+": os.O_RDWR, "c": os.O_RDONLY}.items()}
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
 
-# Held over every fork, and from the opening of a lock until it is noted: a child closes those that it finds noted, and
-# would hold any other for as long as it lives.
+# Held over every fork, and while a descriptor with a flock is opened and noted. A child closes the noted descriptors:
+# it would hold the flock of any other for as long as it lives.
 no_fork = interrupts.Guard()
 fork.on("descriptors", before=no_fork.before_fork, in_parent=no_fork.in_parent, in_child=no_fork.in_child)
 
 
 def check_mode(mode: str) -> None:
-    """Raise ArgumentError unless `mode` is one of numpy.memmap's letters for an existing file."""
+    """Raise ArgumentError unless `mode` is r, r+ or c, the modes of numpy.memmap for an existing file."""
     if mode not in _ACCESS:
         message = f"mode {mode!r} is unknown: r (read only), r+ (read and write) or c (changes stay private)"
         raise ArgumentError(message, mode=mode)
 
 
 def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
-    """Return the descriptor of a new nameless file, locked already: nobody ever sees it free."""
+    """Return the descriptor of a new nameless file with a flock: no other process ever sees it unlocked."""
     try:
         fd = folders.nameless(folder)
     except ShmError:
@@ -72,14 +72,14 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
 
 
 def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: Callable[[int], None]) -> None:
-    """Write `pieces` one after the other, and reserve what they leave of `size` bytes: no later store can fail.
+    """Write `pieces` one after the other, and reserve the rest of `size` bytes, so that no later store fails.
 
-    Writing is twice as fast as storing through a fresh mapping, since the OS need not zero the pages first.
+    Writing is twice as fast as storing through a new mapping, since the OS need not zero the pages first.
 
     Raises
     ------
     FullError
-        With ``needed`` and ``free`` in bytes, if there is no room for them.
+        If they do not fit; ``needed`` and ``free`` are in bytes.
     """
     capacity.check_file_size(name, size)
     if capacity.lacks(size):
@@ -98,36 +98,36 @@ def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: 
         code = error.errno if isinstance(error, OSError) else errno.ENOSPC
         if code not in _NO_ROOM:
             raise
-        os.ftruncate(fd, 0)  # so that the figures speak of before
+        os.ftruncate(fd, 0)  # so that the error gives the free space of before
         raise capacity.full(name, size, code=code) from None
 
 
 def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
-    """Open the block at `path`, and lock it as attached.
+    """Open the file at `path`, and take the shared flock that means "attached".
 
     Returns
     -------
     fd, stat
-        The caller closes the descriptor; a mapping made before that keeps the attachment.
+        The caller closes the descriptor; a mapping made before the close keeps the attachment.
 
     Raises
     ------
     NotFoundError, RefusedError, DamagedError
-        If there is none, or what is there is somebody else's or no regular file.
+        If there is no file, it belongs to another user, or it is no regular file.
     """
     while True:
         fd = _open(path, _FLAGS[mode], name)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:  # nobody waits for a stranger, who may hold it for ever
+            except BlockingIOError:  # check before waiting: another user's process may hold the flock for ever
                 _check(os.fstat(fd), path, name)
                 fcntl.flock(fd, fcntl.LOCK_SH)
-            found = os.fstat(fd)
-            if found.st_nlink:
-                if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
-                    _check(found, path, name)
-                return fd, found
+            status = os.fstat(fd)
+            if status.st_nlink:
+                if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+                    _check(status, path, name)
+                return fd, status
         except BaseException:
             os.close(fd)
             raise
@@ -142,7 +142,7 @@ def peek(path: str, size: int, name: str) -> bytes:
 
 @contextlib.contextmanager
 def reading(path: str, name: str) -> Iterator[int]:
-    """Open the block to be read by calls, without attaching; errors as for `attach`."""
+    """Open the file for os.pread, without attaching; errors as for `attach`."""
     fd = _open(path, _FLAGS["r"], name)
     try:
         _check(os.fstat(fd), path, name)
@@ -152,8 +152,8 @@ def reading(path: str, name: str) -> Iterator[int]:
 
 
 def map_(fd: int, size: int, mode: str, name: str) -> mmap.mmap:
-    """Map the whole block; `mode` r is enforced by the processor, c keeps stores private."""
-    descriptors.take_streams()  # the mapping keeps a duplicate of the descriptor, under the lowest number that is free
+    """Map the whole file; `mode` r makes the pages read-only, c keeps stores private (copy on write)."""
+    descriptors.take_streams()  # mmap duplicates the descriptor to the lowest free number
     try:
         return mmap.mmap(fd, size, access=_ACCESS[mode])
     except OSError as error:
@@ -161,26 +161,26 @@ def map_(fd: int, size: int, mode: str, name: str) -> mmap.mmap:
 
 
 def link(fd: int, path: str) -> None:
-    """Give a nameless block its name; FileExistsError if that is taken."""
+    """Give a nameless file its name; FileExistsError if the name is taken."""
     folders.link_nameless(fd, path)
 
 
-def may_remove(path: str, found: os.stat_result) -> bool:
-    """Say whether this user may remove the name, by the rules of a folder where each may remove what is his."""
+def may_remove(path: str, status: os.stat_result) -> bool:
+    """Return whether this user may remove the name; in a sticky folder only an owner (of file or folder) may."""
     me, folder = os.geteuid(), os.stat(os.path.dirname(path))
-    return me in (0, found.st_uid, folder.st_uid) or not folder.st_mode & stat.S_ISVTX
+    return me in (0, status.st_uid, folder.st_uid) or not folder.st_mode & stat.S_ISVTX
 
 
-def _check(found: os.stat_result, path: str, name: str) -> None:
-    _check_owner(found, path, name)
-    if not stat.S_ISREG(found.st_mode):
+def _check(status: os.stat_result, path: str, name: str) -> None:
+    _check_owner(status, path, name)
+    if not stat.S_ISREG(status.st_mode):
         raise _damaged(path, name, "not a regular file")
 
 
-def _check_owner(found: os.stat_result, path: str, name: str) -> None:
-    if found.st_uid != os.geteuid():
-        message = f"{name!r} belongs to another user (uid {found.st_uid}), so it is not trusted: {path}. {THEIRS}"
-        raise RefusedError(message, name=name, owner=found.st_uid)
+def _check_owner(status: os.stat_result, path: str, name: str) -> None:
+    if status.st_uid != os.geteuid():
+        message = f"{name!r} belongs to another user (uid {status.st_uid}), so it is not trusted: {path}. {THEIRS}"
+        raise RefusedError(message, name=name, owner=status.st_uid)
 
 
 def _open(path: str, flags: int, name: str) -> int:
@@ -193,10 +193,10 @@ def _open(path: str, flags: int, name: str) -> int:
     except ShmError:
         raise
     except PermissionError as error:
-        found = folders.lstat(path)
-        _check(found, path, name)
+        status = folders.lstat(path)
+        _check(status, path, name)
         message = f"{name!r} may not be opened: {path} ({error.strerror}). Give yourself leave: chmod 600 {path}"
-        raise RefusedError(message, name=name, owner=found.st_uid) from None
+        raise RefusedError(message, name=name, owner=status.st_uid) from None
     except OSError as error:
         what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.ENXIO: "a socket or device"}
         if error.errno not in what:
@@ -211,8 +211,8 @@ def _damaged(path: str, name: str, what: str) -> DamagedError:
 
 
 def missing(name: str) -> NotFoundError:
-    """Make the error for a name that leads nowhere, with the names that come near."""
-    posix = [f"/{name}"] if os.path.exists(f"{paths.folder()}/{name}") else []  # as the stdlib calls its blocks
+    """Make the NotFoundError for a name; it proposes similar names."""
+    posix = [f"/{name}"] if os.path.exists(f"{paths.folder()}/{name}") else []  # a name of the standard library
     similar = [*posix, *paths.near(name, paths.names())]
     message = f"no segment named {name!r}.{paths.hint(similar)} Live names: %shm_list"
     return NotFoundError(message, name=name, similar=similar)

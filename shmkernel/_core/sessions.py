@@ -1,18 +1,18 @@
-"""Sessions: who shares memory, and whether they still live.
+"""Sessions: begin one for this process, and tell whether those of other processes are alive.
 
-A session is one process and one file, `sessions/<id>`, on which that process holds an exclusive flock for
-as long as it lives. The lock is the fact, the text in the file is only who it is: nothing here can go stale.
-The file is born locked (nameless, then flock, then link), never rewritten, and probed with LOCK_SH, so that
-probers do not take each other for the living.
+A session is one process and one file, `sessions/<id>`. The process holds an exclusive flock on the file for as long as
+it lives; the text in the file only describes it. So a session is alive while its flock is held, and no fact can go
+stale. The file is locked before it has a name (nameless, then flock, then link) and never rewritten. Others probe the
+flock with LOCK_SH, so that two probes at once do not take each other for a live session.
 
     kernel ---- holds LOCK_EX on sessions/<id> ---------------------------- dies
     watchdog -- waits for LOCK_SH on sessions/<id> ------------------------ gets it, sweeps, ends
 
-The watchdog waits before the file has its name: whatever a death leaves, somebody is there to clear it away.
+The watchdog waits before the file gets its name, so that whenever the process dies a watchdog sweeps.
 
-What a multiprocessing child creates belongs to its parent: the child's file names the parent's session, lives
-while either does, and the parent's watchdog waits for both. Where the parent has no session of its own, one is
-made on its behalf; the lock is then held by its watchdog, until the parent ends.
+What a multiprocessing child creates belongs to its parent: the child's file names the parent's session, the child's
+session is alive while either process is, and the parent's watchdog waits for both. If the parent has no session, one is
+made on its behalf, and its watchdog holds the lock until the parent ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DOOMSDAY = 1e11  # seconds since 1970, in the year 5138
 
 
 class Session(NamedTuple):
-    """One process that shares memory: ``pid_ns`` is where its pid counts, ``parent`` whose child it is."""
+    """One process that shares memory; ``pid_ns`` is its pid namespace, ``parent`` its parent's session id."""
 
     id: str
     label: str
@@ -47,7 +47,7 @@ class Session(NamedTuple):
 
 
 class _Descriptor(NamedTuple):
-    """A descriptor, and which file it was opened for: a program that becomes a daemon closes all that are open."""
+    """A descriptor and the identity of its file: a program that becomes a daemon may have closed it."""
 
     fd: int
     dev: int
@@ -55,10 +55,10 @@ class _Descriptor(NamedTuple):
 
     def ours(self) -> bool:
         try:
-            found = os.fstat(self.fd)
+            status = os.fstat(self.fd)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == (self.dev, self.inode)
+        return (status.st_dev, status.st_ino) == (self.dev, self.inode)
 
     def close(self) -> None:
         if self.ours():
@@ -68,7 +68,7 @@ class _Descriptor(NamedTuple):
 class _Own(NamedTuple):
     session: Session
     lock: _Descriptor
-    watchdog: _Descriptor | None  # a pipe that only the watchdog can write to: its end is the watchdog's
+    watchdog: _Descriptor | None  # a pipe that only the watchdog has open for writing
 
     def close(self) -> None:
         with segment_file.no_fork:
@@ -78,35 +78,35 @@ class _Own(NamedTuple):
             self.watchdog.close()
 
     def holds(self) -> bool:
-        """Say whether the lock is held, on a file that others find."""
+        """Return whether this process holds the lock, and the file still has its name."""
         return self.lock.ours() and os.fstat(self.lock.fd).st_nlink > 0
 
     def unwatched(self) -> bool:
-        """Say whether the watchdog has ended, or cannot be asked any more."""
+        """Return whether the watchdog has ended, or its pipe was closed here."""
         return self.watchdog is not None and not (self.watchdog.ours() and launch.watches(self.watchdog.fd))
 
 
-# By folder of segments and effective user: another SHMKERNEL_DIR is another world, and so is another user's, whose
-# runtime folder the watchdog of a process that has dropped its privileges would not look into.
+# By folder of segments and effective user: each pair has a runtime folder of its own, and a watchdog sweeps one. A
+# process may change SHMKERNEL_DIR or drop its privileges.
 _Place = tuple[str, int]
 _mine: dict[_Place, _Own] = {}
-_inherited: dict[_Place, str] = {}  # likewise, after a fork: the session of the parent
-_SIZE = 4096  # bytes of a session's file that are read
+_inherited: dict[_Place, str] = {}  # in a forked child: the id of the parent's session, likewise
+_SIZE = 4096  # bytes read of a session's file
 _SURE = 0.01  # seconds
-_sure = 0.0  # until when the locks of all sessions are taken to be held
-_opening: set[int] = set()  # locks on their way into _mine
+_sure = 0.0  # until then `covers` does not check again that the lock is held
+_opening: set[int] = set()  # locks that are not yet in _mine
 _guard = interrupts.Guard()
 
 
 def mine() -> Session | None:
-    """Return this process's session, if it has begun one."""
+    """Return this process's session, None if it has not begun one."""
     own = _mine.get(_here())
     return own.session if own else None
 
 
 def covers(path: str) -> bool:
-    """Say whether this process has begun a session in the folder of a segment's path."""
-    global _sure  # noqa: PLW0603  a look takes 1.5 us, as much as a fifth of an attach
+    """Return whether this process has a session in the folder of a segment's path."""
+    global _sure  # noqa: PLW0603  a check takes 1.5 us, a fifth of an attach
     own = _mine.get((path.rpartition("/")[0], os.geteuid()))
     if own is not None and (now := time.monotonic()) > _sure:
         if not own.lock.ours():
@@ -116,24 +116,24 @@ def covers(path: str) -> bool:
 
 
 def begin() -> tuple[Session, bool]:
-    """Return this process's session, begun and watched over, and whether it is new.
+    """Return this process's session, with a watchdog running, and whether it is new.
 
     Raises
     ------
     WatchdogError
-        If the process that would clean up cannot be started.
+        If the watchdog cannot be started.
     """
     with _guard:
         root, here = folders.prepare(), _here()
         own = _mine.get(here)
         if own and own.holds():
-            if own.unwatched():  # killed: the next takes its place
+            if own.unwatched():  # it was killed: start another
                 fresh = _watch(root, own.session, own.lock.fd)
                 if own.watchdog:
                     own.watchdog.close()
                 _mine[here] = own._replace(watchdog=fresh)
             return own.session, False
-        # A session goes on if only its file was removed: logind does that at the last logout.
+        # If only the file was removed, which logind does at the last logout, the session continues.
         session = (
             own.session if own and own.lock.ours() else _describe(os.getpid(), identity.label(), _parent(root, here))
         )
@@ -145,7 +145,7 @@ def begin() -> tuple[Session, bool]:
 
 
 def end() -> None:
-    """End this process's session, as its death would: the watchdog unlinks what it owns."""
+    """End this process's session as its death would: the watchdog unlinks what it owns."""
     with _guard, segment_file.no_fork:
         own = _mine.pop(_here(), None)
         if own:
@@ -153,24 +153,24 @@ def end() -> None:
 
 
 def everyone() -> list[Session]:
-    """Return every session that has a file, the living and the dead."""
-    return [found for id_ in os.listdir(f"{folders.prepare()}/sessions") if (found := read(id_))]
+    """Return every session that has a file, alive or ended."""
+    return [session for id_ in os.listdir(f"{folders.prepare()}/sessions") if (session := read(id_))]
 
 
 def read(id_: str) -> Session | None:
-    """Return who the session is, or None if it has no file any more."""
+    """Return the session with this id, None if it has no file any more."""
     fd = _opened(id_)
     if fd is None:
         return None
     try:
-        found = parse(os.read(fd, _SIZE))
+        session = parse(os.read(fd, _SIZE))
     finally:
         os.close(fd)
-    return found if found and found.id == id_ else None
+    return session if session and session.id == id_ else None
 
 
 def alive(id_: str) -> bool:
-    """Say whether the session, or the one it is a child of, lives."""
+    """Return whether the session, or its parent's, is alive."""
     if _locked(id_):
         return True
     session = read(id_)
@@ -189,12 +189,12 @@ def wait(id_: str) -> None:
 
 
 def encode(session: Session) -> bytes:
-    """Write a session as the text of its file."""
+    """Return the content of a session's file."""
     return json.dumps(session._asdict()).encode()
 
 
 def parse(text: bytes) -> Session | None:
-    """Read a session's file; fields of a later version are passed over.
+    """Return the session in the content of a file, None if it is damaged. Fields of later versions are ignored.
 
     Examples
     --------
@@ -204,25 +204,26 @@ def parse(text: bytes) -> Session | None:
     """
     try:
         fields = json.loads(text)
-        found = Session(**{key: fields[key] for key in Session._fields if key in fields})
+        session = Session(**{key: fields[key] for key in Session._fields if key in fields})
     except (ValueError, TypeError, RecursionError):
         return None
-    texts: list[object] = [found.label, "" if found.kernel is None else found.kernel]
-    whole = type(found.pid) is type(found.pid_ns) is int and 0 < found.pid < _PIDS
-    right = whole and all(isinstance(one, str) for one in texts) and is_time(found.started)
-    right = right and is_id(found.id) and (found.parent is None or is_id(found.parent))
+    texts: list[object] = [session.label, "" if session.kernel is None else session.kernel]
+    whole = type(session.pid) is type(session.pid_ns) is int and 0 < session.pid < _PIDS
+    right = whole and all(isinstance(one, str) for one in texts) and is_time(session.started)
+    right = right and is_id(session.id) and (session.parent is None or is_id(session.parent))
     if not right:
         return None
-    return found._replace(label=identity.plain(found.label), kernel=found.kernel and identity.plain(found.kernel))
+    kernel = session.kernel and identity.plain(session.kernel)
+    return session._replace(label=identity.plain(session.label), kernel=kernel)
 
 
 def is_id(value: object) -> bool:
-    """Say whether this can be the id of a session, and so part of a path."""
+    """Return whether this can be the id of a session, and so part of a path."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def is_time(value: object) -> bool:
-    """Say whether this is a number of seconds since 1970 that can be written as a date."""
+    """Return whether this is a number of seconds since 1970 that can be formatted as a date."""
     return type(value) in (int, float) and 0 <= cast("float", value) < _DOOMSDAY
 
 
@@ -236,7 +237,7 @@ def _describe(pid: int, label: str, parent: str | None) -> Session:
 
 
 def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
-    """Link the session's file, watched over already, and locked for as long as the descriptor lives."""
+    """Start the watchdog and link the session's file, locked until the returned descriptor is closed."""
     path = f"{root}/sessions/{session.id}"
     watchdog = None
     with segment_file.no_fork:
@@ -252,7 +253,7 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
             watchdog = _watch(root, session, fd, behalf)
         if not early:
             segment_file.link(fd, path)
-        if session.parent and not _locked(session.parent):  # it ended meanwhile, its watchdog perhaps before the link
+        if session.parent and not _locked(session.parent):  # it ended meanwhile, its watchdog perhaps too
             watchdog = _watch(root, session, fd)
         return _Own(session, lock, watchdog)
     except BaseException:
@@ -263,13 +264,13 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
 
 
 def _descriptor(fd: int) -> _Descriptor:
-    found = os.fstat(fd)
-    return _Descriptor(fd, found.st_dev, found.st_ino)
+    status = os.fstat(fd)
+    return _Descriptor(fd, status.st_dev, status.st_ino)
 
 
 def _opened(id_: str) -> int | None:
-    """Open a session's file; what stands in its place and is none, a link or a pipe, is nobody's session."""
-    if not is_id(id_):  # it comes from a record, whose bytes may say anything
+    """Open a session's file; None if there is none, or a link or pipe in its place."""
+    if not is_id(id_):  # it comes from a record, which may be damaged
         return None
     try:
         return os.open(paths.runtime("sessions", id_), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -294,7 +295,7 @@ def _locked(id_: str) -> bool:
 
 
 def _parent(root: str, here: _Place) -> str | None:
-    """Find the session that this process is a child of, as multiprocessing and loky tell, or make it."""
+    """Return the session of the multiprocessing or loky parent, made on its behalf if it has none."""
     inherited = _inherited.get(here)
     if inherited and _locked(inherited):
         return inherited
@@ -319,13 +320,13 @@ def _runs(pid: int) -> bool:
 
 
 def _watch(root: str, session: Session, lock: int, behalf: int | None = None) -> _Descriptor:
-    """Start the watchdog, and return when it waits: it must be there before there is anything to clean up."""
+    """Start the watchdog, and return when it waits: before there is anything to clean up."""
     path = f"{root}/sessions/{session.id}"
     return _descriptor(launch.start([path] if behalf is None else [path, str(behalf)], lock))
 
 
 def _after_fork() -> None:
-    """Let go of the parent's session: the child must not keep it alive."""
+    """Close the locks of the parent's sessions: the child must not keep them alive."""
     for place, own in _mine.items():
         _inherited[place] = own.session.parent or own.session.id
         own.close()

@@ -1,20 +1,20 @@
-"""The process that outlives a session, to unlink what the session owned.
+"""The watchdog: a process that waits for the end of a session, then unlinks what the session owned.
 
-Run as a script by `launch`, ``python -I -S watchdog.py SESSION_FILE [PID]``, with the session's lock as standard input
-and the pipe for its answer as standard output: nothing but the standard library, and nothing of its parent's. Its death
-notice is the session's lock: no pipe that a child could inherit, no pid that could be recycled, no polling. With PID it
+`launch` runs this file as a script, ``python -I -S watchdog.py SESSION_FILE [PID]``. Standard input is the session's
+lock, standard output the pipe for the answer. It imports the standard library alone. It sleeps in flock until the
+session's lock is free: a pipe could be inherited by a child, a pid could be recycled, and nothing polls. With PID it
 holds the lock itself, on behalf of that process.
 
-    fork off -> open the lock's file anew, close the lock -> answer -> flock(SH), which sleeps -> sweep
-    -> the children's turn
+    fork -> reopen the lock's file, close the lock -> answer -> flock(SH), which sleeps -> sweep
+    -> wait for each child session, sweep
 
-Only SIGKILL ends it early: who stops a service, or logs out, sends SIGTERM or SIGHUP to all of its processes at once,
-and what the kernels among them leave is still to be cleared away.
+It ignores SIGTERM, SIGINT and SIGHUP: stopping a service, or logging out, sends them to all processes at once, and the
+segments of the kernels among them must still be swept.
 
-SESSION_FILE need not exist yet: a session that dies before the link, or gives up, leaves nothing at all.
+SESSION_FILE need not exist yet: a session that dies before the link leaves nothing.
 
-What fails before the answer is said on the same pipe, which stays open after it: its end tells the session that its
-watchdog was killed.
+An error before the answer is written to the same pipe. The pipe stays open afterwards: its end of file tells the
+session that the watchdog was killed.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ import select
 import signal
 import sys
 
-if __name__ == "__main__":  # -I leaves the package's own folder off the path
+if __name__ == "__main__":  # -I keeps the package's folder off sys.path
     sys.path.append(os.path.abspath(f"{__file__}/../../.."))
 
 from shmkernel._core import launch, registry, sessions
 
 _ENDING = 0.5  # seconds
-_MANY = 4096  # descriptors, where /proc does not list them
+_MANY = 4096  # descriptors to close without /proc, which lists the open ones
 
 
 def watch(id_: str, session: int) -> None:
-    """Wait for the end of the session, of which this is the open file, and of its children, sweeping after each."""
+    """Wait until the session with the open file `session` has ended, then each of its children; sweep after each."""
     fcntl.flock(session, fcntl.LOCK_SH)
     os.close(session)
-    found = sessions.read(id_)
+    record = sessions.read(id_)
     registry.sweep()
     while waiting := [child.id for child in sessions.everyone() if child.parent == id_]:
-        for one in waiting:
-            sessions.wait(one)
+        for child_id in waiting:
+            sessions.wait(child_id)
             registry.sweep()
-    if found and _ended(found.pid):
+    if record and _ended(record.pid):
         registry.sweep()
 
 
 def _ended(pid: int) -> bool:
-    """Wait until the process has closed its last file, if it is about to end: sync files that it had open stay else."""
+    """Return whether the process exits within 0.5 s: only then can the sync files that it has open be removed."""
     try:
         process = os.pidfd_open(pid)
-    except OSError:  # it is gone
+    except OSError:  # it has exited
         return True
     try:
         return bool(select.select([process], [], [], _ENDING)[0])
@@ -62,7 +62,7 @@ def _ended(pid: int) -> bool:
 
 
 def main(path: str, behalf: int = -1) -> None:
-    """Become nobody's child, say so, and watch."""
+    """Daemonize, answer, and watch."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)
     os.environ["SHMKERNEL_DIR"] = os.path.dirname(os.path.dirname(os.path.dirname(path)))
@@ -86,7 +86,7 @@ def main(path: str, behalf: int = -1) -> None:
 
 
 def _close_inherited() -> None:
-    """Close what the session's process lets its children have: a server's port, the end of a pipe."""
+    """Close descriptors that the session's process left inheritable: a server's socket, the end of a pipe."""
     try:
         inherited = [int(fd) for fd in os.listdir("/proc/self/fd")]
     except OSError:
@@ -98,32 +98,32 @@ def _close_inherited() -> None:
 
 
 def _reopened(path: str) -> int:
-    """Open the session's file anew: a lock of the description that it shares with the session would be the same one."""
+    """Reopen the session's file: a flock on the description that it shares with the session would not wait."""
     try:
         return os.open("/proc/self/fd/0", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        found = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # without /proc it has its name already
-        if not os.path.sameopenfile(found, 0):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # without /proc the session links it first
+        if not os.path.sameopenfile(fd, 0):
             raise
-        return found
+        return fd
 
 
 def _moved(stream: int) -> int:
-    """Move a standard stream to where nobody prints."""
+    """Move a standard stream above 2, where nothing prints to it."""
     fd = fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(stream)
     return fd
 
 
 def _silence() -> None:
-    with contextlib.suppress(OSError):  # a bare chroot
+    with contextlib.suppress(OSError):  # a chroot without /dev
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
 
 
 def run() -> None:
-    """Be the watchdog that the command line asks for."""
+    """Run the watchdog with the arguments of the command line."""
     main(sys.argv[1], *map(int, sys.argv[2:]))
 
 
