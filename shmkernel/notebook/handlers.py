@@ -160,7 +160,7 @@ def _still(name: str, others: list[Holder]) -> str:
     return f". {render.people(others)} still {verb} the old memory; there: %shm_attach {name}"
 
 
-def _held(name: str) -> list[attachments.Held]:
+def _held(name: str) -> list[attachments.Attachment]:
     return [one for one in attachments.everything() if one.name == name]
 
 
@@ -186,7 +186,9 @@ def _attached(magics: ShmMagics, scope: Scope, name: str, variable: str, value: 
     return f"{line}. The earlier one stays in memory, held by {keepers}"
 
 
-def _named_again(magics: ShmMagics, scope: Scope, name: str, ghosts: list[attachments.Held], lifetime: str) -> str:
+def _named_again(
+    magics: ShmMagics, scope: Scope, name: str, ghosts: list[attachments.Attachment], lifetime: str
+) -> str:
     """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
     old = [value for one in ghosts if (value := one.value()) is not None]
     new = shm.create(name, old[0], lifetime=lifetime)

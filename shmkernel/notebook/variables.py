@@ -32,7 +32,7 @@ def is_variable(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name)
 
 
-def origin(value: object) -> attachments.Held | None:
+def origin(value: object) -> attachments.Attachment | None:
     """Return the segment that was handed out as this very object."""
     return next((one for one in attachments.everything() if one.value() is value), None)
 

@@ -197,7 +197,7 @@ def _inside(low: int, high: int) -> tuple[Reference, int] | None:
     return None
 
 
-def _to(one: attachments.Held) -> Reference | None:
+def _to(one: attachments.Attachment) -> Reference | None:
     """Refer to a segment; None for private changes, and for a name that leads elsewhere now."""
     created = one.record.created if one.record else None
     if one.key[2] == "c":
@@ -247,7 +247,7 @@ def _of_dict(path: str) -> str:
     return path.removeprefix(dicts) if path.startswith(dicts) else ""
 
 
-def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments.Held, Any]:
+def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments.Attachment, Any]:
     """Attach what is referred to; return its mapping, and the value over it, which keeps that alive.
 
     If `given`, return the value that is given out; else one that is there already will do.
@@ -275,13 +275,13 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments
     raise NotFoundError(message, name=name)
 
 
-def _is(one: attachments.Held, reference: Reference) -> bool:
+def _is(one: attachments.Attachment, reference: Reference) -> bool:
     created = one.record.created if one.record else None
     same = (one.name, one.key[1], one.key[2]) == (reference.name, reference.inode, reference.mode)
     return same and (created is None or reference.created is None or created == reference.created)
 
 
-def _beside(reference: Reference) -> tuple[attachments.Held, Any]:
+def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
     """Map an array of a dict."""
     register()
     _, inode, _, mode, file = reference
@@ -302,7 +302,7 @@ def _beside(reference: Reference) -> tuple[attachments.Held, Any]:
     return made, mapping
 
 
-def _start(one: attachments.Held, mapping: mmap.mmap) -> int:
+def _start(one: attachments.Attachment, mapping: mmap.mmap) -> int:
     if one.start < 0:
         one.start = _address(np.frombuffer(mapping, np.uint8))
     return one.start

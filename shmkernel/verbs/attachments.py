@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 Key = tuple[int, int, str]
 guard = interrupts.Guard()
-_open: dict[Key, Held] = {}
+_open: dict[Key, Attachment] = {}
 _known: dict[str, None] = {}  # the paths of the last segments that this process has had
 _KNOWN = 4096
 # Filled by `shmkernel.stdlib`: what is handed out in place of a kind's own view, and who is told of each new value.
 views: dict[str, View] = {}
 on_put: list[Callable[[object, str], None]] = []
-_closed: dict[int, Held] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
+_closed: dict[int, Attachment] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
 
 
 class Segment(NamedTuple):
@@ -38,7 +38,7 @@ class Segment(NamedTuple):
     record: records.Record | None
 
 
-class Held(weakref.ref["mmap.mmap"]):
+class Attachment(weakref.ref["mmap.mmap"]):
     """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
 
     __slots__ = ("form", "key", "kind", "last_unlinks", "name", "path", "record", "size", "start", "value")
@@ -55,26 +55,26 @@ class Held(weakref.ref["mmap.mmap"]):
     value: weakref.ref[Any]
 
 
-def get(found: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
+def get(status: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
     """Return the object that is given out for this file in this mode already, or None."""
-    held = _open.get((found.st_dev, found.st_ino, mode))
-    return None if held is None or held.value() is None else intact(held)
+    attachment = _open.get((status.st_dev, status.st_ino, mode))
+    return None if attachment is None or attachment.value() is None else intact(attachment)
 
 
-def intact(held: Held) -> Any:  # noqa: ANN401
+def intact(attachment: Attachment) -> Any:  # noqa: ANN401
     """Return the object over a mapping, as it was when it was first given out.
 
     ``x.shape = ...``, ``x.dtype = ...`` or ``x.flags.writeable = False`` change the array object itself, which is its
     user's: who asks next gets another array over the same memory.
     """
-    value, mapping = held.value(), held()
-    if mapping is None or (value is not None and (held.form is None or _form(value) == held.form)):
+    value, mapping = attachment.value(), attachment()
+    if mapping is None or (value is not None and (attachment.form is None or _form(value) == attachment.form)):
         return value
-    fresh = kinds.named(held.kind).open(mapping, held.path, held.key[2])
+    fresh = kinds.named(attachment.kind).open(mapping, attachment.path, attachment.key[2])
     with guard:
-        if held.value() is value:  # another thread may have been here
-            held.value, held.form = weakref.ref(fresh), _form(fresh)
-    return held.value()
+        if attachment.value() is value:  # another thread may have been here
+            attachment.value, attachment.form = weakref.ref(fresh), _form(fresh)
+    return attachment.value()
 
 
 def _form(value: Any) -> object:  # noqa: ANN401
@@ -94,79 +94,81 @@ def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: AN
     """Remember a new mapping; return the value to give out, which another thread may have made before."""
     for hook in on_put:
         hook(value, segment.kind)
-    held = _held(mapping, value, segment)
+    attachment = _attachment_of(mapping, value, segment)
     with guard:
-        first = _open.get(held.key)
+        first = _open.get(attachment.key)
         if first is not None:
             if first.value() is not None:
                 return intact(first)
             _closed[id(first)] = first
-        _open[held.key] = held
+        _open[attachment.key] = attachment
     return value
 
 
 def note(mapping: mmap.mmap, value: object, segment: Segment) -> None:
     """Remember a mapping whose object is its maker's alone: it is not given out again."""
-    held = _held(mapping, value, segment)
+    attachment = _attachment_of(mapping, value, segment)
     with guard:
-        _closed[id(held)] = held
+        _closed[id(attachment)] = attachment
 
 
 def retire(mapping: mmap.mmap | None) -> None:
     """Give out a mapping's object no more, since that was closed."""
     with guard:
-        for key, held in _open.items():
-            if mapping is not None and held() is mapping:
-                _closed[id(held)] = _open.pop(key)
+        for key, attachment in _open.items():
+            if mapping is not None and attachment() is mapping:
+                _closed[id(attachment)] = _open.pop(key)
                 return
 
 
-def _held(mapping: mmap.mmap, value: object, segment: Segment) -> Held:
-    held = Held(mapping, _let_go)
-    found, mode, held.path, held.name, held.kind, held.record = segment
-    held.key = (found.st_dev, found.st_ino, mode)
+def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attachment:
+    made = Attachment(mapping, _let_go)
+    status, mode, made.path, made.name, made.kind, made.record = segment
+    made.key = (status.st_dev, status.st_ino, mode)
     # a store is mapped in part, the rest of it lies elsewhere
-    held.size = len(mapping) if len(mapping) == found.st_size else registry.size(found)
-    held.start = -1
-    held.value, held.form = weakref.ref(value), _form(value)
-    _known[held.path] = None
+    made.size = len(mapping) if len(mapping) == status.st_size else registry.size(status)
+    made.start = -1
+    made.value, made.form = weakref.ref(value), _form(value)
+    _known[made.path] = None
     while len(_known) > _KNOWN:
         _known.pop(next(iter(_known)), None)
-    held.last_unlinks = held.record is not None and held.record.lifetime == "attached"
-    return held
+    made.last_unlinks = made.record is not None and made.record.lifetime == "attached"
+    return made
 
 
 def set_lifetime(inode: int, lifetime: str) -> None:
     """Heed a new lifetime in what is mapped already; other processes leave it to their watchdogs."""
-    for held in everything():
-        if held.key[1] == inode:
-            held.last_unlinks = lifetime == "attached"
+    for attachment in everything():
+        if attachment.key[1] == inode:
+            attachment.last_unlinks = lifetime == "attached"
 
 
-def of(mapping: mmap.mmap | None) -> Held | None:
+def of(mapping: mmap.mmap | None) -> Attachment | None:
     """Return what is known of a mapping."""
-    return next((held for held in alive() if held() is mapping), None) if mapping is not None else None
+    return (
+        next((attachment for attachment in alive() if attachment() is mapping), None) if mapping is not None else None
+    )
 
 
-def alive() -> list[Held]:
+def alive() -> list[Attachment]:
     """Return the mappings of this process that are alive, of whatever folder."""
     with guard:
-        return [held for held in (*_open.values(), *_closed.values()) if held() is not None]
+        return [attachment for attachment in (*_open.values(), *_closed.values()) if attachment() is not None]
 
 
-def everything() -> list[Held]:
+def everything() -> list[Attachment]:
     """Return the segments that this process has mapped, those closed under living views too."""
     here = paths.folder()
-    return [held for held in alive() if os.path.dirname(held.path) == here]
+    return [attachment for attachment in alive() if os.path.dirname(attachment.path) == here]
 
 
-def forget(path: str) -> list[Held]:
+def forget(path: str) -> list[Attachment]:
     """Give out the objects of the segment at this path no more; return those whose mapping views keep alive."""
     with guard:
-        for key in [key for key, held in _open.items() if held.path == path]:
-            held = _open.pop(key)
-            _closed[id(held)] = held
-        return [held for held in _closed.values() if held.path == path and held() is not None]
+        for key in [key for key, attachment in _open.items() if attachment.path == path]:
+            attachment = _open.pop(key)
+            _closed[id(attachment)] = attachment
+        return [attachment for attachment in _closed.values() if attachment.path == path and attachment() is not None]
 
 
 def had(path: str) -> bool:
@@ -174,17 +176,17 @@ def had(path: str) -> bool:
     return path in _known
 
 
-def _let_go(held: Held, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
     """Forget a mapping that has gone, and with it the attachment; the last one out may have to unlink."""
     if ending():  # modules fall apart around us; the watchdog will see to it
         return
     with guard:
-        if _open.get(held.key) is held:
-            del _open[held.key]
+        if _open.get(attachment.key) is attachment:
+            del _open[attachment.key]
         else:
-            _closed.pop(id(held), None)
-    if held.last_unlinks:
-        registry.unlink_unused(held.key[1])
+            _closed.pop(id(attachment), None)
+    if attachment.last_unlinks:
+        registry.unlink_unused(attachment.key[1])
 
 
 fork.on("attachments", before=guard.before_fork, in_parent=guard.in_parent, in_child=guard.in_child)

@@ -52,20 +52,20 @@ def doctor() -> list[Finding]:
     >>> [finding for finding in shm.doctor() if finding.level == "fail"]
     []
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
         folders.prepare()
         for part in (_room, _process, _trust, _mechanisms, _leftovers, lambda: _logind(*_user()), _inotify, _stdlib):
-            found += part()
+            findings += part()
     except ShmError as error:
-        found.append(_failure(error))
+        findings.append(_failure(error))
     except OSError as error:  # for example no inodes left
         known = descriptors.ran_out(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             known = capacity.full("a segment", mmap.PAGESIZE, code=error.errno)
         what = f"segments cannot be made in {paths.folder()}: {error.strerror}"
-        found.append(_failure(known) if isinstance(known, ShmError) else Finding("fail", what, _TMPFS))
-    return found
+        findings.append(_failure(known) if isinstance(known, ShmError) else Finding("fail", what, _TMPFS))
+    return findings
 
 
 def _room() -> Iterator[Finding]:
@@ -113,8 +113,8 @@ def _process() -> Iterator[Finding]:
 
 
 def _trust() -> Iterator[Finding]:
-    found = os.stat(paths.folder())
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+    status = os.stat(paths.folder())
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
         yield Finding("warn", f"others may delete your segments in {paths.folder()}", f"chmod +t {paths.folder()}")
     else:
         yield Finding("ok", f"{paths.runtime()} belongs to you alone, and nobody else may delete your segments")
@@ -128,9 +128,9 @@ def _mechanisms() -> Iterator[Finding]:
         try:
             segment_file.fill(fd, mmap.PAGESIZE, (), "doctor's trial", lambda _: None)
             segment_file.link(fd, path)
-            found = os.fstat(fd)
+            status = os.fstat(fd)
             excluded = _is_locked(path)
-            listed = os.getpid() in registry.holders().get((found.st_dev, found.st_ino), ())
+            listed = os.getpid() in registry.holders().get((status.st_dev, status.st_ino), ())
         finally:
             os.close(fd)
             with contextlib.suppress(FileNotFoundError):

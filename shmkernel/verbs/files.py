@@ -38,22 +38,22 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     >>> shm.unlink("x")
     """
     target = _path(name, path)
-    fd, found = segment_file.attach(paths.path_of(name), "r", name)
+    fd, status = segment_file.attach(paths.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # random: another thread may save to the same file
     try:
-        records.confirm(name, found)
-        _check(name, fd, found)
+        records.confirm(name, status)
+        _check(name, fd, status)
         with open(part, "xb") as file:
-            if pieces := _pieces(name, found, target):
+            if pieces := _pieces(name, status, target):
                 file.writelines(pieces)
             else:
-                _send(fd, found.st_size, file.fileno(), name)
+                _send(fd, status.st_size, file.fileno(), name)
         os.replace(part, target)
     except OSError as error:
         raise _failed(name, target, error) from None
     finally:
         os.close(fd)
-        registry.unlink_unused(found.st_ino)  # the last other user may have detached while this process read it
+        registry.unlink_unused(status.st_ino)  # the last other user may have detached while this process read it
         with contextlib.suppress(OSError):
             os.unlink(part)
 
@@ -93,18 +93,18 @@ def load(
     return shared
 
 
-def _check(name: str, fd: int, found: os.stat_result) -> None:
+def _check(name: str, fd: int, status: os.stat_result) -> None:
     """Raise DamagedError for a damaged segment: its file could not be loaded, and might replace a good one."""
-    if record := records.of(found):
+    if record := records.of(status):
         try:
-            kinds.named(record.kind).describe(os.pread(fd, kinds.HEAD, 0), found.st_size)
+            kinds.named(record.kind).describe(os.pread(fd, kinds.HEAD, 0), status.st_size)
         except ValueError as error:
             raise staging.damaged(name, error) from None
 
 
-def _pieces(name: str, found: os.stat_result, target: str) -> Iterator[bytes] | None:
+def _pieces(name: str, status: os.stat_result, target: str) -> Iterator[bytes] | None:
     """Return the file content of a segment whose kind has a file format of its own; None: copy its bytes."""
-    record = records.of(found)
+    record = records.of(status)
     kind = kinds.named(record.kind) if record else None
     return kind.save(segments.attach(name, "r"), target) if kind and kinds.keeps(kind) else None
 

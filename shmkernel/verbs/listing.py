@@ -70,9 +70,9 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     [('x', 'unlinked')]
     >>> del x
     """
-    found = paths.inodes()
-    posix = [record.name for record in records.others(found.values()) if record.name.startswith("/")]
-    return look([*sorted(found), *sorted(posix)])
+    inodes = paths.inodes()
+    posix = [record.name for record in records.others(inodes.values()) if record.name.startswith("/")]
+    return look([*sorted(inodes), *sorted(posix)])
 
 
 def info(name: str) -> Info:
@@ -92,10 +92,10 @@ def info(name: str) -> Info:
     >>> shm.unlink("x")
     """
     paths.path_of(name)
-    found = [one for one in look([name]) if one.name == name]
-    if not found:
+    rows = [row for row in look([name]) if row.name == name]
+    if not rows:
         raise segment_file.missing(name)
-    return found[0]
+    return rows[0]
 
 
 def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
@@ -118,26 +118,26 @@ def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
         with registry.locked():
             rows = [row if row.attached else row._replace(elsewhere=registry.in_use(row.name)) for row in rows]
     live = {row.name for row in rows}
-    for one in attachments.everything():
-        mapping = one()  # None if another thread has just released it
-        if mapping is None or one.key[1] in here:
+    for attachment in attachments.everything():
+        mapping = attachment()  # None if another thread has just released it
+        if mapping is None or attachment.key[1] in here:
             continue
-        if one.name in live or registry.inode_at(one.name) is None:
-            here.add(one.key[1])
+        if attachment.name in live or registry.inode_at(attachment.name) is None:
+            here.add(attachment.key[1])
             head = mapping[: kinds.HEAD]
-            rows.append(_ghost(one, head, "replaced" if one.name in live else "unlinked", now))
+            rows.append(_ghost(attachment, head, "replaced" if attachment.name in live else "unlinked", now))
     return rows
 
 
-def holders(one: attachments.Held) -> tuple[Holder, ...]:
+def holders(attachment: attachments.Attachment) -> tuple[Holder, ...]:
     """Return the processes that have this mapping's memory attached, this one first, even if its name is gone."""
-    return _Now().sharers(one)
+    return _Now().sharers(attachment)
 
 
 def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
     """Update what can change without a change of the segment's file: holders, and whether the owner is alive."""
     now = _Now()
-    found = []
+    current = []
     for row in rows:
         try:
             at = os.lstat(row.path)
@@ -146,17 +146,17 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
         holders, owner = now.holders((at.st_dev, at.st_ino)), now.owner(records.of(at))
         if (row.attached, row.owner_alive, row.mine) != (holders, owner["owner_alive"], owner["mine"]):
             row = row._replace(attached=holders, **owner)  # noqa: PLW2901
-        found.append(row)
-    return found
+        current.append(row)
+    return current
 
 
 class _Now:
     """The state of sessions and of the OS's locks, read once for all rows."""
 
     def __init__(self) -> None:
-        people = sessions.everyone()
-        self._by_id = {one.id: one for one in people}
-        self._by_pid = {(one.pid, one.pid_ns): one for one in people}
+        known = sessions.everyone()
+        self._by_id = {session.id: session for session in known}
+        self._by_pid = {(session.pid, session.pid_ns): session for session in known}
         self._attached, self._mine = registry.holders(), sessions.mine()
         self._owner, self._holder = functools.cache(self._ask), functools.cache(self._find)
 
@@ -174,10 +174,10 @@ class _Now:
             "mine": bool(self._mine and owner == self._mine.id),
         }
 
-    def sharers(self, one: attachments.Held) -> tuple[Holder, ...]:
+    def sharers(self, attachment: attachments.Attachment) -> tuple[Holder, ...]:
         """Return the processes that have this mapping's memory; this process is always one of them."""
-        found = self.holders(one.key[:2])
-        return found if os.getpid() in [holder.pid for holder in found] else (self._holder(os.getpid()), *found)
+        holders = self.holders(attachment.key[:2])
+        return holders if os.getpid() in [holder.pid for holder in holders] else (self._holder(os.getpid()), *holders)
 
     def holders(self, file: tuple[int, int]) -> tuple[Holder, ...]:
         """Return the processes that hold a lock on a file, given by device and inode: this one first, then by label.
@@ -188,7 +188,7 @@ class _Now:
         if pids is None:
             return ()
         holders = map(self._holder, {*pids})
-        return tuple(sorted(holders, key=lambda one: (one.pid != os.getpid(), one.label, one.pid)))
+        return tuple(sorted(holders, key=lambda holder: (holder.pid != os.getpid(), holder.label, holder.pid)))
 
     def _find(self, pid: int) -> Holder:
         """Name a process by its session, or by the session of its nearest ancestor that has one."""
@@ -206,35 +206,35 @@ class _Now:
 
 def _row(name: str, now: _Now) -> tuple[Info, int]:
     path = paths.path_of(name)
-    found = os.lstat(path)
-    record = records.of(found)
+    status = os.lstat(path)
+    record = records.of(status)
     state, what = "", kinds.Description("unknown")
     kind = record.kind if record else "file"
     try:
         head = segment_file.peek(path, kinds.HEAD, name)
         reader = kinds.named(kind) if record else kinds.for_bytes(head, foreign=paths.foreign(name))
         if reader:
-            kind, what = reader.name, reader.describe(head, found.st_size)
+            kind, what = reader.name, reader.describe(head, status.st_size)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         state, what = "damaged", kinds.Description(str(error))
     return Info(
-        name=name, kind=kind, type=what.text, size=registry.size(found),
+        name=name, kind=kind, type=what.text, size=registry.size(status),
         owner=record.label if record else "another program", elsewhere=False,
-        attached=now.holders((found.st_dev, found.st_ino)),
-        lifetime=record.lifetime if record else "keep", created=record.created if record else found.st_mtime,
+        attached=now.holders((status.st_dev, status.st_ino)),
+        lifetime=record.lifetime if record else "keep", created=record.created if record else status.st_mtime,
         path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=sync_file.peek(name)[0],
         **now.owner(record),
-    ), found.st_ino  # fmt: skip
+    ), status.st_ino  # fmt: skip
 
 
-def _ghost(one: attachments.Held, head: bytes, state: str, now: _Now) -> Info:
-    what, record = kinds.named(one.kind).describe(head, one.size), one.record
+def _ghost(attachment: attachments.Attachment, head: bytes, state: str, now: _Now) -> Info:
+    what, record = kinds.named(attachment.kind).describe(head, attachment.size), attachment.record
     return Info(
-        name=one.name, kind=one.kind, type=what.text, size=one.size,
-        owner=record.label if record else "another program", attached=now.sharers(one), elsewhere=False,
+        name=attachment.name, kind=attachment.kind, type=what.text, size=attachment.size,
+        owner=record.label if record else "another program", attached=now.sharers(attachment), elsewhere=False,
         lifetime="attached", created=record.created if record else None,
-        path=paths.path_of(one.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
+        path=paths.path_of(attachment.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
         **now.owner(record) | {"owner_pid": None},
     )  # fmt: skip

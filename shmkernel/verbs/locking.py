@@ -239,7 +239,7 @@ def _writable(x: Any) -> str:  # noqa: ANN401
     return name
 
 
-def _attachment(x: Any) -> attachments.Held:  # noqa: ANN401
+def _attachment(x: Any) -> attachments.Attachment:  # noqa: ANN401
     attached, part = attachments.everything(), x
     while part is not None:
         for attachment in attached:

@@ -139,30 +139,30 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     if not sessions.covers(path):  # before: with lifetime attached, this process may be the last one at once
         with staging.room_for(name):
             registry.begin()
-    fd, found = segment_file.attach(path, mode, name)
+    fd, status = segment_file.attach(path, mode, name)
     try:
-        if found.st_nlink > 1:
-            records.confirm(name, found)
-        given = attachments.get(found, mode)
+        if status.st_nlink > 1:
+            records.confirm(name, status)
+        given = attachments.get(status, mode)
         if given is not None:
             return given
-        record = records.of(found)
+        record = records.of(status)
         reader = _reader(name, fd, kind or (record.kind if record else None))
         try:
-            mapping, value = staging.open_(reader, fd, found, path, name, mode)
+            mapping, value = staging.open_(reader, fd, status, path, name, mode)
         except NotFoundError:  # the folder of a store went, and with it the name
-            if registry.inode_at(name) == found.st_ino:
+            if registry.inode_at(name) == status.st_ino:
                 raise staging.damaged(name, "the folder of its store is gone") from None
             return attach(name, mode, kind)
         except ArgumentError:
             raise
         except ValueError as error:  # an empty file cannot even be mapped
-            raise staging.damaged(name, error if found.st_size else "the file is empty") from None
+            raise staging.damaged(name, error if status.st_size else "the file is empty") from None
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     finally:
         os.close(fd)
-    return attachments.put(mapping, value, attachments.Segment(found, mode, path, name, reader.name, record))
+    return attachments.put(mapping, value, attachments.Segment(status, mode, path, name, reader.name, record))
 
 
 def close(name: str) -> bool:
@@ -249,7 +249,8 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
         session = registry.begin()
     with staging.room_for(name), registry.locked():
         inode = registry.inode_at(name)
-        left = next((one for one in attachments.everything() if one.name == name and one.value() is not None), None)
+        attached = (attachment for attachment in attachments.everything() if attachment.name == name)
+        left = next((attachment for attachment in attached if attachment.value() is not None), None)
         if inode is None and left is None:
             raise segment_file.missing(name)
         if lifetime == "attached" and not registry.in_use(name):
@@ -263,7 +264,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
             attachments.set_lifetime(inode, lifetime)
     if inode is not None or left is None:
         return listing.info(name)
-    others = tuple(one for one in listing.holders(left) if one.pid != os.getpid())
+    others = tuple(holder for holder in listing.holders(left) if holder.pid != os.getpid())
     create(name, attachments.intact(left), lifetime=lifetime)
     return listing.info(name)._replace(stayed=others)
 
@@ -296,14 +297,14 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
 def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
     if kind is not None:
         return kinds.named(kind)
-    found = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=paths.foreign(name))
-    if found is None:
+    reader = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=paths.foreign(name))
+    if reader is None:
         message = (
             f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here. "
             f'Its bytes as they are: shm.attach({name!r}, kind="raw"). Remove: %shm_unlink {name}'
         )
         raise DamagedError(message, name=name)
-    return found
+    return reader
 
 
 def _adopted(name: str, inode: int) -> records.Record:

@@ -72,11 +72,11 @@ def make(
                         plan.build(registry.make_store_folder(fd, kind.file), fd, progress)
                     else:
                         segment_file.fill(fd, plan.size, plan.pieces(), name, progress)
-            found = os.fstat(fd)
-            mapping, shared = open_(kind, fd, found, path, name, mode, view)
-            record = records.Record(found.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-            given = attachments.put(mapping, shared, attachments.Segment(found, mode, path, name, kind.name, record))
-            return Draft(fd, record, given, mode, found)
+            status = os.fstat(fd)
+            mapping, shared = open_(kind, fd, status, path, name, mode, view)
+            record = records.Record(status.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
+            given = attachments.put(mapping, shared, attachments.Segment(status, mode, path, name, kind.name, record))
+            return Draft(fd, record, given, mode, status)
         except BaseException:
             inode = os.fstat(fd).st_ino
             os.close(fd)  # first: where no more files may be opened, that may be what abandon needs
@@ -117,7 +117,7 @@ def _abandon(drafts: Sequence[Draft]) -> None:
 def open_(
     kind: kinds.Kind,
     fd: int,
-    found: os.stat_result,
+    status: os.stat_result,
     path: str,
     name: str,
     mode: str,
@@ -125,14 +125,14 @@ def open_(
 ) -> tuple[mmap.mmap, object]:
     """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
     if not kinds.keeps(kind):
-        mapping = segment_file.map_(fd, found.st_size, mode, name)
+        mapping = segment_file.map_(fd, status.st_size, mode, name)
         return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
-    mapping = segment_file.map_(fd, min(found.st_size, kinds.HEAD), "r", name)
-    return mapping, kind.connect(mapping, _home(found), name, mode)
+    mapping = segment_file.map_(fd, min(status.st_size, kinds.HEAD), "r", name)
+    return mapping, kind.connect(mapping, _home(status), name, mode)
 
 
-def _home(found: os.stat_result) -> str:
-    return paths.runtime("dicts", str(found.st_ino))
+def _home(status: os.stat_result) -> str:
+    return paths.runtime("dicts", str(status.st_ino))
 
 
 def check(name: str, mode: str, lifetime: str, replace: Replace) -> None:

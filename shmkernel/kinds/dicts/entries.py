@@ -71,7 +71,7 @@ def all_of(
             data = list(map(values.encode, enumerate(content.values())))
             if all(raws) and max(map(len, raws), default=0) <= keys.LONGEST:
                 found = sorted(zip(order, raws, data, strict=True))  # twice as fast as by bytes, to the same order
-                return [*(raw for _, raw, _ in found), *places], [*(one for *_, one in found), *raws]
+                return [*(raw for _, raw, _ in found), *places], [*(value for *_, value in found), *raws]
     placed: list[bytes] = []
     entry_of: dict[bytes, bytes] = {}
     for key, value in content.items():
@@ -87,9 +87,9 @@ def all_of(
 
 def _places(count: int) -> list[bytes]:
     """Return the keys of so many entries of the order."""
-    found = np.empty(count, [("tag", "u1"), ("number", ">u8")])
-    found["tag"], found["number"] = keys.ORDER, np.arange(count)
-    return cast("list[bytes]", found.view("V9").tolist())
+    places = np.empty(count, [("tag", "u1"), ("number", ">u8")])
+    places["tag"], places["number"] = keys.ORDER, np.arange(count)
+    return cast("list[bytes]", places.view("V9").tolist())
 
 
 def head(number: int) -> bytes:
@@ -171,8 +171,8 @@ def walk(
         return placed, number_at(cursor.key()) + 1 if len(placed) == count else None
     behind = start is not None and cursor.set_range(place(start + 1))
     back = cursor.iterprev() if (cursor.prev() if behind else cursor.last()) else iter(())
-    found = list(itertools.takewhile(lambda step: step[0][0] == keys.ORDER, itertools.islice(back, count)))
-    return [value for _, value in found], number_at(found[-1][0]) - 1 if len(found) == count else None
+    backward = list(itertools.takewhile(lambda step: step[0][0] == keys.ORDER, itertools.islice(back, count)))
+    return [value for _, value in backward], number_at(backward[-1][0]) - 1 if len(backward) == count else None
 
 
 @_checked
@@ -194,8 +194,8 @@ def read(txn: Txn, raws: list[bytes], most: int = _ALL) -> list[Any]:
     """Return the values of these keys, which are there: the first ones, of about `most` bytes at least."""
     try:
         if most >= _ALL:
-            found = cast("Iterator[bytes]", map(txn.get, raws))  # twice as fast as getmulti
-            return [value for _, value in map(values.decode, found)]
+            entries = cast("Iterator[bytes]", map(txn.get, raws))  # twice as fast as getmulti
+            return [value for _, value in map(values.decode, entries)]
         return _read_some(txn, raws, most)
     except (lmdb.Error, MemoryError, RecursionError, values.ZoneError):
         raise
@@ -204,15 +204,15 @@ def read(txn: Txn, raws: list[bytes], most: int = _ALL) -> list[Any]:
 
 
 def _read_some(txn: Txn, raws: list[bytes], most: int) -> list[Any]:
-    found, size = [], 0
+    values_, size = [], 0
     for raw in raws:
         entry = cast("bytes", txn.get(raw))
         _, value = values.decode(entry)
-        found.append(value)
+        values_.append(value)
         size += len(entry)
         if size >= most:
             break
-    return found
+    return values_
 
 
 def _is_wrong(txn: Txn, raw: bytes) -> bool:

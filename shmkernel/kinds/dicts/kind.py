@@ -53,19 +53,19 @@ class Dict:
             raise UnsupportedError(f"{name!r}: no dict can be made of it: {error}", name=name) from None
         large: dict[str, Plan] = {}
 
-        def pack(key: object, one: object) -> bytes:
-            if not parts.operations.is_large(one):
-                return parts.operations.packed(name, key, one)
-            large[file := secrets.token_hex(8)] = _array().plan(name, one, {})
+        def pack(key: object, item: object) -> bytes:
+            if not parts.operations.is_large(item):
+                return parts.operations.packed(name, key, item)
+            large[file := secrets.token_hex(8)] = _array().plan(name, item, {})
             return parts.values.pack(parts.values.File(file))
 
         raws, data = parts.entries.all_of(content, lambda key: parts.operations.key_bytes(name, key), pack)
-        size = sum(map(len, raws)) + sum(map(len, data)) + sum(one.size for one in large.values())
+        size = sum(map(len, raws)) + sum(map(len, data)) + sum(item.size for item in large.values())
 
         def build(home: str, fd: int, progress: Callable[[int], None]) -> None:
             parts.reservation.make(home, name)
-            for file, one in large.items():
-                _write(home, file, one, progress)
+            for file, item in large.items():
+                _write(home, file, item, progress)
             mapping = mmap.mmap(fd, 2 * lmdb_pages.PAGE, access=mmap.ACCESS_READ)
             parts.store.connect(home, mapping, name, new=True).fill(raws, data, progress)
 
@@ -76,13 +76,13 @@ class Dict:
         with open(path, "rb") as file:
             text = file.read()
         try:
-            found = json.loads(text) if text.lstrip()[:1] == b"{" else parts.values.unpack(text)
-            if not isinstance(found, dict):
-                raise TypeError(f"it holds a {type(found).__name__}")  # noqa: TRY301
+            content = json.loads(text) if text.lstrip()[:1] == b"{" else parts.values.unpack(text)
+            if not isinstance(content, dict):
+                raise TypeError(f"it holds a {type(content).__name__}")  # noqa: TRY301
         except (ValueError, TypeError, RecursionError) as error:
             what = "A dict is loaded from JSON, or from what %shm_save wrote"
             raise DamagedError(f"{path} cannot be loaded: {error}. {what}", name=name, path=path) from None
-        return self.plan(name, found, {})
+        return self.plan(name, content, {})
 
     def save(self, value: SharedDict, path: str) -> Iterator[bytes]:
         """Write a snapshot: as JSON if the path says so, else as MessagePack."""
@@ -90,7 +90,7 @@ class Dict:
         if not path.endswith(".json"):
             yield parts.values.pack(content)
             return
-        if wrong := [key for key, one in content.items() if type(key) is not str or not _is_json(one)]:
+        if wrong := [key for key, item in content.items() if type(key) is not str or not _is_json(item)]:
             message = f"{value.name!r}: JSON would change {wrong[0]!r}: give a path that ends in .msgpack"
             raise UnsupportedError(message, name=value.name, key=wrong[0])
         yield json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
@@ -117,10 +117,10 @@ class Dict:
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map
         """Say how many keys there are."""
-        found = lmdb_pages.count_in(head)
-        if found is None:
+        count = lmdb_pages.count_in(head)
+        if count is None:
             raise ValueError("its first bytes are not those of an LMDB file")
-        return Description(f"{found} key{'s' * (found != 1)}")
+        return Description(f"{count} key{'s' * (count != 1)}")
 
     def preview(self, source: Source, look: Look) -> Preview:
         """Show keys, types and dicts.values."""
@@ -140,7 +140,7 @@ def _is_json(value: object) -> bool:
         return all(map(_is_json, cast("list[object]", value)))
     if kind is dict:
         parts = cast("dict[object, object]", value)
-        return all(type(key) is str and _is_json(one) for key, one in parts.items())
+        return all(type(key) is str and _is_json(item) for key, item in parts.items())
     return value is None or kind in (bool, int, str) or (kind is float and math.isfinite(cast("float", value)))
 
 
@@ -185,11 +185,11 @@ def _write(home: str, file: str, plan: Plan, progress: Callable[[int], None]) ->
 
 
 def _attach(path: str, mode: str) -> NDArray[Any]:
-    fd, found = segment_file.attach(path, mode, os.path.basename(path))
+    fd, status = segment_file.attach(path, mode, os.path.basename(path))
     try:
         return cast(
             "NDArray[Any]",
-            _array().open(segment_file.map_(fd, found.st_size, mode, os.path.basename(path)), path, mode),
+            _array().open(segment_file.map_(fd, status.st_size, mode, os.path.basename(path)), path, mode),
         )
     finally:
         os.close(fd)

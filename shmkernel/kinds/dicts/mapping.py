@@ -137,15 +137,15 @@ class SharedDict(Access, MutableMapping[Any, Any]):
                     missed = number
 
     def _snapshot(self, txn: Txn) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+        content: dict[Any, Any] = {}
         at: int | None = 0
         while at is not None:
             placed, at = entries.walk(txn, at, AT_ONCE[1])
             keys_, values_ = items(txn, placed)
             if values.File in set(map(type, values_)):
                 values_ = list(map(self._whole, values_))
-            found.update(zip(keys_, values_, strict=True))
-        return found
+            content.update(zip(keys_, values_, strict=True))
+        return content
 
     copy = to_dict
     fromkeys = dict.fromkeys
@@ -245,8 +245,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         ready = [self._ready(key, value) for key, value in content.items()]
 
         def step(txn: Txn) -> None:
-            for one in ready:
-                self._put(txn, one)
+            for pair in ready:
+                self._put(txn, pair)
 
         self._change(step, *ready)
 
@@ -336,8 +336,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     def _keys(self, *, backwards: bool = False) -> Iterator[Any]:
         opened = self._store
         size = opened.resized
-        for found in self._batches(_keys, backwards=backwards):
-            for key in found:
+        for batch in self._batches(_keys, backwards=backwards):
+            for key in batch:
                 yield key
                 if opened.resized != size:
                     raise RuntimeError(_CHANGED)
@@ -345,8 +345,8 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     def _pairs(self, *, backwards: bool = False) -> Iterator[tuple[Any, Any]]:
         opened = self._store
         size = opened.resized
-        for found in self._batches(pairs, backwards=backwards):
-            for pair in found:
+        for batch in self._batches(pairs, backwards=backwards):
+            for pair in batch:
                 if type(pair[1]) is values.File:
                     whole = self._get(pair[0])
                     if whole is MISSING:  # it was removed since
@@ -363,7 +363,7 @@ def _keys(_: Txn, placed: list[bytes]) -> tuple[list[Any], list[bytes]]:
     return keys_, raws
 
 
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return type(one) is type(other) and np.array_equal(cast("Any", one), cast("Any", other))
-    return bool(one == other)
+def _same(value: object, other: object) -> bool:
+    if isinstance(value, np.ndarray) or isinstance(other, np.ndarray):
+        return type(value) is type(other) and np.array_equal(cast("Any", value), cast("Any", other))
+    return bool(value == other)

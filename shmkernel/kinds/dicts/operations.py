@@ -147,15 +147,15 @@ class Access:
         """Attach a large array; anything else is the value itself."""
         if type(value) is not values.File:
             return value
-        found = self._attached.get(value)
-        if found is None:
+        array = self._attached.get(value)
+        if array is None:
             try:
-                found = self._arrays.attach(self._store.array_files.path(value), self._mode)
+                array = self._arrays.attach(self._store.array_files.path(value), self._mode)
             except FileNotFoundError:
                 message = f"{self.name!r} was unlinked or replaced, and this array with it. What there is: %shm_list"
                 raise GoneError(message, name=self.name, similar=[]) from None
-            self._attached[value] = found
-        return found
+            self._attached[value] = array
+        return array
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Txn]:
@@ -232,8 +232,8 @@ class Access:
         try:
             return self._make(step, *ready)
         finally:
-            for one in ready:
-                one.close()
+            for pair in ready:
+                pair.close()
 
     def _make(self, step: Callable[[Txn], T], *ready: Ready) -> T:
         self._check_writable()
@@ -249,7 +249,7 @@ class Access:
                 try:
                     return opened.write(step)
                 except FullError:
-                    if any(one.file for one in ready):  # its file went with the first try
+                    if any(pair.file for pair in ready):  # its file went with the first try
                         raise
                     opened.free()
                     return opened.write(step)

@@ -42,9 +42,9 @@ def preview(source: Source, look: Look, count: int) -> Preview:
     with opened.viewing() as txn:
         rows = page(look, min(count, _FAR))
         placed, _ = entries.walk(txn, None, rows.stop)
-        found = [_key(one) for one in placed[rows.start :]]
-        texts = [_row(txn.get(raw)) for raw, _ in found]
-        labels = [label for _, label in found]
+        shown = [_key(key) for key in placed[rows.start :]]
+        texts = [_row(txn.get(raw)) for raw, _ in shown]
+        labels = [label for _, label in shown]
         del placed  # a view outlives no transaction
     note = f"the first {_FAR:,} of {count:,} keys" if count > _FAR else ""
     return grid(_COLUMNS, labels, texts, rows.start, min(count, _FAR), note=note)
@@ -55,8 +55,8 @@ def _key(placed: memoryview) -> tuple[bytes, str]:
     if len(placed) > _LONG:
         raw, key = _stored(placed[1:])
         return raw, " ".join(_told(memoryview(key)))
-    raw, found = entries.key_of(bytes(placed))
-    return raw, _short.repr(found)
+    raw, value = entries.key_of(bytes(placed))
+    return raw, _short.repr(value)
 
 
 def _row(entry: memoryview | None) -> tuple[str, str]:

@@ -135,8 +135,8 @@ class Reservation:
         words = self._words
         at = lmdb_pages.current(words)
         limit = min(int(words[at + lmdb_pages.NUMBER]), freelist.oldest(self._env.readers()))
-        found = freelist.records(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + lmdb_pages.FREE])
-        return sum(count for number, count in found if number < limit)
+        freed = freelist.records(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + lmdb_pages.FREE])
+        return sum(count for number, count in freed if number < limit)
 
 
 def make(home: str, name: str) -> None:

@@ -298,12 +298,12 @@ class Store:
 
     def _join(self) -> None:
         """Have all writers take the writer lock if processes of another pid namespace are here."""
-        mine = identity.pid_namespace()
-        if self.words[lmdb_pages.SPACE] != mine:
+        namespace = identity.pid_namespace()
+        if self.words[lmdb_pages.SPACE] != namespace:
             if self.words[lmdb_pages.SPACE]:
                 self.lock.mark(lmdb_pages.LOCK_FIRST, b"\1", at=1)
             else:
-                self.lock.mark(lmdb_pages.SPACE, mine.to_bytes(8, "little"))
+                self.lock.mark(lmdb_pages.SPACE, namespace.to_bytes(8, "little"))
 
     def _reopen(self) -> lmdb.Environment:
         with _guard:
@@ -319,17 +319,17 @@ def _inside(home: str) -> list[str]:
 
 def _keys(path: str | bytes, subdir: bool) -> tuple[object, ...]:
     """Say by what py-lmdb knows that a store is open already; its list of them is the parent's after a fork."""
-    found: tuple[object, ...] = () if os.fsdecode(path) in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
-    return found
+    keys: tuple[object, ...] = () if os.fsdecode(path) in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
+    return keys
 
 
 def connect(home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> Store:
     """Return this process's one Store of this folder; a `new` one was made by the caller."""
     with _guard:
-        found = _stores.get(home)
-        if found is None:
-            found = _stores[home] = Store(home, mapping, name, new=new)
-        return found
+        store = _stores.get(home)
+        if store is None:
+            store = _stores[home] = Store(home, mapping, name, new=new)
+        return store
 
 
 def _after_fork() -> None:

@@ -86,8 +86,8 @@ def _problems(path: str) -> list[str]:
 
     with open(path, "rb") as file:
         kind = type("Verifier", (base,), {"_bigdata": with_all_its_pages})
-        found: list[str] = kind(file, os.fstat(file.fileno()).st_size).verify()
-    return found
+        left: list[str] = kind(file, os.fstat(file.fileno()).st_size).verify()
+    return left
 
 
 def _more(path: str, words: memoryview) -> list[str]:
