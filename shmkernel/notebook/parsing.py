@@ -22,6 +22,7 @@ from IPython.core.magic_arguments import MagicArgumentParser, magic_arguments
 
 from shmkernel._core import paths
 from shmkernel.errors import ArgumentError, ShmError
+from shmkernel.notebook.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -186,7 +187,8 @@ def split(line: str) -> tuple[str, str | None]:
 def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """Evaluate the text of an expression; an error takes one line."""
     try:
-        space = {"numpy": sys.modules.get("numpy"), **scope}  # as errors name it, whatever it was imported as
+        space = {"numpy": sys.modules.get("numpy")}  # as errors name it, whatever it was imported as
+        space |= scope.flat() if isinstance(scope, Scope) else scope
         return eval(compile(expression, "--from", "eval"), space)  # noqa: S307  the user's own cell
     except Exception as error:  # noqa: BLE001  whatever the expression raises
         first = (str(error).splitlines() or [""])[0]

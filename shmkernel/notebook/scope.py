@@ -51,6 +51,10 @@ class Scope(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
+    def flat(self) -> dict[str, Any]:
+        """Return all that the line sees as one dict: to read the variables one by one takes a call for each."""
+        return {**self._user, **self._globals, **self._locals}
+
     def is_local(self, name: str) -> bool:
         """Say whether the name is one of the function or class body that the line stands in."""
         return self._locals is not self._globals and self._knows(name)

@@ -22,8 +22,9 @@ def _make_sendable(value: object, kind: str) -> None:
     with importing:
         from shmkernel.stdlib import reduction  # noqa: PLC0415  with numpy, without which much of the command line works
 
-    reduction.register()
-    reduction.register_value(value, kind)
+    hooks = attachments.on_put
+    hooks[:] = [reduction.make_sendable if hook is _make_sendable else hook for hook in hooks]
+    reduction.make_sendable(value, kind)
 
 
 attachments.views.update(list=ShareableList.over, raw=SharedMemory.over)

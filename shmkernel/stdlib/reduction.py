@@ -48,8 +48,9 @@ def register() -> None:
                 lesson(module)
 
 
-def register_value(value: object, kind: str) -> None:
-    """Have a value of a kind that keeps a folder sent as the name it is attached by."""
+def make_sendable(value: object, kind: str) -> None:
+    """Have a shared value sent as a reference: one of a kind that keeps a folder as the name it is attached by."""
+    register()
     if type(value) not in delivery.reducers and kinds.keeps(kinds.named(kind)):
         _register(type(value), reduce_named)
 
