@@ -1,10 +1,10 @@
-"""Agreement between processes about a name: locks, versions, waiting, consistent copies.
+"""Synchronize processes that share a name: locks, versions, waiting, consistent copies.
 
-    sync_file  the sync file of a name: a page of words, and descriptions of it to lock with
-    inotify    sleeping until something happens to a file
-    locks      exclusive and shared, between processes, threads and tasks
-    versions   counting what was published, and waiting for the next
-    seqlock    copies that are whole, without a lock
+    sync_file  the sync file of a name: a page of words, and open file descriptions to lock
+    inotify    sleep until a file or folder changes
+    locks      exclusive and shared locks between processes, threads and tasks
+    versions   count what was published, and wait for the next version
+    seqlock    consistent copies without a lock
 
-Nothing is imported here: the watchdog needs the first alone.
+Nothing is imported here: the watchdog needs sync_file alone.
 """

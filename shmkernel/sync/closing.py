@@ -1,7 +1,7 @@
-"""Descriptors that close themselves: objects of C, so that no Ctrl-C comes in between.
+"""Descriptors that close themselves with their last reference, even after a Ctrl-C at any bytecode.
 
-A number in a list has to be closed by somebody, and whoever would do so can be interrupted before. What is made here
-closes with its last reference; a forked child closes those of its parent, of which it has copies.
+Code that closes a plain number can be interrupted before the close. The objects made here are closed by their
+destructor, which is C. A forked child closes its copies of the parent's.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 STREAMS = 2  # the last of the three standard streams
 
-guard = interrupts.Guard()  # held over a fork, so that the child knows of all
+guard = interrupts.Guard()  # held over a fork, so that the child finds all of them in _open
 _open: weakref.WeakSet[Descriptor] = weakref.WeakSet()
 
 
 class Descriptor(io.FileIO):
-    """A descriptor of its own, above the standard streams."""
+    """A descriptor above the standard streams."""
 
-    _finalizing = False  # where FileIO notes that it dies unclosed, and warns: here that is as it should be
+    _finalizing = False  # a class attribute hides FileIO's flag: no ResourceWarning when it is destroyed open
 
 
 def made(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN401  what `call` takes
-    """Return what `call` opens; OSError as from there.
+    """Return the descriptor that `call` opens; `call` may raise OSError.
 
     Examples
     --------
@@ -45,20 +45,20 @@ def made(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN4
                 new = _wrapped(fcntl.fcntl, new.fileno(), fcntl.F_DUPFD_CLOEXEC, STREAMS + 1)
             _open.add(new)
     except BaseException:
-        if new is not None:  # the error's traceback would keep it
+        if new is not None:  # the traceback would keep it open
             new.close()
         raise
     return new
 
 
 def _wrapped(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN401
-    """Call and wrap in one step of the interpreter: between two, Ctrl-C would leak the number."""
-    return next(map(Descriptor, map(call, *([one] for one in arguments)), ["r+"]))
+    """Call and wrap in one bytecode: a Ctrl-C between two would leak the number."""
+    return next(map(Descriptor, map(call, *([argument] for argument in arguments)), ["r+"]))
 
 
 def close_all() -> None:
-    """Close all, in a forked child: the parent keeps its own."""
-    for one in [*_open]:
-        one.close()
+    """Close all in a forked child; the parent's stay open."""
+    for descriptor in [*_open]:
+        descriptor.close()
     _open.clear()
     guard.in_child()

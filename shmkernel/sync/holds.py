@@ -1,15 +1,15 @@
-"""Who of this process is inside a lock, and how a hold ends.
+"""Count who in this process holds a lock, and unlock when the last one leaves.
 
-    Hold      one acquisition of the byte lock, through a description of its own
-      Inside  one time that it was entered: by a `with` statement, or by an explicit call
+    Hold      one acquisition of the byte lock, on an open file description of its own
+      Inside  one entering of it: by a `with` statement, or by an explicit call
       Inside  the same thread entered again
 
-A hold begins with the first and ends with the last of them, whoever leaves first. It belongs to a thread. The latest
-inside says which task of the thread may enter again: another has to wait until that has left, unless it has ended.
+A hold begins with the first Inside and ends with the last, in whatever order they leave. It belongs to a thread. The
+task of the latest Inside may enter again; another task of the thread has to wait until that one has left or ended.
 
-Whatever ends a hold may be interrupted at any bytecode, and is then done once more, by the end of the `with`
-statement's token (`shmkernel._core.interrupts`). So each step here can be repeated, and nothing is kept in a local
-variable that would hold the lock, since tracebacks keep those.
+Ctrl-C may interrupt the leaving at any bytecode. Then the end of the `with` statement's token does it once more
+(`shmkernel._core.interrupts`). So each step here can be repeated, and no local variable refers to a descriptor that
+holds the lock, since tracebacks keep local variables.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _HOLDER = slice(HOLDER * 8, HOLDER * 8 + sync_file.WHO)
 class Hold:
     """One acquisition of the lock, from the first attempt until it is unlocked."""
 
-    __slots__ = ("claims", "description", "fd", "file", "owner", "places", "shared", "told")
+    __slots__ = ("claims", "description", "fd", "file", "noted", "owner", "places", "shared")
 
     def __init__(self, file: sync_file.SyncFile, owner: Owner, *, shared: bool) -> None:
         self.file, self.owner, self.shared = file, owner, shared
         self.places: list[Inside] = []
-        self.claims: list[int] = []  # threads that mean to unlock: the first does
-        self.description: list[Descriptor] = []  # none, or one
+        self.claims: list[int] = []  # threads that are about to unlock; the first one does
+        self.description: list[Descriptor] = []  # at most one
         self.fd = -1
-        self.told = False  # that this process holds the lock exclusively stands in the file
+        self.noted = False  # whether the words HOLDER in the sync file name this process
 
 
 class Inside:
-    """One time that a hold was entered."""
+    """One entering of a hold."""
 
     __slots__ = ("explicit", "hold", "owner")
 
@@ -59,23 +59,23 @@ class Inside:
 
 
 def find(file: sync_file.SyncFile, *, shared: bool) -> tuple[Hold | None, bool]:
-    """Return the hold that who asks may enter again; and whether another task of its thread is in the way.
+    """Return the hold that the caller may enter again, and whether another task of its thread is in the way.
 
     Raises
     ------
     LockError
-        If it holds the lock shared, and wants it alone.
+        If the caller holds the lock shared, and wants it exclusively.
     """
     for hold in [*file.holds]:
         if not hold.owner.is_thread():
             continue
         places = [*hold.places]
-        if not places or hold.claims:  # this runs inside of the leaving, in the handler of a signal, say
+        if not places or hold.claims:  # a signal handler or finalizer runs this inside `leave`
             unlock(hold)
         elif hold.shared and shared:
             return hold, False
         elif hold.shared:
-            if any(one.owner.is_me() for one in places):
+            if any(inside.owner.is_me() for inside in places):
                 raise _upgrade(file.name)
             return None, True
         elif places[-1].owner.is_me():
@@ -86,9 +86,9 @@ def find(file: sync_file.SyncFile, *, shared: bool) -> tuple[Hold | None, bool]:
 
 
 def again(hold: Hold, entry: Entry, owner: Owner) -> bool:
-    """Enter a hold once more; say whether that was in time, before another thread left it."""
+    """Enter a hold once more; return False if another thread has left it and unlocks it."""
     entry.taken = inside = Inside(hold, owner, explicit=entry.explicit)
-    with sync_file.guard:  # places may be changed by more than one thread
+    with sync_file.guard:  # other threads may change places
         hold.places.append(inside)
         if not hold.claims:
             return True
@@ -98,7 +98,7 @@ def again(hold: Hold, entry: Entry, owner: Owner) -> bool:
 
 
 def began(inside: Inside) -> None:
-    """Note that the byte lock is taken."""
+    """Note that this process has acquired the byte lock."""
     hold = inside.hold
     file = hold.file
     hold.places.append(inside)
@@ -106,11 +106,11 @@ def began(inside: Inside) -> None:
     sync_file.busy.add(hold)
     if not hold.shared:
         file.page[_HOLDER] = sync_file.me()
-        hold.told = True
+        hold.noted = True
 
 
 def leave(inside: Inside) -> bool:
-    """Be inside no more; the last to leave unlocks. Return False if it has left already."""
+    """Leave; the last one unlocks. Return False if it has left already."""
     hold = inside.hold
     if hold.owner.is_thread():
         return _leave(hold, inside)
@@ -129,7 +129,7 @@ def _leave(hold: Hold, inside: Inside) -> bool:
 
 
 def abort(inside: Inside) -> None:
-    """Do what is still to be done of the entering or the leaving, which was interrupted, so that it is left."""
+    """Complete the leaving after an interrupted entering or leaving."""
     try:
         _abort(inside.hold, inside)
     except BaseException:  # Ctrl-C again
@@ -140,7 +140,7 @@ def abort(inside: Inside) -> None:
 def _abort(hold: Hold, inside: Inside) -> None:
     with sync_file.guard:
         if not (hold.shared or hold.claims) and hold in hold.file.holds:
-            hold.told = hold.file.page[_HOLDER] == sync_file.me()
+            hold.noted = hold.file.page[_HOLDER] == sync_file.me()
         with contextlib.suppress(ValueError):
             hold.places.remove(inside)
         if not hold.places:
@@ -148,19 +148,19 @@ def _abort(hold: Hold, inside: Inside) -> None:
 
 
 def unlock(hold: Hold) -> None:
-    """Let others in. It may be done twice, and by several at once."""
+    """Unlock the byte lock. This can be repeated, and be called by several threads at once."""
     me = get_ident()
     hold.claims.append(me)
     if hold.claims[0] != me or not hold.description:
         return
     file = hold.file
-    if hold.told:
+    if hold.noted:
         file.words[RELEASED] += 1
         file.words[HOLDER] = 0
-        hold.told = False
+        hold.noted = False
     fd = hold.description[0].fileno()
     fcntl.fcntl(fd, TRY, UNLOCK_ALL)
-    if file.words[WATCHED]:  # who waits sets it, then looks; in between both have called into the OS
+    if file.words[WATCHED]:  # a waiter sets it before it tries the lock; system calls order both sides
         os.utime(fd)
     _forget(hold)
     file.idle.append(hold.description.pop())
@@ -177,19 +177,20 @@ def _forget(hold: Hold) -> None:
 
 
 def latest(file: sync_file.SyncFile) -> Inside | None:
-    """Return what an explicit call leaves; None for what was entered before a fork, and is the parent's.
+    """Return the Inside that an explicit call leaves; None if it was entered before a fork, in the parent.
 
     Raises
     ------
     LockError
-        If there is nothing that who asks could leave.
+        If the caller has not entered.
     """
-    inside = [one for hold in [*sync_file.busy] if hold.file.path == file.path for one in [*hold.places]]
-    mine = [one for one in inside if one.owner.is_me()]
-    for found in ([one for one in mine if one.explicit], mine, [one for one in inside if one.owner.ended()]):
-        if found:
-            return found[-1]
-    if inside:
+    entered = [inside for hold in [*sync_file.busy] if hold.file.path == file.path for inside in [*hold.places]]
+    own = [inside for inside in entered if inside.owner.is_me()]
+    orphaned = [inside for inside in entered if inside.owner.ended()]
+    for candidates in ([inside for inside in own if inside.explicit], own, orphaned):
+        if candidates:
+            return candidates[-1]
+    if entered:
         message = f"{file.name!r} is held by another thread or task of this process, which has to leave it"
         raise LockError(message, name=file.name)
     if file.inherited:
@@ -207,7 +208,7 @@ def _upgrade(name: str) -> LockError:
 
 
 def refused(name: str, *, shared: bool) -> LockError:
-    """Make the error for a task that would block the loop which has to free the lock."""
+    """Make the error for a task that would block the event loop which the holder needs to leave."""
     how = f"shm.lock({name!r}{', shared=True' if shared else ''})"
     message = (
         f"another task of this thread holds {name!r}, or waits for it, and cannot go on while this one blocks the "

@@ -1,14 +1,14 @@
-"""Sleeping until something happens to a file: inotify, one instance a process, shared by all who wait.
+"""Sleep until a file or folder changes: one inotify instance a process, shared by all waiters.
 
-Whoever of them wakes first takes the events out, and wakes the others, each through an eventfd of its own: nobody's
-events are lost to another, and no thread stands between. What happened is not told: each looks again at what it waits
-for. Watches are counted, since the same file gives the same watch. Where no instance is to be had (a user has 128),
-waiting means to look every 10 ms.
+The waiter that wakes first reads the events from the instance, and wakes the others through their eventfds. So no
+waiter misses an event that another has read, and no extra thread is needed. A waiter does not learn what happened: it
+checks its condition again. Watches are shared too, since inotify returns the same watch for the same file. If the
+process cannot have an instance (a user has 128), waiters poll every 10 ms.
 
-    utime on a sync file          somebody left a lock, or published
-    close of a sync file          somebody died, perhaps before his utime
+    utime on a sync file          a process left a lock, or published
+    close of a sync file          a process died, perhaps before its utime
     change of a segment's links   it was unlinked or replaced
-    a new file in the folder      a name that did not exist may lead to a segment now
+    a new file in the folder      a name that was free may lead to a segment now
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from shmkernel.sync.closing import Descriptor
 
-TICK = 0.05  # seconds; a loop that sleeps does not see Ctrl-C
+TICK = 0.05  # seconds: an event loop that sleeps longer reacts late to Ctrl-C
 _POLL = 0.01
-_LONGEST = 3600.0  # what epoll takes ends at 24 days
+_LONGEST = 3600.0  # seconds; epoll accepts up to 24 days
 _ATTRIB, _CLOSE_WRITE, _MOVED_TO, _CREATE, _DELETE_SELF = 0x4, 0x8, 0x80, 0x100, 0x400
 _MASK = _ATTRIB | _CLOSE_WRITE | _DELETE_SELF
 _FOLDER_MASK = _CREATE | _MOVED_TO
@@ -44,15 +44,15 @@ _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 _guard = interrupts.Guard()
 _inotify: Descriptor | None = None
-_watches: set[int] = set()  # of the instance
+_watches: set[int] = set()  # all watches of the instance
 _waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
-_resting: Waiter | None = None  # for the next wait for the same: to make and to close one takes 30 us
+_resting: Waiter | None = None  # kept for the next wait with the same key: making and closing one takes 30 us
 
 
 class Waiter:
-    """Waits for what happens to files from its making on; a folder is watched for what appears in it.
+    """Waits for changes of files, and for new files in folders, that happen after it was made.
 
-    Look once after making it: what happened before wakes nobody.
+    Check the condition once after making it: earlier changes wake nobody.
     """
 
     def __init__(self, *paths: str, key: object = None) -> None:
@@ -63,17 +63,17 @@ class Waiter:
             self.event = closing.made(os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._poll = _epoll()
             self._poll.register(self.event, select.EPOLLIN)
-        except (OSError, AttributeError):  # too many open files; gevent takes epoll away
+        except (OSError, AttributeError):  # too many open files; gevent removes epoll
             self._poll = None
         with _guard:
             _waiters.add(self)
             if self._poll is not None and (instance := _instance()) is not None:
                 self._poll.register(instance, select.EPOLLIN)
-                found = [self._watch(instance, path) for path in paths]
-                self.blind = not all(found)
+                watching = [self._watch(instance, path) for path in paths]
+                self.blind = not all(watching)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Sleep until something has happened, or for nothing, or until the time is over; look again in any case."""
+        """Sleep until a change or the timeout, or wake for no reason: check the condition again in any case."""
         longest = _POLL if self.blind else _LONGEST
         left = longest if timeout is None else max(min(timeout, longest), 0)
         if self._poll is None:
@@ -82,7 +82,7 @@ class Waiter:
             self._take()
 
     async def wait_async(self, end: float | None = None) -> None:
-        """Sleep likewise, until `end` of time.monotonic at the latest, and let others run meanwhile."""
+        """Sleep likewise, until `end` of time.monotonic at the latest, while other tasks run."""
         import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
         tick = _POLL if self.blind else TICK
@@ -98,41 +98,41 @@ class Waiter:
             await woken
         finally:
             timer.cancel()
-            if not loop.is_closed():  # as it is for a task that is collected with its loop
+            if not loop.is_closed():  # it is closed if the task is collected with its loop
                 loop.remove_reader(self._poll.fileno())
         self._take()
 
     def goes_on(self, key: object) -> bool:
-        """Wait again, if it was for what this key stands for."""
+        """Return whether it waited for the same key, and if so wait again."""
         if self._key != key:
             return False
         _waiters.add(self)
         return True
 
     def rest(self) -> None:
-        """Wait no more, for now: the next `waiter` with this key may go on with this one."""
+        """Stop waiting, but keep this one for the next `waiter` with the same key."""
         global _resting
         with _guard:
             _waiters.discard(self)
-            before, _resting = (self, _resting) if self.blind else (_resting, self)
-        if before is not None:
-            before.close()
+            replaced, _resting = (self, _resting) if self.blind else (_resting, self)
+        if replaced is not None:
+            replaced.close()
 
     def close(self) -> None:
-        """Wait no more. This can be repeated."""
+        """Stop waiting, and close. This can be repeated."""
         with _guard:
             _waiters.discard(self)
             others = {watch for one in (*_waiters, _resting) if one not in (None, self) for watch in one.watched}
-            for watch in _watches - others:  # also of one that Ctrl-C kept from closing
-                _libc.inotify_rm_watch(_number(_inotify), watch)  # fails for a file that is gone: so is the watch
+            for watch in _watches - others:  # includes those of waiters whose close Ctrl-C interrupted
+                _libc.inotify_rm_watch(_number(_inotify), watch)  # fails if the file is removed, and with it the watch
                 _watches.discard(watch)
             self.watched.clear()
-            for one in (self._poll, self.event):
-                if one is not None:
-                    one.close()
+            for descriptor in (self._poll, self.event):
+                if descriptor is not None:
+                    descriptor.close()
 
     def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():  # Ctrl-C has kept it from being closed
+        if not ending():  # Ctrl-C has skipped the close
             self.close()
 
     def _watch(self, instance: Descriptor, path: str) -> bool:
@@ -151,7 +151,7 @@ class Waiter:
             except BlockingIOError:
                 pass
             else:
-                return  # somebody else took the events
+                return  # another waiter has read the events
             try:
                 os.read(_number(_inotify), _EVENTS)
             except OSError:
@@ -162,7 +162,7 @@ class Waiter:
 
 
 def waiter(key: object, *paths: str) -> Waiter:
-    """Return a waiter for these files, which `key` stands for: the one that rests, or a new one."""
+    """Return a waiter for these files: the resting one if its key is equal, else a new one."""
     global _resting
     with _guard:
         rested, _resting = _resting, None
@@ -190,21 +190,21 @@ def _instance() -> Descriptor | None:
     """Return the process's inotify instance; None if it cannot have one."""
     global _inotify  # noqa: PLW0603  one a process
     if _inotify is None:
-        with contextlib.suppress(OSError, ValueError):  # the latter for -1
+        with contextlib.suppress(OSError, ValueError):  # ValueError: inotify_init1 returned -1
             _inotify = closing.made(_libc.inotify_init1, _FLAGS)
     return _inotify
 
 
-def _number(one: Descriptor | None) -> int:
-    return -1 if one is None else one.fileno()
+def _number(descriptor: Descriptor | None) -> int:
+    return -1 if descriptor is None else descriptor.fileno()
 
 
 def _in_child() -> None:
-    """Let go of the parent's instance, whose events are the parent's; its descriptors are closed already."""
+    """Drop the parent's instance, whose events are the parent's; its descriptors are closed already."""
     global _inotify, _resting  # noqa: PLW0603
-    for one in (*_waiters, _resting):
-        if one is not None and one._poll is not None:  # noqa: SLF001
-            one._poll.close()  # noqa: SLF001
+    for waiter in (*_waiters, _resting):
+        if waiter is not None and waiter._poll is not None:  # noqa: SLF001
+            waiter._poll.close()  # noqa: SLF001
     _waiters.clear()
     _watches.clear()
     _inotify = _resting = None

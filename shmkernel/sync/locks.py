@@ -1,13 +1,13 @@
-"""Locks between processes and threads: byte locks of the OS, on open file descriptions of a sync file.
+"""Locks between processes, threads and tasks: the OS's byte locks on open file descriptions of a sync file.
 
-    LOCK      who has it exclusively writes, who shares it reads
-    GATE      who has to wait stands here, and who comes later behind him: neither writers nor readers starve
-    VERSION   around the raising of a version, a microsecond
+    LOCK      held exclusively to write, shared to read
+    GATE      a turnstile. Waiters lock it before LOCK, so neither readers nor writers starve
+    VERSION   held for a microsecond while a version is raised
 
-The OS frees what a dead process held, but does not say that it died: who enters exclusively writes who he is beside
-the lock, and clears it when he leaves. Whoever finds it uncleared is told, for what the lock protects may be half
-written. Leaving raises the version, and wakes by a change of the file's time those who poll; the others sleep in the
-OS's own queue.
+The OS frees the locks of a dead process, but does not report its death. So an exclusive holder writes its identity into
+the sync file, and clears it when it leaves. If the next holder finds it uncleared, it is warned: the protected values
+may be half written. Leaving raises the version, and changes the file's time to wake waiters that use inotify; the
+others sleep in the OS's queue.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ _NAP = 0.001  # seconds
 
 
 def request(kind: int, byte: int) -> bytes:
-    """Make a struct flock for one byte."""
+    """Return a struct flock for one byte."""
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
 
 
-_LOCKS = {False: request(fcntl.F_WRLCK, _LOCK), True: request(fcntl.F_RDLCK, _LOCK)}  # by: shared?
+_LOCKS = {False: request(fcntl.F_WRLCK, _LOCK), True: request(fcntl.F_RDLCK, _LOCK)}  # by `shared`
 _GATES = {False: request(fcntl.F_WRLCK, _GATE), True: request(fcntl.F_RDLCK, _GATE)}
 _UNGATE = request(fcntl.F_UNLCK, _GATE)
 
 
 class Lock(Holding):
-    """Excludes every other process and thread that locks the same name, or with `shared` only those that write.
+    """Excludes other processes, threads and tasks that lock the same name; with `shared` only exclusive holders.
 
     Parameters
     ----------
     name : str
-        A segment's, or any other.
+        The name of a segment, or any other name.
     shared : bool
-        Others may share the lock, but nobody has it exclusively.
+        Other holders may share the lock; none has it exclusively.
     timeout : float, optional
-        Seconds until TimedOutError; by default patience has no end but Ctrl-C.
+        Seconds until TimedOutError. By default it waits until Ctrl-C.
 
     Attributes
     ----------
     abandoned : Who or None
-        Who died while he held the lock exclusively, if nobody has held it so since: a warning says so too.
+        The process that died while it held the lock exclusively, if none has held it so since. It is warned of, too.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class Lock(Holding):
         del kind
         inside = None if entry is None else entry.taken
         try:
-            if inside is None or not holds.leave(inside):  # an explicit call may have left already, and entered again
+            if inside is None or not holds.leave(inside):  # an explicit call may have left it, and entered again
                 inside = holds.latest(self._file)
                 if inside is not None:
                     holds.leave(inside)
@@ -105,7 +105,7 @@ class Lock(Holding):
         return self.entering(entry_of(self))
 
     def entering(self, entry: Entry) -> Coroutine[Any, Any, Self]:
-        """Return what enters when it is awaited, by whatever task, on behalf of who calls this."""
+        """Return a coroutine that enters on behalf of the caller, whatever task awaits it."""
         return self._enter_async(entry, Owner(), holds.find(self._file, shared=self.shared)[0])
 
     if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Lock(Holding):
         return DONE
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Enter, as multiprocessing's locks do: False when the time is over, by default the lock's own."""
+        """Enter, as multiprocessing's locks do: return False after `timeout` seconds, by default the lock's own."""
         timeout = self.timeout if timeout is None else counts.seconds(timeout)
         try:
             self.enter(Entry(self, explicit=True), timeout if block else 0)
@@ -130,7 +130,7 @@ class Lock(Holding):
         return True
 
     def release(self) -> None:
-        """Leave."""
+        """Leave, as multiprocessing's locks do."""
         self._leave(None, None)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -140,7 +140,7 @@ class Lock(Holding):
         return f"<shmkernel lock {self.name!r}{', shared' if self.shared else ''}>"
 
     def enter(self, entry: Entry, timeout: float | None) -> Hold:
-        """Enter, and return the hold; what is taken stands in the entry before it is taken."""
+        """Enter, and return the hold. ``entry.taken`` is set before the lock is acquired."""
         while True:
             file = self._file
             try:
@@ -156,7 +156,7 @@ class Lock(Holding):
                 if file.words[WAITING] or not _try(hold.fd, self._request):
                     self._queue(hold, timeout, busy=busy)
                 self._entered(inside)
-            except FileNotFoundError:  # somebody has emptied the folder: logind at the last logout
+            except FileNotFoundError:  # the sync file was removed: logind does that at the last logout
                 self._abort(entry)
                 self._file = sync_file.renewed(file)
             except BaseException:
@@ -194,7 +194,7 @@ class Lock(Holding):
         return inside
 
     def _entered(self, inside: Inside, level: int = 4) -> None:
-        """Note who is in, and tell of one who died inside, at the line that enters."""
+        """Note the new holder, and warn at the caller's line if the one before died holding the lock."""
         file = self._file
         if time.monotonic() > file.sure:
             file.check(inside.hold.fd)
@@ -206,7 +206,7 @@ class Lock(Holding):
 
     def _queue(self, hold: Hold, timeout: float | None, *, busy: bool) -> None:
         attempt = _Attempt(hold)
-        if timeout != 0 and (busy or any(one.owner.is_thread() for one in hold.file.queued)):
+        if timeout != 0 and (busy or any(queued.owner.is_thread() for queued in hold.file.queued)):
             raise holds.refused(self.name, shared=self.shared)
         if timeout is None:
             if greenlets():
@@ -221,7 +221,7 @@ class Lock(Holding):
             while not attempt():
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise self._timed_out(timeout)  # noqa: TRY301  the handler is what all errors need
+                    raise self._timed_out(timeout)  # noqa: TRY301  the handler serves all errors
                 waiter = waiter or self._waiter()
                 waiter.wait(min(left, inotify.TICK))
             if waiter is not None:
@@ -232,7 +232,7 @@ class Lock(Holding):
             raise
 
     async def _queue_async(self, hold: Hold) -> Hold | None:
-        """Return None when the lock is taken, or a hold that may be entered again by now."""
+        """Return None when the lock is acquired, or a hold that this owner can enter again by now."""
         attempt = _Attempt(hold)
         end = None if self.timeout is None else time.monotonic() + self.timeout
         waiter, found = None, None
@@ -264,14 +264,14 @@ class Lock(Holding):
 
 
 class _Attempt:
-    """One description on its way to a lock that is not free: first to the gate, then through it."""
+    """Acquires a lock that is not free, on one open file description: first the gate, then the lock."""
 
     def __init__(self, hold: Hold) -> None:
         self._words, self._fd, self._shared = hold.file.words, hold.fd, hold.shared
         self._at_gate = False
 
     def __call__(self) -> bool:
-        """Try, and say whether it is through."""
+        """Try without waiting; return whether the lock is acquired."""
         if not self._at_gate:
             if not _try(self._fd, _GATES[self._shared]):
                 return False
@@ -282,7 +282,7 @@ class _Attempt:
         return True
 
     def sleep(self) -> None:
-        """Wait in the OS's own queue."""
+        """Wait in the OS's queue."""
         fcntl.fcntl(self._fd, _SLEEP, _GATES[self._shared])
         self._stand()
         fcntl.fcntl(self._fd, _SLEEP, _LOCKS[self._shared])
@@ -312,7 +312,7 @@ def _rebuild(name: str, shared: bool, timeout: float | None) -> Lock:
 
 
 class _Done:
-    """What ``async with`` awaits when it has been left already."""
+    """The awaitable of an ``async with`` that has been left already."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield from ()

@@ -1,14 +1,14 @@
-"""Copies that are whole, without a lock on the reader's side.
+"""Seqlock: copy a segment consistently without a lock on the reader's side.
 
-The exclusive lock is a sequence counter as it stands: its holder sets HOLDER before his first store, raises RELEASED
-after his last, and clears HOLDER then.
+The words of an exclusive lock are a sequence counter. Its holder sets HOLDER before its first store, raises RELEASED
+after its last, then clears HOLDER.
 
     reader   RELEASED -> HOLDER, 0? -> copy -> HOLDER, 0? -> RELEASED, the same?
 
-A writer who stores while the copy is made has set HOLDER before it ends. He is seen there, or, if he has cleared it,
-by RELEASED, which he raised before that. This needs stores and loads to be seen in their order, which x86 promises,
-and for which Python has no word on other processors: there it is always the lock. Under a writer who hardly pauses
-almost all copies fail, so that the reader takes the shared lock after some.
+A writer that stores during the copy has set HOLDER before the copy ends. If it has cleared HOLDER again, it has raised
+RELEASED before that. So the reader sees one of the two. This needs loads and stores in program order, which x86
+guarantees; Python has no memory barrier for other processors, where the reader always takes the shared lock. It also
+takes the lock after 100 failed copies, as under a writer that hardly pauses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def snapshot(name: str, copy: Callable[[], T]) -> T:
     Raises
     ------
     AbandonedError
-        If a holder died inside: until somebody has written again under the lock, no copy can be trusted.
+        If a holder died while writing, and none has written under the lock since.
     """
     file = sync_file.opened(name)
     words = file.words
@@ -42,9 +42,9 @@ def snapshot(name: str, copy: Callable[[], T]) -> T:
     for _ in range(_TRIES if ORDERED and not inside else 0):
         before = words[RELEASED]
         if not words[HOLDER]:
-            made = copy()
+            copied = copy()
             if not words[HOLDER] and words[RELEASED] == before:
-                return made
+                return copied
     lock = locks.Lock(name, shared=True)
     lock.warns = False
     with lock:

@@ -1,22 +1,22 @@
-"""Sync files: what the processes that share a name agree on, beside its segment.
+"""Sync files: one page of words for each name, by which processes lock, publish and wait.
 
-One page a name, `sync/<file name of the segment>`, made whole, and mapped by everybody who locks, publishes or waits.
-It is never in the segment, whose bytes are what its format says, and it outlives the segment, so that a free name can
-be locked, and versions run on when a segment is replaced.
+The file `sync/<file name of the segment>` is complete before it has its name. Every process that locks, publishes or
+waits maps it. It is a file of its own, since a segment holds the bytes of its format alone, and it outlives the
+segment, so that free names can be locked, and versions continue when a segment is replaced.
 
-    word   0  what this is
-           1  how often it was published          changed under the byte lock VERSION
-           2  how often the exclusive lock was left   changed under the exclusive lock
-           3  what the name led to last (`whereto`)   changed under the byte lock VERSION
-           4  somebody waits: to the gate, all    a hint, cleared by the next who passes the gate
-           5  somebody has once waited for a change of the file's time, which costs who leaves a lock 0.7 us
-           8  who holds the exclusive lock: pid, 0 if nobody; then pid namespace, kernel, label
+    word   0  MAGIC: this is a sync file
+           1  PUBLISHED: times the name was published       changed under the byte lock VERSION
+           2  RELEASED: times the exclusive lock was left   changed under the exclusive lock
+           3  INODE: what the name led to last (`whereto`)  changed under the byte lock VERSION
+           4  WAITING: 1 sends all who lock to the gate     a hint, cleared by the next that passes the gate
+           5  WATCHED: 1 if a process has ever waited by inotify: leaving a lock then calls utime, 0.7 us
+           8  HOLDER of the exclusive lock: pid, 0 if none; then pid namespace, kernel, label
 
-Words 1 and 2 together are the version: each has one writer at a time, so none is lost. Words 2 and 8 together are a
-sequence counter, since word 8 is set before the holder's first store, and word 2 raised after his last. What must not
-outlive a process is no word but a byte lock (`locks`), which the OS frees.
+The sum of words 1 and 2 is the version. Each has one writer at a time, so no increment is lost. Words 2 and 8 are a
+sequence counter (`seqlock`): the holder sets word 8 before its first store, and raises word 2 after its last. Whatever
+must not outlive a process is a byte lock (`locks`), which the OS frees, and not a word.
 
-A process that has the file open holds a shared flock on it; without one, and without a segment, a sweep removes it.
+A process that has the file open holds a shared flock on it. A sweep removes a file without a flock and a segment.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
 SIZE = 4096
 MAGIC = int.from_bytes(b"shmksyn1", "little")
 PUBLISHED, RELEASED, INODE, WAITING, WATCHED, HOLDER = 1, 2, 3, 4, 5, 8
-_WHO = struct.Struct("=QQ40s136s")  # from word HOLDER on
+_WHO = struct.Struct("=QQ40s136s")  # the words from HOLDER on
 WHO = _WHO.size
 _SURE = 0.1  # seconds
-_RECENT = 32  # files that stay open for the next call
+_RECENT = 32  # files kept open for the next call
 _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _files: weakref.WeakValueDictionary[str, SyncFile] = weakref.WeakValueDictionary()
 guard = interrupts.Guard()  # held over a fork
-busy: set[Hold] = set()  # a file stays open while it is locked from here, even if nobody keeps the Lock
+busy: set[Hold] = set()  # keeps a file open while this process holds its lock, even without a reference to the Lock
 
 
 class Who(NamedTuple):
-    """Who holds an exclusive lock, or held it when he died: a process, its notebook or program, its kernel's id."""
+    """The process that holds an exclusive lock, or died holding it; ``label`` is its notebook or program."""
 
     pid: int
     pid_ns: int
@@ -67,7 +67,7 @@ class Who(NamedTuple):
 
 
 def encode(who: Who) -> bytes:
-    """Write who holds a lock as it stands in a sync file; a long label loses its end.
+    """Return the bytes that name a holder in a sync file; a long label is cut.
 
     Examples
     --------
@@ -79,34 +79,34 @@ def encode(who: Who) -> bytes:
 
 
 def decode(record: bytes) -> Who | None:
-    """Read who holds a lock, None for nobody; he may be writing it just now."""
+    """Return the holder in these bytes, None for none; they may be half written."""
     pid, space, *texts = _WHO.unpack(record)
     kernel, label = (text.rstrip(b"\0").decode(errors="replace") for text in texts)
     return Who(pid, space, kernel or None, label) if pid else None
 
 
 def blank(inode: int) -> bytes:
-    """Return the page of a name that has led to `inode` since before anybody asked."""
+    """Return the page of a new sync file, whose name leads to `inode`."""
     return struct.pack("=4Q", MAGIC, 0, 0, inode).ljust(SIZE, b"\0")
 
 
 def version_of(words: bytes | memoryview, inode: int) -> int:
-    """Return the version that a page tells, if the name leads to `inode` (0: nowhere) now.
+    """Return the version in a page, if the name leads to `inode` now (0: nowhere).
 
     Examples
     --------
     >>> version_of(blank(7), 7), version_of(blank(7), 8), version_of(blank(7), 0)
     (0, 1, 0)
     """
-    found = memoryview(words).cast("B").cast("Q")
-    return int(found[PUBLISHED] + found[RELEASED] + (inode not in (0, found[INODE])))
+    counters = memoryview(words).cast("B").cast("Q")
+    return int(counters[PUBLISHED] + counters[RELEASED] + (inode not in (0, counters[INODE])))
 
 
 class SyncFile:
-    """An open sync file: ``words`` over its page, ``idle`` descriptions of it, and the ``holds`` of this process.
+    """An open sync file: the ``words`` of its page, ``idle`` descriptors to lock with, and this process's ``holds``.
 
-    Byte locks belong to open file descriptions: each acquisition takes one of its own, and threads exclude each other
-    as processes do. None of them is the mapping's, which forked children inherit.
+    Byte locks belong to open file descriptions. Each acquisition uses a description of its own, so that threads exclude
+    each other as processes do. The mapping has another, since forked children inherit it.
     """
 
     __slots__ = (
@@ -123,18 +123,18 @@ class SyncFile:
         self.listen()
         self.sure = 0.0
         self.holds: list[Hold] = []
-        self.queued: list[Hold] = []  # of tasks that wait
-        self.inherited = 0  # how often it was entered before a fork by explicit calls, which may be left here
+        self.queued: list[Hold] = []  # of waiting tasks
+        self.inherited = 0  # explicit enterings in the parent before the fork: leaving them here does nothing
 
     def description(self) -> Descriptor:
-        """Return a descriptor to lock with: an idle one, or a new one. Without references it closes, and unlocks."""
+        """Return a descriptor to lock with, idle or new. Without references it is closed, which unlocks."""
         try:
-            while (one := self.idle.pop()).closed:  # the parent's, from before a fork
+            while (idle := self.idle.pop()).closed:  # the parent's, from before a fork
                 pass
         except IndexError:
             pass
         else:
-            return one
+            return idle
         new = closing.made(os.open, self.path, _SAFE)
         try:
             if os.fstat(new.fileno()).st_ino != self.inode:
@@ -145,9 +145,9 @@ class SyncFile:
         return new
 
     def check(self, fd: int) -> None:
-        """Raise FileNotFoundError if somebody has removed the file; look only now and then, a look takes 0.8 us.
+        """Raise FileNotFoundError if the file was removed. Check every 0.1 s at most: it takes 0.8 us.
 
-        We remove no file that is open. Others may: logind at the last logout, a hand.
+        This package removes no file that is open. Others may: logind at the last logout, or rm.
         """
         if time.monotonic() > self.sure:
             if not os.fstat(fd).st_nlink:
@@ -155,11 +155,11 @@ class SyncFile:
             self.sure = time.monotonic() + _SURE
 
     def holder(self) -> Who | None:
-        """Return who holds the exclusive lock, or died with it."""
+        """Return the process that holds the exclusive lock, or died holding it."""
         return decode(bytes(self.page[HOLDER * 8 : HOLDER * 8 + WHO]))
 
     def segment(self) -> int:
-        """Return what the name leads to now, 0 for nothing: the next segment under it has another number."""
+        """Return a number for the segment that the name leads to, 0 for none; its replacement has another number."""
         return self.target.now()
 
     def listen(self) -> None:
@@ -169,7 +169,7 @@ class SyncFile:
 
 
 def opened(name: str) -> SyncFile:
-    """Return the sync file of a name, made where there is none."""
+    """Return the sync file of a name, made if there is none."""
     path = _path(name)
     file = _recent(path, name)
     if time.monotonic() <= file.sure:
@@ -182,7 +182,7 @@ def opened(name: str) -> SyncFile:
 
 
 def renewed(file: SyncFile) -> SyncFile:
-    """Return the file that has taken the place of this one, which is gone."""
+    """Return the sync file in place of one that was removed."""
     with guard:
         if _files.get(file.path) is file:
             del _files[file.path]
@@ -191,7 +191,7 @@ def renewed(file: SyncFile) -> SyncFile:
 
 
 def peek(name: str) -> tuple[int, Who | None]:
-    """Return the version of a name, and who holds its exclusive lock, without making a sync file."""
+    """Return the version of a name and the holder of its exclusive lock, without making a sync file."""
     try:
         with open(_path(name), "rb") as file:
             page = file.read(SIZE)
@@ -205,16 +205,16 @@ def peek(name: str) -> tuple[int, Who | None]:
 
 
 def remove_unused(*, all_: bool = False, dry_run: bool = False) -> list[str]:
-    """Remove the files of free names that nobody has open, and return the names.
+    """Remove the sync files of free names that no process has open, and return the names.
 
-    Those by which a holder's death is still to be told stay, unless `all_` is given.
+    A file that names a dead holder, of which the next one must be warned, is removed only with `all_`.
     """
     removed = []
     with contextlib.suppress(FileNotFoundError):
         for entry in folders.listdir(paths.runtime("sync")):
             path = f"{paths.folder()}/{entry}"
             if not os.path.lexists(path):
-                with contextlib.suppress(OSError):  # busy, or another sweep was faster
+                with contextlib.suppress(OSError):  # it is locked, or another sweep has removed it
                     if _remove_if_unused(paths.runtime("sync", entry), all_=all_, dry_run=dry_run):
                         removed.append(paths.called(path))
     return removed
@@ -223,8 +223,8 @@ def remove_unused(*, all_: bool = False, dry_run: bool = False) -> list[str]:
 def _remove_if_unused(path: str, *, all_: bool, dry_run: bool) -> bool:
     fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         unused = all_ or not any(os.pread(fd, 8, HOLDER * 8))
@@ -237,7 +237,7 @@ def _remove_if_unused(path: str, *, all_: bool, dry_run: bool) -> bool:
 
 @functools.cache
 def me() -> bytes:
-    """Return what this process leaves in the files whose lock it holds."""
+    """Return the bytes that name this process as a holder."""
     return encode(Who(os.getpid(), identity.pid_namespace(), identity.kernel_id(), identity.label()))
 
 
@@ -259,15 +259,15 @@ def _recent(path: str, name: str) -> SyncFile:
 def _mapped(name: str, path: str) -> tuple[int, memoryview]:
     while True:
         try:
-            fd, found = segment_file.attach(path, "r+", name)
+            fd, status = segment_file.attach(path, "r+", name)
         except FileNotFoundError:
             _make(name, path)
             continue
         try:
-            if found.st_size == SIZE:
+            if status.st_size == SIZE:
                 page = memoryview(segment_file.map_(fd, SIZE, "r+", name))
                 if page[:8] == MAGIC.to_bytes(8, "little"):
-                    return found.st_ino, page
+                    return status.st_ino, page
         finally:
             os.close(fd)
         message = f"the sync file of {name!r} is damaged. Remove it when nobody holds a lock: rm {path}"
@@ -287,11 +287,11 @@ def _make(name: str, path: str) -> None:
 
 
 def _in_child() -> None:
-    """Let go of the parent's holds: a lock of its must not outlive it here."""
+    """Close the parent's descriptors: its locks must not outlive it in this child."""
     closing.close_all()
     for hold in busy:
         if hold.owner.is_thread():
-            hold.file.inherited += sum(one.explicit for one in hold.places)
+            hold.file.inherited += sum(inside.explicit for inside in hold.places)
     busy.clear()
     for file in list(_files.values()):
         file.idle.clear()

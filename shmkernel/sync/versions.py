@@ -1,10 +1,10 @@
-"""Versions: counting what was published under a name, and waiting for the next.
+"""Versions: count what was published under a name, and wait for the next version.
 
-    publish   byte lock -> word += 1 -> unlock -> utime, which wakes
-    wait      watch the sync file and the segment -> read the version -> sleep, unless it differs -> read it again
+    publish   byte lock -> word += 1 -> unlock -> utime, which wakes waiters
+    wait      watch the sync file and the segment -> read the version -> sleep if it is the same -> read it again
 
-A replaced segment counts as published: whoever looks first after it, and finds that the name leads to another inode
-than before, raises the version. So a replacement counts whoever made it, even one who died right after.
+A replaced segment counts as published. The first reader that finds another inode under the name raises the version. So
+replacements by other programs, or by a process that died right after, count too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOCK = locks.request(fcntl.F_WRLCK, locks.VERSION)
 
 
 def publish(name: str) -> int:
-    """Raise the version of a name, wake who waits for it, and return it.
+    """Raise the version of a name, wake its waiters, and return it.
 
     Examples
     --------
@@ -40,57 +40,57 @@ def publish(name: str) -> int:
 
 
 def touch(name: str) -> None:
-    """Wake who waits for the name; he finds nothing new."""
+    """Wake the waiters of a name without raising its version."""
     os.utime(sync_file.opened(name).path)
 
 
 def version(name: str) -> int:
-    """Return how often the name was published, its exclusive lock left, its segment replaced."""
+    """Return the version: how often the name was published, its exclusive lock left, or its segment replaced."""
     return _settled(sync_file.opened(name))
 
 
 def wait(name: str, since: int | None = None, timeout: float | None = None) -> int:
-    """Sleep until the version differs from `since`, by default the present one, and return it.
+    """Sleep until the version differs from `since`, by default the present version, and return it.
 
     Raises
     ------
     NotFoundError
-        If the segment is unlinked.
+        If the segment is unlinked meanwhile.
     TimedOutError
         A TimeoutError, after `timeout` seconds.
     """
     watch, end = _Watch(name, since), _end(timeout)
-    found = watch.look()
-    while found is None:
+    newer = watch.look()
+    while newer is None:
         waiter = watch.waiter()
         try:
-            while (found := watch.look()) is None and watch.valid():
+            while (newer := watch.look()) is None and watch.valid():
                 waiter.wait(_left(end, name, timeout))
         except BaseException:
             waiter.close()
             raise
         waiter.rest()
-    return found
+    return newer
 
 
 async def following(name: str, since: int) -> int:
-    """Wait likewise, and let other tasks run meanwhile."""
+    """Wait likewise, while other tasks run."""
     watch = _Watch(name, since)
-    found = watch.look()
-    while found is None:
+    newer = watch.look()
+    while newer is None:
         waiter = watch.waiter()
         try:
-            while (found := watch.look()) is None and watch.valid():
+            while (newer := watch.look()) is None and watch.valid():
                 await waiter.wait_async()
         except BaseException:
             waiter.close()
             raise
         waiter.rest()
-    return found
+    return newer
 
 
 def changes(name: str, since: int | None = None) -> AsyncGenerator[int]:
-    """Return an iterator over the versions to come; one that comes too fast for the loop is passed over."""
+    """Return an async iterator over later versions; it skips versions while its consumer is busy."""
     return _changes(name, version(name) if since is None else since)
 
 
@@ -101,9 +101,9 @@ async def _changes(name: str, since: int) -> AsyncGenerator[int]:
 
 
 class _Watch:
-    """What a waiter looks at: the version, and whether the name still leads somewhere if it did."""
+    """The condition of a waiter: another version; NotFoundError if the segment was unlinked."""
 
-    def __init__(self, name: str, since: Any) -> None:  # noqa: ANN401  whatever somebody gives
+    def __init__(self, name: str, since: Any) -> None:  # noqa: ANN401  checked here
         if since is not None and not isinstance(since, SupportsIndex):
             message = f"since={since!r}: a version is a whole number, as shm.version({name!r}) gives it"
             raise ArgumentError(message, name=name, since=since)
@@ -119,7 +119,7 @@ class _Watch:
         return inotify.waiter((file.path, file.inode, inode), file.path, beside)
 
     def valid(self) -> bool:
-        """Say whether the sync file is where it was: we remove none that is open, others may."""
+        """Return whether the sync file is still under its path: other programs may remove it."""
         try:
             return os.stat(self._file.path).st_ino == self._file.inode
         except FileNotFoundError:
@@ -129,12 +129,12 @@ class _Watch:
         inode = self._file.segment()
         if self._linked and not inode:
             raise segment_file.missing(self._name)
-        found = _settled(self._file, inode)
-        return found if found != self._since else None
+        version = _settled(self._file, inode)
+        return version if version != self._since else None
 
 
 def _settled(file: sync_file.SyncFile, inode: int | None = None) -> int:
-    """Return the version, raised if the name leads elsewhere than when it was read last."""
+    """Return the version, raised first if the segment was replaced since the last reading."""
     if inode is None:
         inode = file.segment()
     return _read(file) if inode in (0, file.words[INODE]) else _alone(file.name, _replace)
@@ -147,7 +147,7 @@ def _publish(file: sync_file.SyncFile) -> None:
 def _replace(file: sync_file.SyncFile) -> None:
     now = file.segment()
     if now not in (0, file.words[INODE]):
-        file.words[PUBLISHED] += 1  # first: to die in between may count it twice, but not pass it over
+        file.words[PUBLISHED] += 1  # before INODE: a death in between may count it twice, never not at all
         file.words[INODE] = now
         file.listen()
 
@@ -157,9 +157,9 @@ def _read(file: sync_file.SyncFile) -> int:
 
 
 def _alone(name: str, change: Callable[[sync_file.SyncFile], None]) -> int:
-    """Change words while nobody else does, wake the waiters, and return the version."""
+    """Change words under the byte lock VERSION, wake the waiters, and return the version."""
     file = sync_file.opened(name)
-    held: list[Descriptor] = []  # no local variable of its own: a traceback would keep it, and the lock
+    held: list[Descriptor] = []  # emptied on errors: a traceback keeps local variables, and would keep the lock
     while True:
         try:
             held.append(file.description())
@@ -167,7 +167,7 @@ def _alone(name: str, change: Callable[[sync_file.SyncFile], None]) -> int:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _LOCK)
             file.check(fd)
             change(file)
-            found = _read(file)
+            version = _read(file)
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, holds.UNLOCK_ALL)
             os.utime(fd)
             file.idle.append(held.pop())
@@ -178,7 +178,7 @@ def _alone(name: str, change: Callable[[sync_file.SyncFile], None]) -> int:
             held.clear()  # which unlocks
             raise
         else:
-            return found
+            return version
 
 
 def _end(timeout: float | None) -> float | None:
