@@ -1,15 +1,15 @@
 """The magics: what ``%load_ext shmkernel`` adds to a notebook.
 
-    commands    the magics, their flags and help
-    actions     what the verbs do to segments and to the notebook's variables
-    agreement   locks and waiting
-    variables   who holds what in the notebook's namespace
+    magics      the magics, their flags and help
+    handlers    what the magics do to segments and to the notebook's variables
+    locking     locks and waiting
+    variables   which variables hold which memory
     scope       the variables that the calling line sees
-    bare        a magic whose value nobody takes makes no Out
-    bodies      the rest of a %%shm_lock cell
+    output      suppresses the Out entry of an unassigned magic
+    bodies      the statements of a %%shm_lock cell
     completion  names and flags for <TAB>
 
-Loading costs little: numpy comes with the first verb that needs it.
+Loading is quick: numpy is imported by the first verb that needs it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KEY = ShmMagics.__name__
 
 
 def load(shell: InteractiveShell) -> None:
-    """Add the magics, their completion and their display; once is enough."""
+    """Add the magics, their completion and their display. A second call does nothing."""
     if _KEY in shell.magics_manager.registry:
         return
     forget_bad_defaults(shell.config)
@@ -41,7 +41,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take them away again; variables, segments and the watchdog stay."""
+    """Remove the magics. Variables, segments and the watchdog stay."""
     magics = shell.magics_manager.registry.pop(_KEY, None)
     if magics is None:
         return
@@ -55,5 +55,5 @@ def unload(shell: InteractiveShell) -> None:
 
 
 def _remove(items: list[Any], item: object) -> None:
-    if item in items:  # IPython unregisters a transformer that fails, a user may have removed the others
+    if item in items:  # IPython removes a transformer that raised; the user may have removed others
         items.remove(item)

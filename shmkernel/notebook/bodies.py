@@ -1,12 +1,11 @@
-"""The rest of a ``%%shm_lock`` cell is part of the cell: a ``with`` statement in it.
+"""Compile a ``%%shm_lock`` cell into a ``with`` statement.
 
     %%shm_lock x        with get_ipython().run_cell_magic("shm_lock", "x", Body(...)):
     y = x.sum()             y = x.sum()
     y                       displayhook(y)
 
-So errors, Stop, debuggers, and whatever shows tracebacks find nothing but the user's own code, and IPython runs one
-cell, not one within another. The statement is made when the cell is compiled. Where a program runs the magic, nothing
-is compiled: there `run` does the same.
+So tracebacks, Stop and debuggers see only the user's code, and IPython does not run a cell within a cell. `under`
+makes the statement when the cell is compiled. If a program calls the magic, no cell is compiled: `run` does the same.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ if TYPE_CHECKING:
     Transform = Callable[[Any], ast.Module]
 
 _HELP = {"-h", "--help"}
-_CALL = "get_ipython().run_cell_magic("  # how a cell that is one cell magic begins
+_CALL = "get_ipython().run_cell_magic("  # IPython's source for a cell magic begins so
 
 
 class Body(str):
-    """The text of a cell whose statements run in the ``with`` statement that this magic's value is for."""
+    """The source of a cell whose statements were compiled into a ``with`` statement."""
 
     __slots__ = ()
 
 
 def parsed(shell: InteractiveShell, body: str, transform: Transform, line: int = 1) -> ast.Module:
-    """Return the statements of a body below this line of its cell; the last one shows its value, as in any cell."""
+    """Return the statements of a body that follows `line`; the last one displays its value, as in any cell."""
     blank = body[: len(body) - len(body.lstrip())].count("\n")  # lines that transform_cell drops
     text = "\n" * (line + blank) + shell.transform_cell(body)
     try:
@@ -48,16 +47,16 @@ def parsed(shell: InteractiveShell, body: str, transform: Transform, line: int =
 
 
 def awaits(shell: InteractiveShell, body: str) -> bool:
-    """Say whether a body needs the event loop, for which its cell would have to be compiled otherwise."""
+    """Return whether a body uses ``await``. Its cell would have to be compiled as a coroutine."""
     return bool(shell.should_run_async(body, transformed_cell=shell.transform_cell(body)))
 
 
 def under(shell: InteractiveShell, statement: ast.Expr, transform: Transform) -> ast.stmt:
-    """Return the ``with`` statement for one that calls the magic."""
+    """Return the ``with`` statement for a statement that calls the magic."""
     call: Any = statement.value
     line, body = (argument.value for argument in call.args[1:])
     if _HELP & {*line.split()} or not body.strip() or awaits(shell, body):
-        return statement  # the magic itself says what there is to say
+        return statement  # the magic itself prints the help, or raises
     tree = parsed(shell, body, transform, statement.lineno)
     source = f"%%shm_lock {line}\n{body}"
     made = ast.parse(f"__import__({__name__!r}, fromlist=['Body']).Body({source!r})", mode="eval")
@@ -66,7 +65,7 @@ def under(shell: InteractiveShell, statement: ast.Expr, transform: Transform) ->
 
 
 def remember(source: Body, filename: str) -> None:
-    """Let tracebacks and inspect find the lines of the cell, which IPython has kept as one call of a magic."""
+    """Put the cell's source into linecache, for tracebacks and inspect: IPython cached only the call of the magic."""
     entry: Any = linecache.cache.get(filename)
     if entry and len(entry) > 1 and "".join(entry[2]).startswith(_CALL):
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -81,24 +80,24 @@ def run(shell: InteractiveShell, body: str, transform: Transform) -> None:
 
 
 def _rejected(error: SyntaxError) -> SyntaxError:
-    """Return the error as one that IPython shows as it shows those of any cell: without where it was raised."""
+    """Return the error as an InputRejected too: IPython shows that without the frames that raised it."""
     kind = type(type(error).__name__, (InputRejected, type(error)), {"__module__": "builtins"})
-    found: SyntaxError = kind(*error.args)
-    return found
+    rejected: SyntaxError = kind(*error.args)
+    return rejected
 
 
 def _show(tree: ast.Module, interactivity: str, *, quiet: bool) -> None:
-    """Pass to the display hook what IPython would show of a cell with these statements."""
+    """Wrap the expressions that IPython would display of such a cell in calls of the display hook."""
     if quiet or not tree.body:
         return
     last = tree.body[-1]
     if interactivity == "last_expr_or_assign" and (name := _assigned(last)):
         tree.body.append(last := ast.copy_location(ast.Expr(ast.Name(name, ast.Load())), last))
     shown = tree.body if interactivity == "all" else [last] if interactivity != "none" else []
-    for one in shown:
-        if isinstance(one, ast.Expr):
+    for statement in shown:
+        if isinstance(statement, ast.Expr):
             hook = ast.parse("__import__('sys').displayhook", mode="eval").body
-            one.value = ast.copy_location(ast.Call(hook, [one.value], []), one.value)
+            statement.value = ast.copy_location(ast.Call(hook, [statement.value], []), statement.value)
     ast.fix_missing_locations(tree)
 
 

@@ -1,7 +1,7 @@
-"""Completion after our magics: names of segments and variables, flags, values of flags, and nothing else.
+"""Complete names of segments and variables, flags, and values of flags after our magics.
 
-It must be as fast with 1,000 segments as with ten, and may run off the main thread while a cell runs: it lists
-the folder, and asks nobody.
+It must be fast with 1,000 segments, and it may run in another thread while a cell runs. So it only lists the
+folder, and takes no lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VALUES = {
     "--kind": ("array", "dict", "list", "raw"),
     "--dtype": ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]"),
 }
-_FREE = (  # any value
+_FREE = (  # flags whose values cannot be proposed
     "--as", "--every", "--fill", "--list", "--ring", "--shape", "--since", "--size", "--timeout",
 )  # fmt: skip
 _SHARED = (list, tuple, dict, bytes, bytearray)
@@ -37,7 +37,7 @@ _SEGMENTS = (
     "shm_attach", "shm_close", "shm_unlink", "shm_keep", "shm_info", "shm_save", "shm_lock", "shm_publish", "shm_wait",
     "shm_watch",
 )  # fmt: skip
-_PRIORITY = 1000.0  # before the others, whose work is then spared
+_PRIORITY = 1000.0  # before all other matchers, which then need not run
 
 
 def matcher_for(shell: InteractiveShell) -> Matcher:
@@ -45,13 +45,13 @@ def matcher_for(shell: InteractiveShell) -> Matcher:
 
     @context_matcher(identifier="shmkernel", priority=_PRIORITY)
     def matcher(context: CompletionContext) -> SimpleMatcherResult:
-        found = _LINE.search(context.line_with_cursor[: context.cursor_position])
-        parser = getattr(shell.find_line_magic(found[1]), "parser", None) if found else None
-        if found is None or parser is None:
+        magic = _LINE.search(context.line_with_cursor[: context.cursor_position])
+        parser = getattr(shell.find_line_magic(magic[1]), "parser", None) if magic else None
+        if magic is None or parser is None:
             return {"completions": []}
-        fragment, kind, choices = _complete(shell, found[1], parser.flags(), found[2])
+        fragment, kind, choices = _complete(shell, magic[1], parser.flags(), magic[2])
         return {
-            "completions": [SimpleCompletion(one, type=kind) for one in choices if one.startswith(fragment)],
+            "completions": [SimpleCompletion(text, type=kind) for text in choices if text.startswith(fragment)],
             "matched_fragment": fragment,
             "suppress": True,
             "ordered": True,
@@ -61,13 +61,13 @@ def matcher_for(shell: InteractiveShell) -> Matcher:
 
 
 def _complete(shell: InteractiveShell, verb: str, flags: list[str], text: str) -> tuple[str, str, Iterable[str]]:
-    """Return what is being typed, what it is, and what it may become."""
+    """Return the word being typed, its kind, and the words that it may become."""
     *words, fragment = re.split(r"\s+", text)
     flag, equals, value = fragment.partition("=")
     if equals and flag in _VALUES:
         return value, "value", _VALUES[flag]
     if fragment.startswith("-"):
-        return fragment, "flag", [one for one in flags if one not in words]
+        return fragment, "flag", [name for name in flags if name not in words]
     last = next((word for word in reversed(words) if word.startswith("--")), "")
     if words and words[-1] in _VALUES:
         return fragment, "value", _VALUES[words[-1]]
@@ -76,15 +76,15 @@ def _complete(shell: InteractiveShell, verb: str, flags: list[str], text: str) -
     if words and words[-1] in _FREE:
         return fragment, "value", ()
     if verb == "shm_create":
-        return fragment, "variable", [one for one in _values(shell) if one not in words]
-    if verb in _SEGMENTS and not (verb == "shm_save" and any(words)):  # a file's name, for others to complete
-        return fragment, "segment", [one for one in paths.names() if one not in words]
+        return fragment, "variable", [name for name in _values(shell) if name not in words]
+    if verb in _SEGMENTS and not (verb == "shm_save" and any(words)):  # the second word of shm_save is a file
+        return fragment, "segment", [name for name in paths.names() if name not in words]
     return fragment, "", ()
 
 
 def _values(shell: InteractiveShell) -> list[str]:
-    """List the variables that can be shared; numpy need not be loaded to see them."""
+    """List the variables that can be shared, without importing numpy."""
     hidden = shell.user_ns_hidden
     items: list[tuple[str, Any]] = list(shell.user_ns.items())
-    found = (key for key, value in items if isinstance(value, _SHARED) or hasattr(type(value), "__array__"))
-    return sorted(key for key in found if not key.startswith("_") and key not in hidden)
+    names = (key for key, value in items if isinstance(value, _SHARED) or hasattr(type(value), "__array__"))
+    return sorted(name for name in names if not name.startswith("_") and name not in hidden)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class CellLock(locks.Lock):
-    """A lock whose errors show in one line, since the ``with`` statement that enters it is a magic's."""
+    """A lock whose errors show in one line: a magic made the ``with`` statement that enters it."""
 
     enter = in_one_line(locks.Lock.enter)
 
 
 def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Return the lock of a cell that was compiled as a ``with`` statement; run the text of any other under it."""
+    """Return the lock for a cell that was compiled into a ``with`` statement; run any other cell under the lock."""
     (name,) = args.names
     if args.cell is None:
         raise ArgumentError(f"the lock is for the rest of a cell, so it comes first in it: %%shm_lock {name}")
@@ -41,14 +41,14 @@ def lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
 
 
 def publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
-    """Raise versions."""
-    found = [shm.publish(name) for name in args.names]
-    print(", ".join(f"{name}: version {version}" for name, version in zip(args.names, found, strict=True)))
-    return found[0] if len(found) == 1 else tuple(found)
+    """Increase the versions, and print them."""
+    versions = [shm.publish(name) for name in args.names]
+    print(", ".join(f"{name}: version {version}" for name, version in zip(args.names, versions, strict=True)))
+    return versions[0] if len(versions) == 1 else tuple(versions)
 
 
 def wait(magics: ShmMagics, args: argparse.Namespace) -> int:  # noqa: ARG001
-    """Sleep until there is something new."""
+    """Wait for a new version, print it and return it."""
     (name,) = args.names
     paths.path_of(name)
     if registry.inode_at(name) is None:

@@ -1,4 +1,4 @@
-"""The magics: their flags, their help, and how their mistakes show. What they do stands in `actions`."""
+"""Declare the magics: their flags and their help. `handlers` has the functions that carry them out."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ if TYPE_CHECKING:
 
     from shmkernel.notebook.completion import Matcher
 
-_NAMES = argument("names", metavar="NAME", nargs="+", help="of segments; variables may be used: $n or {n}")
-_NAME = argument("names", metavar="NAME", nargs=1, help="of the segment; variables may be used: $n or {n}")
+_NAMES = argument("names", metavar="NAME", nargs="+", help="names of segments; $n and {n} insert Python variables")
+_NAME = argument("names", metavar="NAME", nargs=1, help="name of the segment; $n and {n} insert Python variables")
 _MODE = argument("--mode", metavar="{r,r+,c}", help="r: read only, r+: read and write, c: changes stay private")
 _LIFETIME = argument(
     "--lifetime", metavar="{session,attached,keep}",
-    help="until this kernel ends, until the last one lets go, or until unlinked",
+    help="until this kernel ends, until the last process lets go of it, or until somebody unlinks it",
 )  # fmt: skip
-_REPLACE = argument("--replace", action="store_true", help="take the name from another notebook's segment")
-_TIMEOUT = argument("--timeout", metavar="SECONDS", type=seconds_given, help="to wait at most, by default until Ctrl-C")
-_OVERWRITE = argument("--overwrite", action="store_true", help="let go of a different variable of that name")
+_REPLACE = argument("--replace", action="store_true", help="replace a segment of this name from another notebook")
+_TIMEOUT = argument(
+    "--timeout", metavar="SECONDS", type=seconds_given, help="longest time to wait, by default until Ctrl-C"
+)
+_OVERWRITE = argument("--overwrite", action="store_true", help="replace a variable of this name that is something else")
 
 
 def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = line_magic) -> Callable[..., Any]:
-    """Make a line magic of a declaration: its decorators give the flags, its docstring the help."""
+    """Make a line magic from a declaration: its decorators are the flags, its docstring is the help."""
 
     @in_one_line
     @functools.wraps(declared)
     def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:  # noqa: ANN401
-        seen = scope.calling(self.space)
-        args = parser.parse_line(line, seen)
-        args.cell, args.scope = cell, seen
+        caller = scope.calling(self.space)
+        args = parser.parse_line(line, caller)
+        args.cell, args.scope = cell, caller
         if "names" in args:
             args.names = list(dict.fromkeys(args.names))
         from shmkernel.notebook import handlers  # noqa: PLC0415  numpy comes with it
@@ -51,12 +53,12 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
 
     magic = arguments()(run)
     parser: Parser = vars(magic)["parser"]
-    found: Callable[..., Any] = register(no_var_expand(magic))
-    return found
+    registered: Callable[..., Any] = register(no_var_expand(magic))
+    return registered
 
 
 def forget_bad_defaults(config: Any) -> None:  # noqa: ANN401  traitlets'
-    """Take values out of IPython's configuration that the magics refuse: it keeps what ``%config`` was refused, too."""
+    """Remove invalid values from IPython's configuration: it keeps even a value that ``%config`` has refused."""
     section = config.get(ShmMagics.__name__, {})
     traits: dict[str, Any] = ShmMagics.class_traits(config=True)
     for name, trait in traits.items():
@@ -75,10 +77,12 @@ class ShmMagics(Magics):
     """Shared memory for notebooks."""
 
     mode = Enum(
-        ["r+", "r", "c"], "r+", help="How %shm_attach attaches: r reads only, r+ writes too, c keeps changes private."
+        ["r+", "r", "c"],
+        "r+",
+        help="Mode of %shm_attach. r: read only, r+: read and write, c: changes stay private.",
     ).tag(config=True)
     lifetime = Enum(
-        ["session", "attached", "keep"], "session", help="How long what %shm_create and %shm_load make lives."
+        ["session", "attached", "keep"], "session", help="Lifetime of segments made by %shm_create and %shm_load."
     ).tag(config=True)
 
     shell: InteractiveShell
@@ -87,13 +91,13 @@ class ShmMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.bound: dict[str, str] = {}  # by segment: the variable that was made of it here
+        self.bound: dict[str, str] = {}  # segment to the variable that a magic has set here
 
-    def bind(self, seen: scope.Scope, variable: str, value: object, name: str, *, read: bool = False) -> None:
-        """Make a variable of a segment's value, where the calling line sees it."""
-        seen.bind(variable, value, read=read)
+    def bind(self, caller: scope.Scope, variable: str, value: object, name: str, *, read: bool = False) -> None:
+        """Set a variable to a segment's value, in the scope of the calling line."""
+        caller.bind(variable, value, read=read)
         if self.space.get(variable) is value:
-            self.shell.push({variable: value})  # no longer one of IPython's own
+            self.shell.push({variable: value})  # so that IPython no longer hides a name of its own
             self.bound[name] = variable
 
     @property
@@ -104,26 +108,26 @@ class ShmMagics(Magics):
 
     @_verb
     @_NAMES
-    @argument("--from", metavar="EXPR", help="what to share, any expression; without it the variable of that name")
-    @argument("--shape", metavar="3,4", help="make an array of this shape, to fill in place")
-    @argument("--dtype", help="of the elements, by default the value's, or float64")
-    @argument("--fill", metavar="VALUE", help="what an array of --shape holds, by default zeros")
-    @argument("--order", metavar="{C,F}", help="rows first or columns first, by default the value's")
-    @argument("--list", dest="items", metavar="ITEMS", help="make a list of these: \"[1, 'a', None]\"")
-    @argument("--dict", dest="empty", action="store_true", help="make an empty dict, to be filled by every notebook")
-    @argument("--size", metavar="64K", help="make a block of so many bytes; K, M, G and T count in 1024")
-    @argument("--ring", metavar="64", type=int, help="make a stream with so many slots, for frames of --shape")
+    @argument("--from", metavar="EXPR", help="share the value of this Python expression, by default the variable NAME")
+    @argument("--shape", metavar="3,4", help="create an array of this shape, to fill in place")
+    @argument("--dtype", help="type of the elements, by default that of the value, or float64")
+    @argument("--fill", metavar="VALUE", help="value of all elements with --shape, by default 0")
+    @argument("--order", metavar="{C,F}", help="C: rows first, F: columns first; by default the order of the value")
+    @argument("--list", dest="items", metavar="ITEMS", help="create a list of these items: \"[1, 'a', None]\"")
+    @argument("--dict", dest="empty", action="store_true", help="create an empty dict, which every notebook can fill")
+    @argument("--size", metavar="64K", help="create a block of this many bytes; K, M, G and T are powers of 1024")
+    @argument("--ring", metavar="64", type=int, help="create a stream with this many slots, for frames of --shape")
     @argument(
-        "--kind", metavar="{array,dict,list,raw}", help="what to make of the value, by default what it looks like"
+        "--kind", metavar="{array,dict,list,raw}", help="kind of segment, by default chosen by the type of the value"
     )
     @_LIFETIME
     @_MODE
     @_REPLACE
     @_OVERWRITE
     def shm_create(self) -> None:
-        """Share arrays, dicts, lists and bytes: each variable of that name becomes what is shared.
+        """Share arrays, dicts, lists and bytes. The variable NAME becomes the shared value.
 
-        Other notebooks get it by %shm_attach NAME. Of several names all are shared, or none.
+        Other notebooks attach it by %shm_attach NAME. Of several names, either all are shared or none.
 
         %shm_create x
         %shm_create x --from table.to_numpy()
@@ -136,11 +140,11 @@ class ShmMagics(Magics):
 
     @_verb
     @_NAMES
-    @argument("--as", dest="variable", metavar="OTHER", help="the variable to make, by default NAME")
+    @argument("--as", dest="variable", metavar="OTHER", help="name of the variable, by default NAME")
     @_MODE
     @_OVERWRITE
     def shm_attach(self) -> None:
-        """Use what another notebook shares: NAME becomes its array, nothing is copied.
+        """Attach what another notebook shares. The variable NAME becomes that value; nothing is copied.
 
         %shm_attach x
         %shm_attach x --as other --mode r
@@ -150,36 +154,36 @@ class ShmMagics(Magics):
     @_verb
     @_NAMES
     def shm_close(self) -> None:
-        """Let go of segments here: the variables that are the array go, in Out and _ too. Others keep theirs."""
+        """Let go of segments here: delete the variables and Out entries that hold them. Other notebooks keep theirs."""
 
     @_verb
     @_NAMES
     def shm_unlink(self) -> None:
-        """Remove segments, whoever made them. Those who have one attached keep its memory until they let go."""
+        """Remove segments, no matter who made them. Notebooks that have one attached keep its memory."""
 
     @_verb
     @_NAMES
     @_LIFETIME
     def shm_keep(self) -> None:
-        """Change how long segments live, by default until unlinked: so they survive a restart of the kernel.
+        """Change the lifetime of segments, by default to keep: they then survive a restart of the kernel.
 
-        One whose name is gone, and that is only here, gets a new segment: a copy.
+        If NAME was unlinked and this notebook still has it, share a copy under the name.
         """
 
     @_verb
     def shm_list(self) -> None:
-        """Show what is shared. ``rows = %shm_list`` gives a list of its Info."""
+        """Show all segments. ``rows = %shm_list`` returns a list of Info."""
 
     @_verb
     @_NAMES
     def shm_info(self) -> None:
-        """Show all that is known of segments. ``i = %shm_info x`` gives a list of Info."""
+        """Show all details of segments. ``rows = %shm_info x`` returns a list of Info."""
 
     @_verb
-    @argument("names", metavar="NAME", nargs="*", help="whose content is shown first")
-    @argument("--every", type=seconds_given, metavar="SECONDS", help="how often to look, by default every 0.25")
+    @argument("names", metavar="NAME", nargs="*", help="show the content of this segment first")
+    @argument("--every", type=seconds_given, metavar="SECONDS", help="time between updates, by default 0.25")
     def shm_watch(self) -> None:
-        """Show what is shared, live: a table, the content of the chosen segment, buttons to attach, keep and unlink.
+        """Show all segments live: a table, the content of one, and buttons to attach, keep and unlink it.
 
         %shm_watch
         %shm_watch x --every 1
@@ -187,34 +191,35 @@ class ShmMagics(Magics):
 
     @_verb
     @_NAME
-    @argument("path", metavar="FILE", help="to write; an older one is replaced")
+    @argument("path", metavar="FILE", help="file to write; an older one is replaced")
     def shm_save(self) -> None:
-        """Write a segment to a file, an array to a .npy file.
+        """Write a segment to a file: an array to a .npy file.
 
         %shm_save x results/x.npy
         """
 
     @_verb
     @_NAME
-    @argument("path", metavar="FILE", help="to read, a .npy file for an array")
+    @argument("path", metavar="FILE", help="file to read: a .npy file for an array")
     @_LIFETIME
     @_MODE
     @_REPLACE
     @_OVERWRITE
     def shm_load(self) -> None:
-        """Share the content of a file, without a second copy in memory.
+        """Share the content of a file without a second copy in memory.
 
         %shm_load x results/x.npy
         """
 
     @_cell_verb
     @_NAME
-    @argument("--shared", action="store_true", help="only read: others may read, too")
+    @argument("--shared", action="store_true", help="a readers' lock: other readers may hold it too")
     @_TIMEOUT
     def shm_lock(self) -> None:
-        """Run the rest of the cell while nobody else holds the lock of this name.
+        """Lock NAME while the rest of the cell runs.
 
-        Others lock it likewise, or by ``with shm.lock("x"):``. Leaving raises the version, which %shm_wait waits for.
+        It excludes others that lock NAME, by this magic or by ``with shm.lock("x"):``. Leaving the lock increases the
+        version, which ends a %shm_wait.
 
         %%shm_lock x
         x += 1
@@ -223,28 +228,30 @@ class ShmMagics(Magics):
     @_verb
     @_NAMES
     def shm_publish(self) -> None:
-        """Say that there is something new: raise the version, and wake who waits for it."""
+        """Announce new content: increase the version and wake every notebook that waits for it."""
 
     @_verb
     @_NAME
-    @argument("--since", metavar="VERSION", type=version_given, help="known so far; by default the present one")
+    @argument(
+        "--since", metavar="VERSION", type=version_given, help="last version you have seen, by default the current one"
+    )
     @_TIMEOUT
     def shm_wait(self) -> None:
-        """Sleep until there is something new: until it is published, its lock left, or the segment replaced.
+        """Wait until somebody publishes NAME, leaves its lock, or replaces it.
 
         %shm_wait x --timeout 10
         v = %shm_wait x
         """
 
     @_verb
-    @argument("--dry-run", action="store_true", help="only say what would be unlinked")
+    @argument("--dry-run", action="store_true", help="only print what would be removed")
     def shm_gc(self) -> None:
-        """Unlink what kernels have left that died by force, their watchdogs too."""
+        """Remove segments that ended kernels have left behind. Needed only if a kernel and its watchdog were killed."""
 
     @_verb
     def shm_doctor(self) -> None:
-        """Check what this machine allows, and name the cure for what it does not."""
+        """Check this machine, and print a cure for each problem."""
 
     @_verb
     def shm_help(self) -> None:
-        """Show each verb with an example."""
+        """Show an example of each magic."""

@@ -1,8 +1,8 @@
-"""A magic whose value nobody takes makes no Out: that would hold the array for as long as the notebook lives.
+"""Suppress the Out entry of an unassigned magic: it would keep the array alive.
 
-IPython makes ``get_ipython().run_line_magic(...)`` of a magic. As a statement of its own that becomes
-``bare(get_ipython().run_line_magic(...))``, which returns None for a value of ours. Whether it is ours, each of our
-magics notes when it returns: so it does not matter by which alias, or under which ``%time``, it was called.
+IPython compiles a magic into ``get_ipython().run_line_magic(...)``. If that is a statement, this module wraps it:
+``bare(get_ipython().run_line_magic(...))``. `bare` returns None for the value that one of our magics has just
+returned. It compares the value, not the magic's name, so aliases and ``%time`` work too.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-_SHOWN = ("shm_list", "shm_info", "shm_watch")  # these return what there is to see
-_TIMED = "<timed "  # the file of a statement under %time, which hands its value on
+_SHOWN = ("shm_list", "shm_info", "shm_watch")  # their value is to be displayed
+_TIMED = "<timed "  # file name of a statement under %time, which returns the statement's value itself
 
 
 class _Returned(threading.local):
-    """What the last magic of ours in this thread returned, by its id: it is not kept alive."""
+    """The id of the value that the last of our magics in this thread returned. A reference would keep it alive."""
 
     identity = 0
     shown = False
@@ -36,53 +36,53 @@ _returned = _Returned()
 
 
 class Bare(ast.NodeTransformer):
-    """Wraps the calls of magics that are statements, and makes ``with`` statements of cells under ``%%shm_lock``."""
+    """Wraps magics that are statements in `bare`, and compiles ``%%shm_lock`` cells into ``with`` statements."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
 
     def visit(self, node: ast.AST) -> Any:  # noqa: ANN401  as in the base class
-        """Look at statements alone: a large cell has few of them, and many expressions."""
+        """Skip expressions: only statements matter, and a large cell has few of them."""
         return node if isinstance(node, ast.expr) else super().visit(node)
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        """Compile what stands under a lock."""
-        for at, one in enumerate(node.body):
-            if isinstance(one, ast.Expr):
-                verb, name = _magic(one.value)
+        """Compile the cell of a ``%%shm_lock``."""
+        for at, statement in enumerate(node.body):
+            if isinstance(statement, ast.Expr):
+                verb, name = _magic(statement.value)
                 if verb == "run_cell_magic" and self._resolved(name) == "shm_lock":
-                    node.body[at] = bodies.under(self._shell, one, self.transform)
+                    node.body[at] = bodies.under(self._shell, statement, self.transform)
         return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
-        """Wrap the call, if it is one of a magic."""
+        """Wrap the statement if it calls a magic."""
         verb, name = _magic(node.value)
         if verb and not (verb == "run_cell_magic" and self._resolved(name) == "shm_lock"):
             function = ast.parse(f"__import__({__name__!r}, fromlist=['bare']).bare", mode="eval").body
             node.value = ast.copy_location(ast.Call(function, [node.value], []), node.value)
         return node
 
-    def transform(self, tree: Any) -> ast.Module:  # noqa: ANN401  whatever the transformations make of a module
-        """Do to the body of a cell what IPython has done to the cell: all transformations up to this one."""
-        for one in self._shell.ast_transformers:
-            tree = one.visit(tree)
-            if one is self:
+    def transform(self, tree: Any) -> ast.Module:  # noqa: ANN401  transformers may return any node
+        """Transform a cell's body as IPython has transformed the cell: by all transformers up to this one."""
+        for transformer in self._shell.ast_transformers:
+            tree = transformer.visit(tree)
+            if transformer is self:
                 break
-        found: ast.Module = ast.fix_missing_locations(tree)
-        return found
+        module: ast.Module = ast.fix_missing_locations(tree)
+        return module
 
     def _resolved(self, name: str) -> str:
-        """Return the cell magic that an alias is for."""
+        """Return the cell magic that an alias stands for."""
         magics = self._shell.magics_manager.magics["cell"]
-        for _ in magics:  # an alias may be one of itself
+        for _ in magics:  # bounded, because aliases may form a cycle
             name = getattr(magics.get(name), "magic_name", name)
         return name
 
 
 def catch_up(bare: Bare) -> None:
-    """Treat the rest of the cell that loads the extension, whose transformers ran before.
+    """Transform the rest of the cell that loads the extension: IPython transformed it before our transformer existed.
 
-    Its statements are compiled one by one: run_ast_nodes has them as `nodelist`. A test watches that it does.
+    IPython's run_ast_nodes compiles the statements in its variable `nodelist` one by one. A test checks that it does.
     """
     frame: FrameType | None = sys._getframe()  # noqa: SLF001  inspect would read the sources of all frames
     while frame is not None and frame.f_code.co_name != "run_ast_nodes":
@@ -92,12 +92,12 @@ def catch_up(bare: Bare) -> None:
 
 
 def returned(value: object, name: str) -> None:
-    """Note what a magic of ours returns."""
+    """Note the value that one of our magics is about to return."""
     _returned.identity, _returned.shown = id(value), name in _SHOWN
 
 
 def bare(value: object) -> object:
-    """Return what becomes Out: nothing of ours. What there is to see is displayed."""
+    """Return the value for Out: None for a value of our magics, which is displayed if it is a listing."""
     if value is None or id(value) != _returned.identity:
         return value
     if sys._getframe(1).f_code.co_filename.startswith(_TIMED):  # noqa: SLF001
@@ -109,7 +109,7 @@ def bare(value: object) -> object:
 
 
 def _magic(value: ast.expr) -> tuple[str, str]:
-    """Return the method that calls a magic, and the magic's name, or empty texts."""
+    """Return the method of IPython that calls a magic, and the magic's name; empty texts for other expressions."""
     match value:
         case ast.Call(
             func=ast.Attribute(

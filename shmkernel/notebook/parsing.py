@@ -1,8 +1,9 @@
-"""What all magics share: from a line to names, flags and the text of an expression; errors that take one line.
+"""Parse the line of a magic into names, flags and an expression, and show errors in one line.
 
-argparse sees words only. What it must not touch is taken out before: a comment, a closing ``;``, and the Python
-expression after ``--from``, which may hold blanks, quotes and dashes. Variables, ``$n`` and ``{n}``, are filled in
-between: into every word, whichever argument it belongs to.
+    line -> uncommented -> split at --from -> words (shlex) -> $n and {n} expanded -> argparse
+
+A comment, a closing ``;`` and the Python expression after ``--from`` are removed before argparse sees the words,
+because they may hold blanks, quotes and dashes. Variables, ``$n`` and ``{n}``, are expanded in every word.
 """
 
 from __future__ import annotations
@@ -37,24 +38,24 @@ _TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
 
 
 class MistypedError(ArgumentError, UsageError):
-    """A line that the parser does not understand.
+    """The parser does not understand a line.
 
-    It is also IPython's UsageError: its completer parses unfinished lines, and expects nothing else.
+    It is also a UsageError, because IPython's completer parses unfinished lines and catches nothing else.
     """
 
 
-MistypedError.__name__ = "ArgumentError"  # as a notebook shows it; pickle goes by __qualname__
+MistypedError.__name__ = "ArgumentError"  # shown in tracebacks; pickle uses __qualname__
 
 
 class Helped(UsageError):  # noqa: N818  no error: the help was asked for, and is printed
-    """Ends a magic that was called with ``-h``. Its text is the help."""
+    """Ends a magic that was called with ``-h``. Its message is the help text."""
 
 
 class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
-    """IPython's `magic_arguments`, with our parser: its help becomes the docstring, for ``%shm_create?``."""
+    """IPython's `magic_arguments` with our parser, whose help becomes the docstring that ``%shm_create?`` shows."""
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Build the parser from the `argument` decorators below this one."""
+        """Build the parser from the `argument` decorators under this one."""
         text = inspect.cleandoc(function.__doc__ or "")
         parser = Parser(function.__name__, description=text, formatter_class=_Formatter)
         parser.add_argument("-h", "--help", action=_Help, nargs=0, help="print this")
@@ -67,7 +68,7 @@ class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
 
 
 class Parser(MagicArgumentParser):
-    """Takes whole flags only, and raises an ArgumentError: a plain UsageError fails no cell."""
+    """Accepts no abbreviated flags, and raises ArgumentError: a plain UsageError would not fail the cell."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -75,9 +76,9 @@ class Parser(MagicArgumentParser):
         self.color = False  # Python 3.14 would colour the docstrings
 
     def parse_line(self, line: str, scope: Mapping[str, Any] | None = None) -> argparse.Namespace:
-        """Parse the text after the magic, with variables of the scope filled in.
+        """Parse the text after the magic's name, and expand variables of the scope in it.
 
-        ``expression`` is what followed ``--from``, or None: Python, in which variables need no mark.
+        ``expression`` of the result is the Python text after ``--from``, or None.
         """
         rest, expression = split(uncommented(line)) if "--from" in self.flags() else (uncommented(line), None)
         try:
@@ -96,7 +97,7 @@ class Parser(MagicArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
+        """Raise argparse's message as an error, with the flag that the user may have meant."""
         wrong = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0].rstrip(":")
         hint = paths.hint(paths.near(wrong, self.flags())) if wrong not in self.flags() else ""
         raise MistypedError(f"%{self.prog}: {message}.{hint} Help: %{self.prog} -h")
@@ -113,10 +114,10 @@ class _Help(argparse.Action):
 
 
 def in_one_line(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a magic's mistakes show as one line, and fail the cell.
+    """Show errors of a magic in one line, and let them fail the cell.
 
-    The error is raised anew from here, since the frames of a traceback, which IPython keeps until the next error,
-    would keep half-made segments alive. One that has a `_render_traceback_` already shows as that says.
+    The error is raised again without its traceback: IPython keeps the last traceback, and its frames would keep
+    half-made segments alive. An error with a `_render_traceback_` of its own keeps that.
     """
 
     @functools.wraps(run)
@@ -143,7 +144,7 @@ def _one_line(args: tuple[object, ...]) -> list[str]:
 
 
 def uncommented(line: str) -> str:
-    """Cut off a comment and a closing ``;``, which IPython hands to magics.
+    """Remove a comment and a closing ``;``, which IPython passes to magics.
 
     Examples
     --------
@@ -164,9 +165,10 @@ def uncommented(line: str) -> str:
 
 
 def split(line: str) -> tuple[str, str | None]:
-    """Take the expression after ``--from`` out of a line.
+    """Split a line into the part for argparse and the expression after ``--from``.
 
-    It ends at the first ``--`` after a blank before which it compiles, else with the line.
+    The expression ends before the first ``--`` that follows a blank if the text up to there compiles; else the next
+    ``--`` is tried, and at last the end of the line.
 
     Examples
     --------
@@ -185,9 +187,9 @@ def split(line: str) -> tuple[str, str | None]:
 
 
 def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Evaluate the text of an expression; an error takes one line."""
+    """Evaluate an expression; raise ArgumentError with a message of one line if that fails."""
     try:
-        space = {"numpy": sys.modules.get("numpy")}  # as errors name it, whatever it was imported as
+        space = {"numpy": sys.modules.get("numpy")}  # messages propose numpy.asarray(x)
         space |= scope.flat() if isinstance(scope, Scope) else scope
         return eval(compile(expression, "--from", "eval"), space)  # noqa: S307  the user's own cell
     except Exception as error:  # noqa: BLE001  whatever the expression raises
@@ -197,7 +199,7 @@ def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
 
 def expanded(word: str, scope: Mapping[str, Any]) -> str:
-    """Fill in ``$n``, ``$n.attribute`` and ``{n}``; ``$$``, ``{{`` and ``}}`` are the characters themselves.
+    """Expand ``$n``, ``$n.attribute`` and ``{n}``; ``$$``, ``{{`` and ``}}`` stand for ``$``, ``{`` and ``}``.
 
     Examples
     --------
@@ -208,7 +210,9 @@ def expanded(word: str, scope: Mapping[str, Any]) -> str:
 
 
 def python(expression: str, scope: Mapping[str, Any]) -> str:
-    """Return the Python of ``--from``: what is none has variables to fill in, and so has a set of one text.
+    """Return the Python code of ``--from``; expand ``{n}`` and ``$n`` if the text is not Python as it stands.
+
+    ``{n}`` alone is Python, a set of one item. Sets cannot be shared, so it is expanded too.
 
     Examples
     --------
@@ -218,14 +222,14 @@ def python(expression: str, scope: Mapping[str, Any]) -> str:
     if not _is_python(expression):
         return expanded(expression, scope)
     tree = ast.parse(expression, "--from", "eval").body
-    if isinstance(tree, ast.Set) and len(tree.elts) == 1:  # sets cannot be shared: it is a mark
+    if isinstance(tree, ast.Set) and len(tree.elts) == 1:
         value = evaluate(ast.unparse(tree.elts[0]), scope)
         return value if isinstance(value, str) else ast.unparse(tree.elts[0])
     return expression
 
 
 def number(text: str, dtype: str | None) -> object:
-    """Read the value of ``--fill``: a number or truth value, else the text, as dates and strings are.
+    """Read the value of ``--fill``: a number or truth value, else the text itself, for dates and strings.
 
     Examples
     --------
@@ -308,7 +312,7 @@ def _filled(found: re.Match[str], scope: Mapping[str, Any]) -> str:
 
 
 def _tied(words: list[str]) -> list[str]:
-    """Tie values to their flags that argparse would take for something else: a fill of -1e-3, a shape of 3, 4.
+    """Join flags to values that argparse would misread: ``--fill -1e-3``, ``--shape 3, 4``.
 
     Examples
     --------

@@ -1,14 +1,14 @@
-"""The variables of the line that called a magic: read, and made, where Python itself would.
+"""Read and set variables as the line that called a magic would.
 
-A magic is a call in the user's code. Its frame says which variables the line sees:
+A magic is a call in the user's code. The frame of that code says which variables the line sees:
 
     a cell, a script      the frame's globals
     a function            its locals, if its compiled code knows the name; else globals
     a class body, exec    the mapping that the statements there write to; else globals
 
 A local variable of a function is rebound through the frame: by its proxy (PEP 667), before Python 3.13 by the C API's
-PyFrame_LocalsToFast, as debuggers do. Every change is read back: a variable that kept its private value would not be
-shared, and nobody would notice.
+PyFrame_LocalsToFast, as debuggers do. Each change is read back: if it failed, the user would go on with a private
+value and not notice.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _INTERNAL = ("IPython.", "shmkernel.notebook.", "shmkernel.notebook.parsing", "t
 
 
 class Scope(Mapping[str, Any]):
-    """What the calling line sees, by name. Where nobody calls from Python, the notebook's variables."""
+    """The variables that the calling line sees. Without a calling frame, the notebook's variables."""
 
     def __init__(self, user: dict[str, Any], frame: FrameType | None = None) -> None:
         self._user = user
         self._frame = frame
         self._globals: Mapping[str, Any] = frame.f_globals if frame else user
-        self._locals: Any = frame.f_locals if frame else user  # a dict, a proxy, or what exec was given
+        self._locals: Any = frame.f_locals if frame else user  # a dict, a proxy, or the mapping given to exec
         self._function = _function(frame, self._locals) if frame else None
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401  any value
@@ -56,21 +56,21 @@ class Scope(Mapping[str, Any]):
         return {**self._user, **self._globals, **self._locals}
 
     def is_local(self, name: str) -> bool:
-        """Say whether the name is one of the function or class body that the line stands in."""
+        """Return whether the name is a local variable of the function or class body with the line."""
         return self._locals is not self._globals and self._knows(name)
 
     @property
     def filename(self) -> str:
-        """The file of the calling line, or what stands for one."""
+        """The file name of the code with the calling line."""
         return self._frame.f_code.co_filename if self._frame else ""
 
     def target(self, name: str) -> Mapping[str, Any]:
-        """Return where a new variable of this name would stand."""
+        """Return the namespace that a new variable of this name would belong to."""
         space: Mapping[str, Any] = self._locals if self.is_local(name) else self._beyond()
         return space
 
     def check(self, name: str, *, read: bool = False) -> None:
-        """Raise ArgumentError if Python means a variable by the name that cannot be changed, or `read`, from here."""
+        """Raise ArgumentError if the name is a variable that the line cannot change, or with `read` cannot read."""
         if self._knows(name):
             if read and self._function and name not in self._locals and name in self:
                 message = f"{name} is a variable of this function, and has no value yet. For the notebook's {name}"
@@ -81,7 +81,7 @@ class Scope(Mapping[str, Any]):
             raise ArgumentError(f"{message}: nonlocal {name}", name=name)
 
     def bind(self, name: str, value: object, *, read: bool = False) -> None:
-        """Make the variable, or with `read` rebind it where its value was found."""
+        """Set the variable. With `read`, set it in the namespace that it was read from."""
         if not self.is_local(name):
             space = next((space for space in self._spaces() if name in space), None) if read else None
             self._beyond(space)[name] = value
@@ -91,11 +91,11 @@ class Scope(Mapping[str, Any]):
             _rebind(self._function, name, value)
 
     def remark(self, name: str) -> str:
-        """Say what a line inside a function has made if that is not a variable of the function."""
+        """Return a remark for a line in a function that has set a global variable."""
         return "" if self._locals is self._globals or self.is_local(name) else f" (the global variable {name})"
 
     def callers(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Give the functions that wait for the calling one, each with its variables."""
+        """Yield the callers of the calling function, each with its local variables."""
         frame = self._frame.f_back if self._frame else None
         while frame is not None:
             if frame is not self._function and frame.f_code.co_flags & inspect.CO_OPTIMIZED and not _is_internal(frame):
@@ -104,25 +104,25 @@ class Scope(Mapping[str, Any]):
 
     def _spaces(self) -> list[Mapping[str, Any]]:
         spaces = [self._locals, self._globals, self._user]
-        return [space for at, space in enumerate(spaces) if not any(space is one for one in spaces[:at])]
+        return [space for at, space in enumerate(spaces) if not any(space is earlier for earlier in spaces[:at])]
 
     def _knows(self, name: str) -> bool:
-        """Say whether the name is bound in the innermost scope; a function's compiled code says which are."""
+        """Return whether the name belongs to the innermost scope; for a function its code object says so."""
         if self._function:
             code = self._function.f_code
             return name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
         return name in self._locals or (self._locals is not self._globals and name not in self._globals)
 
-    def _beyond(self, found: Any = None) -> Any:  # noqa: ANN401  a mapping to write to
-        """Return the globals that a new variable belongs to: those of a cell or script, not of a library's function."""
-        if found is not None:
-            return found
+    def _beyond(self, space: Any = None) -> Any:  # noqa: ANN401  a mapping to write to
+        """Return `space`, or the globals for a new variable: the cell's or script's, not a library's."""
+        if space is not None:
+            return space
         library = self._locals is not self._globals and self._globals.get("__name__") != "__main__"
         return self._user if library else self._globals
 
 
 def calling(user: dict[str, Any]) -> Scope:
-    """Return the scope of the line that called the magic: of the innermost frame that is not IPython's or ours."""
+    """Return the scope of the line that called the magic: the innermost frame outside IPython and shmkernel."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  inspect would read the sources of all frames
     while frame is not None and _is_internal(frame):
         frame = frame.f_back
@@ -134,26 +134,26 @@ def _is_internal(frame: FrameType) -> bool:
 
 
 def _function(frame: FrameType, space: Mapping[str, Any]) -> FrameType | None:
-    """Return the frame whose local variables these are: of a function, or of one that ran ``%time`` and the like."""
+    """Return the function frame that these local variables belong to; ``%time`` runs its line in a frame of its own."""
     if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         return frame
     if space is frame.f_globals:
         return None
-    found: FrameType | None = frame.f_back
-    while found is not None:
-        if found.f_code.co_flags & inspect.CO_OPTIMIZED and _same(found.f_locals, space):
-            return found
-        found = found.f_back
+    caller: FrameType | None = frame.f_back
+    while caller is not None:
+        if caller.f_code.co_flags & inspect.CO_OPTIMIZED and _same(caller.f_locals, space):
+            return caller
+        caller = caller.f_back
     return None
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Say whether both are the local variables of one frame; a proxy is made anew each time it is asked for."""
-    return one is other or (type(one) is not dict and type(one) is type(other) and one == other)
+def _same(space: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether both are the local variables of one frame: each access to f_locals makes a new proxy."""
+    return space is other or (type(space) is not dict and type(space) is type(other) and space == other)
 
 
 def _around(frame: FrameType | None, name: str) -> str:
-    """Name the function around the frame's code that has such a variable, if it is running: else nobody knows."""
+    """Return the name of the running function around the frame's code that has this variable, or an empty text."""
     while frame is not None and frame.f_code.co_name != "<module>":
         outer = _parent(frame)
         if outer is None:
@@ -168,7 +168,7 @@ def _around(frame: FrameType | None, name: str) -> str:
 def _parent(frame: FrameType) -> FrameType | None:
     code: CodeType = frame.f_code
     outer = frame.f_back
-    while outer is not None and not any(one is code for one in outer.f_code.co_consts):
+    while outer is not None and not any(constant is code for constant in outer.f_code.co_consts):
         outer = outer.f_back
     return outer
 

@@ -1,4 +1,4 @@
-"""The notebook's variables: which of them are segments, what holds memory, and how to let go of it."""
+"""Find the notebook's variables that are segments, find what keeps memory alive, and delete references to it."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 UNKNOWN = "something else"
-_HIDDEN = re.compile(r"_+|_\d+|_oh|Out")  # where IPython keeps what was displayed
+_HIDDEN = re.compile(r"_+|_\d+|_oh|Out")  # IPython keeps displayed values in these
 
 
 def is_variable(name: str) -> bool:
-    """Say whether a variable can have this name: segments may have dots in theirs."""
+    """Return whether a variable can have this name. Names of segments may contain dots."""
     return name.isidentifier() and not keyword.iskeyword(name)
 
 
 def origin(value: object) -> attachments.Attachment | None:
-    """Return the segment that was handed out as this very object."""
-    return next((one for one in attachments.everything() if one.value() is value), None)
+    """Return the attachment whose value is this object, if there is one."""
+    return next((attachment for attachment in attachments.everything() if attachment.value() is value), None)
 
 
 def check_free(space: Mapping[str, Any], variable: str, name: str, cure: str) -> None:
-    """Raise ArgumentError if the variable is anything but an array of the segment, of earlier ones too."""
+    """Raise ArgumentError if the variable exists and is not a value of a segment of this name, present or earlier."""
     if variable not in space:
         return
-    one = origin(space[variable])
-    if one is None or one.name != name:
+    attachment = origin(space[variable])
+    if attachment is None or attachment.name != name:
         message = f"your variable {variable} is something else ({kinds.a_type(space[variable])}). {cure}"
         raise ArgumentError(message, name=name, variable=variable)
 
 
 def foundation(value: object) -> object:
-    """Return what an array's memory belongs to: the array that allocated it, or the mapping."""
+    """Return the owner of an array's memory: the array that allocated it, or the mapping."""
     while True:
         below = value.base if isinstance(value, np.ndarray) else value.obj if isinstance(value, memoryview) else None
         if below is None:
@@ -57,38 +57,39 @@ def foundation(value: object) -> object:
 
 
 def watch(value: object) -> weakref.ref[Any] | None:
-    """Return a weak reference to the memory of an array, to see later whether it is still there."""
+    """Return a weak reference to the owner of an array's memory, to check later whether it was freed."""
     return weakref.ref(foundation(value)) if isinstance(value, np.ndarray) else None
 
 
 def is_shared(ref: weakref.ref[Any] | None) -> bool:
-    """Say whether the memory is a segment's."""
+    """Return whether the memory is a segment's mapping."""
     return ref is not None and isinstance(ref(), mmap.mmap)
 
 
 def aliases(space: Mapping[str, Any], values: list[Any]) -> list[str]:
-    """Return the variables that are one of these very objects; where IPython hides them does not count."""
-    return [key for key, value in space.items() if any(value is one for one in values) and not _HIDDEN.fullmatch(key)]
+    """Return the variables that are one of these objects, without the names in which IPython caches values."""
+    objects = {id(value) for value in values}
+    return [key for key, value in space.items() if id(value) in objects and not _HIDDEN.fullmatch(key)]
 
 
 def left(space: Mapping[str, Any], ref: weakref.ref[Any] | None) -> str:
-    """Say what keeps memory alive that nobody should need any more: empty if nothing does.
+    """Return the names of what still keeps this memory alive, or an empty text.
 
-    Of what was displayed, ``%reset out`` leaves a reference behind, in `user_ns_hidden`; ``%xdel`` does not.
+    For an Out entry it names ``%xdel``: ``%reset out`` would leave a reference behind, in `user_ns_hidden`.
     """
     if ref is None or ref() is None:
         return ""
     if not (known := _holders(space, ref())):
-        gc.collect()  # it may be garbage in a cycle
+        gc.collect()  # a reference cycle may keep it
     return "" if ref() is None else known or UNKNOWN
 
 
 def release(shell: InteractiveShell, value: object) -> None:
-    """Delete every variable that is the object, where IPython hides references too."""
-    if value is None:  # gone already; del_var would take every variable that is None
+    """Delete every variable that is this object, IPython's caches included."""
+    if value is None:  # freed already; del_var would delete every variable that is None
         return
     result = shell.last_execution_result
-    if result is None:  # del_var looks into it unasked
+    if result is None:  # del_var reads its attributes without a check
         shell.last_execution_result = ExecutionResult(None)
     shell.user_ns["_shmkernel_released"] = value
     shell.del_var("_shmkernel_released")
@@ -97,7 +98,7 @@ def release(shell: InteractiveShell, value: object) -> None:
 
 
 def forget_errors(shell: InteractiveShell) -> None:
-    """Let go of the last error: the frames of its traceback hold arrays."""
+    """Drop all references to the last error: the frames of its traceback keep arrays alive."""
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         vars(sys).pop(name, None)
     vars(shell)["_last_traceback"] = None
@@ -107,7 +108,7 @@ def forget_errors(shell: InteractiveShell) -> None:
 
 
 def _holders(space: Mapping[str, Any], memory: object) -> str:
-    found = [key for key, value in space.items() if foundation(value) is memory and not _HIDDEN.fullmatch(key)]
+    variables = [key for key, value in space.items() if foundation(value) is memory and not _HIDDEN.fullmatch(key)]
     cached = [
         f"Out[{key}] (%xdel _{key})" for key, value in space.get("_oh", {}).items() if foundation(value) is memory
     ]
@@ -116,4 +117,4 @@ def _holders(space: Mapping[str, Any], memory: object) -> str:
         f"{key} of {function}()" for function, local in callers for key, value in local.items()
         if foundation(value) is memory
     ]  # fmt: skip
-    return ", ".join([*found, *cached, *held])
+    return ", ".join([*variables, *cached, *held])
