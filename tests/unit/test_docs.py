@@ -55,7 +55,10 @@ def test_every_magic_that_a_page_names_exists_with_its_flags(page):
 @pages
 def test_every_command_that_a_page_names_exists_with_its_flags(page):
     known = commands()
-    for name, rest in re.findall(r"(?:^|`|run )shmkernel ([a-z]+)\b([^`|\n]*)", page.read_text(), re.MULTILINE):
+    text = page.read_text()
+    code = "".join(re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL))
+    named = re.findall(r"(?:`|run )shmkernel ([a-z]+)\b([^`|\n]*)", text)
+    for name, rest in [*named, *re.findall(r"^shmkernel ([a-z]+)\b([^`|\n]*)", code, re.MULTILINE)]:
         assert name in known
         assert {*re.findall(r"(?<!\S)--[a-z][\w-]*", rest)} <= flags(known[name]), rest
 
@@ -144,6 +147,35 @@ def test_every_link_and_every_file_that_a_page_names_leads_somewhere(page):
         assert not anchor or anchor in anchors(found), anchor
     for file in re.findall(r"`((?:tests|shmkernel|docs|notebooks|benchmarks)/[\w./-]+)`", text):
         assert (ROOT / file).exists(), file
+
+
+DEFINED = "segment", "session", "owner", "attached", "lifetime", "version"
+
+
+def prose(page):
+    """Return a page's text without code, headings, HTML and pictures; references to the glossary stay as they are."""
+    text = re.sub(r"^```.*?^```|^#[^\n]*|^ *<[^\n]*>$|!\[[^]]*\]", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"(\{term\}`[^`]+`)|`[^`]+`", lambda found: found[1] or "", text)
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("docs/[!t]*/*.md")], ids=lambda page: page.name)
+def test_each_page_links_its_first_use_of_a_defined_word_to_the_glossary_and_no_other(page):
+    whole = prose(page) if page.name != "glossary.md" else ""
+    for word in DEFINED:
+        text = re.sub(rf"\{{term\}}`(?!{word}`|[^`<]+ <{word}>`)[^`]+`", "", whole)  # links to other words
+        first = re.search(rf"\b{word}s?\b", text, re.IGNORECASE)
+        links = [link.start() for link in re.finditer(rf"\{{term\}}`(?:[^`<]+ <)?{word}>?`", text)]
+        assert links == [first.start() - len("{term}`")] if first else not links, word
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md"], ids=lambda page: page.name)
+def test_the_readme_and_each_tutorial_link_their_first_defined_word_to_the_glossary(page):
+    first = re.search(rf"\b(?:{'|'.join(DEFINED)})s?\b(.*)", prose(page), re.IGNORECASE)
+    assert first is None or re.match(r"\]\([\w./]+/glossary\.md\)", first[1]), first
+
+
+def test_the_glossary_defines_these_words():
+    assert {*DEFINED} <= {*re.findall(r"^\w+$", (ROOT / "docs/reference/glossary.md").read_text(), re.MULTILINE)}
 
 
 def test_the_readme_takes_one_look():
