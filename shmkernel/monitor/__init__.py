@@ -2,10 +2,10 @@
 
 From the facts to the face:
 
-    board     the rows: looked at anew only where something moved
-    lens      a preview of one segment
+    rows      the rows: looked at anew only where something moved
+    preview   a preview of one segment
     sampler   a thread that sends what changed, while somebody looks
-    acts      what the buttons do
+    actions   what the buttons do
     widget    an anywidget around these; its other half is JavaScript, in ``shmkernel/monitor/static``
     terminal  the same for ``shmkernel watch``
 """

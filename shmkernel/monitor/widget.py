@@ -6,22 +6,19 @@ import contextlib
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import traitlets
 from IPython.core.getipython import get_ipython
 
 import shmkernel as shm
-from shmkernel import render
+from shmkernel import render, workspace
 from shmkernel._core import descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.kinds.preview import Look
 from shmkernel.monitor import actions
 from shmkernel.monitor.sampler import SOCKETS, Sampler
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _STATIC = os.path.join(os.path.dirname(__file__), "static")
 _PARTS = ("texts.js", "pictures.js", "table.js", "panel.js", "monitor.js")
@@ -117,10 +114,8 @@ class Monitor(anywidget.AnyWidget):
             self._tell({"do": "trouble", "text": str(error)}, [])
 
     def _act(self, number: int, verb: str, name: str, inode: int) -> None:
-        push: Callable[[dict[str, Any]], None]
-        push, space = (self._shell.push, self._shell.user_ns) if self._shell else (lambda _: None, {})
         try:
-            text, good = actions.act(verb, name, inode, push, space), True
+            text, good = actions.act(verb, name, inode, workspace.of(self._shell)), True
         except (ShmError, OSError) as error:
             text, good = str(error), False
         self._tell({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])

@@ -1,14 +1,13 @@
 """The magics: what ``%load_ext shmkernel`` adds to a notebook.
 
     magics      the magics, their flags and help
-    handlers    what the magics do to segments and to the notebook's variables
-    locking     locks and waiting
-    variables   which variables hold which memory
-    scope       the variables that the calling line sees
+    handlers    what each magic does; sharing has create and load, locking has locks and waiting
     output      suppresses the Out entry of an unassigned magic
     bodies      the statements of a %%shm_lock cell
+    parsing     from a line to names, flags and expressions
     completion  names and flags for <TAB>
 
+What the monitor's buttons do too is in `shmkernel.workspace`.
 Loading is quick: numpy is imported by the first verb that needs it.
 """
 

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
 from shmkernel import render
-from shmkernel._core import capacity, paths, registry, segment_file
+from shmkernel._core import capacity, registry
 from shmkernel.errors import ArgumentError, NotFoundError
-from shmkernel.notebook import locking, sharing, variables
-from shmkernel.verbs import attachments
+from shmkernel.notebook import locking, sharing
+from shmkernel.workspace import actions, variables
 
 if TYPE_CHECKING:
     import argparse
 
     from shmkernel.notebook.magics import ShmMagics
-    from shmkernel.notebook.scope import Scope
-    from shmkernel.verbs.listing import Holder, Info
-
-_MODES = {"r+": "writable", "r": "read only", "c": "changes stay private"}
+    from shmkernel.verbs.listing import Info
+    from shmkernel.workspace.scope import Scope
 
 shm_create = sharing.create
 shm_load = sharing.load
@@ -36,33 +34,25 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
         raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
     mode = args.mode or magics.mode
     targets = {name: args.variable or name for name in args.names}
-    for name, variable in targets.items():
-        paths.path_of(name)
-        if not variables.is_variable(variable):
-            raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
-        args.scope.check(variable)
-        if not args.overwrite:
-            line = f"%shm_attach {name}" if variable == name else f"%shm_attach {name} --as {variable}"
-            cure = f"Keep both: %shm_attach {name} --as NAME. Replace it: {line} --overwrite"
-            variables.check_free(args.scope.target(variable), variable, name, cure)
-    values = [shm.attach(name, mode) for name in targets]
-    for (name, variable), value in zip(targets.items(), values, strict=True):
-        print(_attached(magics, args.scope, name, variable, value, mode))
+    values = []
+    for value, text in actions.attach(magics.workspace, args.scope, targets, mode, overwrite=args.overwrite):
+        values.append(value)
+        print(text)
     return values[0] if len(values) == 1 else tuple(values)
 
 
 def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Delete the variables that are the segment's array, and say what still holds the memory."""
     for name in args.names:
-        if not _held(name):
+        if not actions.attached(name):
             one = variables.origin(args.scope.get(name))
             hint = f"Your {name} is {one.name}: %shm_close {one.name}" if one else "What is: %shm_list"
             raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
     for name in args.names:
         shm.close(name)
-        for one in _held(name):
+        for one in actions.attached(name):
             variables.release(magics.shell, one.value())
-        magics.bound.pop(name, None)
+        magics.workspace.bound.pop(name, None)
         keepers = _keepers(args.scope, name)
         if variables.UNKNOWN in keepers:  # a traceback, perhaps
             variables.forget_errors(magics.shell)
@@ -72,34 +62,14 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
 
 def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
     """Remove names, and say who still holds the memory."""
-    for name in args.names:
-        _check_exists(name)
-    for name in args.names:
-        one = shm.info(name)
-        shm.unlink(name)
-        others = _others(one)
-        keepers = ["processes in another container let go"] if one.elsewhere else []
-        if others:
-            keepers.append(f"{render.people(others)} let{'s' * (len(others) == 1)} go")
-        if _held(name):
-            keepers.append(f"%shm_close {name} here")
-        size = capacity.human(one.size)
-        fate = f"stay until {' and '.join(keepers)}" if keepers else "freed"
-        print(f"{name}: unlinked, {size} {fate}")
+    for text in actions.unlink(args.names):
+        print(text)
 
 
 def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Change lifetimes; what only this process has gets its name back, and the variable follows."""
-    lifetime = args.lifetime or "keep"
-    ghosts = {name: _held(name) for name in args.names if registry.inode_at(name) is None}
-    for name, found in ghosts.items():
-        if not any(one.value() is not None for one in found):
-            raise segment_file.missing(name)
-    stayed = {name: _others(shm.info(name)) for name, found in ghosts.items() if found}
-    for name in args.names:
-        copied = _named_again(magics, args.scope, name, ghosts[name], lifetime) if name in ghosts else ""
-        one = shm.info(name) if copied else shm.keep(name, lifetime)
-        print(f"{name}: {copied}{render.what(one)}, shared {sharing.until(one)}{_still(name, stayed.get(name, []))}")
+    for text in actions.keep(magics.workspace, args.scope, args.names, args.lifetime or "keep"):
+        print(text)
 
 
 def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:  # noqa: ARG001
@@ -148,59 +118,8 @@ def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG0
     print(_HELP)
 
 
-def _others(one: Info) -> list[Holder]:
-    return [holder for holder in one.attached if holder.pid != os.getpid()]
-
-
-def _still(name: str, others: list[Holder]) -> str:
-    """Say who stays on the memory of which a copy was made."""
-    if not others:
-        return ""
-    verb = "has" if len(others) == 1 else "have"
-    return f". {render.people(others)} still {verb} the old memory; there: %shm_attach {name}"
-
-
-def _held(name: str) -> list[attachments.Attachment]:
-    return [one for one in attachments.everything() if one.name == name]
-
-
-def _check_exists(name: str) -> None:
-    if registry.inode_at(name) is None:
-        raise segment_file.missing(name)
-
-
-def _attached(magics: ShmMagics, scope: Scope, name: str, variable: str, value: object, mode: str) -> str:
-    """Make the variable, and say what it is now."""
-    again, before = "", None
-    if (now := scope.target(variable).get(variable)) is value:
-        again = " (already attached)"
-    elif variables.origin(now):
-        before = variables.watch(now)
-    del now
-    magics.bind(scope, variable, value, name)
-    one = shm.info(name)
-    title = name if variable == name else f"{variable} = {name}"
-    line = f"{title}: {render.what(one)}, from {render.source(one)}, {_MODES[mode]}{again}{scope.remark(variable)}"
-    if before is None or before() is variables.foundation(value) or not (keepers := variables.left(scope, before)):
-        return line
-    return f"{line}. The earlier one stays in memory, held by {keepers}"
-
-
-def _named_again(
-    magics: ShmMagics, scope: Scope, name: str, ghosts: list[attachments.Attachment], lifetime: str
-) -> str:
-    """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
-    old = [value for one in ghosts if (value := one.value()) is not None]
-    new = shm.create(name, old[0], lifetime=lifetime)
-    rebound = variables.aliases(scope, old)
-    for key in rebound:
-        magics.bind(scope, key, new, name, read=True)
-    yours = f" and now your {' and '.join(rebound)}" if rebound else ""
-    return f"named again, a copy{yours}; "
-
-
 def _keepers(scope: Scope, name: str) -> list[str]:
-    return [text for one in _held(name) if (text := variables.left(scope, one))]
+    return [text for one in actions.attached(name) if (text := variables.left(scope, one))]
 
 
 def _whereabouts(name: str, keepers: list[str]) -> str:
@@ -219,10 +138,10 @@ def _rows(magics: ShmMagics, rows: list[Info], *, cards: bool = False) -> render
 
 def _remark(magics: ShmMagics, one: Info) -> str:
     """Say that a variable has parted from its segment, as it does in ``x = x + 1``."""
-    variable = magics.bound.get(one.name, one.name if one.mine else "")
-    if variable not in magics.space:
+    variable = magics.workspace.bound.get(one.name, one.name if one.mine else "")
+    if variable not in magics.workspace.space:
         return ""
-    now = variables.origin(magics.space[variable])
+    now = variables.origin(magics.workspace.space[variable])
     if now is not None and now.name == one.name:
         return ""
     back = f"%shm_create {variable}" if one.mine and variable == one.name else f"%shm_attach {one.name} --overwrite"

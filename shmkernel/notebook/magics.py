@@ -9,9 +9,11 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
+from shmkernel import workspace
 from shmkernel._core.counts import seconds_given, version_given
-from shmkernel.notebook import output, scope
+from shmkernel.notebook import output
 from shmkernel.notebook.parsing import Parser, arguments, in_one_line
+from shmkernel.workspace import scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +42,7 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
     @in_one_line
     @functools.wraps(declared)
     def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:  # noqa: ANN401
-        caller = scope.calling(self.space)
+        caller = scope.calling(self.workspace.space)
         args = parser.parse_line(line, caller)
         args.cell, args.scope = cell, caller
         if "names" in args:
@@ -91,20 +93,7 @@ class ShmMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.bound: dict[str, str] = {}  # segment to the variable that a magic has set here
-
-    def bind(self, caller: scope.Scope, variable: str, value: object, name: str, *, read: bool = False) -> None:
-        """Set a variable to a segment's value, in the scope of the calling line."""
-        caller.bind(variable, value, read=read)
-        if self.space.get(variable) is value:
-            self.shell.push({variable: value})  # so that IPython no longer hides a name of its own
-            self.bound[name] = variable
-
-    @property
-    def space(self) -> dict[str, Any]:
-        """The user's variables."""
-        space: dict[str, Any] = self.shell.user_ns
-        return space
+        self.workspace = workspace.of(shell)
 
     @_verb
     @_NAMES

@@ -23,7 +23,7 @@ from IPython.core.magic_arguments import MagicArgumentParser, magic_arguments
 
 from shmkernel._core import paths
 from shmkernel.errors import ArgumentError, ShmError
-from shmkernel.notebook.scope import Scope
+from shmkernel.workspace.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,9 +21,9 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import paths, records, registry
 from shmkernel.errors import ArgumentError, UnsupportedError
-from shmkernel.notebook import variables
 from shmkernel.notebook.parsing import evaluate, lengths, literal, number, size
 from shmkernel.verbs import staging
+from shmkernel.workspace import actions, variables
 
 if TYPE_CHECKING:
     import argparse
@@ -62,7 +62,7 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     values = [published.pop(wish.name) if wish.kind else wish.done for wish in told]
     for wish, value in zip(told, values, strict=True):
         if variables.is_variable(wish.name):
-            magics.bind(args.scope, wish.name, value, wish.name, read=_is_variable(args))
+            magics.workspace.bind(args.scope, wish.name, value, wish.name, read=_is_variable(args))
         print(_made(args, wish) if wish.kind else _done(args, wish))
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -78,19 +78,10 @@ def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     before = _earlier(name)
     value = shm.load(name, args.path, **terms._asdict())
     if variables.is_variable(name):
-        magics.bind(args.scope, name, value, name)
+        magics.workspace.bind(args.scope, name, value, name)
     one = shm.info(name)
     print(f"{_shared(one, f', from {args.path}')}{args.scope.remark(name)}.{before} {_invitation(name)}")
     return value
-
-
-def until(one: Info) -> str:
-    """Say how long a segment lives, and how to make it live longer."""
-    return {
-        "session": f"until {'this kernel' if one.mine else one.owner} ends (longer: %shm_keep {one.name})",
-        "attached": "until the last one lets go of it",
-        "keep": f"until %shm_unlink {one.name}",
-    }[one.lifetime]
 
 
 def _terms(magics: ShmMagics, args: argparse.Namespace) -> _Terms:
@@ -240,13 +231,13 @@ def _done(args: argparse.Namespace, wish: _Wish) -> str:
     one = shm.info(wish.name)
     if args.lifetime and args.lifetime != one.lifetime:
         one = shm.keep(wish.name, args.lifetime)
-        return f"{one.name}: shared already, now {until(one)}"
+        return f"{one.name}: shared already, now {actions.until(one)}"
     by = "" if one.mine else f", by {render.clean(one.owner)}"
-    return f"{one.name}: shared already{by}, {until(one)}; nothing to do"
+    return f"{one.name}: shared already{by}, {actions.until(one)}; nothing to do"
 
 
 def _shared(one: Info, source: str = "") -> str:
-    return f"{one.name}: {render.what(one)}{source}, shared {until(one)}"
+    return f"{one.name}: {render.what(one)}{source}, shared {actions.until(one)}"
 
 
 def _invitation(name: str) -> str:

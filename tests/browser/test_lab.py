@@ -148,7 +148,7 @@ def test_a_busy_kernels_monitor_is_live_and_acts(a, b):
     b.row("y").click()
     check(b.monitor.locator(".shm-stats")).to_contain_text("max2")
     b.button("attach").click()
-    check(b.monitor.locator(".shm-result")).to_contain_text("is your variable y now")
+    check(b.monitor.locator(".shm-result")).to_contain_text(", writable")
     check(b.prompt()).not_to_have_text("[*]:")
     b.does("assert y.tolist() == [0, 1, 2]", 2)
 
@@ -162,14 +162,14 @@ def test_an_action_that_has_to_wait_for_a_cell_shows_as_pending(a, b):
     b.button("keep").click()
     check(b.monitor.locator(".shm-result[data-state=pending]")).to_contain_text("Pending")
     a.does("stop = shm.create('stop', shape=1)")
-    check(b.show().monitor.locator(".shm-result[data-state=good]")).to_contain_text("lifetime keep")
+    check(b.show().monitor.locator(".shm-result[data-state=good]")).to_contain_text("until %shm_unlink x")
 
 
 def test_buttons_unlink_after_a_second_question_and_keep(a, b):
     check = expect()
     b.row("x").click()
     b.button("keep").click()
-    check(b.monitor.locator(".shm-result")).to_contain_text("lifetime keep")
+    check(b.monitor.locator(".shm-result")).to_contain_text("until %shm_unlink x")
     check(b.row("x").locator(".shm-sign")).to_have_text("\N{BLACK DIAMOND}")
     b.button("unlink").click()
     check(b.monitor.locator(".shm-buttons")).to_contain_text("Unlink x, attached by a (")
@@ -313,7 +313,7 @@ def test_all_of_it_is_reached_by_tab_and_has_a_name(b):
     check(b.button("unlink")).to_be_focused()
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
-    check(b.monitor.locator(".shm-result")).to_contain_text("lifetime keep")
+    check(b.monitor.locator(".shm-result")).to_contain_text("until %shm_unlink x")
     check(b.button("keep")).to_be_disabled()
     check(b.button("attach")).to_be_focused()  # not lost, to where the next key might cut a cell
     check(b.row("x")).to_be_visible()

@@ -13,6 +13,7 @@ import pytest
 from ipykernel.comm.comm import BaseComm
 
 import shmkernel as shm
+from shmkernel import workspace
 from shmkernel._core import paths, registry
 from shmkernel.kinds.preview import Look
 from shmkernel.monitor import actions, sampler
@@ -295,38 +296,61 @@ def test_between_looks_that_are_far_apart_the_thread_says_that_it_lives():
     assert told.count("rows") == 1
 
 
-def act(verb, name, space):
-    return actions.act(verb, name, registry.inode_at(name) or 0, space.update, space)
+def act(verb, name, notebook):
+    return actions.act(verb, name, registry.inode_at(name) or 0, workspace.of(notebook.shell))
 
 
-def test_buttons_attach_keep_and_unlink():
-    space = {}
+def test_buttons_attach_keep_and_unlink(notebook):
     with holding(lambda: shm.create("x", np.arange(3))):
-        assert act("attach", "x", space).startswith("x: array int64 (3,), 152 B, from ")
-        assert space["x"].tolist() == [0, 1, 2]
-        assert act("attach", "x", space)
-        assert "lifetime keep" in act("keep", "x", space)
-        assert "here" in act("unlink", "x", space)
+        assert act("attach", "x", notebook).endswith(", writable")
+        assert notebook["x"].tolist() == [0, 1, 2]
+        assert act("attach", "x", notebook).endswith(" (already attached)")
+        assert act("keep", "x", notebook).endswith("shared until %shm_unlink x")
+        assert act("unlink", "x", notebook).endswith("go and %shm_close x here")
         assert registry.inode_at("x") is None
 
 
-def test_buttons_refuse_with_a_cure():
+def test_a_button_does_to_variables_what_its_magic_does_and_says_the_same(notebook):
+    def by_magic(verb):
+        return notebook(f"%shm_{verb} x").rstrip()
+
+    def by_button(verb):
+        return act(verb, "x", notebook)
+
+    told = []
+    for do in (by_magic, by_button):
+        with holding(lambda: shm.create("x", np.arange(3))):
+            said = [do("attach")]
+            notebook("x = x + 1\nrows = %shm_list")
+            said.append(notebook["rows"]._notes)
+            notebook("%shm_attach x --overwrite")
+            said += [do("unlink"), do("keep"), do("unlink")]
+            notebook("%shm_close x")
+            told.append(said)
+    assert told[0] == told[1]
+    assert "your x is another object" in told[0][1]["x"]
+
+
+def test_buttons_refuse_with_a_cure(notebook):
     x = shm.create("x", shape=3)
     other = shm.create("a.b", shape=3)
-    with pytest.raises(shm.ArgumentError, match=r"your variable x is something else \(str\): %shm_attach x --as NAME"):
-        act("attach", "x", {"x": "mine"})
-    with pytest.raises(shm.ArgumentError, match=r"'a\.b' cannot be a variable: %shm_attach a\.b --as NAME"):
-        act("attach", "a.b", {})
+    notebook("x = 'mine'")
+    with pytest.raises(
+        shm.ArgumentError, match=r"your variable x is something else \(a str\)\. Keep both: %shm_attach x"
+    ):
+        act("attach", "x", notebook)
+    with pytest.raises(shm.ArgumentError, match=r"a\.b cannot be a variable: %shm_attach a\.b --as NAME"):
+        act("attach", "a.b", notebook)
     before = registry.inode_at("x")
     newer = shm.create("x", shape=4, replace=True)
     with pytest.raises(shm.NotFoundError, match="replaced by another"):
-        actions.act("unlink", "x", before, dict, {})
+        actions.act("unlink", "x", before, workspace.of(None))
     assert registry.inode_at("x") is not None
     shm.unlink("x")
     with pytest.raises(shm.NotFoundError, match="has been unlinked meanwhile"):
-        actions.act("unlink", "x", before, dict, {})
+        actions.act("unlink", "x", before, workspace.of(None))
     with pytest.raises(shm.ArgumentError):
-        act("explode", "x", {})
+        act("explode", "x", notebook)
     shm.unlink("a.b")
     del x, newer, other
 
@@ -463,13 +487,12 @@ def test_a_saved_monitor_has_few_rows_and_says_where_the_others_are(monitor):
     del listed
 
 
-def test_keep_of_what_lost_its_name_gives_the_notebook_the_copy_and_names_who_stays():
+def test_keep_of_what_lost_its_name_gives_the_notebook_the_copy_and_names_who_stays(notebook):
     with holding(lambda: shm.create("x", np.arange(3))):
-        space = {"mine": shm.attach("x"), "other": 3}
-        shm.unlink("x")
-        text = act("keep", "x", space)
-        assert text.startswith("x: lifetime keep, until it is unlinked; a copy and now your mine. ")
-        assert text.endswith(" still on the old memory; there: %shm_attach x")
-        assert space["mine"] is shm.attach("x")
-        assert space["other"] == 3
+        notebook("%shm_attach x --as mine\nother = 3\n%shm_unlink x")
+        text = act("keep", "x", notebook)
+        assert text.startswith("x: named again, a copy and now your mine; ")
+        assert text.endswith(" still has the old memory; there: %shm_attach x")
+        assert notebook["mine"] is shm.attach("x")
+        assert notebook["other"] == 3
     shm.unlink("x")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 _MISSING = object()
-_INTERNAL = ("IPython.", "shmkernel.notebook.", "shmkernel.notebook.parsing", "traitlets.", "decorator.")
+_INTERNAL = ("IPython.", "shmkernel.notebook.", "shmkernel.workspace.", "traitlets.", "decorator.")
 
 
 class Scope(Mapping[str, Any]):

@@ -15,8 +15,8 @@ from IPython.core.interactiveshell import ExecutionResult
 
 from shmkernel import kinds
 from shmkernel.errors import ArgumentError
-from shmkernel.notebook.scope import Scope
 from shmkernel.verbs import attachments
+from shmkernel.workspace.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

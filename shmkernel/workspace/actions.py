@@ -1,0 +1,131 @@
+"""Attach, keep and unlink in a notebook: the variables follow, and a sentence says what happened.
+
+The magics and the monitor's buttons call these. Each checks all names first, then yields a sentence for each.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import shmkernel as shm
+from shmkernel import render
+from shmkernel._core import capacity, paths, registry, segment_file
+from shmkernel.errors import ArgumentError
+from shmkernel.verbs import attachments
+from shmkernel.workspace import variables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from shmkernel.verbs.listing import Holder, Info
+    from shmkernel.workspace import Workspace
+    from shmkernel.workspace.scope import Scope
+
+_ACCESS = {"r+": "writable", "r": "read only", "c": "changes stay private"}
+
+
+def attach(
+    workspace: Workspace, scope: Scope, targets: Mapping[str, str], mode: str = "r+", *, overwrite: bool = False
+) -> Iterator[tuple[Any, str]]:
+    """Make variables of segments, all or none; ``targets`` has the variable of each name. Yield values, too."""
+    for name, variable in targets.items():
+        paths.path_of(name)
+        if not variables.is_variable(variable):
+            raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
+        scope.check(variable)
+        if not overwrite:
+            line = f"%shm_attach {name}" if variable == name else f"%shm_attach {name} --as {variable}"
+            cure = f"Keep both: %shm_attach {name} --as NAME. Replace it: {line} --overwrite"
+            variables.check_free(scope.target(variable), variable, name, cure)
+    values = [shm.attach(name, mode) for name in targets]
+    for (name, variable), value in zip(targets.items(), values, strict=True):
+        yield value, _attached(workspace, scope, name, variable, value, mode)
+
+
+def keep(workspace: Workspace, scope: Scope, names: Sequence[str], lifetime: str = "keep") -> Iterator[str]:
+    """Change lifetimes. A segment without a name is copied into a new one, and the variables follow."""
+    nameless = {name: attached(name) for name in names if registry.inode_at(name) is None}
+    for name, found in nameless.items():
+        if not any(one.value() is not None for one in found):
+            raise segment_file.missing(name)
+    stayed = {name: _others(shm.info(name)) for name, found in nameless.items() if found}
+    for name in names:
+        copied = _named_again(workspace, scope, name, nameless[name], lifetime) if name in nameless else ""
+        info = shm.info(name) if copied else shm.keep(name, lifetime)
+        yield f"{name}: {copied}{render.what(info)}, shared {until(info)}{_still(name, stayed.get(name, []))}"
+
+
+def unlink(names: Sequence[str]) -> Iterator[str]:
+    """Remove names, and say what still uses the memory."""
+    for name in names:
+        if registry.inode_at(name) is None:
+            raise segment_file.missing(name)
+    for name in names:
+        info = shm.info(name)
+        shm.unlink(name)
+        others = _others(info)
+        keepers = ["processes in another container let go"] if info.elsewhere else []
+        if others:
+            keepers.append(f"{render.people(others)} let{'s' * (len(others) == 1)} go")
+        if attached(name):
+            keepers.append(f"%shm_close {name} here")
+        size = capacity.human(info.size)
+        fate = f"stay until {' and '.join(keepers)}" if keepers else "freed"
+        yield f"{name}: unlinked, {size} {fate}"
+
+
+def attached(name: str) -> list[attachments.Attachment]:
+    """Return this process's attachments of segments that have, or had, this name."""
+    return [one for one in attachments.everything() if one.name == name]
+
+
+def until(info: Info) -> str:
+    """Say how long a segment lives, and how to make it live longer."""
+    return {
+        "session": f"until {'this kernel' if info.mine else info.owner} ends (longer: %shm_keep {info.name})",
+        "attached": "until the last one lets go of it",
+        "keep": f"until %shm_unlink {info.name}",
+    }[info.lifetime]
+
+
+def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, value: object, mode: str) -> str:
+    """Make the variable, and say what it is now."""
+    again, before = "", None
+    if (now := scope.target(variable).get(variable)) is value:
+        again = " (already attached)"
+    elif variables.origin(now):
+        before = variables.watch(now)
+    del now
+    workspace.bind(scope, variable, value, name)
+    info = shm.info(name)
+    title = name if variable == name else f"{variable} = {name}"
+    line = f"{title}: {render.what(info)}, from {render.source(info)}, {_ACCESS[mode]}{again}{scope.remark(variable)}"
+    if before is None or before() is variables.foundation(value) or not (keepers := variables.left(scope, before)):
+        return line
+    return f"{line}. The earlier one stays in memory, held by {keepers}"
+
+
+def _named_again(
+    workspace: Workspace, scope: Scope, name: str, nameless: list[attachments.Attachment], lifetime: str
+) -> str:
+    """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
+    old = [value for one in nameless if (value := one.value()) is not None]
+    new = shm.create(name, old[0], lifetime=lifetime)
+    rebound = variables.aliases(scope, old)
+    for key in rebound:
+        workspace.bind(scope, key, new, name, read=True)
+    yours = f" and now your {' and '.join(rebound)}" if rebound else ""
+    return f"named again, a copy{yours}; "
+
+
+def _others(info: Info) -> list[Holder]:
+    return [holder for holder in info.attached if holder.pid != os.getpid()]
+
+
+def _still(name: str, others: list[Holder]) -> str:
+    """Say who stays on the memory of which a copy was made."""
+    if not others:
+        return ""
+    verb = "has" if len(others) == 1 else "have"
+    return f". {render.people(others)} still {verb} the old memory; there: %shm_attach {name}"
