@@ -1,8 +1,7 @@
-"""The kinds of values that a segment can hold: what each of them must be able to do, and which takes what.
+"""Kinds of values that a segment can hold: the interface of a kind, and the choice of the kind for a value.
 
-A kind turns a value into the bytes of a format that the world reads already, and such bytes into a view.
-The rest of the package knows no more of it than `Kind`. Kinds of other packages join through the entry point
-group ``shmkernel.kinds``.
+A kind converts a value to the bytes of a widely read format, and such bytes to a view. The rest of the package uses the
+interface `Kind` alone. Other packages add kinds through the entry point group ``shmkernel.kinds``.
 """
 
 from __future__ import annotations
@@ -23,19 +22,20 @@ if TYPE_CHECKING:
 
 
 class Plan(NamedTuple):
-    """A value that is ready to be written: ``size`` bytes in all, of which ``pieces`` are the first.
+    """How to write a value: ``size`` in bytes, of which ``pieces`` yields the first.
 
-    What the pieces leave is zero, and reserved, unless ``sparse``: then a store into a full memory kills.
+    The bytes after the pieces are zero. They are reserved unless ``sparse`` is true: then a store there raises SIGBUS,
+    which kills, if memory is full.
     """
 
     size: int
     pieces: Callable[[], Iterator[memoryview]]
     sparse: bool = False
-    build: Callable[[str, int, Callable[[int], None]], None] | None = None  # a Keeper's: folder, its file, progress
+    build: Callable[[str, int, Callable[[int], None]], None] | None = None  # a Keeper's: folder, its fd, progress
 
 
 class Description(NamedTuple):
-    """What a listing shows of a segment. ``text`` is the short form: ``int16 (344, 403)``."""
+    """A segment's content, as listings show it. ``text`` is the short form: ``int16 (344, 403)``."""
 
     text: str
     dtype: str | None = None
@@ -44,65 +44,65 @@ class Description(NamedTuple):
 
 
 class Kind(Protocol):
-    """What the package asks of a kind of value."""
+    """The interface of a kind."""
 
     name: str
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Say whether a value, with these options of ``create``, is of this kind."""
+        """Return whether a value, with these options of ``create``, is of this kind."""
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
-        """Lay the value out; the pieces are made when they are written.
+        """Return how to write the value; its pieces are made when they are written.
 
         Raises
         ------
         UnsupportedError
-            If the value would not come back as it is.
+            If the value would not be read back unchanged.
         ArgumentError
-            If the options make no sense together.
+            If the options contradict each other.
         """
 
     def load(self, name: str, path: str) -> Plan:
-        """Lay out the content of a file that `save` wrote, or another program; read it when it is written."""
+        """Return how to write the content of a file that `save` or another program wrote; it is read piece by piece."""
 
     def matches(self, head: bytes) -> bool:
-        """Say whether a file without a record, which begins like this, is of this kind."""
+        """Return whether a file without a record that begins with `head` is of this kind."""
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
-        """Return a view of a mapped segment; raise ValueError if its bytes cannot be trusted.
+        """Return a view of a mapped segment; raise ValueError if its bytes are damaged.
 
-        The mapping lives as long as the view does, and no longer.
+        The view holds the only reference to the mapping, so that both end together.
         """
 
     def describe(self, head: bytes, size: int) -> Description:
-        """Say what a segment of `size` bytes that begins with `head` holds; ValueError if it is damaged."""
+        """Describe a segment of `size` bytes that begins with `head`; ValueError if it is damaged."""
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Show what a segment holds: in 20 ms and 64 KiB at most, without a lock; ValueError if it is damaged."""
+        """Return a preview in 20 ms and 64 KiB at most, without a lock; ValueError if the segment is damaged."""
 
 
 class Keeper(Kind, Protocol):
-    """A kind whose segments are used through a library, which needs a folder to itself.
+    """A kind whose segments are used through a library that needs a folder for each.
 
-    The segment's file lies in the folder as `file`, and its plan has `build`, which writes it and what it needs beside
-    it. The segment's name is another link to the file; the folder goes with the name.
+    The segment's file is `file` in the folder; its plan has `build`, which writes the file and others beside it. The
+    segment's name is a second link to the file. Unlinking the name removes the folder.
     """
 
     file: str
-    suffixes: tuple[str, ...]  # of the files that `load` reads
+    suffixes: tuple[str, ...]  # file names that `load` reads
 
     def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> Any:  # noqa: ANN401
-        """Return what is handed out, which keeps the mapping alive; errors are those of `open`.
+        """Return the value for the user, which keeps the mapping alive; errors as for `open`.
 
-        The mapping is of the file's first bytes, and says that it is attached.
+        The mapping covers the file's first bytes; it keeps the segment attached.
         """
 
     def save(self, value: Any, path: str) -> Iterator[bytes]:  # noqa: ANN401
-        """Write the content as a file for this path, in pieces."""
+        """Yield the content of a file for this path, in pieces."""
 
 
 def keeps(kind: Kind) -> TypeGuard[Keeper]:
-    """Say whether the kind's segments have a folder each."""
+    """Return whether each of the kind's segments has a folder."""
     return hasattr(kind, "connect")
 
 
@@ -113,13 +113,13 @@ _OURS = {  # in the order in which they are asked whether they take a value
     "raw": "shmkernel.kinds.raw",
     "dict": "shmkernel.kinds.dicts.kind",
 }
-_PIECE = 16 << 20  # bytes read between two looks at Ctrl-C and the progress bar
+_PIECE = 16 << 20  # bytes between two updates of the progress bar, where Ctrl-C can interrupt
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 
 @functools.cache
 def _ours() -> dict[str, Kind]:
-    with importing:  # with numpy, which faces do without
+    with importing:  # here, since kinds import numpy, which the command line can do without
         return {kind: importlib.import_module(module).KIND for kind, module in _OURS.items()}
 
 
@@ -143,7 +143,7 @@ def named(kind: str) -> Kind:
 
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
-    """Return the kind that takes the value; it is never guessed."""
+    """Return the kind for a value; UnsupportedError if no kind takes it."""
     if found := _first(lambda kind: kind.recognises(value, options)):
         return found
     if value is None:
@@ -193,13 +193,13 @@ def _is_item(value: object) -> bool:
 
 
 def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
-    """Return the kind that a file without a record seems to be of; one that may be any program's is raw at least."""
+    """Return the kind whose format a file without a record has; if none, raw for a `foreign` file, else None."""
     found = _first(lambda kind: kind.matches(head))
     return named("raw") if found is None and foreign else found
 
 
 def a_type(value: object) -> str:
-    """Name the type of a value, with its article.
+    """Return the name of a value's type, with its article.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def a_type(value: object) -> str:
 
 
 def only(name: str, what: str, options: Mapping[str, object], *allowed: str) -> None:
-    """Raise ArgumentError if an option is given that a kind has no use for.
+    """Raise ArgumentError if an option is given that is not `allowed`.
 
     Examples
     --------
@@ -225,7 +225,7 @@ def only(name: str, what: str, options: Mapping[str, object], *allowed: str) -> 
 
 
 def read(path: str, offset: int, size: int) -> Iterator[memoryview]:
-    """Yield a part of a file, piece by piece, each valid until the next."""
+    """Yield a part of a file piece by piece; each piece is valid until the next."""
     with open(path, "rb", buffering=0) as file:
         file.seek(offset)
         room = memoryview(bytearray(min(size, _PIECE)))
@@ -238,10 +238,10 @@ def read(path: str, offset: int, size: int) -> Iterator[memoryview]:
 
 
 def for_path(path: str) -> Kind | None:
-    """Return the kind that keeps its values in files named like this."""
+    """Return the Keeper that loads files with this suffix, None if there is none."""
     return _first(lambda kind: keeps(kind) and path.endswith(kind.suffixes))
 
 
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:
-    """Return the first kind that suits; those of other packages are only looked for where none of ours does."""
+    """Return the first kind that suits; kinds of other packages are loaded only if none of ours does."""
     return next(filter(suits, _ours().values()), None) or next(filter(suits, known().values()), None)

@@ -1,8 +1,7 @@
 """Arrays: a segment is a ``.npy`` file, its data aligned to 64 bytes.
 
-The format is numpy's own (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html), so `numpy.load`
-opens a segment as it is. What numpy.load would refuse, or give back as something else, is refused here when the
-array is shared.
+The format is numpy's (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html), so `numpy.load` opens a
+segment. Arrays that numpy.load would refuse, or read back with another dtype, are refused when they are shared.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ if TYPE_CHECKING:
 
     from shmkernel.kinds.preview import Look, Preview, Source
 
-_PIECE = 16 << 20  # bytes copied between two looks at Ctrl-C and the progress bar
-_MAGIC = 12  # bytes that say how long the header is
+_PIECE = 16 << 20  # bytes between two updates of the progress bar, where Ctrl-C can interrupt
+_MAGIC = 12  # bytes that contain the length of the header
 _LONG = 100  # characters of a dtype in a message
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
-_PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses mean more by their values than the values
+_PLAIN = (np.ndarray, np.memmap, np.recarray)  # other subclasses hold more than their values: a mask, units
 
 
 class ArrayLayout(NamedTuple):
-    """What a header says, checked: where the data begins and what it is."""
+    """A header, checked: ``offset`` and ``nbytes`` of the data in bytes, its shape, dtype and order."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -56,13 +55,13 @@ class Array:
     name = "array"
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Take arrays and numbers, and all that comes with a shape, dtype, fill or order."""
+        """Take arrays, numbers, and any value with a shape, dtype, fill or order."""
         return isinstance(value, (np.ndarray, np.generic, int, float, complex)) or any(
             options.get(key) is not None for key in ("shape", "dtype", "fill", "order")
         )
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
-        """Lay out `value`, or an array of the given shape and dtype that holds `fill`."""
+        """Plan `value`, or an array of the given shape and dtype, filled with `fill`."""
         kinds.only(name, "an array", options, "shape", "dtype", "order", "fill")
         shape, fill, order = options.get("shape"), options.get("fill"), options.get("order")
         if order not in (None, "C", "F"):
@@ -98,40 +97,40 @@ class Array:
         return Plan(size, lambda: itertools.chain((memoryview(head),), () if blank else _pieces(name, rows, dtype)))
 
     def load(self, name: str, path: str) -> Plan:
-        """Lay out a ``.npy`` file: its bytes go from file to segment, 16 MiB at a time."""
+        """Plan the content of a ``.npy`` file, copied 16 MiB at a time."""
         with open(path, "rb") as file:
             start = file.read(HEAD)
             size = os.fstat(file.fileno()).st_size
         try:
-            found = decode(start, size)
+            layout = decode(start, size)
         except ValueError as error:
             message = f"{path} cannot be loaded: {error}. A .npy file is what numpy.save and %shm_save write"
             raise DamagedError(message, name=name, path=path) from None
-        head = encode(found.shape, found.dtype, found.order)
-        size = len(head) + found.nbytes
-        return Plan(size, lambda: itertools.chain((memoryview(head),), kinds.read(path, found.offset, found.nbytes)))
+        head = encode(layout.shape, layout.dtype, layout.order)
+        size = len(head) + layout.nbytes
+        return Plan(size, lambda: itertools.chain((memoryview(head),), kinds.read(path, layout.offset, layout.nbytes)))
 
     def matches(self, head: bytes) -> bool:
-        """Say whether these are the first bytes of a ``.npy`` file."""
+        """Return whether these are the first bytes of a ``.npy`` file."""
         return head.startswith(npy.MAGIC_PREFIX)
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:  # noqa: ARG002  as every kind
         """Return a plain array over the mapping."""
         shape, dtype, order, offset, _ = _whole(_parse(mapping[: _length(mapping[:_MAGIC])]), len(mapping))
-        if dtype.names is not None:  # another each time: `x.dtype.names = ...` changes it in place
+        if dtype.names is not None:  # a new dtype each time: `x.dtype.names = ...` would change the cached one
             dtype = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
         if order == "F":
             return np.ndarray(shape, dtype, mapping, offset, order="F")
-        return np.ndarray(shape, dtype, mapping, offset)  # saying C takes 0.2 us
+        return np.ndarray(shape, dtype, mapping, offset)  # order="C" would take 0.2 us
 
     def describe(self, head: bytes, size: int) -> Description:
-        """Say dtype and shape."""
+        """Describe dtype and shape."""
         layout = decode(head, size)
         dtype = str(layout.dtype) if layout.dtype.names is None else f"struct[{len(layout.dtype.names)}]"
         return Description(f"{dtype} {layout.shape}", str(layout.dtype), layout.shape, layout.order)
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Show a picture of numbers, and a grid of other values."""
+        """Preview numbers as a picture, other values as a grid."""
         head = source.read(0, HEAD)
         layout = decode(head, source.size)
         steps = arrays.strides(layout.shape, layout.dtype.itemsize, layout.order)
@@ -142,7 +141,7 @@ KIND = Array()
 
 
 def encode(shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> bytes:
-    """Write the header of a ``.npy`` file.
+    """Return the header of a ``.npy`` file.
 
     Examples
     --------
@@ -154,7 +153,7 @@ def encode(shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> bytes:
     text = io.BytesIO()
     try:
         npy.write_array_header_1_0(text, fields)
-    except ValueError:  # longer than 64 KiB, or field names beyond latin-1, which only version 3 has
+    except ValueError:  # longer than 64 KiB, or field names beyond latin-1: version 3
         line = repr(fields).encode()
         line += b" " * (-(len(line) + 13) % 64) + b"\n"
         return npy.magic(3, 0) + struct.pack("<I", len(line)) + line
@@ -172,7 +171,7 @@ def _parse(head: bytes) -> ArrayLayout:
         fields = ast.literal_eval(text.strip())
         descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
         dtype = npy.descr_to_dtype(descr)
-    except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
+    except Exception as error:  # noqa: BLE001  crafted bytes can raise any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
     if not sound or len(fields) != 3 or dtypes.unfit(dtype) or dtype.subdtype:  # noqa: PLR2004  the three read above
@@ -183,7 +182,7 @@ def _parse(head: bytes) -> ArrayLayout:
 
 
 def decode(head: bytes, size: int) -> ArrayLayout:
-    """Read the header that a ``.npy`` file of `size` bytes begins with; ValueError says what is wrong with it."""
+    """Return the layout in the header of a ``.npy`` file of `size` bytes; ValueError if it is damaged."""
     return _whole(_parse(head[: _length(head)]), size)
 
 
@@ -217,38 +216,38 @@ def _dtype(name: str, wanted: object) -> np.dtype[Any] | None:
     if wanted is None:
         return None
     try:
-        found: np.dtype[Any] = np.dtype(cast("Any", wanted))
+        dtype: np.dtype[Any] = np.dtype(cast("Any", wanted))
     except (TypeError, ValueError, SyntaxError):
         message = f"{name!r}: {wanted!r} is no dtype. Examples: float64, int16, uint8, bool, <U20, datetime64[ns]"
         raise ArgumentError(message, name=name, dtype=wanted) from None
-    return found
+    return dtype
 
 
 def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDArray[Any]:
-    """Return an array of the shape that takes the room of one element."""
+    """Return an array of the shape that takes the memory of one element: it is broadcast."""
     try:
         lengths = counts.lengths(shape)
     except (TypeError, ValueError):
         raise ArgumentError(f"{name!r}: {shape!r} is no shape. Examples: 10, (3, 4)", name=name) from None
     try:
-        one = np.zeros((), dtype) if fill is None else conversions.convert(fill, dtype)
+        element = np.zeros((), dtype) if fill is None else conversions.convert(fill, dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"{name!r}: cannot fill {dtype} with {fill!r}: {error}", name=name) from None
     try:
-        if why := dtypes.unbounded(lengths, one.dtype):
+        if why := dtypes.unbounded(lengths, element.dtype):
             raise ValueError(why)  # noqa: TRY301
-        return np.broadcast_to(one, lengths)
-    except ValueError as error:  # more, or longer, dimensions than numpy has
+        return np.broadcast_to(element, lengths)
+    except ValueError as error:  # too many or too long dimensions for numpy
         raise ArgumentError(f"{name!r}: no array can have the shape {lengths} here: {error}", name=name) from None
 
 
 def _once(array: NDArray[Any]) -> NDArray[Any]:
-    """Return each element of a broadcast array once."""
+    """Return the elements that a broadcast array repeats."""
     return array[tuple(slice(None if stride else 1) for stride in array.strides)]
 
 
 def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[Any]:
-    """Return the value as an array, without a copy where it is one."""
+    """Return the value as an array; an array is not copied."""
     if isinstance(value, np.ndarray):
         if type(value) not in _PLAIN:
             what = "its mask would be lost" if conversions.is_masked(value) else "only its values would be shared"
@@ -265,7 +264,7 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
 
 
 def _pieces(name: str, rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:
-    """Cut an array into the consecutive parts of its C order, each converted and contiguous."""
+    """Yield consecutive parts of an array in C order, each converted and contiguous."""
     if rows.size == 0 or dtype.itemsize == 0:
         return
     row = rows[:1].size * dtype.itemsize if rows.ndim else 0
@@ -285,7 +284,7 @@ def _pieces(name: str, rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[mem
 
 
 def _length(head: bytes) -> int:
-    """Return how many bytes the header takes, its magic included; beyond the limit it is not read."""
+    """Return the size of the header in bytes, with its magic; at most one more than the limit."""
     if len(head) < _MAGIC or head[6] not in (1, 2, 3):
         raise ValueError("its first bytes are not those of a .npy file")
     size = 10 + head[8] + (head[9] << 8) if head[6] == 1 else 12 + int.from_bytes(head[8:12], "little")

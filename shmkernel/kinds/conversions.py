@@ -1,6 +1,6 @@
-"""Conversions that keep every value: what would change one is refused, with the value and what it would become.
+"""Convert values to a dtype without changing them: ValueError names the first that would change.
 
-A float may be rounded to the digits that its new type has. All else comes back equal, or raises ValueError.
+Floats may be rounded to the precision of their new type. All other values must compare equal after the conversion.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _LONG = 60  # characters of a value in a message
 
 
 def is_masked(value: object) -> bool:
-    """Say whether a value, or an item of a list, is a masked array, of which any conversion loses the mask."""
+    """Return whether a value, or an item of a list, is a masked array: a conversion would lose its mask."""
     if isinstance(value, (list, tuple)):
         return any(map(is_masked, value))
-    masked = sys.modules.get("numpy.ma")  # where it is not loaded, there are no such arrays
+    masked = sys.modules.get("numpy.ma")  # if it is not loaded, there are no such arrays
     return masked is not None and isinstance(value, masked.MaskedArray)
 
 
@@ -32,7 +32,7 @@ def convert(given: object, dtype: np.dtype[Any]) -> NDArray[Any]:
     Raises
     ------
     ValueError, TypeError, OverflowError
-        If a value would become another, and says which.
+        If a value would change; the message shows it, and what it would become.
 
     Examples
     --------
@@ -54,17 +54,17 @@ def convert(given: object, dtype: np.dtype[Any]) -> NDArray[Any]:
         raise ValueError("it is complex")
     with np.errstate(all="ignore"):
         try:
-            found = given.astype(dtype, casting="unsafe")
+            result = given.astype(dtype, casting="unsafe")
         except ValueError:
             if given.dtype.kind in _TEXTS and dtype.kind in _NUMBERS:
                 raise ValueError(f"{_short(given)} cannot be read as {dtype}") from None
             raise
-        _check(found, given, _same(found, given))
-    return found
+        _check(result, given, _same(result, given))
+    return result
 
 
 def natural(given: object) -> NDArray[Any]:
-    """Return what numpy makes of a value, unless that changes an item of a list: ``[1, "a"]`` to texts.
+    """Return ``numpy.asarray(given)``; ValueError if that changes an item of a list: ``[1, "a"]`` to texts.
 
     Examples
     --------
@@ -76,26 +76,26 @@ def natural(given: object) -> NDArray[Any]:
     """
     if is_masked(given):
         raise ValueError("its mask would be lost")
-    found = np.asarray(given)
-    if isinstance(given, (list, tuple)) and found.dtype.kind not in (*_INTEGERS, "O"):
+    result = np.asarray(given)
+    if isinstance(given, (list, tuple)) and result.dtype.kind not in (*_INTEGERS, "O"):
         exact = _plain(given, np.dtype(bool))  # as objects
         if exact.dtype == object:
-            _check(found, exact, _equal(exact, found))
-    return found
+            _check(result, exact, _equal(exact, result))
+    return result
 
 
-def _check(found: NDArray[Any], given: NDArray[Any], same: Any) -> None:  # noqa: ANN401  a bool, or an array of them
-    """Raise ValueError that shows the first value which is another now."""
+def _check(result: NDArray[Any], given: NDArray[Any], same: Any) -> None:  # noqa: ANN401  a bool, or an array of them
+    """Raise ValueError if not all are the same; it shows the first value that has changed."""
     if np.all(same):
         return
     if given.ndim == 0:
-        raise ValueError(f"it would become {_short(found)}")
+        raise ValueError(f"it would become {_short(result)}")
     if np.shape(same) != given.shape:
-        raise ValueError(f"{_short(given)} would become {_short(found)}")
+        raise ValueError(f"{_short(given)} would become {_short(result)}")
     at = tuple(np.argwhere(~np.asarray(same))[0])
-    before, after = _short(given[at]), _short(found[at])
+    before, after = _short(given[at]), _short(result[at])
     if before == after:
-        before, after = repr(given[at]), repr(found[at].item())
+        before, after = repr(given[at]), repr(result[at].item())
     raise ValueError(f"{before} would become {after}")
 
 
@@ -105,71 +105,71 @@ def _short(value: object) -> str:
 
 
 def _plain(given: object, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return Python values as an array that holds each exactly: as objects, where numpy would round or write texts."""
-    found = np.asarray(given)
-    if found.dtype.kind in _INTEGERS or not isinstance(given, (list, tuple)):
-        return found
-    if found.dtype.kind in "fc" and dtype.kind in "fc":  # which may be rounded
-        return found
+    """Return Python values as an array of objects if numpy would round them or convert them to texts."""
+    array = np.asarray(given)
+    if array.dtype.kind in _INTEGERS or not isinstance(given, (list, tuple)):
+        return array
+    if array.dtype.kind in "fc" and dtype.kind in "fc":  # floats may be rounded
+        return array
     if all(isinstance(item, (np.ndarray, np.generic)) for item in given):
-        return found
-    exact = np.empty(found.shape, object)
+        return array
+    exact = np.empty(array.shape, object)
     exact[...] = given
-    texts = found.dtype.kind in _TEXTS and all(isinstance(item, (str, bytes)) for item in exact.ravel().tolist())
-    return found if texts and dtype.kind not in (*_TEXTS, "b") else exact  # to be read as numbers or times
+    texts = array.dtype.kind in _TEXTS and all(isinstance(item, (str, bytes)) for item in exact.ravel().tolist())
+    return array if texts and dtype.kind not in (*_TEXTS, "b") else exact  # to be read as numbers or times
 
 
 def _records(given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:  # noqa: ANN401  a record, or lists of records
-    """Return tuples as records, each field checked."""
-    found = np.array(given, dtype)
+    """Return tuples as an array of records, each field checked."""
+    records = np.array(given, dtype)
     rows: list[Any] = [given]
-    for _ in range(found.ndim):
+    for _ in range(records.ndim):
         rows = [item for row in rows for item in row]
     for at, field in enumerate(dtype.names or ()):
         column = [row[at] for row in rows]
         if not all(isinstance(item, (np.ndarray, np.void)) for item in column):
             part = dtype[field]
             convert(column, part.base if part.subdtype else part)
-    return found
+    return records
 
 
-def _same(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401  a case a line
-    """Say, for each value, whether it is still what it was."""
-    to, of = found.dtype, given.dtype
+def _same(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401  a case a line
+    """Return for each value whether it is unchanged."""
+    to, of = result.dtype, given.dtype
     if to == of:
         return True
     if to.names or of.names:
-        return _same_fields(found, given)
+        return _same_fields(result, given)
     if of.hasobject or of.kind == "T":
-        return _same_objects(found, given.astype(object))
+        return _same_objects(result, given.astype(object))
     if to.kind in _TEXTS:
-        return found == given.astype(to.kind)
+        return result == given.astype(to.kind)
     if of.kind in _TEXTS:
-        return _same_parsed(found, given)
+        return _same_parsed(result, given)
     if of.kind in _REALS and to.kind in _INTEGERS:
-        in_range = given < 2.0 ** (8 * to.itemsize) if of.kind == "f" else True  # a cast may stop at the last int
-        return (found == given) & in_range
+        in_range = given < 2.0 ** (8 * to.itemsize) if of.kind == "f" else True  # the cast may saturate
+        return (result == given) & in_range
     if of.kind in _NUMBERS and to.kind in "fc":
-        return np.isfinite(found) | ~np.isfinite(given)
+        return np.isfinite(result) | ~np.isfinite(given)
     if of.kind == "f" and to.kind in _TIMES:
-        return np.where(np.isnan(given), np.isnat(found), found.astype(np.int64) == given)
+        return np.where(np.isnan(given), np.isnat(result), result.astype(np.int64) == given)
     if of.kind == to.kind == "V" and to.itemsize < of.itemsize:
         return False
-    back = found.astype(of)
+    back = result.astype(of)
     same = back == given
     missing = np.isnat if of.kind in _TIMES else (lambda values: values != values)  # noqa: PLR0124  NaN of any type
     return same | (missing(back) & missing(given))
 
 
-def _same_fields(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
-    to, of = found.dtype.names or (None,), given.dtype.names or (None,)
-    if len(of) not in (1, len(to)) or (len(of) == 1 and found.dtype.names and given.dtype.names and len(to) > 1):
+def _same_fields(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
+    to, of = result.dtype.names or (None,), given.dtype.names or (None,)
+    if len(of) not in (1, len(to)) or (len(of) == 1 and result.dtype.names and given.dtype.names and len(to) > 1):
         return False
     same = True
     for at, field in enumerate(to):
         before = given if of[0] is None else given[of[at if len(of) > 1 else 0]]
-        after = found if field is None else found[field]
-        if before.shape not in (after.shape, found.shape):
+        after = result if field is None else result[field]
+        if before.shape not in (after.shape, result.shape):
             return False
         if before.shape != after.shape:  # one value for each element of a subarray
             before = np.broadcast_to(before.reshape(before.shape + (1,) * (after.ndim - before.ndim)), after.shape)
@@ -177,35 +177,35 @@ def _same_fields(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN4
     return same
 
 
-def _same_objects(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
-    if found.dtype.kind in _TIMES:
-        return _same(found, np.array(given.tolist(), f"{found.dtype.kind}8"))
-    if found.dtype.kind in "fc":
+def _same_objects(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
+    if result.dtype.kind in _TIMES:
+        return _same(result, np.array(given.tolist(), f"{result.dtype.kind}8"))
+    if result.dtype.kind in "fc":
         numeric = [isinstance(item, numbers.Number) for item in given.ravel().tolist()]
         finite = [number and _is_finite(item) for number, item in zip(numeric, given.ravel().tolist(), strict=True)]
-        return np.reshape(numeric, given.shape) & (np.isfinite(found) | ~np.reshape(finite, given.shape))
-    return _equal(given, found)
+        return np.reshape(numeric, given.shape) & (np.isfinite(result) | ~np.reshape(finite, given.shape))
+    return _equal(given, result)
 
 
 def _is_finite(number: Any) -> bool:  # noqa: ANN401
     return bool(np.isfinite(complex(number)))
 
 
-def _equal(given: NDArray[Any], found: NDArray[Any]) -> NDArray[np.bool_]:
-    """Compare values as Python does, a NaN with itself."""
-    pairs = zip(given.ravel().tolist(), found.ravel().tolist(), strict=True)
-    same = [bool(one == other or (one != one and other != other)) for one, other in pairs]  # noqa: PLR0124  a NaN
+def _equal(given: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_]:
+    """Compare values as Python does, but a NaN equals a NaN."""
+    pairs = zip(given.ravel().tolist(), result.ravel().tolist(), strict=True)
+    same = [bool(before == after or (before != before and after != after)) for before, after in pairs]  # noqa: PLR0124  NaN
     return np.array(same, bool).reshape(given.shape)
 
 
-def _same_parsed(found: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
-    """Say whether texts were read as the numbers or times that they are."""
-    if found.dtype.kind in _TIMES:
-        return _same(found, given.astype(f"{found.dtype.kind}8"))
-    if found.dtype.kind == "b":
+def _same_parsed(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
+    """Return for each text whether it was read as the number or time that it shows."""
+    if result.dtype.kind in _TIMES:
+        return _same(result, given.astype(f"{result.dtype.kind}8"))
+    if result.dtype.kind == "b":
         return np.zeros(given.shape, bool)
-    if found.dtype.kind in "iu":
-        read = [int(text) == value for text, value in zip(given.ravel().tolist(), found.ravel().tolist(), strict=True)]
+    if result.dtype.kind in "iu":
+        read = [int(text) == value for text, value in zip(given.ravel().tolist(), result.ravel().tolist(), strict=True)]
         return np.reshape(read, given.shape)
-    wide = given.astype("G" if found.dtype.kind == "c" else "g")
-    return np.isfinite(found) | ~np.isfinite(wide)
+    wide = given.astype("G" if result.dtype.kind == "c" else "g")
+    return np.isfinite(result) | ~np.isfinite(wide)

@@ -1,7 +1,7 @@
-"""What to give instead of a value that cannot be shared: an expression that has been tried on that very value.
+"""Propose expressions that convert a value which cannot be shared, each tried on the value first.
 
-Libraries are told by their names in the value's type, and never imported. Each candidate is the text that a person
-pastes; it is offered only if its result can be shared, so that no cure leads to the next error.
+Libraries are recognised by the module of the value's type, and never imported. A candidate is the text that a person
+pastes. It is offered only if its result can be shared, so that no cure leads to another error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _OFFERED = 2  # expressions in a message
-_MANY = 100_000  # items: of a larger value the beginning is tried
-_DENSE = 64 << 20  # bytes that are worth writing out: of a sparse matrix, or to try an expression
+_MANY = 100_000  # items; of a longer value only the beginning is tried
+_DENSE = 64 << 20  # bytes: the largest sparse matrix to propose as an array, and the largest sample
 _NUMBERS, _TEXTS, _VALUES, _DICT, _LIST = "Numbers", "Texts", "Its values", "In a dict", "In a list"
 _FIELDS = "{{field: {x}[field]%s for field in {x}.dtype.names}}"
 _COLUMNS = (
@@ -30,14 +30,14 @@ _PARTS = "{{{{'data': {{x}}{0}.data, 'indices': {{x}}{0}.indices, 'indptr': {{x}
 
 
 class Cure(NamedTuple):
-    """An expression, ``{x}`` for the value, and what it gives."""
+    """An expression, with ``{x}`` for the value, and what it yields."""
 
     what: str
     expression: str
 
 
 def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[str, str | None]:
-    """Return sentences that say what to give instead of the value, and the first expression in them.
+    """Return sentences that propose expressions in place of the value, and the first expression.
 
     Examples
     --------
@@ -50,10 +50,10 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
         sample = _sample(value)
         for candidates in (_candidates, _anything):
             for cure in candidates(sample) if not found else ():
-                known = {part for one in found for part in one}
+                known = {part for cure in found for part in cure}
                 if len(found) < _OFFERED and known.isdisjoint(cure) and _is_good(cure, sample, works):
                     found.append(cure)
-    except Exception:  # noqa: BLE001, S110  what a value's own attributes raise: the error that is told is another
+    except Exception:  # noqa: BLE001, S110  the value's attributes may raise; the caller raises another error
         pass
     texts = [cure.expression.format(x=variable) for cure in found]
     sentences = [f"{cure.what}: {text}" for cure, text in zip(found, texts, strict=True)]
@@ -61,7 +61,7 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
 
 
 def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool:
-    if isinstance(value, Iterator):  # to try would use it up
+    if isinstance(value, Iterator):  # a trial would consume it
         return True
     try:
         with warnings.catch_warnings():
@@ -75,11 +75,11 @@ def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool
 
 
 def _sample(value: Any) -> Any:  # noqa: ANN401
-    """Return the beginning of a large value of items: enough to try an expression on. ValueError if there is none."""
+    """Return the value, or the beginning of a long one to try expressions on; ValueError if a row is too large."""
     size = getattr(value, "nbytes", 1)
     try:
         count, rows = len(value), _MANY
-    except TypeError:  # it is no value of items
+    except TypeError:  # it has no items
         return value
     if isinstance(size, int) and hasattr(value, "shape"):
         rows = min(_MANY, count * _DENSE // size if size else 0)
@@ -91,7 +91,7 @@ def _sample(value: Any) -> Any:  # noqa: ANN401
 
 
 def _candidates(value: Any) -> Iterator[Cure]:  # noqa: ANN401
-    """Yield what may do, the best first."""
+    """Yield candidates by the value's library and type, the best first."""
     kind = type(value)
     library = kind.__module__.partition(".")[0]
     if isinstance(value, Iterator):
@@ -119,13 +119,13 @@ def _candidates(value: Any) -> Iterator[Cure]:  # noqa: ANN401
         yield Cure("As a text, in a list", "[str({x})]")
         yield Cure(_DICT, "{{'x': {x}}}")
     elif library == "datetime":
-        if getattr(value, "tzinfo", None) is None:  # which numpy would drop
+        if getattr(value, "tzinfo", None) is None:  # numpy would drop a time zone
             yield Cure("As numpy's", "numpy.datetime64({x})" if hasattr(value, "year") else "numpy.timedelta64({x})")
         yield Cure(_DICT, "{{'x': {x}}}")
 
 
 def _anything(value: Any) -> Iterator[Cure]:  # noqa: ANN401
-    """Yield what may do for a value of whatever type."""
+    """Yield candidates for a value of any type."""
     if not isinstance(value, (list, tuple, str)):
         yield Cure(_VALUES, "numpy.asarray({x})")
     if hasattr(value, "to_pydict"):
@@ -143,14 +143,14 @@ def _anything(value: Any) -> Iterator[Cure]:  # noqa: ANN401
 
 
 def _sparse(value: Any) -> Iterator[Cure]:  # noqa: ANN401
-    """Yield the parts of a matrix of scipy, and all of it where that is small."""
+    """Yield the parts of a sparse matrix of scipy, and the dense array if it is small."""
     yield Cure("Its parts, in a dict", _PARTS.format("" if hasattr(value, "indptr") else ".tocsr()"))
     if value.shape[0] * value.shape[-1] * value.dtype.itemsize <= _DENSE:
         yield Cure("All of it", "{x}.toarray()")
 
 
 def _table(value: Any) -> Iterator[Cure]:  # noqa: ANN401
-    """Yield the numbers, columns and items of what pandas, polars, pyarrow and their like have."""
+    """Yield the numbers, columns and items of a table or column of pandas, polars, pyarrow and the like."""
     if getattr(value, "tzinfo", None) is not None and hasattr(value, "to_pydatetime") and not hasattr(value, "__len__"):
         yield Cure(_DICT, "{{'x': {x}.to_pydatetime()}}")
         yield Cure("In UTC", "{x}.to_datetime64()")
@@ -164,12 +164,12 @@ def _table(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     if getattr(getattr(value, "dtype", None), "tz", None) is not None:
         yield Cure("In UTC", "{x}.dt.tz_convert(None).to_numpy()")
         yield Cure("In UTC", "{x}.tz_convert(None).to_numpy()")
-    if str(getattr(value, "dtype", ""))[:1].isupper():  # pandas's Int64, which has something for what is missing
+    if str(getattr(value, "dtype", ""))[:1].isupper():  # pandas's Int64 and the like, which have missing values
         yield Cure("Numbers, NaN for what is missing", "{x}.to_numpy('float64', na_value=float('nan'))")
 
 
 def _array(value: Any) -> Iterator[Cure]:  # noqa: ANN401
-    """Yield plain arrays that hold the same values."""
+    """Yield plain arrays with the same values."""
     if hasattr(value, "filled"):
         yield Cure(_VALUES, "{x}.filled()")
         yield Cure("With its mask, in a dict", "{{'data': {x}.filled(), 'mask': numpy.ma.getmaskarray({x})}}")
@@ -200,11 +200,11 @@ def _array(value: Any) -> Iterator[Cure]:  # noqa: ANN401
 
 
 def _converts(value: Any, plain: type) -> bool:  # noqa: ANN401
-    """Say whether each object is a number that this type holds exactly."""
+    """Return whether each object is a number that this type holds exactly."""
     part = value[:_MANY] if value.ndim else value
     try:
         made = conversions.convert(part, np.dtype(plain))
     except (ValueError, TypeError, OverflowError):
         return False
     pairs = zip(part.ravel().tolist(), made.ravel().tolist(), strict=True)
-    return all(one == other or one != one for one, other in pairs)  # noqa: PLR0124  a NaN
+    return all(before == after or before != before for before, after in pairs)  # noqa: PLR0124  NaN

@@ -1,4 +1,4 @@
-"""Which dtypes and shapes can lie in memory that others read: asked of a value, and of bytes that cannot be trusted."""
+"""Check whether arrays of a dtype and shape can be shared, for values and for untrusted headers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 UNKNOWN = "no file format says what its bytes mean"
 _KINDS = "?biufcmMSUV"
-_NOTHINGS = 1 << 20  # elements that take no memory: a loop over them ends soon
+_NOTHINGS = 1 << 20  # elements without bytes: few enough to loop over
 _DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 
 
 def unbounded(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
-    """Say why no array can have this shape, or None: what takes no room is not bounded by the size of a file."""
+    """Return why no array can have this shape, or None. No file size limits elements without bytes: this does."""
     if len(shape) > _DIMENSIONS:
         return f"{len(shape)} dimensions are more than numpy has"
     count = math.prod(length for length in shape if length)
@@ -27,16 +27,16 @@ def unbounded(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
 
 
 def unfit(dtype: np.dtype[Any]) -> str | None:
-    """Say why values of this dtype cannot lie in shared memory, or None if they can."""
+    """Return why values of this dtype cannot be shared, or None if they can."""
     if dtype.hasobject or dtype.kind == "T":
         return "it holds addresses, which mean nothing in another process"
-    if dtype.itemsize < 0:  # numpy 1 reads V-8 as one
+    if dtype.itemsize < 0:  # numpy 1 accepts V-8
         return "its size is negative"
     if dtype.metadata:
         return "its metadata would be lost"
     if dtype.subdtype is not None:
         return unbounded(dtype.shape, dtype.base) or unfit(dtype.base)
-    if dtype.kind in "SU" and not dtype.itemsize:  # numpy would make it 1, and read beyond the end
+    if dtype.kind in "SU" and not dtype.itemsize:  # numpy would make the size 1, and read beyond the end
         return "it does not say how long its texts are (S10, U20)"
     if dtype.names is not None:
         return next((why for field in dtype.names if (why := unfit(dtype[field]))), None)
