@@ -1,4 +1,4 @@
-"""Raw bytes: a segment is what it holds, without a header. The standard library's SharedMemory attaches it."""
+"""Raw bytes: a segment has no header, and the standard library's SharedMemory attaches it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Raw:
     name = "raw"
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Take bytes, and a size alone; a memoryview of numbers means more than its bytes."""
+        """Take bytes, or a size alone. A memoryview of numbers is not taken: its format would be lost."""
         if isinstance(value, memoryview):
             return value.format in ("B", "b", "c")
         return isinstance(value, (bytes, bytearray)) or (value is None and options.get("size") is not None)
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
-        """Lay out the bytes of `value`, or of its buffer; what `size` has beyond them is zero."""
+        """Plan the bytes of `value`, followed by zeros up to `size`."""
         kinds.only(name, "a block of bytes", options, "size")
         body = memoryview(b"") if value is None else _bytes(name, value)
         size = body.nbytes if options.get("size") is None else _size(name, options["size"])
@@ -40,14 +40,14 @@ class Raw:
         return Plan(size, lambda: iter((body,)))
 
     def load(self, name: str, path: str) -> Plan:
-        """Lay out any file."""
+        """Plan the bytes of any file."""
         size = os.stat(path).st_size
         if size == 0:
             raise ArgumentError(f"{name!r}: {path} is empty, and no block can have 0 bytes", name=name, path=path)
         return Plan(size, lambda: kinds.read(path, 0, size))
 
     def matches(self, head: bytes) -> bool:  # noqa: ARG002
-        """Say no: any bytes would do."""
+        """Return False: nothing in the bytes marks this kind."""
         return False
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
@@ -55,11 +55,11 @@ class Raw:
         return memoryview(mapping)
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002
-        """Say that there are bytes; a listing shows how many."""
+        """Describe the content as bytes; a listing shows their size."""
         return Description("bytes")
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Show the bytes."""
+        """Preview the bytes."""
         return preview.raw(source, look)
 
 

@@ -1,8 +1,8 @@
-"""Lists: a segment is laid out as the standard library's ShareableList, which attaches it as it is.
+"""Lists: a segment has the layout of the standard library's ShareableList, which can attach it.
 
-`shmkernel.kinds.lists.layout` has the layout; here is a view of it. A number is read and stored at one go, through a
-memoryview that is cast to its type, so that no reader sees half of one, nor the zeros that struct.pack_into writes
-first.
+`shmkernel.kinds.lists.layout` has the layout; `View` is a list over it. Numbers are read and stored through memoryviews
+that are cast to their type, in one access of 8 bytes. So no reader sees half a number, or the zeros that
+struct.pack_into writes first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _INT, _FLOAT, _BOOL, _NONE = map(layout.word, (layout.INT, layout.FLOAT, layout.BOOL, layout.NONE))
 _BEYOND = 1 << 63
 _LOW = layout.WORD - 1
-_SMALL, _LARGE = 4, 1 << 16  # items that a search reads at once, at first and at most
+_SMALL, _LARGE = 4, 1 << 16  # items that a search reads in one step: at first, and at most
 _OTHER = object()  # equals nothing
 
 
@@ -39,13 +39,13 @@ class List:
     name = "list"
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
-        """Take flat lists and tuples of what an item can be, and such lists that are shared already."""
+        """Take flat lists and tuples of values that can be items, and shared lists."""
         if isinstance(value, (list, tuple)):
             return all(layout.may_be(kind) for kind in set(map(type, value)))
         return isinstance(value, View)
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
-        """Lay out the items of any iterable."""
+        """Plan the items of any iterable."""
         kinds.only(name, "a list", options)
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             message = f"{name!r}: no list can be made of {kinds.a_type(value)}"
@@ -57,7 +57,7 @@ class List:
         return Plan(sum(map(len, pieces)), lambda: iter(pieces))
 
     def load(self, name: str, path: str) -> Plan:
-        """Lay out a file that `save` wrote."""
+        """Plan the content of a file that `save` wrote."""
         try:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
                 size = len(mapping)
@@ -68,7 +68,7 @@ class List:
         return Plan(size, lambda: kinds.read(path, 0, size))
 
     def matches(self, head: bytes) -> bool:  # noqa: ARG002
-        """Say no: nothing in the bytes marks a list, and a kind is never guessed."""
+        """Return False: nothing in the bytes marks this kind."""
         return False
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
@@ -76,12 +76,12 @@ class List:
         return View(mapping, paths.called(path))
 
     def describe(self, head: bytes, size: int) -> Description:
-        """Say how many items there are."""
+        """Describe the number of items."""
         count = layout.count(head, size)
         return Description(f"{count} item{'s' * (count != 1)}")
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Show index, type and value of items."""
+        """Preview index, type and value of items."""
         return preview.preview(source, look)
 
 
@@ -89,14 +89,14 @@ KIND = List()
 
 
 class View:
-    """A list of fixed length in memory: its items change in place, each within its slot.
+    """A list of fixed length in shared memory: an item can be replaced by a value that fits its slot.
 
     Parameters
     ----------
     mapping : bytes-like
-        The list's bytes; ValueError if they are none.
+        The bytes of the list; ValueError if they have another layout.
     name : str, optional
-        What messages call the list.
+        The name of the list in messages.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class View:
         self._simple = formats - start == layout.WORD * length  # every slot is one word
 
     def views(self) -> tuple[memoryview[Any], ...]:
-        """Return all that refers to the memory: once released, the list is closed."""
+        """Return all memoryviews of the memory: releasing them closes the list."""
         return self._begins, self._ends, self._data, self._words, self._floats, self._formats, self._codes
 
     def __len__(self) -> int:
@@ -152,7 +152,7 @@ class View:
             raise self._outside(position, "assignment index out of range") from None
 
     def __iter__(self) -> Iterator[Value]:
-        """Yield the items, each read when its turn comes."""
+        """Yield the items; each is read when it is yielded."""
         formats, read = self._formats, self._read
         everywhere = range(len(formats))
         if self._simple and everywhere:
@@ -194,23 +194,23 @@ class View:
 
     @property
     def format(self) -> str:
-        """The struct formats of all items in one text, as the stdlib's class gives them."""
+        """The struct formats of all items in one text, as in the standard library."""
         return "".join(map(self._get_packing_format, range(len(self))))
 
     def _get_packing_format(self, position: int) -> str:
-        """Return the struct format of one item; for a text its slot's, since the stdlib knows no other."""
-        found = layout.text(self._formats[position])
-        if found.endswith(b" "):
+        """Return the struct format of an item; for a text that of its slot, as in the standard library."""
+        format_ = layout.text(self._formats[position])
+        if format_.endswith(b" "):
             return f"{self._ends[position] - self._begins[position]}s"
-        return found.decode("ascii", "replace")
+        return format_.decode("ascii", "replace")
 
     def _read(self, position: int, format_: int) -> Value:
-        """Return an item of whatever format."""
+        """Return an item of any format."""
         begin = self._begins[position]
-        found = layout.reader(format_)
-        if found is None:
+        reader = layout.reader(format_)
+        if reader is None:
             return self._read_number(position, begin, format_)
-        unpack, exact = found
+        unpack, exact = reader
         code = self._codes[position]
         try:
             (data,) = unpack(self._data, begin)
@@ -234,12 +234,12 @@ class View:
                 return self._data[begin + _LOW] != 0
             if format_ == _NONE:
                 return None
-        except IndexError:  # another process has changed where the items begin
+        except IndexError:  # another process has changed the offsets
             pass
         raise self._torn(position)
 
     def _outside(self, position: int, text: str) -> IndexError | DamagedError:
-        """Make the error for an index that is wrong: the one asked for, or one that another process has put here."""
+        """Make the error for an IndexError: of the given index, or of an offset that another process has changed."""
         inside = -len(self) <= position < len(self)
         return self._torn(position) if inside else IndexError(text)
 
@@ -251,7 +251,7 @@ class View:
         return DamagedError(message, name=self._name, position=position)
 
     def _store(self, position: int, value: object) -> None:
-        """Change an item to any type. Nothing is touched before the value is known to fit."""
+        """Replace an item by a value of any type. Nothing is stored unless the value fits."""
         begin, end = self._begins[position], self._ends[position]
         if not 0 <= begin < end <= len(self._data):
             raise self._torn(position)
@@ -263,7 +263,7 @@ class View:
         number = layout.word(format_)
         if code in (layout.TEXT, layout.BYTES):
             self._data[begin:end] = data
-            self._codes[position] = code  # before the format: readers ask for the codes of texts only
+            self._codes[position] = code  # before the format: readers use the codes of texts alone
             self._formats[position] = number
         else:
             self._words[begin >> 3] = layout.word(data)
@@ -281,14 +281,14 @@ class View:
         return None
 
     def _spans(self) -> Iterator[tuple[int, int]]:
-        """Cut the list into growing parts, so that an early find is cheap and a late one fast."""
+        """Yield growing parts of the list: a search that ends early reads little, a long one takes few steps."""
         start, size, length = 0, _SMALL, len(self)
         while start < length:
             yield start, min(start + size, length)
             start, size = start + size, min(4 * size, _LARGE)
 
     def _values(self, start: int, stop: int, wanted: object) -> list[object]:
-        """Return items; of those that cannot equal what is wanted, since they are texts, something else."""
+        """Return items; if a number is wanted, a placeholder for each text, which cannot equal it."""
         formats = self._formats[start:stop]
         if self._simple:
             for format_, numbers in ((layout.INT, self._words), (layout.FLOAT, self._floats)):
@@ -312,11 +312,11 @@ class View:
                 else read(position, format_)
                 for position, format_, begin in zip(range(start, stop), formats.tolist(), begins, strict=True)
             ]
-        except IndexError:  # another process has changed where the items begin
+        except IndexError:  # another process has changed the offsets
             raise self._torn(start) from None
 
     def _texts(self, value: str | bytes) -> Iterator[int]:
-        """Yield where a text is, looking for its bytes at once rather than at item after item."""
+        """Yield the positions of a text, found by its bytes in many items at once."""
         key = value.encode(errors="surrogatepass") if isinstance(value, str) else value
         for start, stop in self._spans():
             first = self._begins[start]

@@ -1,10 +1,10 @@
-"""How a list of values lies in memory: the layout of the standard library's ShareableList, as pure functions.
+"""Encode and decode the layout of the standard library's ShareableList, as pure functions.
 
     q: N | (N+1) x q: where each slot begins, and their end | slots | N x 8 bytes: struct formats | N x b: codes
 
-Slots are multiples of 8 bytes. The bytes are the stdlib's but for two things, which it reads all the same: a text that
-it would cut gets a slot of its encoded length, and a value that ends in NUL, which it would strip, has its exact
-length and a blank as format (``b"3s "``): struct ignores the blank, and the stdlib's next store restores the slot's.
+Slots are multiples of 8 bytes. The bytes differ from the standard library's in two cases, which it can read. A text
+that it would cut gets a slot of its encoded length. A value that ends in NUL, which it would strip, has its exact
+length and a blank as format (``b"3s "``): struct ignores the blank, and the library's next store replaces the format.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     Value = int | float | bool | str | bytes | None
-    Item = tuple[bytes, int, bytes]  # format, code, and the bytes, of which a slot may have more
+    Item = tuple[bytes, int, bytes]  # format, code, the bytes of the slot
 
 WORD = 8
 NUMBER, TEXT, BYTES, NOTHING = range(4)  # the codes
 INT, FLOAT, BOOL, NONE = (text.ljust(WORD, b"\0") for text in (b"q", b"d", b"xxxxxxx?", b"xxxxxx?x"))
 _FALSE, _TRUE = bytes(WORD), bytes(WORD - 1) + b"\1"
-_LONGEST, _LONGEST_EXACT = 9_999_999, 999_999  # a format has 8 characters
+_LONGEST, _LONGEST_EXACT = 9_999_999, 999_999  # bytes of a text: a format has 8 characters
 _FORMAT = re.compile(rb"(\d{1,7})s( ?)\0*")
 _pack_int, _pack_float = struct.Struct("q").pack, struct.Struct("d").pack
 
 
 class ListLayout(NamedTuple):
-    """Where the parts of a list lie, checked: how many items, and the offsets in bytes."""
+    """The parts of a list, checked: the number of items, and the offsets in bytes."""
 
     length: int
     slots: int
@@ -47,7 +47,7 @@ class ListLayout(NamedTuple):
 
 
 def encode(values: Iterable[object]) -> list[memoryview]:
-    """Lay out a whole list: the pieces of a segment, one after the other.
+    """Encode a list; return the consecutive pieces of its segment.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def encode(values: Iterable[object]) -> list[memoryview]:
     '0100000000000000 0000000000000000 0800000000000000 6100000000000000 3873000000000000 02'
     """
     with importing:
-        import numpy as np  # noqa: PLC0415  much of the command line works without
+        import numpy as np  # noqa: PLC0415  most of the command line does without
 
     items = list(values)
     types = set(map(type, items))
@@ -69,7 +69,7 @@ def encode(values: Iterable[object]) -> list[memoryview]:
         ends = np.arange(0, WORD * len(items) + 1, WORD, dtype=np.int64).data
     else:
         every_format, every_code, every_slot = [], bytearray(), []
-        for item in items:  # a tuple kept for each would keep the garbage collector busy
+        for item in items:  # no list of tuples: the garbage collector would scan it
             format_, code, slot = lay(item)
             every_format.append(format_)
             every_code.append(code)
@@ -81,7 +81,7 @@ def encode(values: Iterable[object]) -> list[memoryview]:
 
 
 def decode(data: Any) -> ListLayout:  # noqa: ANN401  any buffer
-    """Find the parts of a list in its bytes; ValueError says what is wrong with them."""
+    """Return the parts of a list in its bytes; ValueError if they are damaged."""
     with importing:
         import numpy as np  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def decode(data: Any) -> ListLayout:  # noqa: ANN401  any buffer
 
 
 def count(head: bytes, size: int) -> int:
-    """Return how many items a list of `size` bytes has that begins with `head`; ValueError if it cannot be one."""
+    """Return the number of items of a list of `size` bytes that begins with `head`; ValueError if it is no list."""
     if size < 2 * WORD:
         raise ValueError(f"it is no list: {size} bytes hold none")
     length = word(head[:WORD])
@@ -107,31 +107,31 @@ def count(head: bytes, size: int) -> int:
 
 
 def word(data: bytes) -> int:
-    """Return 8 bytes as the number that `memoryview.cast("q")` sees in them."""
+    """Return 8 bytes as a number, as `memoryview.cast("q")` does."""
     return int.from_bytes(data, sys.byteorder, signed=True)
 
 
 def text(number: int) -> bytes:
-    """Return a format that was read as a number, without its padding."""
+    """Return the format that was read as this number, without its padding."""
     return number.to_bytes(WORD, sys.byteorder, signed=True).rstrip(b"\0")
 
 
 @functools.lru_cache(1024)
 def reader(format_: int) -> tuple[Callable[[Any, int], tuple[bytes]], bool] | None:
-    """Return what reads a text of this format, and whether all its bytes count; None for other formats."""
-    found = _FORMAT.fullmatch(text(format_))
-    return (cast("Any", struct.Struct(f"{int(found[1])}s").unpack_from), bool(found[2])) if found else None
+    """Return a function that unpacks a text of this format, and whether to keep NULs at its end; None for numbers."""
+    match = _FORMAT.fullmatch(text(format_))
+    return (cast("Any", struct.Struct(f"{int(match[1])}s").unpack_from), bool(match[2])) if match else None
 
 
 def lay(value: object, room: int | None = None) -> Item:
-    r"""Lay out one value: for a slot of `room` bytes, or, as the stdlib does, with a slot for the value.
+    r"""Encode one value, for a slot of `room` bytes, or for a new slot of the size that the standard library gives it.
 
     Raises
     ------
     UnsupportedError
-        If no item can be such a value.
+        If no item can have such a value.
     ArgumentError
-        If it does not fit, in the slot or at all.
+        If it does not fit the slot, or any slot.
 
     Examples
     --------
@@ -194,7 +194,7 @@ def _exact_format(size: int) -> bytes:
 def plain(value: object) -> Value:
     """Return the value as exactly one of the types that an item can have.
 
-    Subclasses and numpy's scalars are taken, and whatever else is an int or equals a float.
+    It accepts subclasses, numpy's scalars, other integers, and other numbers that equal a float.
 
     Examples
     --------
@@ -214,12 +214,12 @@ def plain(value: object) -> Value:
     if _is_numpy(type(value), "bool_"):
         return bool(value)
     if may_be(type(value)):
-        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a tensor has methods that it cannot keep
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a tensor's methods may fail
             if hasattr(value, "__index__"):
                 return operator.index(value)
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             number = float(cast("float", value))
-            if number == value or number != number:  # noqa: PLR0124  a NaN, and no loss else
+            if number == value or number != number:  # noqa: PLR0124  NaN
                 return number
     kind = type(value).__name__
     message = f"{value!r}, a {kind}, cannot be an item: int, float, bool, str, bytes and None can"
@@ -227,7 +227,7 @@ def plain(value: object) -> Value:
 
 
 def may_be(kind: type) -> bool:
-    """Say whether values of this type can be items; a float only proves itself when it is converted."""
+    """Return whether values of this type may be items; `plain` checks the value."""
     if issubclass(kind, (int, float, str, bytes, type(None))):
         return True
     if _is_numpy(kind, "ndarray", "generic"):
@@ -236,12 +236,12 @@ def may_be(kind: type) -> bool:
 
 
 def fits(value: int) -> bool:
-    """Say whether an int has at most 64 bits."""
+    """Return whether an int fits into 64 bits."""
     return -(1 << 63) <= value < 1 << 63
 
 
 def _is_numpy(kind: type, *names: str) -> bool:
-    numpy = sys.modules.get("numpy")  # where it is not loaded, there are no values of its types
+    numpy = sys.modules.get("numpy")  # if it is not loaded, there are no values of its types
     return numpy is not None and issubclass(kind, tuple(getattr(numpy, name) for name in names))
 
 

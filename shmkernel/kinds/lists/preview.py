@@ -1,4 +1,4 @@
-"""Preview of a list: rows of index, type and value, read where they lie (`shmkernel.kinds.lists.layout`)."""
+"""Preview of a list: a grid of index, type and value (layout: `shmkernel.kinds.lists.layout`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LONGEST = 400  # bytes of a text that are read
+_LONGEST = 400  # bytes read of a text
 _COLUMNS = [("type", ""), ("value", "")]
 _UNREADABLE = ("?", "cannot be read")
 
 
 def preview(source: Source, look: Look) -> Preview:
-    """Show a page of the items; ValueError if it is no list."""
+    """Return a page of the items; ValueError if it is no list."""
     word = layout.WORD
     length = layout.count(source.read(0, word), source.size)
     if not length:
@@ -32,13 +32,13 @@ def preview(source: Source, look: Look) -> Preview:
     codes = source.read(formats + word * length + rows.start, len(rows))
     if not len(bounds) - 1 == len(kinds) == len(codes) == len(rows):
         raise ValueError("it is no list, or was cut")
-    found = [
+    items = [
         _item(source.read(start + begin, min(end - begin, _LONGEST)), kind, code)
         if 0 <= begin < end <= formats - start
         else _UNREADABLE
         for begin, end, kind, code in zip(bounds, bounds[1:], kinds, codes, strict=False)
     ]
-    return grid(_COLUMNS, map(str, rows), found, rows.start, length)
+    return grid(_COLUMNS, map(str, rows), items, rows.start, length)
 
 
 def _words(data: bytes) -> Sequence[int]:

@@ -1,9 +1,8 @@
-"""A bounded look at what a segment holds, for the monitor: pictures as a few numbers, values as short texts.
+"""Previews of segments for the monitor, bounded in size: pictures as a few numbers, values as short texts.
 
-A preview reads through calls, never through a mapping of its own: a mapping would count as attached, would make the
-OS allocate the holes of a sparse file, and would end this process if another program cut the file. What it gives
-back is at most 64 KiB, whatever the segment's size: beyond that it samples, and says so. Nothing is locked, so a
-value that is being written may be seen half-written.
+A preview reads the file with system calls. A mapping would count as attached, allocate the holes of a sparse file, and
+raise SIGBUS if another program truncates the file. A preview takes 64 KiB at most: it shows a sample of a larger
+segment, and says so. It takes no lock, so it may show a value that is half written.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-MOST = 48 << 10  # bytes of a preview; the rest of the 64 KiB is for what comes with it
+MOST = 48 << 10  # bytes of a preview's content; its facts take the rest of the 64 KiB
 _TEXT = 64  # characters of one value
-_ROWS = 50  # of a grid, at once
+_ROWS = 50  # of a grid's page
 _COLUMNS = 32
-_LINE, _LINES = 16, 32  # bytes to a line, lines
+_LINE, _LINES = 16, 32  # bytes of a line, lines of a page
 
 
 class Source(NamedTuple):
-    """Where a preview reads. ``path`` is empty for a segment whose name is gone."""
+    """What a preview reads. ``path`` is empty for an unlinked segment."""
 
     read: Callable[[int, int], bytes]  # offset, size: may give fewer bytes
     size: int
@@ -30,16 +29,16 @@ class Source(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What to look at: one position on each leading axis, the first row of a grid."""
+    """The part to show: a position on each leading axis, and the first row of a grid."""
 
     axes: tuple[int, ...] = ()
     start: int = 0
 
 
 class Preview(NamedTuple):
-    """What there is to see: ``form`` is line, heat, image, grid, hex or none; ``facts`` go to JSON.
+    """A preview: ``form`` is line, heat, image, grid, hex or none; ``facts`` are sent as JSON.
 
-    ``facts`` always has ``stats``, pairs of texts, and ``note``, a text. A picture's numbers are in ``data``.
+    ``facts`` always has ``stats``, pairs of texts, and ``note``, a text. ``data`` holds the numbers of a picture.
     """
 
     form: str
@@ -48,12 +47,12 @@ class Preview(NamedTuple):
 
 
 def nothing(note: str) -> Preview:
-    """Return a preview of what cannot be seen, or is not there."""
+    """Return a preview without content; `note` says why."""
     return Preview("none", {"stats": [], "note": note})
 
 
 def short(text: str) -> str:
-    """Cut a text to what a cell shows.
+    """Cut a text to the 64 characters that a cell shows.
 
     Examples
     --------
@@ -64,7 +63,7 @@ def short(text: str) -> str:
 
 
 def page(look: Look, total: int, step: int = _ROWS) -> range:
-    """Return which rows of `total` to show: a page that is full, wherever it starts."""
+    """Return the rows to show: a page of `step` rows that begins at ``look.start``, or earlier near the end."""
     start = max(0, min(look.start, total - step))
     return range(start, min(start + step, total))
 
@@ -79,7 +78,7 @@ def grid(
     note: str = "",
     stats: Sequence[tuple[str, str]] = (),
 ) -> Preview:
-    """Lay out texts as rows of cells: as many as fit, beginning with row `start` of `total`.
+    """Return a grid of texts: as many rows as fit, from row `start` of `total`.
 
     `columns` are pairs of title and type.
 
@@ -89,26 +88,26 @@ def grid(
     [['0', 'a'], ['1', 'b']]
     """
     more = len(columns) - _COLUMNS
-    found: list[list[str]] = []
+    lines: list[list[str]] = []
     room = MOST
     for label, row in zip(labels, rows, strict=False):
         line = [short(label), *map(short, row[:_COLUMNS])]
         room -= len(json.dumps(line))
         if room < 0:
             break
-        found.append(line)
+        lines.append(line)
     if more > 0:
         note = f"{note + '; ' if note else ''}{more} more columns"
     heads = [[short(title), short(type_)] for title, type_ in columns[:_COLUMNS]]
     facts = {
-        "columns": heads, "rows": found, "start": start, "step": len(found), "total": total, "stats": list(stats),
+        "columns": heads, "rows": lines, "start": start, "step": len(lines), "total": total, "stats": list(stats),
         "note": note,
     }  # fmt: skip
     return Preview("grid", facts)
 
 
 def raw(source: Source, look: Look) -> Preview:
-    """Show bytes as they are.
+    """Return a page of bytes.
 
     Examples
     --------

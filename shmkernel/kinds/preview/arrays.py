@@ -1,11 +1,11 @@
-"""Arrays to look at: a line, a heat map, an image, a grid of cells, from a bounded number of reads.
+"""Preview of an array as a line, heat map, image or grid of cells, from a bounded number of reads.
 
-    1-D numbers      a line; beyond a thousand of them the least and greatest of each stretch
-    n-D numbers      a heat map of the last two axes, the leading ones fixed by `Look.axes`
-    H x W x 3 or 4   of uint8: an image
+    1-D numbers      a line; with over 1,000 numbers the least and greatest of each stretch
+    n-D numbers      a heat map of the last two axes; `Look.axes` gives positions on the others
+    H x W x 3 or 4   an image, if uint8
     all others       cells
 
-A read costs a microsecond, whatever it reads up to some KiB: so short rows are read whole, long ones at points.
+A read takes 1 us for up to some KiB. So short rows are read whole, and single elements of long ones.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_WHOLE = 2 << 20  # bytes that are read at once, and looked at in full
-_ROW = 32 << 10  # bytes of a row that are read to pick some of its elements
+_WHOLE = 2 << 20  # bytes: arrays up to this size are read whole
+_ROW = 32 << 10  # bytes: rows up to this size are read whole to pick some of their elements
 _POINTS = 9_000  # single elements read one by one: 5 ms
-_CELLS = 12_000  # of a heat map: 4 bytes each
-_PIXELS = 16_000  # of an image: 3 bytes each
-_SIDE, _FEW = 300, 40  # rows or columns: at most, and so few are not thinned out
-_DOTS = 1_000  # of a line, before it becomes an envelope
-_STRETCHES, _STRETCH = 500, 256  # of an envelope: how many, and how many elements of each are read at least
-_WIDE = 256  # characters of a text that are read
-_GROSS = 256 << 10  # bytes of an element that is too large to show
+_CELLS = 12_000  # at most in a heat map: 4 bytes each
+_PIXELS = 16_000  # at most in an image: 3 bytes each
+_SIDE, _FEW = 300, 40  # rows or columns: at most 300 are shown, and up to 40 all of them
+_DOTS = 1_000  # at most in a line; a longer one is shown as an envelope
+_STRETCHES, _STRETCH = 500, 256  # of an envelope: their number, and the elements read of each
+_WIDE = 256  # characters read of a text
+_GROSS = 256 << 10  # bytes: larger elements are not shown
 
 
 class Shape(NamedTuple):
-    """An array as it lies in its file: the first element's offset, and the way to the next one on each axis."""
+    """An array in its file: the offset of the first element, and the strides, in bytes."""
 
     dtype: np.dtype[Any]
     lengths: tuple[int, ...]
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
 
 
 def preview(source: Source, shape: Shape, look: Look) -> Preview:
-    """Show an array."""
+    """Return the preview of an array."""
     if 0 in shape.lengths or not shape.dtype.itemsize:
         return nothing("no elements")
     numeric = shape.dtype.kind in "?biufc" and shape.dtype.subdtype is None
@@ -53,19 +53,19 @@ def preview(source: Source, shape: Shape, look: Look) -> Preview:
     plane, axes = _fix(shape, len(shape.lengths) - seen, look.axes)
     with np.errstate(all="ignore"):
         if not numeric or not plane.lengths:
-            found = _cells(source, plane, look)
+            picture = _cells(source, plane, look)
         elif pixels:
-            found = _image(source, plane)
+            picture = _image(source, plane)
         elif len(plane.lengths) == 1:
-            found = _line(source, plane)
+            picture = _line(source, plane)
         else:
-            found = _heat(source, plane)
-    found.facts["axes"] = axes
-    return found
+            picture = _heat(source, plane)
+    picture.facts["axes"] = axes
+    return picture
 
 
 def strides(lengths: tuple[int, ...], itemsize: int, order: str) -> tuple[int, ...]:
-    """Return the steps in bytes between neighbours on each axis.
+    """Return the strides of a contiguous array, in bytes.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def _is_image(shape: Shape) -> bool:
 
 
 def _fix(shape: Shape, leading: int, wanted: tuple[int, ...]) -> tuple[Shape, list[dict[str, int]]]:
-    """Choose one position on each leading axis."""
+    """Return the part of the array at one position on each leading axis, and those axes for the facts."""
     offset, axes = shape.offset, []
     for axis in range(leading):
         size = shape.lengths[axis]
@@ -130,7 +130,7 @@ def _heat(source: Source, shape: Shape) -> Preview:
 
 def _image(source: Source, shape: Shape) -> Preview:
     height, width, depth = shape.lengths
-    if shape.strides[-1] == 1:  # a pixel's colours lie side by side
+    if shape.strides[-1] == 1:  # a pixel's colours are contiguous
         flat = Shape(np.dtype((np.void, depth)), (height, width), shape.strides[:2], shape.offset)
         rows, columns = _thinned(flat, _PIXELS)
         pixels = np.ascontiguousarray(_plane(source, flat, rows, columns)).view(np.uint8)
@@ -147,14 +147,14 @@ def _image(source: Source, shape: Shape) -> Preview:
         "height": height, "width": width, "h": len(rows), "w": len(columns),
         **_figures(_numbers(pixels[..., :3].ravel()), height * width * 3, shape.dtype),
     }  # fmt: skip
-    if depth == 4:  # noqa: PLR2004  a transparent picture would hide its values: laid on grey
+    if depth == 4:  # noqa: PLR2004  on grey: transparency would hide the values
         alpha = pixels[..., 3:].astype(np.uint16)
         pixels = (pixels[..., :3] * alpha + 127 * (255 - alpha)) // 255
     return Preview("image", facts, pixels[..., :3].astype(np.uint8).tobytes())
 
 
 def _cells(source: Source, shape: Shape, look: Look) -> Preview:
-    """Show the values as texts; the last axis, or the fields of a structure, gives the columns."""
+    """Return a grid of values as texts; its columns are the last axis, or the fields of a structure."""
     dtype, fields = shape.dtype, shape.dtype.names
     if dtype.itemsize > _GROSS and dtype.kind not in "SU":
         return nothing(f"one element takes {dtype.itemsize} bytes, too many to show")
@@ -168,7 +168,7 @@ def _cells(source: Source, shape: Shape, look: Look) -> Preview:
         columns = [("value", str(dtype))]
         texts = [[_text(value)] for value in _row(source, shape, rows, steps[0])]
     else:
-        wide = min(lengths[1], 33)  # one more than is shown: the grid says how many there are
+        wide = min(lengths[1], 33)  # one more than the grid shows, which then counts the rest
         columns = [(str(at), str(dtype)) for at in range(wide)]
         texts = [
             [_text(value) for value in _row(source, _at(shape, at * steps[0]), range(wide), steps[1])] for at in rows
@@ -188,7 +188,7 @@ def _row(source: Source, shape: Shape, at: range, step: int) -> list[Any]:
         blob = source.read(shape.offset + at.start * step, len(at) * step)
     else:
         blob = b"".join(source.read(shape.offset + index * step, size) for index in at)
-    if dtype.kind == "U":  # numbers beyond Unicode end in a SystemError
+    if dtype.kind == "U":  # numpy raises SystemError for numbers beyond Unicode
         letters = np.frombuffer(blob, f"{dtype.byteorder if dtype.byteorder in '<>' else ''}u4")
         blob = np.where(letters > sys.maxunicode, 0xFFFD, letters).astype(letters.dtype).tobytes()
     return list(np.frombuffer(blob, dtype)) if dtype.subdtype is None else [
@@ -212,12 +212,12 @@ def _text(value: Any) -> str:  # noqa: ANN401
         return value.decode("utf-8", "backslashreplace")
     try:
         return str(value)
-    except (OverflowError, SystemError):  # a date further off than numpy can write; a letter that does not exist
+    except (OverflowError, SystemError):  # a date beyond numpy's range; a number that is no character
         return "out of range"
 
 
 def _thinned(shape: Shape, cells: int, points: int = _POINTS) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Choose which rows and columns to read, in the proportions of the whole."""
+    """Return the rows and columns to read, in the proportions of the array."""
     height, width = shape.lengths
     step, length = min(zip(shape.strides, shape.lengths, strict=True))
     if step * length > _ROW and height * width * shape.dtype.itemsize > _WHOLE:
@@ -228,12 +228,12 @@ def _thinned(shape: Shape, cells: int, points: int = _POINTS) -> tuple[NDArray[n
 
 
 def _spread(total: int, count: int) -> NDArray[np.intp]:
-    """Return `count` positions in the middle of equal stretches: all of them if there are no more."""
+    """Return the middle positions of `count` equal stretches of `total`."""
     return (2 * np.arange(count) + 1) * total // (2 * count)
 
 
 def _plane(source: Source, shape: Shape, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
-    """Read the elements where the chosen rows and columns cross."""
+    """Read the elements at the crossings of the chosen rows and columns."""
     if shape.strides[0] < shape.strides[1]:
         turned = Shape(shape.dtype, shape.lengths[::-1], shape.strides[::-1], shape.offset)
         return _plane(source, turned, columns, rows).T
@@ -253,7 +253,7 @@ def _plane(source: Source, shape: Shape, rows: NDArray[np.intp], columns: NDArra
 
 
 def _whole_plane(source: Source, shape: Shape) -> NDArray[Any] | None:
-    """Return all elements, if they lie side by side and are few."""
+    """Return all elements if they are contiguous and take 2 MiB at most, else None."""
     size, (height, width) = math.prod(shape.lengths) * shape.dtype.itemsize, shape.lengths
     if size > _WHOLE:
         return None
@@ -288,7 +288,7 @@ def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _figures(values: NDArray[np.float64], total: int, dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Sum up: the range for the colours, the statistics as texts, and what they were computed from."""
+    """Return the range for the colours, the statistics as texts, and a note on the sample."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     stats = []

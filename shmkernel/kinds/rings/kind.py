@@ -1,7 +1,7 @@
-"""Rings: a segment is a ``.npy`` file of records, one a slot, so that `numpy.load` opens it.
+"""Rings: a segment is a ``.npy`` file of records, one for each slot, so that `numpy.load` opens it.
 
-Each has the frame's ``number``, counted from 1, and the ``frame``, both aligned to 64 bytes. Number 0 stands for a slot
-that is empty or being filled. How writers and readers get on stands in `shmkernel.kinds.rings.stream`.
+A record has the frame's ``number``, counted from 1, and the ``frame``, both aligned to 64 bytes. Number 0 means that
+the slot is empty or being filled. `shmkernel.kinds.rings.stream` has the protocol of writers and readers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 _ALIGN = 64
 _FIELDS = ("number", "frame")
 _LONGEST = 10_000  # bytes of header; numpy.load refuses to parse more
-_SEEN, _LOOKS = 4096, 3  # slots that a preview reads the numbers of, and how often, if it is overtaken
-_ID = slice(8, 24)  # bytes of the first slot's gap: which ring it is
+_SEEN, _LOOKS = 4096, 3  # of a preview: slots at most, and attempts if a writer overtakes it
+_ID = slice(8, 24)  # padding in the first slot that holds the ring's random id
 
 
 class RingLayout(NamedTuple):
-    """What a header says, checked."""
+    """A header, checked; ``offset`` and ``stride`` of the slots are in bytes."""
 
     slots: int
     dtype: np.dtype[Any]
@@ -50,18 +50,18 @@ class RingKind:
     name = "ring"
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
-        """Take whatever comes with a number of slots."""
+        """Take any value with the option ring, a number of slots."""
         return options.get("ring") is not None
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
-        """Lay out empty slots."""
+        """Plan empty slots."""
         kinds.only(name, "a ring", options, "ring", "shape", "dtype")
         count, shape = options.get("ring"), options.get("shape")
         if value is not None or shape is None:
             message = f"{name!r}: a ring begins empty, of frames of a shape and dtype: ring=64, shape=(480, 640)"
             raise ArgumentError(message, name=name)
         slots = counts.whole(count)
-        if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one tells the newest number
+        if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one has the newest number
             raise ArgumentError(f"{name!r}: a ring has 2 slots at least, not {count!r}", name=name, ring=count)
         try:
             lengths, given = counts.lengths(shape), options.get("dtype")
@@ -78,15 +78,15 @@ class RingKind:
         return Plan(len(head) + slots * record.itemsize, lambda: iter((memoryview(head), memoryview(first))))
 
     def load(self, name: str, path: str) -> Plan:
-        """Refuse: a saved ring is an array of records, and loaded as that."""
+        """Raise UnsupportedError: a saved ring is an array of records, and is loaded as an array."""
         raise UnsupportedError(f"{name!r}: a stream is not loaded from {path}. Its records are: kind array", name=name)
 
     def matches(self, head: bytes) -> bool:  # noqa: ARG002
-        """Leave what has no record to the array kind."""
+        """Return False: without a record the file is an array of records."""
         return False
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> Ring:
-        """Return the ring; with private changes it would stand still."""
+        """Return the ring; mode c is refused, since a private copy gets no new frames."""
         if mode == "c":
             name = paths.called(path)
             message = f"{name!r} is a stream, of which no private copy is made: %shm_attach {name} --mode r"
@@ -107,23 +107,23 @@ class RingKind:
         return Ring(paths.called(path), slots, writable=mode == "r+")
 
     def describe(self, head: bytes, size: int) -> Description:
-        """Say how many slots of what."""
-        found = decode(head, size)
-        text = f"{found.slots} slots of {found.dtype} {found.shape}"
-        return Description(text, str(found.dtype), (found.slots, *found.shape), "C")
+        """Describe the number of slots, dtype and shape."""
+        layout = decode(head, size)
+        text = f"{layout.slots} slots of {layout.dtype} {layout.shape}"
+        return Description(text, str(layout.dtype), (layout.slots, *layout.shape), "C")
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Show the newest frame."""
-        found = decode(source.read(0, kinds.HEAD), source.size)
-        if found.slots > _SEEN:
-            return nothing(f"{found.slots:,} slots, too many to find the newest frame in")
-        offsets = range(found.offset, found.offset + found.slots * found.stride, found.stride)
+        """Preview the newest frame."""
+        layout = decode(source.read(0, kinds.HEAD), source.size)
+        if layout.slots > _SEEN:
+            return nothing(f"{layout.slots:,} slots, too many to find the newest frame in")
+        offsets = range(layout.offset, layout.offset + layout.slots * layout.stride, layout.stride)
         for _ in range(_LOOKS):
             number, at = max((int.from_bytes(source.read(offset, 8), "little"), offset) for offset in offsets)
             if not number:
                 return nothing("no frame yet")
-            steps = arrays.strides(found.shape, found.dtype.itemsize, "C")
-            seen = arrays.preview(source, arrays.Shape(found.dtype, found.shape, steps, at + _ALIGN), look)
+            steps = arrays.strides(layout.shape, layout.dtype.itemsize, "C")
+            seen = arrays.preview(source, arrays.Shape(layout.dtype, layout.shape, steps, at + _ALIGN), look)
             if source.read(at, 8) == number.to_bytes(8, "little"):
                 break
         seen.facts["note"] = f"frame {number:,}, {seen.facts['note']}".rstrip(", ")
@@ -134,7 +134,7 @@ KIND = RingKind()
 
 
 def encode(count: int, record: np.dtype[Any]) -> bytes:
-    """Write the header of a ``.npy`` file of slots."""
+    """Return the header of a ``.npy`` file of slots."""
     text = io.BytesIO()
     fields = {"descr": npy.dtype_to_descr(record), "fortran_order": False, "shape": (count,)}
     try:
@@ -145,7 +145,7 @@ def encode(count: int, record: np.dtype[Any]) -> bytes:
 
 
 def decode(head: bytes, size: int) -> RingLayout:
-    """Read the header of a segment of `size` bytes; ValueError says what is wrong with it.
+    """Return the layout in the header of a segment of `size` bytes; ValueError if it is damaged.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def decode(head: bytes, size: int) -> RingLayout:
         number, frame = record["number"], record["frame"]
         sound = record.names == _FIELDS and number == np.dtype("<u8") and type(count) is int and count > 1
         sound = sound and record == _record(frame.base, frame.shape) and _is_fit(frame)
-    except Exception as error:  # noqa: BLE001  these bytes may have been made to provoke any
+    except Exception as error:  # noqa: BLE001  crafted bytes can raise any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     if not sound or length % 8 or fortran is not False:
         raise ValueError("its header makes no sense for a ring")
@@ -179,7 +179,7 @@ def _record(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
 
 
 def _is_fit(frame: np.dtype[Any]) -> bool:
-    """Say whether frames take memory, and hold nothing that another process, or a file, cannot."""
+    """Return whether frames have bytes, and a dtype that can be shared."""
     return frame.itemsize > 0 and dtypes.unfit(frame) is None
 
 

@@ -1,12 +1,12 @@
-"""Streams: frames in a fixed number of slots, for those who acquire and those who plot.
+"""Streams: writers put frames into a fixed number of slots, readers copy them without a lock.
 
     writer   the name's exclusive lock -> number = 0 -> fill -> number = n -> leave the lock, which wakes the readers
-    reader   number, n? -> copy -> number, n still? -> the next; if not, he was overtaken, and skips ahead
+    reader   number, n? -> copy -> number, still n? -> the next frame; if not, it was overtaken and skips ahead
 
-A slot's number is its frame's, counted from 1; 0 stands for one that is empty or being filled. Nothing else is written
-down. The newest frame is the highest number; since only the slot that is being filled has none, two slots suffice to
-know it whoever dies. A reader takes no lock and holds up nobody; where the processor does not keep stores in order, or
-he is overtaken again and again, he takes the shared lock.
+A slot's number is that of its frame, counted from 1; 0 means that the slot is empty or being filled. The newest frame
+has the highest number, and no other word says so. One slot at most is being filled, so with two slots the newest number
+is known even if a writer dies. A reader takes no lock and delays no writer. It takes the shared lock if the processor
+may reorder stores, or if it was overtaken 20 times in a row.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
     from shmkernel._core.interrupts import Kind
 
-_BEYOND = 1 << 62  # no writer counts so far
-_TRIES = 20  # times that a reader is overtaken in a row before he locks
+_BEYOND = 1 << 62  # no writer reaches this number
+_TRIES = 20  # a reader that is overtaken more often in a row takes the lock
 
 
 class Slots(NamedTuple):
-    """The memory of a ring: ``words[at + i * step]`` is the number of slot i, as is ``numbers[i]``.
+    """The memory of a ring: ``words[at + i * step]``, and ``numbers[i]``, is the number of slot i.
 
-    ``here`` says whether its name still leads to it.
+    ``here`` returns whether the ring's name still leads to it.
     """
 
     words: memoryview
@@ -49,9 +49,9 @@ class Slots(NamedTuple):
 
 
 class Frame(np.ndarray[Any, np.dtype[Any]]):
-    """A private copy of a frame: its ``number``, from 1 on, and how many were ``missed`` right before it.
+    """A private copy of a frame, with its ``number`` (from 1), and the count of frames ``missed`` right before it.
 
-    What is made of it, a slice or a copy, has them too, also in another process.
+    Slices and copies of it have both attributes too, also in another process.
     """
 
     number = 0
@@ -71,7 +71,7 @@ class Frame(np.ndarray[Any, np.dtype[Any]]):
 
 
 class Ring:
-    """A stream of frames, over shared memory.
+    """A stream of frames in shared memory.
 
     Examples
     --------
@@ -100,18 +100,18 @@ class Ring:
         )
         self._memory, self._words, self._frames, self._writable = slots, slots.words, slots.frames, writable
         self._newest = self._number = 0
-        self._filling: Entry | None = None  # whose slot is open
+        self._filling: Entry | None = None  # of the slot that is being filled
 
     @property
     def newest(self) -> int:
         """The number of the newest frame, 0 if there was none yet."""
-        known, words = self._newest, self._words
-        if known == 0 or words[self._place(known)] != known:
-            known = _greatest(self._memory.numbers.copy())
-        while words[self._place(known + 1)] == known + 1:
-            known += 1
-        self._newest = known
-        return known
+        number, words = self._newest, self._words
+        if number == 0 or words[self._place(number)] != number:
+            number = _greatest(self._memory.numbers.copy())
+        while words[self._place(number + 1)] == number + 1:
+            number += 1
+        self._newest = number
+        return number
 
     def put(self, frame: ArrayLike) -> int:
         """Add a frame, and return its number.
@@ -119,9 +119,9 @@ class Ring:
         Raises
         ------
         ArgumentError
-            A ValueError, if it has another shape.
+            A ValueError, if the frame has another shape.
         UnsupportedError
-            A TypeError, if its values would change.
+            A TypeError, if its values would change in the ring's dtype.
         """
         if conversions.is_masked(frame):
             message = f"{self.name!r}: the mask of this frame would be lost. Give its filled() values"
@@ -138,15 +138,15 @@ class Ring:
             return self._number
 
     def slot(self) -> Slot:
-        """Fill the next frame in place: it appears when the block is left, unless by an error.
+        """Return a context manager that gives the next frame to fill in place. An error in the block discards it.
 
-        Other writers wait meanwhile; readers do not.
+        Readers see the frame when the block ends. Other writers wait until then, readers do not.
         """
         self._check_writable()
         return self._slot()
 
     def latest(self) -> Frame | None:
-        """Return the newest frame, or None if there was none yet."""
+        """Return the newest frame, or None if there is none yet."""
         for _ in range(_TRIES):
             number = self.newest
             if not number:
@@ -157,11 +157,11 @@ class Ring:
             return self.read(self.newest)
 
     def since(self, number: int) -> Frames:
-        """Iterate over the frames after this number, then over those to come; 0 begins with the oldest there is."""
+        """Iterate over the frames after this number, then over new ones; 0 starts with the oldest frame."""
         return Frames(self, number, self._shared, self._memory.here)
 
     def read(self, number: int) -> Frame | None:
-        """Return one frame, or None if it is not there yet or not any more."""
+        """Return the frame with this number, or None if it is not written yet, or overwritten."""
         if seqlock.ORDERED:
             return self._copied(number)
         with self._shared:
@@ -180,7 +180,7 @@ class Ring:
         return Slot(self._exclusive, self._begin, self._end)
 
     def _begin(self, entry: Entry) -> NDArray[Any]:
-        """Empty the next slot, under the exclusive lock, and return it."""
+        """Set the number of the next slot to 0, under the exclusive lock, and return its frame."""
         before = self._filling
         if before is not None and not before.over and before.taken.hold is entry.taken.hold:
             raise LockError(f"a slot of {self.name!r} is being filled already, by this very thread", name=self.name)
@@ -190,26 +190,26 @@ class Ring:
         return self._frames[(self._number - 1) % self.slots, ...]
 
     def _end(self, entry: Entry, *, done: bool) -> None:
-        """Give the slot its number, if it was begun and is done; this can be repeated."""
+        """Give the slot of this entry its number if it is `done`. This can be repeated."""
         if self._filling is entry:
             if done:
                 self._words[self._place(self._number)] = self._number
             self._filling = None
 
     def _place(self, number: int) -> int:
-        """Return the index of the word that holds the number of the slot which this frame has, or will have."""
+        """Return the index of the word that holds the number of this frame's slot."""
         return self._memory.at + (number - 1) % self.slots * self._memory.step
 
     def _copied(self, number: int) -> Frame | None:
         at = self._place(number)
         if number < 1 or self._words[at] != number:
             return None
-        made: Frame = np.ndarray.__new__(Frame, self.shape, self.dtype)
-        made[...] = self._frames[(number - 1) % self.slots]
+        frame: Frame = np.ndarray.__new__(Frame, self.shape, self.dtype)
+        frame[...] = self._frames[(number - 1) % self.slots]
         if self._words[at] != number:
             return None
-        made.number = number
-        return made
+        frame.number = number
+        return frame
 
     def _check_writable(self) -> None:
         if not self._writable:
@@ -217,7 +217,7 @@ class Ring:
             raise RefusedError(message, name=self.name)
 
     def _converted(self, frame: ArrayLike, given: np.dtype[Any]) -> NDArray[Any]:
-        """Convert what loses nothing by it, or only digits after the point, and does not become another kind."""
+        """Convert a frame to the ring's dtype; UnsupportedError if values would change. Floats may be rounded."""
         why, plain = "", "frame" if isinstance(frame, np.ndarray) else "numpy.asarray(frame)"
         if _is_alike(given.kind, self.dtype.kind):
             try:
@@ -240,19 +240,19 @@ class Ring:
 
     def _lock(self, *, shared: bool) -> locks.Lock:
         lock = locks.Lock(self.name, shared=shared)
-        lock.warns = False  # of who died in a slot nothing is left
+        lock.warns = False  # a writer that died leaves a slot with number 0, which readers skip
         return lock
 
 
 def _greatest(numbers: NDArray[np.uint64]) -> int:
-    """Return the highest number of a frame that lies where it belongs; others were written by no writer of ours."""
+    """Return the highest number that is in its own slot; any other number is damage."""
     places = np.arange(len(numbers), dtype=np.uint64)
     right = ((numbers - np.uint64(1)) % np.uint64(len(numbers)) == places) & (numbers < _BEYOND)
     return int(numbers[right].max(initial=0))
 
 
 def _is_alike(given: str, kind: str) -> bool:
-    """Say whether values of one kind of dtype may be kept as another: numbers as numbers, texts as texts."""
+    """Return whether values of one kind of dtype may be stored as another: numbers as numbers, texts as texts."""
     return given == kind or any(given in kinds and kind in kinds for kinds in ("biufc", "SU")) or given in "OT"
 
 
@@ -263,7 +263,7 @@ class Slot(Holding):
 
     def __init__(self, lock: locks.Lock, begin: Callable[[Entry], NDArray[Any]], end: Callable[..., None]) -> None:
         self._lock, self._begin, self._end = lock, begin, end
-        self._entry: Entry | None = None  # which an explicit call leaves
+        self._entry: Entry | None = None  # for an explicit call of __exit__
 
     def _enter(self, entry: Entry) -> NDArray[Any]:
         try:
@@ -283,7 +283,7 @@ class Slot(Holding):
         try:
             self._end(entry, done=kind is None)
             holds.leave(entry.taken)
-            self._entry = None  # which refers to this: no cycle keeps the memory
+            self._entry = None  # it refers to this Slot: a cycle would keep the memory
         except BaseException:
             self._abort(entry)
             raise
@@ -321,9 +321,9 @@ class Slot(Holding):
 
 
 class Frames:
-    """One reader's way through a ring, for ``for`` and ``async for``.
+    """One reader's iterator over a ring, for ``for`` and ``async for``.
 
-    It ends when the ring is unlinked or replaced, after the last frame.
+    It ends after the last frame when the ring is unlinked or replaced.
     """
 
     def __init__(self, ring: Ring, number: int, shared: locks.Lock, here: Callable[[], bool]) -> None:
@@ -357,14 +357,14 @@ class Frames:
         return frame
 
     def _look(self) -> tuple[Frame | None, int]:
-        """Return the next frame, or the version under which there was none yet."""
+        """Return the next frame; without one, None and the version to wait from."""
         if (frame := self.ready()) is not None:
             return frame, 0
         version = versions.version(self._ring.name)
         return self.ready(), version
 
     def ready(self) -> Frame | None:
-        """Return the next frame, or a later one if that is gone; None if there is none yet."""
+        """Return the next frame, or a later one if that is overwritten; None if there is none yet."""
         ring = self._ring
         while True:
             with self._shared if self._failed > _TRIES else contextlib.nullcontext():
