@@ -168,7 +168,7 @@ def test_each_page_links_its_first_use_of_a_defined_word_to_the_glossary_and_no_
         assert links == [first.start() - len("{term}`")] if first else not links, word
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("notebooks/*.ipynb")], ids=lambda page: page.name)
 def test_the_readme_and_each_tutorial_link_their_first_defined_word_to_the_glossary(page):
     first = re.search(rf"\b(?:{'|'.join(DEFINED)})s?\b(.*)", prose(page), re.IGNORECASE)
     assert first is None or re.match(r"\]\([\w./]+/glossary\.md\)", first[1]), first
