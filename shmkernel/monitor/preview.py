@@ -1,4 +1,4 @@
-"""A preview of one segment: found by its row, read by calls, bounded by its kind."""
+"""The preview of one segment. It reads with `os.pread` and does not attach; its kind limits how much it reads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from shmkernel.verbs.listing import Info
 
 
-def see(info: Info, look: Look) -> Preview:
-    """Show what a segment holds now; one that cannot be read says why."""
+def of(info: Info, look: Look) -> Preview:
+    """Return a preview of a segment's content, or the reason why it cannot be read."""
     try:
         if info.state in GHOSTS:
             return _ghost(info, look)
@@ -26,17 +26,17 @@ def see(info: Info, look: Look) -> Preview:
             return _shown(info, source, look)
     except (OSError, ValueError) as error:
         return preview.nothing(render.clean(str(error)))
-    except Exception as error:  # noqa: BLE001  bytes may be anything, and a kind anybody's: the monitor goes on
+    except Exception as error:  # noqa: BLE001  bytes may be damaged, a kind may be a user's: the monitor must survive
         return preview.nothing(f"cannot be shown: {type(error).__name__}: {render.clean(str(error))}")
 
 
 def _ghost(info: Info, look: Look) -> Preview:
-    """Read what only this process still has, through the mapping that it has."""
-    for one in attachments.everything():
-        mapping = one()
-        if one.name == info.name and one.size == info.size and mapping is not None and one.key[2] != "c":
-            return _shown(info, Source(lambda at, size, of=mapping: of[at : at + size], one.size), look)  # type: ignore[misc]
-    return preview.nothing("no memory of it is left here")
+    """Preview unlinked or replaced memory through this process's mapping of it."""
+    for held in attachments.everything():
+        mapping = held()
+        if held.name == info.name and held.size == info.size and mapping is not None and held.key[2] != "c":
+            return _shown(info, Source(lambda at, size, of=mapping: of[at : at + size], held.size), look)  # type: ignore[misc]
+    return preview.nothing("this notebook no longer has its memory")
 
 
 def _shown(info: Info, source: Source, look: Look) -> Preview:
@@ -47,6 +47,6 @@ def _shown(info: Info, source: Source, look: Look) -> Preview:
     return kinds.named(info.kind).preview(source, look)
 
 
-def _with_note(found: Preview, note: str) -> Preview:
-    found.facts["note"] = render.clean(note)
-    return found
+def _with_note(shown: Preview, note: str) -> Preview:
+    shown.facts["note"] = render.clean(note)
+    return shown

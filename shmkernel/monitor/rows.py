@@ -1,10 +1,10 @@
-"""The rows of the monitor, kept up to date at little cost.
+"""Keep the monitor's rows up to date at little cost.
 
-A listing of 1,000 segments takes 50 ms, too much four times a second. So the board looks at the clocks of three
-folders first: names, records and sessions cannot change without moving one. Only segments whose file or record
-moved are looked at anew. What leaves no trace in a folder (who has what attached, an owner that was killed
-together with its watchdog, a mapping of this process that went) is asked for once a second. No lock is taken: a thread
-that has to wait for a busy cell inside one would make every kernel wait.
+A listing of 1,000 segments takes 50 ms, too much for four times a second. So the board first reads the modification
+times of three folders: every change of names, records or sessions changes one of them. It then reads again only the
+segments whose file or record has changed. Some changes leave no trace in a folder: attaching and detaching, the death
+of an owner together with its watchdog, a mapping of this process that was freed. For these it polls once a second.
+It takes no lock: a busy cell could stop this thread while it holds one, and every kernel would have to wait.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from shmkernel.verbs.listing import Info
 
 GHOSTS = ("replaced", "unlinked")
-_OFTEN = 1.0  # seconds between two looks at what leaves no trace
-_SHARE = 100  # such a look may take a hundredth of the time
-_TICK = 20_000_000  # nanoseconds: more than a tick of the clock that stamps files
+_OFTEN = 1.0  # seconds between two polls
+_SHARE = 100  # a poll may take a hundredth of the time
+_TICK = 20_000_000  # nanoseconds, more than a tick of the clock of file times
 
 _Clock = tuple[int, ...]
 
 
 class Row(NamedTuple):
-    """A segment on the board. ``key`` tells apart what has the same name; ``inode`` is 0 where there is no file.
+    """A segment on the board. ``key`` is unique, unlike the name; ``inode`` is 0 if there is no file.
 
-    ``version`` is None where nobody has asked for versions.
+    ``version`` is None if the segment was never locked, published or waited for.
     """
 
     key: str
@@ -44,35 +44,35 @@ class Row(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a scan has found: rows that are new or different, and the keys of those that went."""
+    """The result of a scan: rows that are new or have changed, and the keys of rows that are gone."""
 
     rows: list[Row]
     gone: list[str]
 
 
 class Board:
-    """All rows, by key. For one thread."""
+    """All rows by key. Not thread-safe."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
-        self.chosen = ""  # the key of a row whose version is followed closely
+        self.chosen = ""  # key of the row whose version each scan reads
         self._folders: _Clock = ()
         self._files: dict[str, _Clock] = {}
-        self._posix: dict[str, str] = {}  # by entry among the records: a name that no listing of the folder gives
+        self._posix: dict[str, str] = {}  # entry among the records to its name; a listing of the folder lacks these
         self._due = 0.0
 
     def scan(self) -> Change:
-        """Look, and say what changed since the last time."""
+        """Update the rows, and return what has changed since the last scan."""
         before = dict(self.rows)
         now, folders = time.monotonic(), _folders()
         if folders != self._folders:
-            settled = time.time_ns() - max(folders) > _TICK  # within one tick of its clock a folder may move again
+            settled = time.time_ns() - max(folders) > _TICK  # later changes may fall into the same tick
             self._folders = folders if settled else ()
             self._names()
             self._due = 0.0
         if now >= self._due:
             began = time.thread_time()
-            self._traceless()
+            self._poll()
             self._due = now + max(_OFTEN, _SHARE * (time.thread_time() - began))
         if row := self.rows.get(self.chosen):
             self.rows[row.key] = _versioned(row)
@@ -80,13 +80,13 @@ class Board:
         return Change(changed, [key for key in before if key not in self.rows])
 
     def _names(self) -> None:
-        """Follow names and records."""
+        """Read the segments whose file or record has changed."""
         files = {}
         for name in (*paths.names(), *self._foreign()):
             if clock := _file(name):
                 files[name] = clock
         stale = [name for name, clock in files.items() if self._files.get(name) != clock]
-        fresh = {one.name: one for one in listing.look(stale, probe=False) if one.state not in GHOSTS}
+        fresh = {info.name: info for info in listing.look(stale, probe=False) if info.state not in GHOSTS}
         found = {}
         for name, (inode, *_) in files.items():
             if info := fresh.get(name):
@@ -97,15 +97,15 @@ class Board:
         self._files = {name: files[name] for name in found}
 
     def _foreign(self) -> list[str]:
-        """Return the ``/posix`` names, which only records tell; each is read once."""
+        """Return the ``/posix`` names, which only the records have; read each record once."""
         entries = [entry for entry in os.listdir(paths.runtime("records")) if entry.isdigit()]
         known = {entry: self._posix[entry] for entry in entries if entry in self._posix}
         fresh = ((entry, records.read(entry)) for entry in entries if entry not in known)
         self._posix = known | {entry: record.name for entry, record in fresh if record}
         return sorted(name for name in self._posix.values() if name.startswith("/"))
 
-    def _traceless(self) -> None:
-        """Follow what no folder's clock tells: holders, owners, and what only this process still has."""
+    def _poll(self) -> None:
+        """Update what changes without a trace in a folder: holders, owners, and this process's unlinked memory."""
         live = [row for row in self.rows.values() if row.info.state not in GHOSTS]
         fresh = {info.name: info for info in listing.refreshed(row.info for row in live)}
         lost = _lost()
@@ -120,7 +120,7 @@ class Board:
 
 
 class Usage(NamedTuple):
-    """How the folder is used, in bytes: ``mine`` by this session's segments, ``shared`` by other segments."""
+    """Use of the folder in bytes: ``mine`` by this session's segments, ``shared`` by segments of other owners."""
 
     total: int
     mine: int
@@ -131,20 +131,20 @@ class Usage(NamedTuple):
 
 
 def usage_of(rows: Iterable[Row]) -> Usage:
-    """Divide the folder up; ``short`` says that less than a tenth is free."""
+    """Compute the use of the folder. ``short`` is true if less than a tenth is available."""
     now, mine, shared = capacity.room(), 0, 0
     for _, inode, info, _ in rows:
         if inode and info.mine:
             mine += info.size
         elif inode:
             shared += info.size
-    mine = min(mine, now.used)  # a sparse file is larger than what it uses
+    mine = min(mine, now.used)  # a sparse file uses less than its size
     shared = min(shared, now.used - mine)
     return Usage(now.total, mine, shared, now.used - mine - shared, now.free, now.free * 10 < now.total)
 
 
 def ghosts_of(infos: Iterable[Info]) -> list[Row]:
-    """Give rows to segments that only this process still has: several may have had the same name."""
+    """Make rows with unique keys for unlinked and replaced memory, which may have had the same name."""
     found: dict[str, Row] = {}
     for info in infos:
         if info.state in GHOSTS:
@@ -156,20 +156,20 @@ def ghosts_of(infos: Iterable[Info]) -> list[Row]:
 
 
 def as_json(row: Row) -> dict[str, object]:
-    """Say what a page needs to know of a row."""
+    """Return a row in the form that the page receives."""
     info = row.info
     return {
         "key": row.key, "inode": str(row.inode), "name": info.name, "kind": info.kind, "type": render.clean(info.type),
         "size": info.size, "human": capacity.human(info.size), "owner": render.clean(info.owner),
         "alive": info.owner_alive, "mine": info.mine, "pid": info.owner_pid,
-        "attached": [f"{render.people([one])} ({one.pid})" for one in info.attached[:20]],
+        "attached": [f"{render.people([holder])} ({holder.pid})" for holder in info.attached[:20]],
         "count": len(info.attached), "lifetime": info.lifetime, "created": info.created,
         "version": row.version, "state": info.state, "note": render.clean(render.note(info)),
     }  # fmt: skip
 
 
 def _with_versions() -> set[str]:
-    """Name the segments that somebody has locked, published or waited for."""
+    """Return the names that somebody has locked, published or waited for."""
     try:
         return set(map(paths.called, os.listdir(paths.runtime("sync"))))
     except FileNotFoundError:
@@ -195,5 +195,5 @@ def _file(name: str) -> _Clock | None:
 
 
 def _lost() -> set[str]:
-    """Name the segments whose name, as far as this process is concerned, leads elsewhere or nowhere."""
-    return {one.name for one in attachments.everything() if registry.inode_at(one.name) != one.key[1]}
+    """Return the names of this process's attachments that were unlinked or replaced."""
+    return {held.name for held in attachments.everything() if registry.inode_at(held.name) != held.key[1]}

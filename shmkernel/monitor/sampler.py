@@ -1,12 +1,11 @@
-"""The thread behind a monitor: it looks at shared memory while somebody looks at the monitor, and sends what changed.
+"""The thread behind a monitor: it samples shared memory while a view is visible, and sends what has changed.
 
-    page    hello -> all rows | see on, off, gone: a view appears, hides, closes | look: what to show
-    thread  rows: those that changed | frame: the picture, if it changed | beat: still here
+    page to kernel    hello: send all rows | see: a view is visible, or no longer | look: show this segment
+    kernel to page    rows: the changed rows | frame: the preview, if it changed | beat: the kernel is alive
 
-Everything goes in messages of at most 64 KiB. The thread is there only while a view is on a visible part of a visible
-page: it ends when the last one has gone, and begins anew with the next, so that cells may be run again and again.
-A page that vanished without a word is believed to look on for `_LEASE` seconds; while a cell runs, its signs of life
-may have to wait, so that time counts only between cells.
+A message has at most 64 KiB. The thread runs only while a view is visible: it ends when the last view is hidden or
+closed, and the next visible view starts another. If a page vanishes without a message, its views count as visible for
+`_LEASE` seconds. This time does not run while a cell runs, because the page's messages wait then.
 """
 
 from __future__ import annotations
@@ -30,32 +29,32 @@ if TYPE_CHECKING:
 _LEASE = 30.0
 _BEAT = 1.0
 _MOST = 56 << 10  # bytes of rows in one message
-_SHARE, _CREDIT = 0.02, 0.1  # of a processor's time; seconds of it that may be spent at once after a calm time
-_SLOWEST = 1.0  # seconds
-SOCKETS = 16  # descriptors that a thread's or a comm's sockets may take: zmq aborts the process when it gets none
+_SHARE, _CREDIT = 0.02, 0.1  # share of a processor's time; seconds that may be saved up while nothing happens
+_SLOWEST = 1.0  # seconds between samples at most
+SOCKETS = 16  # descriptors for the sockets of a thread or comm: zmq aborts the process if it gets none
 
 
 class Sampler:
-    """Samples in `turn`, which `start` calls from a thread of its own."""
+    """Samples shared memory in a thread, which `start` starts."""
 
     def __init__(self, send: Callable[[dict[str, Any], list[bytes]], None], interval: float) -> None:
         self.interval = interval
-        self.busy = False  # a cell runs
+        self.busy = False  # a cell is running
         self._send = send
         self._board = Board()
         self._wake = threading.Event()
         self._closed = threading.Event()
-        self._guard = threading.Lock()  # of whether there is a thread
+        self._guard = threading.Lock()  # protects _thread
         self._thread: threading.Thread | None = None
         self._greeted, self._everything = False, True
-        self._views: dict[str, float] = {"": time.monotonic()}  # one is about to appear
+        self._views: dict[str, float] = {"": time.monotonic()}  # "": the first view, until it reports
         self._key, self._look = "", Look()
         self._frame: tuple[str, Preview] | None = None
         self._room: Usage | None = None
         self._sent = 0.0
 
     def start(self) -> None:
-        """Begin to sample, if no thread does."""
+        """Start the thread unless it runs."""
         with self._guard:
             if self._thread is None and not self._closed.is_set():
                 descriptors.check_spare(SOCKETS)
@@ -68,12 +67,12 @@ class Sampler:
         self._wake.set()
 
     def hello(self) -> None:
-        """Send everything: a page has opened."""
+        """Send all rows: a page has opened."""
         self._greeted = self._everything = True
         self._wake.set()
 
-    def see(self, view: str, *, on: bool) -> None:
-        """Heed that a view is seen, still seen, or no longer."""
+    def set_visible(self, view: str, *, on: bool) -> None:
+        """Note that a view is visible, or no longer."""
         self._views.pop("", None)
         if on:
             self._views[view] = time.monotonic()
@@ -81,32 +80,32 @@ class Sampler:
             self._views.pop(view, None)
         self._wake.set()
 
-    def look(self, key: str, look: Look) -> None:
-        """Show this row's segment from now on."""
+    def select(self, key: str, look: Look) -> None:
+        """Select the row whose preview is sent."""
         self._key, self._look = key, look
         self._wake.set()
 
-    def looked_at(self) -> bool:
-        """Say whether anybody looks."""
+    def watched(self) -> bool:
+        """Return whether a view is visible."""
         now = time.monotonic()
         if self.busy:
             self._views = dict.fromkeys(self._views, now)
         self._views = {view: heard for view, heard in self._views.items() if now - heard < _LEASE}
         return bool(self._views)
 
-    def turn(self) -> None:
-        """Look once, and send what changed."""
+    def sample(self) -> None:
+        """Sample once, and send what has changed."""
         everything, self._everything = self._everything, not self._greeted
         self._board.chosen = self._key
         change = self._board.scan()
         rows = list(self._board.rows.values()) if everything else change.rows
         room = usage_of(self._board.rows.values())
-        if everything or change.rows or change.gone or self._roughly(room):
+        if everything or change.rows or change.gone or self._usage_changed(room):
             self._room = room
             parts = list(_parts(rows, change.gone))
             for number, part in enumerate(parts):
                 ends = {"first": everything and number == 0, "last": everything and number == len(parts) - 1}
-                self._tell({"do": "rows", "room": room._asdict(), **ends, **part})
+                self._post({"do": "rows", "room": room._asdict(), **ends, **part})
         self._picture(anew=everything)
 
     def _picture(self, *, anew: bool) -> None:
@@ -115,65 +114,66 @@ class Sampler:
             self._frame = None
             return
         key, look = self._key, self._look
-        found = key, preview.see(row.info, look)
-        if found != self._frame or anew:
-            self._frame = found
-            facts = {"do": "frame", "key": key, "form": found[1].form, **found[1].facts}
-            self._tell(facts, [found[1].data])
+        shown = preview.of(row.info, look)
+        if (key, shown) != self._frame or anew:
+            self._frame = key, shown
+            self._post({"do": "frame", "key": key, "form": shown.form, **shown.facts}, [shown.data])
 
-    def _roughly(self, room: Usage) -> bool:
-        """Say whether the use of the folder changed by more than others' noise."""
+    def _usage_changed(self, room: Usage) -> bool:
+        """Return whether the use of the folder has changed by more than a thousandth of its size."""
         last = self._room
         if last is None:
             return True
         return any(abs(a - b) > room.total >> 10 for a, b in zip(room, last, strict=True))
 
-    def _tell(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
+    def _post(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
         self._send(content, buffers or [])
         self._sent = time.monotonic()
 
-    def _ends(self) -> bool:
-        """Say whether nobody looks any more; then this thread is no longer the one that samples."""
+    def _stop_if_unwatched(self) -> bool:
+        """Return whether this thread has to end; if so, `start` may start another from now on."""
         with self._guard:
-            if self._closed.is_set() or not self.looked_at():
+            if self._closed.is_set() or not self.watched():
                 self._thread = None
         return self._thread is None
 
     def _run(self) -> None:
         pause, debt, last = 0.0, 0.0, time.monotonic()
-        while not self._ends():
+        while not self._stop_if_unwatched():
             due = time.monotonic() + pause
-            while self._rests(due):
-                self._tell({"do": "beat"})
-            if self._closed.is_set() or not self.looked_at():
+            while self._sleep(due):
+                self._post({"do": "beat"})
+            if self._closed.is_set() or not self.watched():
                 continue
             began, asked = time.thread_time(), self._everything
             try:
-                self.turn()
-            except (ShmError, OSError) as error:  # the folder went, perhaps for a moment
-                self._tell({"do": "trouble", "text": str(error)})
+                self.sample()
+            except (ShmError, OSError) as error:  # the folder is missing, perhaps only for a moment
+                self._post({"do": "trouble", "text": str(error)})
             now = time.monotonic()
             debt = max(-_CREDIT, debt + time.thread_time() - began - _SHARE * (now - last))
-            debt = min(debt, 0.0) if asked else debt  # what a page that opens asks for is not paid off by being slow
+            debt = (
+                min(debt, 0.0) if asked else debt
+            )  # sending all rows to a new page must not slow down the next samples
             last = now
             pause = max(self.interval if self._greeted else _BEAT / 2, min(debt / _SHARE, _SLOWEST))
 
-    def _rests(self, due: float) -> bool:
-        """Sleep until there is something to do; True if that is only to say that the kernel lives."""
+    def _sleep(self, due: float) -> bool:
+        """Sleep until the next sample or a message. Return True if only a beat is due."""
         woken = self._wake.wait(max(0.0, min(due, self._sent + _BEAT) - time.monotonic()))
         self._wake.clear()
-        return not woken and time.monotonic() < due and self.looked_at()
+        return not woken and time.monotonic() < due and self.watched()
 
 
 def _parts(rows: list[Row], gone: list[str]) -> Iterator[dict[str, list[Any]]]:
-    """Cut keys that went, and rows, into what fits a message; at least one, if empty."""
+    """Split rows and the keys of lost rows into messages that are small enough: at least one, perhaps empty."""
     part: dict[str, list[Any]] = {"gone": [], "rows": []}
     room = _MOST
-    for kind, one in (*(("gone", key) for key in gone), *(("rows", as_json(row)) for row in rows)):
-        size = len(json.dumps(one)) + 2
+    for kind, item in (*(("gone", key) for key in gone), *(("rows", as_json(row)) for row in rows)):
+        size = len(json.dumps(item)) + 2
         if size > room:
             yield part
             part, room = {"gone": [], "rows": []}, _MOST
-        part[kind].append(one)
+        part[kind].append(item)
         room -= size
     yield part

@@ -1,4 +1,4 @@
-"""The monitor on a terminal: ``shmkernel watch``. Drawn by rich, moved by keys."""
+"""The monitor on a terminal, ``shmkernel watch``, drawn with rich."""
 
 from __future__ import annotations
 
@@ -29,25 +29,34 @@ if TYPE_CHECKING:
     from shmkernel.verbs.listing import Info
 
 _KEYS = {"\x1b[A": -1, "k": -1, "\x1b[B": 1, "j": 1, "\x1b[5~": -10, "\x1b[6~": 10}
-_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)  # those of a fast hand come together
+_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)  # one read may return several keys
 _END = ("q", "\x03", "\x04")
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille character, by column, from the top
-_GREYS = " ░▒▓█"  # for those who have no colours
+_GREYS = " ░▒▓█"  # for terminals without colours
 _SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # five of viridis
 _HINT = "↑ ↓ choose   q quit"
 _TITLES = ("", "name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
-_GIVING = ((6, 13), (5, 14), (3, 14), (6, 1), (7, 1), (5, 6), (3, 6), (1, 8))  # columns, and what they keep at least
-_ROOM = 10  # lines that the table leaves to the rest
+_GIVING = (
+    (6, 13),
+    (5, 14),
+    (3, 14),
+    (6, 1),
+    (7, 1),
+    (5, 6),
+    (3, 6),
+    (1, 8),
+)  # columns to shorten, in this order, and their least widths
+_ROOM = 10  # lines that the table leaves free
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the command line: here it would be status 1."""
+        """Let the command line handle it; rich would exit with status 1."""
         raise BrokenPipeError
 
 
 class Screen:
-    """What is shown, as a function of the board and the chosen row."""
+    """Draws the board and the preview of the chosen row."""
 
     def __init__(self, chosen: str = "") -> None:
         self.board = rows.Board()
@@ -61,7 +70,7 @@ class Screen:
             self.chosen = keys[max(0, min(len(keys) - 1, at + step))]
 
     def draw(self, width: int, height: int) -> Group:
-        """Look once, and lay out what there is to see in so many columns and lines."""
+        """Sample once, and lay out the screen for this many columns and lines."""
         self.board.scan()
         keys = self._keys()
         if self.chosen not in keys:
@@ -91,9 +100,9 @@ class Screen:
         bar.append("░" * (width - used), style="dim default")
         count, size = len(self.board.rows), capacity.human(room.mine + room.shared)
         text = f"\n{count} segment{'s' * (count != 1)}, {size}. {render.clean(paths.folder())}: "
-        text += f"{capacity.human(room.free)} free of {capacity.human(room.total)}"
+        text += f"{capacity.human(room.free)} available of {capacity.human(room.total)}"
         if room.short:
-            return bar.append(f"{text}: running short", style="bold red")
+            return bar.append(f"{text}: nearly full", style="bold red")
         return bar.append(text, style="default")
 
     def _table(self, keys: list[str], width: int) -> Table:
@@ -108,11 +117,12 @@ class Screen:
         return table
 
     def _content(self, width: int, height: int) -> list[Any]:
-        found = preview.see(self.board.rows[self.chosen].info, Look())
-        stats = "   ".join(f"{name} {value}" for name, value in found.facts["stats"])
-        title = Text(f"{self.board.rows[self.chosen].info.name}   ", style="bold")
-        title.append(f"{stats}   {found.facts['note']}", style="not bold dim")
-        return [title, picture(found, width, height)]
+        info = self.board.rows[self.chosen].info
+        shown = preview.of(info, Look())
+        stats = "   ".join(f"{name} {value}" for name, value in shown.facts["stats"])
+        title = Text(f"{info.name}   ", style="bold")
+        title.append(f"{stats}   {shown.facts['note']}", style="not bold dim")
+        return [title, picture(shown, width, height)]
 
 
 def _cells(info: Info) -> tuple[str, ...]:
@@ -124,19 +134,19 @@ def _cells(info: Info) -> tuple[str, ...]:
 
 
 def _fitted(longest: list[int], width: int) -> list[int]:
-    """Return the widths of columns; where there is not room for all, those that people read last give way.
+    """Return the widths of the columns that fit into `width`; the least important columns are shortened first.
 
     Examples
     --------
     >>> _fitted([1, 4, 5, 40, 9, 30, 30, 8, 6], 100)
     [1, 4, 5, 24, 9, 14, 13, 8, 6]
     """
-    found, over = list(longest), sum(longest) + 2 * (len(longest) - 1) - width
+    widths, over = list(longest), sum(longest) + 2 * (len(longest) - 1) - width
     for at, least in _GIVING:
-        less = max(0, min(over, found[at] - least))
-        found[at] -= less
+        less = max(0, min(over, widths[at] - least))
+        widths[at] -= less
         over -= less
-    return found
+    return widths
 
 
 def _sign(info: Info) -> str:
@@ -168,9 +178,9 @@ def picture(found: Preview, width: int, height: int) -> Text | Table:
 
 
 def plot(values: tuple[float, ...], low: float, high: float, width: int, height: int) -> str:
-    """Draw numbers in Braille, eight dots a character: from the least to the greatest of those that share a column.
+    """Draw a line in Braille characters of eight dots; a column of dots spans all values that fall into it.
 
-    Both halves of `values` tell of the same places: least and greatest. No dots for NaN.
+    The first half of `values` has the least value at each place, the second half the greatest. NaN leaves a gap.
 
     Examples
     --------
@@ -184,10 +194,10 @@ def plot(values: tuple[float, ...], low: float, high: float, width: int, height:
     for column in range(columns):
         first = column * places // columns
         part = slice(first, max(first + 1, (column + 1) * places // columns))
-        seen = [value for value in (*values[:places][part], *values[places:][part]) if value == value]  # noqa: PLR0124
-        if not seen:
+        inside = [value for value in (*values[:places][part], *values[places:][part]) if value == value]  # noqa: PLR0124
+        if not inside:
             continue
-        ends = (round((max(low, min(high, end)) - low) / span * top) for end in (min(seen), max(seen)))
+        ends = (round((max(low, min(high, end)) - low) / span * top) for end in (min(inside), max(inside)))
         for dot in range(next(ends), next(ends) + 1):
             lines[(top - dot) // 4][column // 2] |= _DOTS[column % 2][(top - dot) % 4]
     return "\n".join("".join(map(chr, line)) for line in lines)
@@ -220,7 +230,7 @@ def _shade(share: float) -> tuple[int, ...]:
 
 
 def _level(share: float, count: int) -> int:
-    """Return a number below `count`; NaN is nothing.
+    """Scale a share from 0 to 1 to a number below `count`; return 0 for NaN.
 
     Examples
     --------
@@ -231,11 +241,11 @@ def _level(share: float, count: int) -> int:
 
 
 def _letters(line: bytes) -> str:
-    return "".join(chr(byte) if 31 < byte < 127 else "·" for byte in line)  # noqa: PLR2004  what ASCII prints
+    return "".join(chr(byte) if 31 < byte < 127 else "·" for byte in line)  # noqa: PLR2004  printable ASCII
 
 
 def watch(name: str, interval: float) -> None:
-    """Show the monitor until q or Ctrl-C; where there is no terminal, once."""
+    """Show the monitor until q or Ctrl-C is pressed. Without a terminal print it once."""
     console, screen = _Console(), Screen(name)
     if not (console.is_terminal and sys.stdin.isatty()):
         console.print(screen.draw(console.width, console.height))
@@ -251,7 +261,7 @@ def watch(name: str, interval: float) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """Read single keys from the terminal, and leave it as it was."""
+    """Read single keys from the terminal, and restore its settings afterwards."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
 

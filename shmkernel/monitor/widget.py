@@ -1,4 +1,4 @@
-"""The monitor as a widget in a notebook: `watch`, and the model whose other half is JavaScript."""
+"""The monitor as a widget in a notebook: `watch`, and the kernel's side of the widget."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _MODULE_WORDS = re.compile(
     r'^import [^;]*? from "\./[^"]*";\n|^export (?=(async )?(function|const|class) )', re.MULTILINE
 )
 _QUICK = 0.05  # seconds
-_SAVED = 20  # rows that a notebook keeps of a monitor
+_SAVED = 20  # rows of the table that is saved in the notebook
 
 
 def _script() -> str:
-    """Join the modules into the one that a widget may have: their imports of each other go, and their exports."""
+    """Join the JavaScript modules into one, without their imports and exports: a widget can have only one module."""
     texts = []
     for part in _PARTS:
         with open(os.path.join(_STATIC, part), encoding="utf-8") as file:
@@ -39,7 +39,7 @@ def _script() -> str:
 
 
 class Monitor(anywidget.AnyWidget):
-    """A live view of what shared memory holds. Make one with `watch`."""
+    """A live view of shared memory, made by `watch`."""
 
     _esm = _script()
     _css = os.path.join(_STATIC, "monitor.css")
@@ -48,10 +48,10 @@ class Monitor(anywidget.AnyWidget):
     def __init__(self, name: str | None = None, interval: float = 0.25) -> None:
         self._shell: Any = get_ipython()
         super().__init__(look={"key": name or "", "axes": [], "start": 0})
-        self._sampler = Sampler(self._tell, interval)
-        self._sampler.look(name or "", Look())
-        self.on_msg(self._hear)
-        if self.comm is not None:  # else a click waits for the running cell (guarded by a test)
+        self._sampler = Sampler(self._post, interval)
+        self._sampler.select(name or "", Look())
+        self.on_msg(self._on_message)
+        if self.comm is not None:  # without this, clicks wait for the running cell (tested)
             setattr(self.comm, "_reply_subshell_for", lambda _, default: default)  # noqa: B010  private
         if self._shell is not None and self.comm is not None:
             self._shell.events.register("pre_execute", self._cell_begins)
@@ -60,12 +60,12 @@ class Monitor(anywidget.AnyWidget):
             self._sampler.start()
 
     def open(self) -> None:
-        """Open the way to a page, if there may be one."""
+        """Open the comm to the page, if there can be a page."""
         if _has_page(self._shell):
             super().open()
 
     def close(self) -> None:
-        """End the sampling, and remove the view."""
+        """End the thread, and remove the views."""
         self._sampler.close()
         if self._shell is not None:
             with contextlib.suppress(ValueError):
@@ -75,9 +75,9 @@ class Monitor(anywidget.AnyWidget):
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
-        """Give viewers without widgets, GitHub's among them, a table of now."""
-        found: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
-        data, metadata = found if isinstance(found, tuple) else (found or {}, {})
+        """Add a table of the present state, for viewers without widgets, such as GitHub."""
+        bundle: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         rows = shm.list()
         texts = {"text/plain": render.table(rows, most=_SAVED), "text/html": render.table_html(rows, most=_SAVED)}
         return {**data, **texts}, metadata
@@ -88,63 +88,68 @@ class Monitor(anywidget.AnyWidget):
     def _cell_ends(self) -> None:
         self._sampler.busy = False
 
-    def _tell(self, content: dict[str, Any], buffers: list[bytes]) -> None:
+    def _post(self, content: dict[str, Any], buffers: list[bytes]) -> None:
         self.send(content, buffers)
 
-    def _hear(self, _: object, content: dict[str, Any], __: object) -> None:
-        """Answer the page."""
+    def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
+        """Handle a message from the page."""
         match content:
             case {"do": "hello"}:
                 self._sampler.hello()
-                self._goes_on()
+                self._start_if_watched()
             case {"do": "see", "view": str(view), "on": bool(on)}:
-                self._sampler.see(view, on=on)
-                self._goes_on()
+                self._sampler.set_visible(view, on=on)
+                self._start_if_watched()
             case {"do": "look", "key": str(key), "axes": list(axes), "start": int(start)}:
                 self.look = {"key": key, "axes": axes, "start": start}
-                self._sampler.look(key, Look(tuple(map(int, axes)), start))
+                self._sampler.select(key, Look(tuple(map(int, axes)), start))
             case {"do": "act", "id": int(number), "verb": str(verb), "name": str(name), "inode": str(inode)}:
                 self._act(number, verb, name, int(inode))
 
-    def _goes_on(self) -> None:
+    def _start_if_watched(self) -> None:
         try:
-            if self._sampler.looked_at():
+            if self._sampler.watched():
                 self._sampler.start()
         except OSError as error:
-            self._tell({"do": "trouble", "text": str(error)}, [])
+            self._post({"do": "trouble", "text": str(error)}, [])
 
     def _act(self, number: int, verb: str, name: str, inode: int) -> None:
         try:
             text, good = actions.act(verb, name, inode, workspace.of(self._shell)), True
         except (ShmError, OSError) as error:
             text, good = str(error), False
-        self._tell({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
+        self._post({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
 
 
 def _has_page(shell: Any) -> bool:  # noqa: ANN401
-    """Say whether a page may show a widget. nbconvert, papermill and nbval have none, and can ask nobody for input.
+    """Return whether a page can show the widget. nbconvert, papermill and nbval have no page, and allow no input.
 
-    A widget would be saved there as a picture of nothing, in place of the table.
+    They would save an empty widget in place of the table.
     """
     kernel = getattr(shell, "kernel", None)
-    asked = kernel.get_parent().get("content", {}) if kernel else {}
-    return bool(asked.get("allow_stdin", True)) or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    request = kernel.get_parent().get("content", {}) if kernel else {}
+    return bool(request.get("allow_stdin", True)) or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
 
 def watch(name: str | None = None, *, interval: float = 0.25) -> Monitor:
-    """Show what shared memory holds, live: a widget, as the last line of a cell.
+    """Return a live view of shared memory. As the last line of a cell it is displayed as a widget.
 
     Parameters
     ----------
     name : str, optional
-        The segment whose content is shown first.
+        Show the content of this segment first.
     interval : float
-        Seconds between two looks. The monitor never takes more than 2 % of a processor, and none while nobody sees it.
+        Seconds between updates. The monitor uses at most 2 % of a processor, and nothing while it is not visible.
 
     Returns
     -------
     Monitor
-        Its ``close()`` ends it.
+        ``close()`` ends it.
+
+    Raises
+    ------
+    ArgumentError
+        A ValueError: the name is invalid, or the interval is below 0.05 s.
 
     Examples
     --------

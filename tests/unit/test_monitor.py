@@ -33,7 +33,7 @@ def watching(sent):
     """A sampler without a thread, with a page that has said hello."""
     found = Sampler(lambda content, buffers: sent.append((content, buffers)), 0.25)
     found.hello()
-    found.see("view", on=True)
+    found.set_visible("view", on=True)
     return found
 
 
@@ -132,14 +132,14 @@ def test_a_board_shows_posix_names_and_files_of_other_programs(posix_name):
 
 def test_a_greeting_brings_everything_and_later_turns_only_what_changed(watching, sent):
     x = shm.create("x", shape=3)
-    watching.turn()
+    watching.sample()
     first = sent[0][0]
     assert (first["first"], first["last"], list(rows(sent))) == (True, True, ["x"])
     sent.clear()
-    watching.turn()
+    watching.sample()
     assert not rows(sent)
     shm.unlink("x")
-    watching.turn()
+    watching.sample()
     assert gone(sent) == {"x"}
     del x
 
@@ -149,7 +149,7 @@ def test_before_the_greeting_everything_is_told_again_and_again(sent):
     early = Sampler(lambda content, buffers: sent.append((content, buffers)), 0.25)
     for _ in range(2):
         sent.clear()
-        early.turn()
+        early.sample()
         assert list(rows(sent)) == ["x"]
     shm.unlink("x")
     del x
@@ -157,23 +157,23 @@ def test_before_the_greeting_everything_is_told_again_and_again(sent):
 
 def test_a_frame_is_sent_when_the_values_changed(watching, sent):
     x = shm.create("x", np.arange(4.0))
-    watching.look("x", Look())
-    watching.turn()
+    watching.select("x", Look())
+    watching.sample()
     ((content, (data,)),) = frames(sent)
     assert (content["key"], content["form"], np.frombuffer(data).tolist()) == ("x", "line", [0, 1, 2, 3])
     sent.clear()
-    watching.turn()
+    watching.sample()
     assert not frames(sent)
     x[1] = 9
-    watching.turn()
+    watching.sample()
     assert np.frombuffer(frames(sent)[0][1][0]).tolist() == [0, 9, 2, 3]
     shm.unlink("x")
     x[2] = 8
     sent.clear()
-    watching.turn()
+    watching.sample()
     assert not frames(sent)
-    watching.look("x (unlinked 0)", Look())
-    watching.turn()
+    watching.select("x (unlinked 0)", Look())
+    watching.sample()
     assert np.frombuffer(frames(sent)[0][1][0]).tolist() == [0, 9, 8, 3]
 
 
@@ -202,8 +202,8 @@ def test_no_turn_takes_a_lock_that_others_wait_for(sent):
     for name in names_:
         with shm.lock(name):
             exclusive.clear()
-            found.look(name, Look())
-            found.turn()
+            found.select(name, Look())
+            found.sample()
         assert not exclusive
     here = None
     assert set(rows(sent)) == set(names_)
@@ -214,8 +214,8 @@ def test_no_turn_takes_a_lock_that_others_wait_for(sent):
 
 def test_looking_at_a_segment_does_not_attach_it(watching):
     with holding(lambda: shm.create("x", shape=3)) as child:
-        watching.look("x", Look())
-        watching.turn()
+        watching.select("x", Look())
+        watching.sample()
         assert [one.pid for one in shm.info("x").attached] == [child.pid]
 
 
@@ -225,7 +225,7 @@ def test_a_thousand_rows_come_in_messages_of_64_kib(watching, sent, monkeypatch)
     many = {f"x{at}": row._replace(key=f"x{at}", info=row.info._replace(owner="o" * 90)) for at in range(1000)}
     monkeypatch.setattr(watching._board, "scan", lambda: Change([], []))
     watching._board.rows = many
-    watching.turn()
+    watching.sample()
     assert set(rows(sent)) == set(many)
     assert max(len(json.dumps(content)) for content, _ in sent) < 64 << 10
     ends = [(content["first"], content["last"]) for content, _ in sent if content["do"] == "rows"]
@@ -233,7 +233,7 @@ def test_a_thousand_rows_come_in_messages_of_64_kib(watching, sent, monkeypatch)
     sent.clear()
     lost = [f"{'x' * 200}{at}" for at in range(1000)]
     monkeypatch.setattr(watching._board, "scan", lambda: Change([], lost))
-    watching.turn()
+    watching.sample()
     assert gone(sent) == set(lost)
     assert max(len(json.dumps(content)) for content, _ in sent) < 64 << 10
     shm.unlink("x")
@@ -244,8 +244,8 @@ def test_a_segment_that_cannot_be_read_says_why_in_its_frame(watching, sent):
     x = shm.create("x", shape=3)
     with open(paths.path_of("x"), "r+b") as file:
         file.write(b"nonsense")
-    watching.look("x", Look())
-    watching.turn()
+    watching.select("x", Look())
+    watching.sample()
     assert rows(sent)["x"]["state"] == "damaged"
     content, (data,) = frames(sent)[0]
     assert (content["form"], data[:8]) == ("hex", b"nonsense")
@@ -255,18 +255,18 @@ def test_a_segment_that_cannot_be_read_says_why_in_its_frame(watching, sent):
 
 
 def test_nobody_looks_when_views_hide_or_vanish(watching, monkeypatch):
-    assert watching.looked_at()
-    watching.see("view", on=False)
-    assert not watching.looked_at()
-    watching.see("view", on=True)
+    assert watching.watched()
+    watching.set_visible("view", on=False)
+    assert not watching.watched()
+    watching.set_visible("view", on=True)
     now = sampler.time.monotonic()
     monkeypatch.setattr(sampler.time, "monotonic", lambda: now + 31)
     watching.busy = True  # its signs of life have to wait
-    assert watching.looked_at()
+    assert watching.watched()
     watching.busy = False
-    assert watching.looked_at()
+    assert watching.watched()
     monkeypatch.setattr(sampler.time, "monotonic", lambda: now + 62)
-    assert not watching.looked_at()
+    assert not watching.watched()
 
 
 def test_the_thread_samples_while_it_is_seen_and_ends_when_closed():
@@ -436,12 +436,12 @@ def test_the_thread_ends_when_nobody_looks_and_begins_anew_with_the_next_view():
     found = Sampler(lambda *_: told.set(), 0.05)
     found.hello()
     for view in "abc":
-        found.see(view, on=True)
+        found.set_visible(view, on=True)
         found.start()
         found.start()
         assert told.wait(PATIENCE)
         (thread,) = monitors()
-        found.see(view, on=False)
+        found.set_visible(view, on=False)
         thread.join(PATIENCE)
         assert not thread.is_alive()
         told.clear()

@@ -85,11 +85,11 @@ def test_a_row_tells_of_its_owner_and_holders(page):
     rows = [row(), row(alive=False), row(lifetime="keep"), row(lifetime="keep", alive=False), row(state="damaged")]
     assert page(life, rows) == ["its owner runs", "its owner has ended", "kept, its owner runs", "kept", "damaged"]
     assert page("it.map(texts.holders)", [row(), row(count=0, attached=[])]) == ["3: a, b +1", "0"]
-    assert page("texts.people(it)", row()) == "from a.ipynb, process 41 · attached by a (41), b (42), c (43)"
+    assert page("texts.people(it)", row()) == "made by a.ipynb, process 41 · attached by a (41), b (42), c (43)"
     lonely = row(mine=True, attached=[], count=0, version=3)
-    assert page("texts.people(it)", lonely) == "from here · attached by nobody · version 3"
+    assert page("texts.people(it)", lonely) == "made by this notebook · attached by nobody · version 3"
     assert page("texts.people(it)", row(alive=False, count=25)).startswith(
-        "from a.ipynb, process 41 (ended) · attached"
+        "made by a.ipynb, process 41 (ended) · attached"
     )
     assert page("texts.people(it)", row(count=25)).endswith("and 22 more")
 

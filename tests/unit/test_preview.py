@@ -15,7 +15,7 @@ from shmkernel import kinds
 from shmkernel.kinds import array, preview
 from shmkernel.kinds.lists import layout
 from shmkernel.kinds.preview import Look, Source, arrays
-from shmkernel.monitor.preview import see as looked
+from shmkernel.monitor.preview import of as looked
 from tests.helpers import holding
 
 GIB = 1 << 30

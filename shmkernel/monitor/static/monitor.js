@@ -1,19 +1,19 @@
-// The monitor in a page: what the kernel tells is kept once for all views; each view is a table and a panel.
+// The monitor in a page. One store keeps what the kernel sends; each view of the widget is a table and a panel.
 import { Panel } from "./panel.js";
 import { make, put, Table } from "./table.js";
 import { human } from "./texts.js";
 
-const SILENCE = 2300; // milliseconds without a word from the kernel, which speaks every second
+const SILENCE = 2300; // milliseconds without a message; the kernel sends one every second
 const RENEW = 10000;
-const GONE = "Not connected: the kernel was restarted or has ended. Run %shm_watch again";
-const SILENT = "Not connected: no word from the kernel. It has ended, or is in one long step";
+const GONE = "Not connected: the kernel was restarted or has ended. Run %load_ext shmkernel, then %shm_watch";
+const SILENT = "Not connected: the kernel does not answer. It has ended, or one long call keeps it busy";
 
 /** @typedef {{total: number, mine: number, shared: number, others: number, free: number, short: boolean}} Room */
 
-/** The bar's parts, and whose they are. @type {["mine" | "shared" | "others", string][]} */
-const PARTS = [["mine", "here"], ["shared", "of others"], ["others", "other files"]];
+/** The bar's parts and their labels. @type {["mine" | "shared" | "others", string][]} */
+const PARTS = [["mine", "here"], ["shared", "of other notebooks"], ["others", "other files"]];
 
-/** What the kernel has told, and the way to tell it something. */
+/** What the kernel has sent, and the way to send it messages. */
 class Store {
   /** @param {any} model an anywidget model */
   constructor(model) {
@@ -23,10 +23,10 @@ class Store {
     /** @type {import("./texts.js").Frame | null} */ this.frame = null;
     /** @type {import("./panel.js").Look} */ this.look = { key: "", axes: [], start: 0, ...model.get("look") };
     /** @type {Set<View>} */ this.views = new Set();
-    this.heard = 0; // when, last
+    this.heard = 0; // time of the last message
     this.dead = false;
-    this.known = false; // all rows have come
-    /** @type {Set<string> | null} */ this.coming = null; // those of a full listing, while its parts arrive
+    this.known = false; // whether all rows have arrived
+    /** @type {Set<string> | null} */ this.coming = null; // keys of a full listing while its parts arrive
     this.trouble = "";
     this.number = 0;
     this.hear = this.hear.bind(this);
@@ -42,7 +42,7 @@ class Store {
       this.model.send(message);
       this.dead = false;
     } catch {
-      this.dead = true; // the comm went with its kernel
+      this.dead = true; // the comm was closed together with its kernel
     }
     for (const view of this.views) view.connection();
   }
@@ -148,13 +148,13 @@ class View {
     this.panel.show(row);
   }
 
-  /** Show what another view, or this one, chose. */
+  /** Show the segment that this or another view has selected. */
   follow() {
     this.panel.look = this.store.look;
     if (this.table.selected !== this.store.look.key) this.table.select(this.store.look.key, false);
   }
 
-  /** Say how the folder is used: as a bar, and in words. */
+  /** Show how the folder is used, as a bar and in words. */
   summary() {
     const { room, rows } = this.store;
     if (!room) return;
@@ -166,7 +166,7 @@ class View {
       span.style.width = `${(100 * room[part]) / (room.total || 1)}%`;
       put(rest[at], `${human(room[part])} ${word}`);
     });
-    put(rest[PARTS.length], `${human(room.free)} free of ${human(room.total)}${room.short ? ": running short" : ""}`);
+    put(rest[PARTS.length], `${human(room.free)} available of ${human(room.total)}${room.short ? ": nearly full" : ""}`);
     this.element.classList.toggle("shm-short", room.short);
   }
 
@@ -191,7 +191,7 @@ class View {
     }
   }
 
-  /** Say whether this is live. */
+  /** Show whether the kernel answers. */
   connection() {
     const { dead, heard, trouble } = this.store;
     const silent = this.on && performance.now() - Math.max(heard, this.since) > SILENCE;

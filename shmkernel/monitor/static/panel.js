@@ -1,9 +1,9 @@
-// The panel below the table: the selected segment's content, its statistics, and what can be done with it.
+// The panel below the table: the selected segment's content, its statistics, and buttons.
 import { Picture } from "./pictures.js";
 import { make, put } from "./table.js";
-import { dump, people } from "./texts.js";
+import { dump, holding, people } from "./texts.js";
 
-const PATIENCE = 400; // milliseconds until an action is called pending
+const PATIENCE = 400; // milliseconds until an action is shown as pending
 const GLOW = 900;
 const NUMBER = /^(u?int|float|complex)\d/;
 
@@ -20,7 +20,7 @@ export class Panel {
     /** @type {import("./texts.js").Row | null} */ this.row = null;
     /** @type {Look} */ this.look = { key: "", axes: [], start: 0 };
     /** @type {import("./texts.js").Frame | null} */ this.frame = null;
-    this.place = ""; // which part of which segment the frame shows
+    this.place = ""; // the segment and the part of it that the frame shows
     this.pending = 0;
     this.live = true;
     this.timer = 0;
@@ -65,7 +65,7 @@ export class Panel {
     if (before !== now) this.offer();
   }
 
-  /** @param {boolean} live whether there is a kernel to act */
+  /** @param {boolean} live whether the kernel can carry out actions */
   connect(live) {
     if (live === this.live) return;
     this.live = live;
@@ -80,7 +80,7 @@ export class Panel {
     this.result.dataset.state = state;
   }
 
-  /** Show the buttons; who had one in focus still has. */
+  /** Show the buttons, and keep the focus on the same one. */
   offer() {
     const had = /** @type {HTMLElement | null} */ (this.buttons.querySelector(":focus"))?.dataset.verb;
     this.waiting = false;
@@ -88,9 +88,9 @@ export class Panel {
     const ghost = !!row && row.inode === "0";
     const some = /** @type {[string, string, string, boolean][]} */ ([
       ["attach", "Attach here", "Make it a variable of this notebook", row?.state === "damaged" || row?.state === "unlinked"],
-      ["copy", "Copy attach line", "For another notebook", ghost],
-      ["keep", "Keep", "Let it live until it is unlinked", row?.lifetime === "keep" || row?.state === "damaged"],
-      ["unlink", "Unlink…", "Remove it for all", ghost],
+      ["copy", "Copy attach line", "To paste into another notebook", ghost],
+      ["keep", "Keep", "Keep it until somebody unlinks it", row?.lifetime === "keep" || row?.state === "damaged"],
+      ["unlink", "Unlink…", "Remove its name for everybody", ghost],
     ]);
     this.buttons.replaceChildren(...some.map(([verb, text, title, off]) => {
       const button = make("button", { type: "button", title, "data-verb": verb }, text);
@@ -101,7 +101,7 @@ export class Panel {
     if (had) this.focus(had);
   }
 
-  /** @param {string} verb whose button gets the focus, or the first one if that is none to press */
+  /** @param {string} verb focus its button, or the first button if it is disabled */
   focus(verb) {
     const button = this.buttons.querySelector(`[data-verb=${verb}]:enabled`) ?? this.buttons.querySelector("button:enabled");
     /** @type {HTMLElement | null} */ (button)?.focus();
@@ -115,14 +115,14 @@ export class Panel {
     else this.send(verb);
   }
 
-  /** Ask once more. */
+  /** Ask for confirmation. */
   ask() {
     const yes = make("button", { type: "button", class: "shm-danger", "data-verb": "yes" }, "Unlink for all");
     const no = make("button", { type: "button", "data-verb": "no" }, "No");
     yes.addEventListener("click", () => this.send("unlink"));
     no.addEventListener("click", () => this.again("unlink"));
-    const holders = this.row?.count ? `, attached by ${this.row.attached.join(", ")}` : "";
-    this.buttons.replaceChildren(`Unlink ${this.row?.name}${holders}?`, yes, no);
+    const keep = this.row?.count ? ` These keep its memory: ${holding(this.row)}` : "";
+    this.buttons.replaceChildren(`Unlink ${this.row?.name} for everybody?${keep}`, yes, no);
     this.buttons.onkeydown = (event) => {
       if (event.key === "Escape") this.again("unlink");
     };
@@ -139,12 +139,12 @@ export class Panel {
   /** @param {string} verb */
   send(verb) {
     if (!this.row || this.waiting) return;
-    this.waiting = true; // not disabled: that would take the focus away
+    this.waiting = true; // a disabled button would lose the focus
     for (const button of this.buttons.querySelectorAll("button")) button.ariaDisabled = "true";
     this.say("…", "pending");
     this.pending = this.onact(verb, this.row);
     clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => this.say("Pending: this kernel answers when its cell ends", "pending"), PATIENCE);
+    this.timer = window.setTimeout(() => this.say("Pending: the kernel answers when its cell ends", "pending"), PATIENCE);
   }
 
   /** @param {number} id @param {boolean} good @param {string} text */
@@ -163,7 +163,7 @@ export class Panel {
       await navigator.clipboard.writeText(line);
       this.say(`Copied: ${line}`, "good");
     } catch {
-      this.say(`Copy this line: ${line}`, "good"); // no clipboard without https, or without leave
+      this.say(`Copy this line: ${line}`, "good"); // browsers refuse the clipboard without https or permission
     }
   }
 
@@ -188,7 +188,7 @@ export class Panel {
     this.canvas.hidden = !picture;
     this.sheet.hidden = form !== "grid" && form !== "hex";
     this.reading.hidden = !picture;
-    const fixed = frame && picture && form !== "line"; // else as wide as there is room
+    const fixed = frame && picture && form !== "line"; // a line takes all the width
     this.shown.style.flex = fixed ? `0 1 ${Picture.width(frame)}px` : "";
     put(this.note, frame?.note ?? "");
     this.figures(frame?.stats ?? []);
@@ -210,7 +210,7 @@ export class Panel {
     this.stats.replaceChildren(...parts);
   }
 
-  /** @param {{size: number, at: number}[]} axes one slider each; those that are there stay, for they may have the focus */
+  /** @param {{size: number, at: number}[]} axes one slider each; existing sliders are reused, since one may have the focus */
   slide(axes) {
     while (this.sliders.children.length > axes.length) this.sliders.lastElementChild?.remove();
     axes.forEach(({ size, at }, axis) => {
@@ -224,24 +224,24 @@ export class Panel {
       const [, slider, output] = /** @type {[HTMLElement, HTMLInputElement, HTMLOutputElement]} */ (/** @type {unknown} */ ([...label.children]));
       slider.max = String(size - 1);
       if (document.activeElement !== slider) slider.value = String(at);
-      put(output, `${slider.value} of ${size}`);
+      put(output, `index ${slider.value} (0–${size - 1})`);
     });
   }
 
   /** @param {number} axis @param {number} at */
   move(axis, at) {
-    const axes = (this.frame?.axes ?? []).map((one, number) => (number === axis ? at : this.look.axes[number] ?? one.at));
+    const axes = (this.frame?.axes ?? []).map((shown, number) => (number === axis ? at : this.look.axes[number] ?? shown.at));
     this.onlook({ ...this.look, axes });
     this.slide((this.frame?.axes ?? []).map(({ size }, number) => ({ size, at: axes[number] })));
   }
 
-  /** @param {import("./texts.js").Frame | null} frame show where the rows are among all */
+  /** @param {import("./texts.js").Frame | null} frame show which of all rows are displayed */
   turn(frame) {
     const { start = 0, step = 0, total = 0 } = frame ?? {};
     this.pager.hidden = !(total > step);
     if (this.pager.hidden) return;
     if (!this.pager.children.length) {
-      for (const [text, title, way] of /** @type {[string, string, number][]} */ ([["|◀", "First", -Infinity], ["◀", "Back", -1], ["▶", "On", 1], ["▶|", "Last", Infinity]])) {
+      for (const [text, title, way] of /** @type {[string, string, number][]} */ ([["|◀", "First", -Infinity], ["◀", "Previous", -1], ["▶", "Next", 1], ["▶|", "Last", Infinity]])) {
         const button = make("button", { type: "button", title, "aria-label": title }, text);
         button.addEventListener("click", () => {
           const { start: from = 0, step: by = 0, total: of = 0 } = this.frame ?? {};
@@ -256,7 +256,7 @@ export class Panel {
     put(/** @type {Element} */ (this.pager.lastElementChild), `${lines} ${start}–${start + step - 1} of ${total.toLocaleString("en")}`);
   }
 
-  /** @param {string[]} heads @param {string[]} types @param {string[][]} rows write what differs, and light it up */
+  /** @param {string[]} heads @param {string[]} types @param {string[][]} rows write only cells that differ, and highlight them */
   cells(heads, types, rows) {
     const shape = JSON.stringify([heads, types, rows.length, this.place]);
     if (this.grid.dataset.shape !== shape) {

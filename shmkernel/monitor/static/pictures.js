@@ -1,23 +1,23 @@
-// Pictures on a canvas: a line, a heat map, an image; what changed lights up and fades.
+// Pictures on a canvas: a line, a heat map, an image. Changed values are highlighted for a moment.
 import { brief, colour } from "./texts.js";
 
 const FADE = 900; // milliseconds
 const LEFT = 56; // pixels for the numbers at the axes
 const BELOW = 18;
 const RIGHT = 76;
-const HEIGHT = 300; // as in the style sheet
+const HEIGHT = 300; // same as in monitor.css
 const PALETTE = Array.from({ length: 256 }, (_, at) => colour(at / 255).map(Math.round));
 const CALM = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-/** Draws frames of one segment, and remembers what changed when. */
+/** Draws frames of one segment, and remembers when each value changed. */
 export class Picture {
-  /** @param {HTMLCanvasElement} canvas @param {HTMLElement} reading where the value below the pointer is told */
+  /** @param {HTMLCanvasElement} canvas @param {HTMLElement} reading shows the value under the pointer */
   constructor(canvas, reading) {
     this.canvas = canvas;
     this.reading = reading;
     /** @type {import("./texts.js").Frame | null} */ this.frame = null;
     /** @type {Float64Array} */ this.moved = new Float64Array(0); // when each cell changed
-    this.share = 0; // of the cells, how many changed last
+    this.share = 0; // share of the cells that changed last
     this.waiting = 0;
     this.ink = "";
     /** @type {[number, number] | null} */ this.point = null;
@@ -32,7 +32,7 @@ export class Picture {
     });
   }
 
-  /** @param {import("./texts.js").Frame} frame @returns {number} what a map or an image needs to be of full height */
+  /** @param {import("./texts.js").Frame} frame @returns {number} the width of a map or image of full height */
   static width(frame) {
     return Math.ceil(LEFT + (HEIGHT - BELOW - 4) * proportion(frame) + RIGHT);
   }
@@ -59,12 +59,12 @@ export class Picture {
     this.draw();
   }
 
-  /** Draw anew if the theme has changed: no event says when its colours are there. */
+  /** Draw again if the theme has changed; no event reports that. */
   suit() {
     if (this.frame && getComputedStyle(this.canvas).color !== this.ink) this.draw();
   }
 
-  /** Draw, and go on as long as something fades. */
+  /** Draw, and repeat while a highlight fades. */
   draw() {
     cancelAnimationFrame(this.waiting);
     const frame = this.frame;
@@ -125,7 +125,7 @@ export class Picture {
    */
   glow(pen, frame, field, now) {
     if (!this.share) return;
-    const strength = 0.25 + 0.65 * (1 - this.share); // a whole picture that moves must not blind
+    const strength = 0.25 + 0.65 * (1 - this.share); // weaker if much of the picture changes
     const [cell, tall] = [field.width / frame.w, field.height / frame.h];
     for (let at = 0; at < this.moved.length; at += 1) {
       const left = 1 - (now - this.moved[at]) / FADE;
@@ -160,7 +160,7 @@ export class Picture {
     const field = (this.field = { x: LEFT, y: 8, width: width - LEFT - 10, height: height - BELOW - 14 });
     const span = frame.high - frame.low || 1;
     const bottom = field.y + field.height;
-    const still = frame.high === frame.low ? field.height / 2 : 0; // one value: in the middle
+    const still = frame.high === frame.low ? field.height / 2 : 0; // constant values: a line in the middle
     /** @param {number} value */
     const y = (value) => bottom - still - (Math.min(frame.high, Math.max(frame.low, value)) - frame.low) / span * field.height;
     /** @param {number} at */
@@ -208,7 +208,7 @@ export class Picture {
     }
   }
 
-  /** Tell the value below the pointer. */
+  /** Show the value under the pointer. */
   read() {
     const { frame, point, field } = this;
     this.reading.textContent = "";

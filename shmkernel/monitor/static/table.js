@@ -1,4 +1,4 @@
-// The table of segments: sorted, filtered, kept in place; rows that come, change or go show it for a moment.
+// The table of segments, sorted and filtered. New, changed and removed rows are highlighted for a moment.
 import { age, by, holders, life, matches } from "./texts.js";
 
 const COLUMNS = ["name", "kind", "type", "size", "owner", "attached", "version", "age"];
@@ -13,7 +13,7 @@ export function make(tag, attributes = {}, ...content) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...content);
-  // Jupyter asks the focused element alone: without this, an x on a row cuts the cell
+  // JupyterLab checks only the focused element: without this, the key x in a row cuts the cell
   if (tag === "button" || tag === "input" || "tabindex" in attributes) element.dataset.lmSuppressShortcuts = "true";
   return element;
 }
@@ -30,7 +30,7 @@ export class Table {
     /** @type {Map<string, {line: HTMLTableRowElement, cells: Record<string, HTMLElement>, row: import("./texts.js").Row, going: number}>} */
     this.lines = new Map();
     this.selected = "";
-    this.known = false; // whether the kernel has told of all segments
+    this.known = false; // whether the kernel has sent all segments
     this.filter = "";
     this.column = "name";
     this.down = false;
@@ -63,7 +63,7 @@ export class Table {
     return cell;
   }
 
-  /** @param {import("./texts.js").Row[]} rows @param {string[]} gone @param {boolean} quiet no row is news */
+  /** @param {import("./texts.js").Row[]} rows @param {string[]} gone @param {boolean} quiet do not highlight */
   update(rows, gone, quiet) {
     for (const row of rows) {
       const known = this.lines.get(row.key);
@@ -79,7 +79,7 @@ export class Table {
       const line = this.lines.get(key);
       if (!line) continue;
       line.line.classList.add("shm-gone");
-      put(line.cells.note, "unlinked");
+      put(line.cells.note, "removed");
       line.going = window.setTimeout(() => this.remove(key), quiet ? 0 : MOMENT);
     }
     this.arrange();
@@ -135,7 +135,7 @@ export class Table {
     line.dataset.state = row.state;
   }
 
-  /** Write the ages anew. */
+  /** Update the ages. */
   tick() {
     for (const { cells, row } of this.lines.values()) {
       put(cells.age, row.created ? age(Date.now() / 1000 - row.created) : "");
@@ -147,7 +147,7 @@ export class Table {
     return [...this.lines.values()].filter(({ row }) => matches(row, this.filter)).sort((a, b) => sort(a.row, b.row));
   }
 
-  /** Put the rows in order; those that stay where they are keep focus and scroll. */
+  /** Sort and filter the rows. A row that does not move keeps its focus and scroll position. */
   arrange() {
     const wanted = this.order().map(({ line }) => line);
     const shown = new Set(wanted);

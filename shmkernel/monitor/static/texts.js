@@ -1,13 +1,13 @@
 // Texts and numbers for the monitor: pure functions.
 
 /**
- * A segment, as the kernel tells of it.
+ * A segment, as the kernel describes it.
  * @typedef {{key: string, inode: string, name: string, kind: string, type: string, size: number, human: string,
  *   owner: string, alive: boolean, mine: boolean, pid: number | null, attached: string[], count: number,
  *   lifetime: string, created: number | null, state: string, note: string,
  *   version?: number | null}} Row
  *
- * What a picture is drawn from: the facts of a preview, and its numbers.
+ * The facts and numbers of a preview.
  * @typedef {{key: string, form: string, stats: [string, string][], note: string, axes?: {size: number, at: number}[],
  *   low: number, high: number, width: number, height: number, w: number, h: number, dots: number, joined: boolean,
  *   columns: [string, string][], rows: string[][], start: number, step: number, total: number, line: number,
@@ -16,14 +16,14 @@
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
-/** @param {number} size @returns {string} bytes for people: "270.8 KiB" */
+/** @param {number} size @returns {string} bytes in their largest unit: "270.8 KiB" */
 export function human(size) {
   let unit = 0;
   for (; size >= 1024 && unit < UNITS.length - 1; unit += 1) size /= 1024;
   return `${unit ? size.toFixed(1) : Math.round(size)} ${UNITS[unit]}`;
 }
 
-/** @param {number} seconds @returns {string} a time span for people: "4 min" */
+/** @param {number} seconds @returns {string} a time span in its largest unit: "4 min" */
 export function age(seconds) {
   for (const [size, unit] of /** @type {[number, string][]} */ ([[86400, "d"], [3600, "h"], [60, "min"]])) {
     if (seconds >= size) return `${Math.floor(seconds / size)} ${unit}`;
@@ -31,7 +31,7 @@ export function age(seconds) {
   return `${Math.max(Math.round(seconds), 0)} s`;
 }
 
-/** @param {number} value @returns {string} six digits of a number, at most */
+/** @param {number} value @returns {string} a number with at most six digits */
 export function brief(value) {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
@@ -39,31 +39,36 @@ export function brief(value) {
   return size >= 1e6 || (size < 1e-4 && size > 0) ? value.toExponential(3) : String(Number(value.toPrecision(6)));
 }
 
-/** @param {Row} row @returns {[string, string]} a sign for an owner's state, and the word for it */
+/** @param {Row} row @returns {[string, string]} a sign for the owner's state, and its description */
 export function life(row) {
   if (row.state === "damaged") return ["!", "damaged"];
   if (row.lifetime === "keep") return ["◆", row.alive ? "kept, its owner runs" : "kept"];
   return row.alive ? ["●", "its owner runs"] : ["○", "its owner has ended"];
 }
 
-/** @param {Row} row @returns {string} how many have it attached, and who: "3: here, plot +1" */
+/** @param {Row} row @returns {string} number and names of the holders: "3: here, plot +1" */
 export function holders(row) {
   if (!row.count) return "0";
-  const some = row.attached.slice(0, 2).map((one) => one.replace(/ \(\d+\)$/, ""));
+  const some = row.attached.slice(0, 2).map((label) => label.replace(/ \(\d+\)$/, ""));
   return `${row.count}: ${some.join(", ")}${row.count > some.length ? ` +${row.count - some.length}` : ""}`;
 }
 
-/** @param {Row} row @returns {string} all that a narrow table leaves out: "from a.ipynb, process 7 · attached by a (7)" */
+/** @param {Row} row @returns {string} all holders in a sentence: "this notebook, plot (8) and 3 more" */
+export function holding(row) {
+  const labels = row.attached.map((label) => label.replace(/^here \(\d+\)$/, "this notebook"));
+  return `${labels.join(", ")}${row.count > labels.length ? ` and ${row.count - labels.length} more` : ""}`;
+}
+
+/** @param {Row} row @returns {string} what a narrow table leaves out: "made by a.ipynb, process 7 · attached by a (7)" */
 export function people(row) {
-  const more = row.count > row.attached.length ? ` and ${row.count - row.attached.length} more` : "";
   return [
-    row.mine ? "from here" : `from ${row.owner}${row.pid ? `, process ${row.pid}` : ""}${row.alive || row.kind === "file" ? "" : " (ended)"}`,
-    row.count ? `attached by ${row.attached.join(", ")}${more}` : "attached by nobody",
+    row.mine ? "made by this notebook" : `made by ${row.owner}${row.pid ? `, process ${row.pid}` : ""}${row.alive || row.kind === "file" ? "" : " (ended)"}`,
+    row.count ? `attached by ${holding(row)}` : "attached by nobody",
     row.version == null ? "" : `version ${row.version}`,
   ].filter(Boolean).join(" · ");
 }
 
-const collator = new Intl.Collator(undefined, { numeric: true }); // a thousand rows are sorted in a moment
+const collator = new Intl.Collator(undefined, { numeric: true }); // faster than localeCompare
 
 /** @type {Record<string, (row: Row) => string | number>} */
 const ORDER = {
@@ -87,7 +92,7 @@ export function by(column, down) {
   };
 }
 
-/** @param {Row} row @param {string} wanted @returns {boolean} whether every word is somewhere in the row */
+/** @param {Row} row @param {string} wanted @returns {boolean} whether the row contains every word */
 export function matches(row, wanted) {
   const text = [row.name, row.kind, row.type, row.owner, row.state, row.lifetime].join(" ").toLowerCase();
   return wanted.toLowerCase().split(/\s+/).every((word) => text.includes(word));
