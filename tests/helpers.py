@@ -64,6 +64,16 @@ def without_collector():
         gc.enable()
 
 
+def repeat(act, *, done=bool):
+    """Act again and again, until a signal's error ends it; or until `done`, for where Python swallows errors.
+
+    It is a function because Python 3.13.0 does not count the jump at the end of a loop as part of a `try` statement
+    that ends with the loop: an error that a signal raises there is not caught.
+    """
+    while not done():
+        act()
+
+
 def until(condition, what):
     """Return what `condition` returns as soon as that is true; only for what the OS sends no event for."""
     deadline = time.monotonic() + PATIENCE

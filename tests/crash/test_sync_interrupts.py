@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.sync import inotify, sync_file
-from tests.helpers import Child, without_collector
+from tests.helpers import Child, repeat, without_collector
 
 ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "60"))
 attached = {}
@@ -188,8 +188,7 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
                 came.clear()
                 try:
                     signal.setitimer(signal.ITIMER_REAL, 1e-5 + longest * chance.random())
-                    while not came:  # where Python swallows the error: in a destructor
-                        operation()
+                    repeat(operation, done=lambda: came)  # a destructor swallows the error
                 except KeyboardInterrupt as error:
                     kept[:] = [*kept[-5:], error]  # as IPython keeps tracebacks, and they the frames
                 if operation in (explicitly, in_a_stack):

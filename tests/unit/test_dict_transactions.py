@@ -14,7 +14,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.kinds.dicts import writer_lock
-from tests.helpers import PATIENCE, Child, python, until, without_collector
+from tests.helpers import PATIENCE, Child, python, repeat, until, without_collector
 
 ROUNDS = 300
 LONGEST = 3e-4  # seconds until a signal
@@ -377,10 +377,10 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_dict_that_all_can_write():
             for turn in range(ROUNDS):
                 act = acts[turn % len(acts)]
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random())
-                    while True:
-                        act()
+                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random(), 1)  # again, if swallowed
+                    repeat(act)
                 except KeyboardInterrupt as error:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
                     kept[:] = [*kept[-20:], error]  # as a notebook keeps tracebacks, and they the frames
                 seen = x.to_dict()
                 assert seen["a"] == seen["b"]

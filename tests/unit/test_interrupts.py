@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from shmkernel._core.interrupts import Guard, Holding, entry_of
-from tests.helpers import without_collector
+from tests.helpers import repeat, without_collector
 from tests.unit.test_fork import forked
 
 pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that strikes here
@@ -51,8 +51,7 @@ def interrupted():
         for _ in range(ROUNDS):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random(), 1)  # again, if swallowed
-                while True:
-                    act()
+                repeat(act)
             except KeyboardInterrupt as error:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 kept[:] = [*kept[-20:], error]
