@@ -150,11 +150,13 @@ def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record
         As `check_free` says.
     """
     with locked():
+        taken = set()
         for _, new in drafts:
             inode = inode_at(new.name)
             if inode is not None:
+                taken.add(new.name)
                 _clear(inode)
-        old = [check_free(new.name, may_replace) for _, new in drafts]
+        old = [check_free(new.name, may_replace) if new.name in taken else None for _, new in drafts]
         fresh = [(fd, new) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is None]
         renamed = [(fd, new, replaced) for (fd, new), replaced in zip(drafts, old, strict=True) if replaced is not None]
         try:  # every step that can fail comes before the first rename

@@ -147,7 +147,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
         variables.check_free(space, name, name, _other_name(args, name, space.get(name)))
     if _is_done(args, name, value):
         return _Wish(name, value)
-    staging.check(name, *terms)
+    taken = staging.check(name, *terms)
     options = {
         "shape": lengths(args.shape) if args.shape else None,
         "dtype": args.dtype,
@@ -159,7 +159,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     wanted = args.kind or (args.items and "list") or (args.empty and "dict")
     kind, plan = kinds.planned(name, value, options, wanted)
     private = variables.watch(space.get(name))
-    return _Wish(name, None, kind, plan, _earlier(name), private)
+    return _Wish(name, None, kind, plan, _earlier(name) if taken else "", private)
 
 
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
@@ -202,7 +202,7 @@ def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
         while wishes:
             name, _, kind, plan, *_ = wishes.pop(0)
             if kind and plan:
-                made.append(staging.make(name, kind, plan, *terms))
+                made.append(staging.make(name, kind, plan, terms.mode, terms.lifetime))
     except BaseException:
         staging.discard(made)
         made.clear()  # an interrupt's traceback keeps this frame

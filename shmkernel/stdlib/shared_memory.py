@@ -155,9 +155,8 @@ class SharedMemory:
             self._name = posix or _make_filename()
             name = paths.called(_path(self._name))
             try:
-                staging.name_all(
-                    [staging.make(name, kind, plan, "r+", lifetime, replace=False, view=view)], replace=False
-                )
+                staging.check(name, "r+", lifetime, replace=False)
+                staging.name_all([staging.make(name, kind, plan, "r+", lifetime, view)], replace=False)
             except TakenError as error:
                 self.close()
                 if posix:

@@ -87,7 +87,8 @@ def load(
             guess = kinds.for_path(source) or kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
         reader = kinds.named(kind) if kind else guess
         plan = reader.load(name, source)
-        (shared,) = staging.name_all([staging.make(name, reader, plan, mode, lifetime, replace)], replace)
+        staging.check(name, mode, lifetime, replace)
+        (shared,) = staging.name_all([staging.make(name, reader, plan, mode, lifetime)], replace)
     except OSError as error:
         raise _failed(name, source, error) from None
     return shared

@@ -44,7 +44,8 @@ def draft(
     """Make a segment that only lacks its name; `name_all` or `discard` it."""
     paths.path_of(name)
     maker, plan = kinds.planned(name, value, options, kind)
-    return make(name, maker, plan, mode, lifetime, replace)
+    check(name, mode, lifetime, replace)
+    return make(name, maker, plan, mode, lifetime)
 
 
 def make(
@@ -53,13 +54,11 @@ def make(
     plan: kinds.Plan,
     mode: str,
     lifetime: str,
-    replace: Replace,
     view: attachments.View | None = None,
 ) -> Draft:
-    """Carry out a kind's plan; `view` makes what is handed out, by default what `attach` would."""
+    """Carry out a kind's plan after `check`; `view` makes what is handed out, by default what `attach` would."""
     path = paths.path_of(name)
     with room_for(name):
-        check(name, mode, lifetime, replace)
         session = registry.begin()
         fd = segment_file.blank(paths.folder())
         try:
@@ -135,13 +134,18 @@ def _home(status: os.stat_result) -> str:
     return paths.runtime("dicts", str(status.st_ino))
 
 
-def check(name: str, mode: str, lifetime: str, replace: Replace) -> None:
-    """Raise what `make` would raise before it allocates anything."""
+def check(name: str, mode: str, lifetime: str, replace: Replace) -> bool:
+    """Raise what can be known before anything is allocated. Return whether the name is taken, by what may be replaced.
+
+    `name_all` looks again under the lock. So a name that is free now is not locked here.
+    """
     paths.path_of(name)
     segment_file.check_mode(mode)
     check_lifetime(lifetime)
-    with registry.locked():
-        registry.check_free(name, _may_replace(replace))
+    if registry.inode_at(name) is None:
+        return False
+    with room_for(name), registry.locked():
+        return registry.check_free(name, _may_replace(replace)) is not None
 
 
 def damaged(name: str, why: object) -> DamagedError:
