@@ -10,6 +10,7 @@ from shmkernel import render
 from shmkernel._core import capacity, registry
 from shmkernel.errors import ArgumentError, NotFoundError
 from shmkernel.notebook import locking, sharing
+from shmkernel.verbs import attachments
 from shmkernel.workspace import actions, variables
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Delete the variables that are the segment's array, and say what still holds the memory."""
     for name in args.names:
         if not actions.attached(name):
-            one = variables.origin(args.scope.get(name))
+            one = attachments.given(args.scope.get(name))
             hint = f"Your {name} is {one.name}: %shm_close {one.name}" if one else "What is: %shm_list"
             raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
     for name in args.names:
@@ -141,7 +142,7 @@ def _remark(magics: ShmMagics, one: Info) -> str:
     variable = magics.workspace.bound.get(one.name, one.name if one.mine else "")
     if variable not in magics.workspace.space:
         return ""
-    now = variables.origin(magics.workspace.space[variable])
+    now = attachments.given(magics.workspace.space[variable])
     if now is not None and now.name == one.name:
         return ""
     back = f"%shm_create {variable}" if one.mine and variable == one.name else f"%shm_attach {one.name} --overwrite"

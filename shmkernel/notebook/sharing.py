@@ -22,7 +22,7 @@ from shmkernel import kinds, render
 from shmkernel._core import paths, records, registry
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.notebook.parsing import evaluate, lengths, literal, number, size
-from shmkernel.verbs import staging
+from shmkernel.verbs import attachments, listing, staging
 from shmkernel.workspace import actions, variables
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     for wish, value in zip(told, values, strict=True):
         if variables.is_variable(wish.name):
             magics.workspace.bind(args.scope, wish.name, value, wish.name, read=_is_variable(args))
-        print(_made(args, wish) if wish.kind else _done(args, wish))
+        print(_made(args, wish, value) if wish.kind else _done(args, wish))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -180,7 +180,7 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
 
 def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
     """Say whether the value is that very segment, as it is asked for."""
-    one = variables.origin(value)
+    one = attachments.given(value)
     if one is None or one.name != name or one.key[1] != registry.inode_at(name):
         return False
     if (args.replace and not shm.info(name).mine) or (args.kind or one.kind) != one.kind:
@@ -216,8 +216,8 @@ def _is_variable(args: argparse.Namespace) -> bool:
     return args.expression is None and args.items is None and not (args.shape or args.size or args.empty)
 
 
-def _made(args: argparse.Namespace, wish: _Wish) -> str:
-    one, remarks = shm.info(wish.name), wish.before
+def _made(args: argparse.Namespace, wish: _Wish, value: object) -> str:
+    one, remarks = listing.of_value(wish.name, value), wish.before
     keepers = variables.left(args.scope, wish.private)
     if keepers and keepers != args.expression:
         which = "The earlier one" if variables.is_shared(wish.private) else "Its private copy"

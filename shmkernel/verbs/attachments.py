@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from shmkernel import kinds
 from shmkernel._core import fork, interrupts, paths, records, registry
@@ -52,7 +52,21 @@ class Attachment(weakref.ref["mmap.mmap"]):
     record: records.Record | None
     size: int
     start: int  # the address, once it was asked for
-    value: weakref.ref[Any]
+    value: _Given
+
+
+class _Given(weakref.ref[Any]):
+    """Refers to an object that was given out. So its attachment is found by the object, among the references to it."""
+
+    __slots__ = ("attachment",)
+
+    attachment: Attachment | None
+
+    def __init__(self, value: object, attachment: Attachment) -> None:  # noqa: ARG002  __new__ takes the value
+        self.attachment = attachment
+
+    def __new__(cls, value: object, attachment: Attachment) -> Self:  # noqa: ARG004  __init__ notes it
+        return super().__new__(cls, value)
 
 
 def get(status: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
@@ -73,7 +87,7 @@ def intact(attachment: Attachment) -> Any:  # noqa: ANN401
     fresh = kinds.named(attachment.kind).open(mapping, attachment.path, attachment.key[2])
     with guard:
         if attachment.value() is value:  # another thread may have been here
-            attachment.value, attachment.form = weakref.ref(fresh), _form(fresh)
+            attachment.value, attachment.form = _Given(fresh, attachment), _form(fresh)
     return attachment.value()
 
 
@@ -128,7 +142,7 @@ def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attac
     # a store is mapped in part, the rest of it lies elsewhere
     made.size = len(mapping) if len(mapping) == status.st_size else registry.size(status)
     made.start = -1
-    made.value, made.form = weakref.ref(value), _form(value)
+    made.value, made.form = _Given(value, made), _form(value)
     _known[made.path] = None
     while len(_known) > _KNOWN:
         _known.pop(next(iter(_known)), None)
@@ -145,9 +159,15 @@ def set_lifetime(inode: int, lifetime: str) -> None:
 
 def of(mapping: mmap.mmap | None) -> Attachment | None:
     """Return what is known of a mapping."""
-    return (
-        next((attachment for attachment in alive() if attachment() is mapping), None) if mapping is not None else None
-    )
+    return next((ref for ref in weakref.getweakrefs(mapping) if isinstance(ref, Attachment)), None)
+
+
+def given(value: object) -> Attachment | None:
+    """Return the segment that was given out as this very object, if it is one of the present folder."""
+    found = next((ref.attachment for ref in weakref.getweakrefs(value) if type(ref) is _Given), None)
+    if found is None or found() is None or os.path.dirname(found.path) != paths.folder():
+        return None
+    return found
 
 
 def alive() -> list[Attachment]:
@@ -185,6 +205,7 @@ def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_final
             del _open[attachment.key]
         else:
             _closed.pop(id(attachment), None)
+    attachment.value.attachment = None  # they refer to each other
     if attachment.last_unlinks:
         registry.unlink_unused(attachment.key[1])
 

@@ -129,6 +129,29 @@ def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
     return rows
 
 
+def of_value(name: str, value: object) -> Info:
+    """Return what is known of a segment that this process has just attached, without a look at its files.
+
+    It does not ask who else has it: ``attached`` is empty. What cannot be known so, `info` tells.
+    """
+    attachment = attachments.given(value)
+    mapping, record = (attachment(), attachment.record) if attachment else (None, None)
+    if attachment is None or mapping is None or record is None or kinds.keeps(reader := kinds.named(attachment.kind)):
+        return info(name)
+    try:
+        what = reader.describe(mapping[: kinds.HEAD], attachment.size)
+    except ValueError:  # damaged since
+        return info(name)
+    mine = sessions.mine()
+    own = bool(mine and record.owner == mine.id)
+    return Info(
+        name=attachment.name, kind=attachment.kind, type=what.text, size=attachment.size,
+        owner=record.label, owner_alive=own or sessions.alive(record.owner), owner_pid=None, mine=own,
+        attached=(), elsewhere=False, lifetime=record.lifetime, created=record.created, path=attachment.path,
+        dtype=what.dtype, shape=what.shape, order=what.order,
+    )  # fmt: skip
+
+
 def holders(attachment: attachments.Attachment) -> tuple[Holder, ...]:
     """Return the processes that have this mapping's memory attached, this one first, even if its name is gone."""
     return _Now().sharers(attachment)

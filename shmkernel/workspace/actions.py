@@ -12,7 +12,7 @@ import shmkernel as shm
 from shmkernel import render
 from shmkernel._core import capacity, paths, registry, segment_file
 from shmkernel.errors import ArgumentError
-from shmkernel.verbs import attachments
+from shmkernel.verbs import attachments, listing
 from shmkernel.workspace import variables
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, valu
     again, before = "", None
     if (now := scope.target(variable).get(variable)) is value:
         again = " (already attached)"
-    elif variables.origin(now):
+    elif now is not None and attachments.given(now):
         before = variables.watch(now)
     del now
     workspace.bind(scope, variable, value, name)
-    info = shm.info(name)
+    info = listing.of_value(name, value)
     title = name if variable == name else f"{variable} = {name}"
     line = f"{title}: {render.what(info)}, from {render.source(info)}, {_ACCESS[mode]}{again}{scope.remark(variable)}"
     if before is None or before() is variables.foundation(value) or not (keepers := variables.left(scope, before)):

@@ -32,16 +32,11 @@ def is_variable(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name)
 
 
-def origin(value: object) -> attachments.Attachment | None:
-    """Return the attachment whose value is this object, if there is one."""
-    return next((attachment for attachment in attachments.everything() if attachment.value() is value), None)
-
-
 def check_free(space: Mapping[str, Any], variable: str, name: str, cure: str) -> None:
     """Raise ArgumentError if the variable exists and is not a value of a segment of this name, present or earlier."""
     if variable not in space:
         return
-    attachment = origin(space[variable])
+    attachment = attachments.given(space[variable])
     if attachment is None or attachment.name != name:
         message = f"your variable {variable} is something else ({kinds.a_type(space[variable])}). {cure}"
         raise ArgumentError(message, name=name, variable=variable)
