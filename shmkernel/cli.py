@@ -8,14 +8,13 @@ import inspect
 import io
 import json
 import os
-import re
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shmkernel as shm
-from shmkernel import render
+from shmkernel import errors, render
 from shmkernel._core import capacity, counts, paths, records, registry, segment_file, sessions
-from shmkernel.errors import ShmError, UnsupportedError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -92,7 +91,10 @@ def _list(args: Namespace) -> None:
       state           "", or "damaged"; then "type" gives the reason
     """
     rows = shm.list()
-    print(_json(rows) if args.json else _as_typed_here(render.table(rows)))
+    if rows or args.json:
+        print(_json(rows) if args.json else render.table(rows))
+    else:
+        print(f"{render.nothing()}. In a notebook: %shm_create NAME")
 
 
 @_command("info", _NAMES, _JSON)
@@ -102,7 +104,7 @@ def _info(args: Namespace) -> None:
     --json prints the same objects as "shmkernel list --json".
     """
     rows = [shm.info(name) for name in args.name]
-    print(_json(rows) if args.json else _as_typed_here("\n\n".join(map(render.card, rows))))
+    print(_json(rows) if args.json else "\n\n".join(map(render.card, rows)))
 
 
 @_command("watch", _SHOWN, _EVERY)
@@ -119,7 +121,7 @@ def _watch(args: Namespace) -> None:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("rich"):
             raise
-        raise UnsupportedError('shmkernel watch needs rich: pip install "shmkernel[terminal]"') from None
+        raise errors.UnsupportedError('shmkernel watch needs rich: pip install "shmkernel[terminal]"') from None
     watch(args.name, args.every)
 
 
@@ -212,7 +214,7 @@ def _doctor(_: Namespace) -> int:
     """
     findings = shm.doctor()
     for level, text, cure in findings:
-        print(_as_typed_here(f"{level:4}  {text}" + (f"\n      {cure}" if cure else "")))
+        print(f"{level:4}  {text}" + (f"\n      {cure}" if cure else ""))
     return _ERROR if any(finding.level == "fail" for finding in findings) else 0
 
 
@@ -260,7 +262,8 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Return 0, or 1 after an error; raise SystemExit(2) for wrong arguments."""
-    written = _open_output()
+    written, before = _open_output(), errors.word
+    errors.word = in_shell
     try:
         try:
             status = _run(argv)
@@ -275,6 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _discard_output()
         return _complain(f"cannot write what there is to say: {error.strerror or error}")
+    finally:
+        errors.word = before
     if not written:
         return _complain("cannot write what there is to say: standard output is closed")
     return status
@@ -284,8 +289,8 @@ def _run(argv: Sequence[str] | None) -> int:
     args = argument_parser().parse_args(argv)
     try:
         status: int | None = args.run(args)
-    except ShmError as error:
-        return _complain(_as_typed_here(error.message))
+    except errors.ShmError as error:
+        return _complain(error.message)
     except OSError as error:
         if error.filename is None:  # from writing to standard output
             raise
@@ -317,16 +322,31 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _as_typed_here(text: str) -> str:
-    """Replace the magics in a message by commands, where there is such a command.
+def in_shell(cure: errors.Cure) -> str:
+    """Word a cure as a command, or as nothing where no command does it.
 
     Examples
     --------
-    >>> _as_typed_here("Inspect: %shm_info x. Live names: %shm_list. Share another: %shm_create y")
-    'Inspect: shmkernel info x. Live names: shmkernel list. Share another: %shm_create y'
+    >>> in_shell(errors.Cure("Remove it", "unlink", "/a b")), in_shell(errors.Cure("To write", "attach", "x"))
+    ("shmkernel unlink '/a b'", '')
     """
-    text = text.replace("%shm_help", "shmkernel --help")
-    return re.sub(rf"%shm_(?=(?:{'|'.join(_commands)})\b)", "shmkernel ", text)
+    flags = [f"--{name}" if value is True else f"--{name} {value}" for name, value in cure.options.items()]
+    if not cure.verb:
+        return " ".join(flags)
+    if cure.verb == "help":
+        return "shmkernel --help"
+    _, known = _commands.get(cure.verb, (None, None))
+    if known is None or not {f"--{name}" for name in cure.options} <= {one.flag for one in known}:
+        return ""
+    return " ".join(["shmkernel", cure.verb, *map(_quoted, cure.arguments), *flags])
+
+
+def _quoted(value: object) -> str:
+    """Quote a word for the shell; what cannot be typed is written in escapes, as bash, zsh and ksh read them."""
+    text = str(value)
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + "'"
 
 
 def _json(rows: Sequence[Info]) -> str:

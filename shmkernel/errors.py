@@ -2,12 +2,21 @@
 
 Each one is also the builtin that a user of files or dicts would catch, carries its facts as attributes
 so that code need not parse text, and survives pickling on its way out of a worker process.
+
+What to do next is data as well: `Cure`. It becomes text where the error is shown, in the words of that place: a
+call in Python, a magic in a notebook, a command in a shell. `word` makes that text. The default makes Python; the
+magics replace it while they are loaded, the command line while it runs.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
 
 __all__ = [
     "AbandonedError",
@@ -28,44 +37,111 @@ __all__ = [
 ]
 
 
+class Cure:
+    """What to do next: a verb of shmkernel with its arguments, and the words that lead to it.
+
+    Without a verb it is an option, to repeat with it the call that failed. ``str`` gives the text for the place where
+    the user is, or nothing where that verb does not exist: the command line cannot attach.
+
+    Examples
+    --------
+    >>> print(Cure("Remove it", "unlink", "x"))
+    Remove it: shm.unlink('x')
+    >>> print(Cure("To replace it", replace=True))
+    To replace it: replace=True
+    """
+
+    def __init__(self, lead: str, verb: str = "", *arguments: object, **options: object) -> None:
+        self.lead = lead
+        self.verb = verb
+        self.arguments = arguments
+        self.options = options
+
+    def __str__(self) -> str:
+        text = word(self)
+        return f"{self.lead}: {text}" if text and self.lead else text
+
+
+def in_python(cure: Cure) -> str:
+    """Word a cure as a call; `word` is this one by default.
+
+    Examples
+    --------
+    >>> in_python(Cure("To write", "attach", "x", mode="r+")), in_python(Cure("Share it", "create", "x"))
+    ("shm.attach('x', mode='r+')", "shm.create('x', x)")
+    """
+    if cure.verb == "help":
+        return "help(shm)"
+    given = [*map(repr, cure.arguments), *(f"{name}={value!r}" for name, value in cure.options.items())]
+    if cure.verb == "create" and not cure.options:  # of the variable of that name, as in a notebook
+        given += map(str, cure.arguments)
+    return f"shm.{cure.verb}({', '.join(given)})" if cure.verb else ", ".join(given)
+
+
+word: Callable[[Cure], str] = in_python  # a notebook and the command line set their own
+
+
 class ShmError(Exception):
     """What all errors of shmkernel have in common: a sentence, the name it is about, the facts.
 
+    The text says what to run next, as it is written where it is shown: ``shm.unlink('x')`` in Python, ``%shm_unlink x``
+    in a notebook that has loaded the magics, ``shmkernel unlink x`` on the command line.
+
     Parameters
     ----------
-    message : str
-        What happened, to which name, and what to run next, in one line.
+    what : str
+        What happened, and to which name.
+    *cures : Cure
+        What to run next.
     name : str, optional
         The segment concerned.
     **facts
         Whatever a program needs to decide what to do; each becomes an attribute.
 
+    Attributes
+    ----------
+    message : str
+        The whole text in one line: what happened, and what to run next.
+
     Examples
     --------
     >>> import pickle
-    >>> error = NotFoundError("no segment named 'x'", name="x")
+    >>> error = NotFoundError("no segment named 'x'", Cure("All names", "list"), name="x")
     >>> error.name, isinstance(error, FileNotFoundError), isinstance(error, KeyError)
     ('x', True, True)
     >>> str(pickle.loads(pickle.dumps(error)))
-    "no segment named 'x'"
+    "no segment named 'x'. All names: shm.list()"
     """
 
-    def __init__(self, message: str, *, name: str | None = None, **facts: object) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, what: str, *cures: Cure, name: str | None = None, **facts: object) -> None:
+        self.what = what
+        self.cures = cures
         self.name = name
         self.facts = facts
+        super().__init__(self.message)
         vars(self).update(facts)
+
+    @property
+    def message(self) -> str:
+        """The text, in the words of the place where it is read."""
+        texts = [self.what, *filter(None, map(str, self.cures))]
+        return " ".join([*(text if text.endswith(("?", ".")) else f"{text}." for text in texts[:-1]), texts[-1]])
 
     def __str__(self) -> str:
         return self.message  # KeyError would show its repr, OSError its errno
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.name, self.facts)
+        return _rebuild, (type(self), self.what, self.cures, self.name, self.facts)
+
+    def reworded(self, what: str, *more: Cure, **facts: object) -> Self:
+        """Make the same error with another text; the cures stay, and `more` follow."""
+        return type(self)(what, *self.cures, *more, name=self.name, **{**self.facts, **facts})
 
 
-def _rebuild(cls: type[ShmError], message: str, name: str | None, facts: dict[str, object]) -> ShmError:
-    return cls(message, name=name, **facts)
+def _rebuild(
+    cls: type[ShmError], what: str, cures: tuple[Cure, ...], name: str | None, facts: dict[str, object]
+) -> ShmError:
+    return cls(what, *cures, name=name, **facts)
 
 
 class _FileError(ShmError, OSError):
@@ -73,8 +149,8 @@ class _FileError(ShmError, OSError):
 
     code: int
 
-    def __init__(self, message: str, *, name: str | None = None, **facts: object) -> None:
-        super().__init__(message, name=name, **facts)
+    def __init__(self, what: str, *cures: Cure, name: str | None = None, **facts: object) -> None:
+        super().__init__(what, *cures, name=name, **facts)
         self.errno = self.code
 
 
@@ -114,8 +190,8 @@ class LimitError(_FileError):
 
     code = errno.EMFILE
 
-    def __init__(self, message: str, *, name: str | None = None, errno: int = code, **facts: object) -> None:
-        super().__init__(message, name=name, errno=errno, **facts)
+    def __init__(self, what: str, *cures: Cure, name: str | None = None, errno: int = code, **facts: object) -> None:
+        super().__init__(what, *cures, name=name, errno=errno, **facts)
         self.errno = errno
 
 

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shmkernel._core import capacity, paths
+from shmkernel.errors import Cure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,6 @@ _LIFETIMES = {
     "attached": "until the last process lets go of it",
     "keep": "until somebody unlinks it",
 }
-NOTHING = "Nothing is shared yet. Share a variable: %shm_create NAME. More: %shm_help"
 
 
 def age(seconds: float) -> str:
@@ -79,24 +79,33 @@ def source(segment: Info) -> str:
 
 
 def note(segment: Info) -> str:
-    """Say what is unusual about a segment, and which magic helps."""
-    name = segment.name
+    """Say what is unusual about a segment, and what to run then."""
     if segment.state == "replaced":
-        return f"replaced: %shm_attach {name}"
+        return _then("replaced", "attach", segment)
     if segment.state == "unlinked":
         others = [holder for holder in segment.attached if holder.pid != os.getpid()]
         why = "unlinked" if segment.owner_alive else "owner ended"
         if not others:
-            return f"{why}, only here: %shm_keep {name}"
+            return _then(f"{why}, only here", "keep", segment)
         verb = "has" if len(others) == 1 else "have"
-        return f"{why}, {people(others, shown=_SHOWN)} {verb} it too. To share a copy: %shm_keep {name}"
-    return f"damaged: %shm_unlink {name}" if segment.state == "damaged" else ""
+        return _then(f"{why}, {people(others, shown=_SHOWN)} {verb} it too. To share a copy", "keep", segment)
+    return _then("damaged", "unlink", segment) if segment.state == "damaged" else ""
+
+
+def _then(what: str, verb: str, segment: Info) -> str:
+    return str(Cure(what, verb, segment.name)) or what
+
+
+def nothing() -> str:
+    """Say that there is no segment, and how to make one."""
+    cures = Cure("Share a variable", "create", "NAME"), Cure("More", "help")
+    return ". ".join(filter(None, ["Nothing is shared yet", *map(str, cures)]))
 
 
 def table(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None) -> str:
     """Lay out the first `most` segments as a table in plain text. `notes` maps names to remarks."""
     if not rows:
-        return NOTHING
+        return nothing()
     head, cells = _cells(rows[:most], notes or {})
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     lines = [
@@ -112,7 +121,7 @@ def table(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most:
 def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None) -> str:
     """Lay out the first `most` segments as a table in HTML. `notes` maps names to remarks."""
     if not rows:
-        return f"<div>{html.escape(NOTHING)}</div>"
+        return f"<div>{html.escape(nothing())}</div>"
     head, cells = _cells(rows[:most], notes or {})
 
     def line(tag: str, texts: Iterable[str]) -> str:
@@ -181,7 +190,7 @@ class Rows(list["Info"]):
 def _others(rows: Sequence[Info], most: int | None) -> list[str]:
     if most is None or len(rows) <= most:
         return []
-    return [f"Only the first {most} are shown. For the others: rows = %shm_list, then rows[{most}:{2 * most}]"]
+    return [f"Only the first {most} are shown. For the others: rows = {Cure('', 'list')}, then rows[{most}:{2 * most}]"]
 
 
 def _cells(rows: Sequence[Info], notes: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:

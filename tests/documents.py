@@ -31,6 +31,7 @@ from sybil.parsers.markdown import SkipParser
 from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 from traitlets.config import Config
 
+from shmkernel import errors
 from tests.helpers import PATIENCE, lacking, left, until
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +154,7 @@ def _setup(namespace):
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("SHMKERNEL_DIR", folder)
     patch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
+    patch.setattr(errors, "word", errors.in_python)  # the magics set it
     stack.enter_context(chdir(stack.enter_context(tempfile.TemporaryDirectory())))
 
 

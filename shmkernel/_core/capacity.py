@@ -15,7 +15,7 @@ import time
 from typing import NamedTuple
 
 from shmkernel._core import cgroups, paths
-from shmkernel.errors import FullError, LimitError
+from shmkernel.errors import Cure, FullError, LimitError
 
 _KIB = 1024
 _TMPFS_MAGIC, _RAMFS_MAGIC = 0x01021994, 0x858458F6
@@ -161,10 +161,10 @@ def no_mapping(name: str, size: int, error: OSError) -> OSError:
         message = f"{name!r} needs a mapping, and this process has all {most} that it may have. {cure}"
         return LimitError(message, name=name, errno=errno.ENOMEM, limit="vm.max_map_count", allowed=int(most))
     message = (
-        f"{name!r} needs {human(size)} of addresses, and this process has no more of them: it has too much mapped. "
-        "Let go of some: del x, shm.close(name)"
+        f"{name!r} needs {human(size)} of addresses, and this process has no more of them. "
+        "Delete variables and close segments that it does not need"
     )
-    return LimitError(message, name=name, errno=errno.ENOMEM, limit="addresses")
+    return LimitError(message, Cure("What there is", "list"), name=name, errno=errno.ENOMEM, limit="addresses")
 
 
 def _limited(name: str, what: str, limit: str) -> LimitError:

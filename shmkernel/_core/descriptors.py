@@ -64,7 +64,7 @@ def ran_out(error: OSError, name: str | None = None) -> OSError:
         message = f"{subject}oo many open files on this machine. It may have more: sudo sysctl fs.file-max=1000000"
         return LimitError(message, name=name, errno=errno.ENFILE, limit="fs.file-max")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    cure = "Let go of some: del x, shm.close(name)"
+    cure = "Delete variables and close segments that it does not need"
     if soft < hard:
         call = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({hard}, {hard}))"
         cure = f"It may have {hard}: {call}, or before it starts ulimit -n {hard}"

@@ -26,7 +26,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from shmkernel._core import descriptors, segment_file
-from shmkernel.errors import WatchdogError
+from shmkernel.errors import Cure, WatchdogError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,8 @@ def start(arguments: list[str], lock: int) -> int:
     cure = " A frozen program has to bring shmkernel's .py files." if getattr(sys, "frozen", False) else ""
     raise WatchdogError(
         f"the watchdog of this session did not start: {why}.{cure} "
-        "Without it segments would outlive this process, so none was made. More: %shm_doctor"
+        "Without it segments would outlive this process, so none was made",
+        Cure("More", "doctor"),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from shmkernel._core import descriptors
 from shmkernel._core.imports import importing
-from shmkernel.errors import ArgumentError, FolderError, FullError
+from shmkernel.errors import ArgumentError, Cure, FolderError, FullError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -170,5 +170,5 @@ def no_folder(error: OSError, path: str) -> OSError:
     if error.errno in (errno.EMFILE, errno.ENFILE):  # a limit of the process or machine
         return descriptors.ran_out(error)
     kind = FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FolderError
-    cure = "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
-    return kind(f"{path} cannot hold segments: {error.strerror}. {cure}", path=path)
+    message = f"{path} cannot hold segments: {error.strerror}. Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
+    return kind(message, Cure("More", "doctor"), path=path)

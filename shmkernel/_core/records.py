@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel._core import capacity, folders, identity, paths, sessions
-from shmkernel.errors import RefusedError
+from shmkernel.errors import Cure, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,11 +101,9 @@ def confirm(name: str, status: os.stat_result) -> None:
     record = of(status)
     if not (record and _is_of(record, name)):
         what = f"that {record.name!r} has, too" if record else f"that has {status.st_nlink} names (hard links)"
-        message = (
-            f"{name!r} leads to a file {what}, so it is not trusted: {paths.path_of(name)}. "
-            f"Remove this name, the file stays: %shm_unlink {name}"
-        )
-        raise RefusedError(message, name=name, owner=status.st_uid)
+        message = f"{name!r} leads to a file {what}, so it is not trusted: {paths.path_of(name)}"
+        cure = Cure("Remove this name (the file stays)", "unlink", name)
+        raise RefusedError(message, cure, name=name, owner=status.st_uid)
 
 
 def _is_of(record: Record, name: str) -> bool:

@@ -17,7 +17,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from shmkernel._core import folders, names_lock, paths, records, segment_file, sessions
-from shmkernel.errors import RefusedError, TakenError
+from shmkernel.errors import Cure, RefusedError, TakenError
 from shmkernel.sync import sync_file
 
 if TYPE_CHECKING:
@@ -125,20 +125,15 @@ def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int |
         return inode if record else _NOBODYS
     mine = sessions.mine()
     if record and mine and record.owner == mine.id:
-        message = (
-            f"{name!r} is taken: it is shared by this process already: shm.attach({name!r}), or replace=True "
-            "(as a flag --replace; its readers keep the old values)"
-        )
-        raise TakenError(message, name=name, owner=record.label, mine=True)
+        message = f"{name!r} is taken: this process shares it already"
+        cures = Cure("Use it", "attach", name), Cure("Or replace it (its readers keep the old values)", replace=True)
+        raise TakenError(message, *cures, name=name, owner=record.label, mine=True)
     whose = "by a file of another program"
     if record:
         state = "kept" if record.lifetime == "keep" else "alive" if sessions.alive(record.owner) else "ended"
         whose = f"by {record.label} ({state})"
-    message = (
-        f"{name!r} is taken, {whose}. Use another name, or --replace (in Python replace=True; "
-        "its readers keep the old values)"
-    )
-    raise TakenError(message, name=name, owner=record.label if record else None, mine=False)
+    cure = Cure("Use another name, or replace it (its readers keep the old values)", replace=True)
+    raise TakenError(f"{name!r} is taken, {whose}", cure, name=name, owner=record.label if record else None, mine=False)
 
 
 def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record | None], bool]) -> None:

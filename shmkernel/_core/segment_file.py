@@ -17,12 +17,14 @@ import errno
 import fcntl
 import mmap
 import os
+import shlex
 import stat
 from typing import TYPE_CHECKING
 
 from shmkernel._core import capacity, descriptors, folders, fork, interrupts, paths
 from shmkernel.errors import (
     ArgumentError,
+    Cure,
     DamagedError,
     FolderError,
     LimitError,
@@ -64,9 +66,9 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
             raise
         message = (
             f"{folder} cannot hold segments: {error.strerror} (it asked for a nameless file, O_TMPFILE). "
-            "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
+            "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
         )
-        raise FolderError(message, path=folder) from None
+        raise FolderError(message, Cure("More", "doctor"), path=folder) from None
     fcntl.flock(fd, lock)
     return fd
 
@@ -174,7 +176,7 @@ def may_remove(path: str, status: os.stat_result) -> bool:
 def _check(status: os.stat_result, path: str, name: str) -> None:
     _check_owner(status, path, name)
     if not stat.S_ISREG(status.st_mode):
-        raise _damaged(path, name, "not a regular file")
+        raise _not_a_segment(path, name, "not a regular file")
 
 
 def _check_owner(status: os.stat_result, path: str, name: str) -> None:
@@ -195,24 +197,33 @@ def _open(path: str, flags: int, name: str) -> int:
     except PermissionError as error:
         status = folders.lstat(path)
         _check(status, path, name)
-        message = f"{name!r} may not be opened: {path} ({error.strerror}). Give yourself leave: chmod 600 {path}"
+        cure = f"Give yourself permission, in a terminal: chmod 600 {shlex.quote(path)}"
+        message = f"{name!r} may not be opened: {path} ({error.strerror}). {cure}"
         raise RefusedError(message, name=name, owner=status.st_uid) from None
     except OSError as error:
         what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.ENXIO: "a socket or device"}
         if error.errno not in what:
             raise
         _check_owner(folders.lstat(path), path, name)
-        raise _damaged(path, name, what[error.errno]) from None
+        raise _not_a_segment(path, name, what[error.errno]) from None
 
 
-def _damaged(path: str, name: str, what: str) -> DamagedError:
-    cure = f"rmdir {path}" if what == "a directory" else f"%shm_unlink {name}"
-    return DamagedError(f"{name!r} is no segment: {path} is {what}. Remove it: {cure}", name=name)
+def _not_a_segment(path: str, name: str, what: str) -> DamagedError:
+    message = f"{name!r} is not a segment: {path} is {what}"
+    if what == "a directory":
+        return DamagedError(f"{message}. Remove it, in a terminal: rmdir {shlex.quote(path)}", name=name)
+    return DamagedError(message, Cure("Remove it", "unlink", name), name=name)
+
+
+def damaged(name: str, why: object, where: str = "", **facts: object) -> DamagedError:
+    """Make the error for bytes that cannot be trusted."""
+    cures = Cure("Inspect it", "info", name), Cure("Remove it", "unlink", name)
+    return DamagedError(f"{name!r} is damaged{where}: {why}", *cures, name=name, why=str(why), **facts)
 
 
 def missing(name: str) -> NotFoundError:
     """Make the NotFoundError for a name; it proposes similar names."""
     posix = [f"/{name}"] if os.path.exists(f"{paths.folder()}/{name}") else []  # a name of the standard library
     similar = [*posix, *paths.near(name, paths.names())]
-    message = f"no segment named {name!r}.{paths.hint(similar)} Live names: %shm_list"
-    return NotFoundError(message, name=name, similar=similar)
+    message = f"no segment named {name!r}.{paths.hint(similar)}"
+    return NotFoundError(message, Cure("Live names", "list"), name=name, similar=similar)

@@ -182,7 +182,7 @@ def _cured(
 
     cure, expression = cures.propose(name.rpartition(".")[2], value, works)
     end = cure or "Shared are numpy arrays, numbers, bytes, flat lists, and dicts of such values"
-    return type(error)(f"{error.message}. {end}", name=error.name, **error.facts, expression=expression)
+    return error.reworded(f"{error.what}. {end}", expression=expression)
 
 
 def _is_item(value: object) -> bool:

@@ -104,7 +104,7 @@ class Array:
         try:
             layout = decode(start, size)
         except ValueError as error:
-            message = f"{path} cannot be loaded: {error}. A .npy file is what numpy.save and %shm_save write"
+            message = f"{path} cannot be loaded: {error}. It has to be a .npy file, as numpy.save writes it"
             raise DamagedError(message, name=name, path=path) from None
         head = encode(layout.shape, layout.dtype, layout.order)
         size = len(head) + layout.nbytes

@@ -76,7 +76,7 @@ class Screen:
         if self.chosen not in keys:
             self.chosen = keys[0] if keys else ""
         if not keys:
-            return Group(self._bar(width), Text(render.NOTHING), Text(_HINT, style="dim"))
+            return Group(self._bar(width), Text(render.nothing()), Text(_HINT, style="dim"))
         shown = max(3, min(len(keys), height - _ROOM - height // 3))
         at = keys.index(self.chosen)
         first = max(0, min(at - shown // 2, len(keys) - shown))

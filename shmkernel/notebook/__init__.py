@@ -6,6 +6,7 @@
     bodies      the statements of a %%shm_lock cell
     parsing     from a line to names, flags and expressions
     completion  names and flags for <TAB>
+    wording     what an error says to run next, as a magic
 
 What the monitor's buttons do too is in `shmkernel.workspace`.
 Loading is quick: numpy is imported by the first verb that needs it.
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shmkernel import errors
 from shmkernel.notebook.completion import matcher_for
 from shmkernel.notebook.magics import ShmMagics, forget_bad_defaults
 from shmkernel.notebook.output import Bare, catch_up
+from shmkernel.notebook.wording import in_magics
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -35,6 +38,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.ast_transformers.append(magics.bare)
     catch_up(magics.bare)
+    errors.word = in_magics  # not in every IPython: without the extension there are no magics to paste
     if shell.Completer is not None:
         shell.Completer.custom_matchers.append(magics.matcher)
 
@@ -44,6 +48,7 @@ def unload(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.pop(_KEY, None)
     if magics is None:
         return
+    errors.word = errors.in_python
     for kind, ours in magics.magics.items():
         for name in ours:
             shell.magics_manager.magics[kind].pop(name, None)

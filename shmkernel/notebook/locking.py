@@ -52,7 +52,7 @@ def wait(magics: ShmMagics, args: argparse.Namespace) -> int:  # noqa: ARG001
     (name,) = args.names
     paths.path_of(name)
     if registry.inode_at(name) is None:
-        print(f"{segment_file.missing(name).message.partition(' Live')[0]} Waiting until there is one")
+        print(f"{segment_file.missing(name).what} Waiting until there is one")
     version = shm.wait(name, args.since, args.timeout)
     print(f"{name}: version {version}")
     return version

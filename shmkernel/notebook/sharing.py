@@ -116,8 +116,8 @@ def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         expression = getattr(error, "expression", None)
         if not expression or not _is_variable(args):
             raise
-        message = f"{error.message}. So: %shm_create {name}_shared --from {expression}"
-        raise UnsupportedError(message, name=name, **error.facts) from None
+        message = f"{error.what}. So: %shm_create {name}_shared --from {expression}"
+        raise error.reworded(message) from None
 
 
 def _other_name(args: argparse.Namespace, name: str, value: object) -> str:
@@ -139,7 +139,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     except ArgumentError as error:
         if name not in args.scope:
             raise
-        raise ArgumentError(f"{error.message}. So: %shm_create NAME --from {name}", name=name) from None
+        raise ArgumentError(f"{error.what}. So: %shm_create NAME --from {name}", name=name) from None
     args.scope.check(name, read=_is_variable(args))
     value = _value(magics, args, name)
     space = args.scope if _is_variable(args) else args.scope.target(name)

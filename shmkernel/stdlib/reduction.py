@@ -264,7 +264,7 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments
         value = segments.attach(name, mode)
     except NotFoundError as error:
         message = (
-            f"{error.message}. It was unlinked while a reference to it was on its way here. One with lifetime "
+            f"{error.what} It was unlinked while a reference to it was on its way here. One with lifetime "
             "'attached' goes with its last user: hold it where it was made until it has arrived, or give it lifetime "
             "'session'"
         )

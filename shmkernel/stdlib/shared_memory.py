@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel._core import paths, records, registry, segment_file, sessions
-from shmkernel.errors import ArgumentError, NotFoundError, TakenError, UnsupportedError, _FileError
+from shmkernel.errors import ArgumentError, Cure, NotFoundError, TakenError, UnsupportedError, _FileError
 from shmkernel.kinds import Kind, Plan, a_type, raw
 from shmkernel.verbs import attachments, staging
 
@@ -143,7 +143,7 @@ class SharedMemory:
             self._name = posix
             value = view(mapping, path, "r+")
         except ValueError as error:
-            raise staging.damaged(name, error if found.st_size else "the file is empty") from None
+            raise segment_file.damaged(name, error if found.st_size else "the file is empty") from None
         finally:
             os.close(fd)
         attachments.note(mapping, value, attachments.Segment(found, "r+", path, name, kind, records.of(found)))
@@ -169,7 +169,7 @@ class SharedMemory:
         if not self._by_value:
             return rebuild, (self.__class__, (self.name, False, self.size), self.identity())
         if self._buf is None:
-            raise ArgumentError(f"{self.name!r} is closed here. Attach it again: shm.attach({self._called()!r})")
+            raise ArgumentError(f"{self.name!r} is closed here", Cure("Attach it again", "attach", self._called()))
         return bytearray, (bytes(self._buf),)
 
     def identity(self) -> str:

@@ -25,6 +25,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import shlex
 import stat
 import struct
 import time
@@ -270,7 +271,8 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
                     return status.st_ino, page
         finally:
             os.close(fd)
-        message = f"the sync file of {name!r} is damaged. Remove it when nobody holds a lock: rm {path}"
+        cure = f"Remove it when nobody holds a lock, in a terminal: rm {shlex.quote(path)}"
+        message = f"the sync file of {name!r} is damaged. {cure}"
         raise DamagedError(message, name=name, path=path)
 
 

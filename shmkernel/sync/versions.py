@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shmkernel._core import paths, segment_file
-from shmkernel.errors import ArgumentError, TimedOutError
+from shmkernel.errors import ArgumentError, Cure, TimedOutError
 from shmkernel.sync import holds, inotify, locks, sync_file
 from shmkernel.sync.sync_file import INODE, PUBLISHED, RELEASED, WATCHED
 
@@ -105,8 +105,8 @@ class _Watch:
 
     def __init__(self, name: str, since: Any) -> None:  # noqa: ANN401  checked here
         if since is not None and not isinstance(since, SupportsIndex):
-            message = f"since={since!r}: a version is a whole number, as shm.version({name!r}) gives it"
-            raise ArgumentError(message, name=name, since=since)
+            cure = Cure("The present one", "version", name)
+            raise ArgumentError(f"since={since!r}: a version is a whole number", cure, name=name, since=since)
         self._name, self._file = name, sync_file.opened(name)
         self._since = _settled(self._file) if since is None else since
         self._linked = bool(self._file.words[INODE] if since is not None else self._file.segment())

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel._core import capacity, descriptors, folders, paths, registry, segment_file
-from shmkernel.errors import ShmError
+from shmkernel.errors import Cure, ShmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,9 @@ def _room() -> Iterator[Finding]:
         )
     elif now.free <= _LITTLE:
         yield Finding(
-            "warn", f"{folder} is nearly full: {sizes}", "unlink what is not needed. What there is: %shm_list"
+            "warn",
+            f"{folder} is nearly full: {sizes}",
+            f"unlink what is not needed. {Cure('What there is', 'list')}",
         )
     elif capacity.is_tmpfs(folder):
         yield Finding("ok", f"{folder} is a tmpfs, {sizes}")
@@ -162,7 +164,7 @@ def _leftovers() -> Iterator[Finding]:
     if left:  # do not start a watchdog: it would delete them before the user has read this
         count = f"{len(left)} segments of ended kernels" if len(left) > 1 else "a segment of an ended kernel"
         what = f"{count}, {capacity.human(sum(size for _, size in left))}: {left[0][0].name}{', ...' * (len(left) > 1)}"
-        yield Finding("warn", what, "%shm_gc")
+        yield Finding("warn", what, str(Cure("", "gc")))
         return
     try:
         registry.begin()
@@ -236,5 +238,7 @@ def _stdlib() -> Iterator[Finding]:
 
 
 def _failure(error: ShmError) -> Finding:
-    text, _, cure = error.message.partition(". ")
-    return Finding("fail", text, cure[:1].lower() + cure[1:])
+    text, _, advice = error.what.partition(". ")
+    cures = [str(cure) for cure in error.cures if cure.verb != "doctor"]  # which is what runs
+    advice = ". ".join(filter(None, [advice, *cures]))
+    return Finding("fail", text, advice[:1].lower() + advice[1:])

@@ -100,7 +100,7 @@ def _check(name: str, fd: int, status: os.stat_result) -> None:
         try:
             kinds.named(record.kind).describe(os.pread(fd, kinds.HEAD, 0), status.st_size)
         except ValueError as error:
-            raise staging.damaged(name, error) from None
+            raise segment_file.damaged(name, error) from None
 
 
 def _pieces(name: str, status: os.stat_result, target: str) -> Iterator[bytes] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkernel._core import counts, paths
-from shmkernel.errors import RefusedError, UnsupportedError
+from shmkernel.errors import Cure, RefusedError, UnsupportedError
 from shmkernel.sync import locks, seqlock, versions
 from shmkernel.verbs import attachments, segments
 
@@ -234,8 +234,8 @@ def _writable(x: Any) -> str:  # noqa: ANN401
         name, modes = attachment.name, {attachment.key[2]}
     if modes and "r+" not in modes:
         how = "read only" if "r" in modes else "with private changes"
-        message = f"{name!r} is attached {how} here, so nothing new is in it. To write: %shm_attach {name} --mode r+"
-        raise RefusedError(message, name=name)
+        message = f"{name!r} is attached {how} here, so this process has changed nothing in it"
+        raise RefusedError(message, Cure("To write", "attach", name, mode="r+"), name=name)
     return name
 
 

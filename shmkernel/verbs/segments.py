@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
 from shmkernel._core import descriptors, folders, paths, records, registry, segment_file, sessions
-from shmkernel.errors import ArgumentError, DamagedError, LimitError, NotFoundError
+from shmkernel.errors import ArgumentError, Cure, DamagedError, LimitError, NotFoundError
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments, listing, staging
 
@@ -152,12 +152,12 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
             mapping, value = staging.open_(reader, fd, status, path, name, mode)
         except NotFoundError:  # the folder of a store went, and with it the name
             if registry.inode_at(name) == status.st_ino:
-                raise staging.damaged(name, "the folder of its store is gone") from None
+                raise segment_file.damaged(name, "the folder of its store is gone") from None
             return attach(name, mode, kind)
         except ArgumentError:
             raise
         except ValueError as error:  # an empty file cannot even be mapped
-            raise staging.damaged(name, error if status.st_size else "the file is empty") from None
+            raise segment_file.damaged(name, error if status.st_size else "the file is empty") from None
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     finally:
@@ -196,7 +196,7 @@ def close(name: str) -> bool:
     if not attachments.had(path) and registry.inode_at(name) is None:
         similar = paths.near(name, paths.names())
         message = f"{name!r} is not attached here, and no segment has this name.{paths.hint(similar)}"
-        raise NotFoundError(f"{message} What is: %shm_list", name=name, similar=similar)
+        raise NotFoundError(message, Cure("Live names", "list"), name=name, similar=similar)
     return True
 
 
@@ -299,11 +299,9 @@ def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
         return kinds.named(kind)
     reader = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=paths.foreign(name))
     if reader is None:
-        message = (
-            f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here. "
-            f'Its bytes as they are: shm.attach({name!r}, kind="raw"). Remove: %shm_unlink {name}'
-        )
-        raise DamagedError(message, name=name)
+        message = f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here"
+        cures = Cure("Its bytes as they are", "attach", name, kind="raw"), Cure("Remove it", "unlink", name)
+        raise DamagedError(message, *cures, name=name)
     return reader
 
 
@@ -311,5 +309,5 @@ def _adopted(name: str, inode: int) -> records.Record:
     session = registry.begin()
     kind = kinds.for_bytes(segment_file.peek(paths.path_of(name), kinds.HEAD, name), foreign=paths.foreign(name))
     if kind is None:
-        raise staging.damaged(name, "it has no record, and its first bytes are of no kind")
+        raise segment_file.damaged(name, "it has no record, and its first bytes are of no kind")
     return records.Record(inode, name, kind.name, session.id, session.label, "session", time.time())

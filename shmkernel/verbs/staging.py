@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from shmkernel import kinds
 from shmkernel._core import capacity, descriptors, paths, records, registry, segment_file, sessions
 from shmkernel._core.progress import Progress
-from shmkernel.errors import ArgumentError, DamagedError, FullError
+from shmkernel.errors import ArgumentError, Cure, FullError
 from shmkernel.verbs import attachments, listing
 
 if TYPE_CHECKING:
@@ -148,12 +148,6 @@ def check(name: str, mode: str, lifetime: str, replace: Replace) -> bool:
         return registry.check_free(name, _may_replace(replace)) is not None
 
 
-def damaged(name: str, why: object) -> DamagedError:
-    """Make the error for bytes that cannot be trusted."""
-    message = f"{name!r} is damaged: {why}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
-    return DamagedError(message, name=name, why=str(why))
-
-
 def _may_replace(replace: Replace) -> Callable[[records.Record | None], bool]:
     mine = sessions.mine()
     if replace == "own":
@@ -184,15 +178,15 @@ def room_for(name: str) -> Iterator[None]:
             raise descriptors.ran_out(error, name) from None
         known = isinstance(error, FullError) and "needed" in error.facts
         full = cast("FullError", error) if known else capacity.full(name, mmap.PAGESIZE, code=error.errno)
-        raise FullError(full.message + _largest(full), name=name, **full.facts) from None
+        raise FullError(full.what, *full.cures, *_largest(full), name=name, **full.facts) from None
 
 
-def _largest(full: FullError) -> str:
+def _largest(full: FullError) -> tuple[Cure, ...]:
     """Name the largest segment, if its memory would do: whether anybody needs it, its owner knows."""
     facts: dict[str, Any] = full.facts
     with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
         largest = max(listing.list(), key=lambda info: info.size, default=None)
         if largest and largest.size + facts["free"] >= facts["needed"] and facts["limit"] != "quota":
-            what = f"{largest.name} {capacity.human(largest.size)} ({largest.owner})"
-            return f". The largest here: {what}. All of it: %shm_list"
-    return ""
+            what = f"{largest.name}, {capacity.human(largest.size)} ({largest.owner})"
+            return (Cure(f"The largest segment is {what}. All there are", "list"),)
+    return ()

@@ -7,6 +7,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from shmkernel import errors
+
 
 class Ran(NamedTuple):
     """What became of a cell: what it printed, its Out, its error."""
@@ -51,6 +53,7 @@ class Notebook:
 @pytest.fixture
 def notebook(shm_dir, capsys, monkeypatch):  # noqa: ARG001  the folder is there first, and checked last
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
+    monkeypatch.setattr(errors, "word", errors.in_python)  # as it is again after the test
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}, "colors": "nocolor"}))
     try:

@@ -69,7 +69,8 @@ def test_a_missing_name_is_one_line_in_the_words_of_the_command_line(said, argv)
 
 def test_list_says_what_is_shared_and_where_there_is_nothing_what_to_do(said):
     status, out, _ = said("list")
-    assert (status, out) == (0, "Nothing is shared yet. Share a variable: %shm_create NAME. More: shmkernel --help\n")
+    hint = "More: shmkernel --help. In a notebook: %shm_create NAME"
+    assert (status, out) == (0, f"Nothing is shared yet. {hint}\n")
     shm.create("elevation", np.zeros((344, 403), "int16"))
     _, out, _ = said("list")
     assert "elevation" in out

@@ -85,7 +85,7 @@ def test_a_small_or_full_folder_is_a_warning_with_the_figures(tmp_path, size, he
 def test_what_ended_kernels_left_is_a_warning_until_it_is_swept(shm_dir):
     size = orphans.leave("big", shm_dir)
     (one,) = wrong()
-    assert one == ("warn", f"a segment of an ended kernel, {capacity.human(size)}: big", "%shm_gc")
+    assert one == ("warn", f"a segment of an ended kernel, {capacity.human(size)}: big", "shm.gc()")
     assert shm.gc() == [("big", size)]
     assert not wrong()
 

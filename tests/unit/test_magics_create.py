@@ -127,7 +127,7 @@ def test_the_name_of_another_living_session_is_taken_only_by_replace(notebook):
     with elsewhere(lambda: shm.create("x", np.ones(3))):
         error = notebook.fails("%shm_create y x")
         assert isinstance(error, shm.TakenError)
-        assert str(error).startswith("'x' is taken, by plot.ipynb (alive). Use another name, or --replace")
+        assert str(error).startswith("'x' is taken, by plot.ipynb (alive). Use another name, or replace it")
         assert [one.name for one in shm.list()] == ["x"]
         assert "replaces that of plot.ipynb, which plot still holds" in notebook("%shm_create x --replace")
         assert shm.info("x").mine

@@ -45,15 +45,15 @@ def test_two_holders_are_named_and_the_others_counted():
 
 def test_the_state_of_a_segment_comes_with_a_cure():
     assert render.note(ONE) == ""
-    assert render.note(ONE._replace(state="replaced")) == "replaced: %shm_attach x"
+    assert render.note(ONE._replace(state="replaced")) == "replaced: shm.attach('x')"
     here = Holder(os.getpid(), "here")
     alone = ONE._replace(state="unlinked", attached=(here,))
-    assert render.note(alone) == "unlinked, only here: %shm_keep x"
-    assert render.note(alone._replace(owner_alive=False)) == "owner ended, only here: %shm_keep x"
+    assert render.note(alone) == "unlinked, only here: shm.keep('x')"
+    assert render.note(alone._replace(owner_alive=False)) == "owner ended, only here: shm.keep('x')"
     shared = alone._replace(attached=(here, Holder(41552, "prepare.ipynb")))
-    assert render.note(shared) == "unlinked, prepare has it too. To share a copy: %shm_keep x"
+    assert render.note(shared) == "unlinked, prepare has it too. To share a copy: shm.keep('x')"
     assert "unlinked, prepare, plot have it too." in render.note(ONE._replace(state="unlinked"))
-    assert "%shm_unlink x" in render.table([ONE._replace(state="damaged")])
+    assert "shm.unlink('x')" in render.table([ONE._replace(state="damaged")])
 
 
 def test_nothing_in_a_label_is_taken_for_markup_or_a_terminals_command():
@@ -82,7 +82,7 @@ def test_a_long_listing_shows_its_beginning_and_how_to_see_the_rest():
     assert html.count("<tr>") == 101
     assert len(html) < 100_000
     assert "3000 segments" in html
-    assert "Only the first 100 are shown. For the others: rows = %shm_list, then rows[100:200]" in html
+    assert "Only the first 100 are shown. For the others: rows = shm.list(), then rows[100:200]" in html
     assert "look here" in rows[100:200]._repr_html_()
     assert (len(rows), rows[150].name) == (3000, "x150")
     assert len(render.table(rows).splitlines()) == 3002

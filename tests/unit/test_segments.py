@@ -145,7 +145,7 @@ def test_close_of_an_unknown_or_bad_name_is_an_error():
 
 def test_what_this_process_has_shared_itself_it_is_told_how_to_get():
     x = shm.create("x", np.arange(3))
-    with pytest.raises(shm.TakenError, match="shared by this process already") as caught:
+    with pytest.raises(shm.TakenError, match="this process shares it already") as caught:
         shm.create("x", 1)
     assert caught.value.mine
     assert eval(re.search(r"shm\.attach\('x'\)", str(caught.value))[0]) is x  # noqa: S307  as a person does

@@ -9,8 +9,9 @@ import os
 
 import lmdb
 
-from shmkernel._core import capacity, descriptors, paths
+from shmkernel._core import capacity, descriptors, paths, segment_file
 from shmkernel.errors import (
+    Cure,
     DamagedError,
     FolderError,
     FullError,
@@ -72,7 +73,8 @@ def of(name: str, error: lmdb.Error) -> Exception:
             "which LMDB knows them apart. Start this one again (or both with docker run --pid=container:NAME)"
         )
         return RefusedError(message, name=name, pid=os.getpid())
-    return DamagedError(f"{name!r} cannot be used: {error}. Remove it: %shm_unlink {name}", name=name, why=str(error))
+    cure = Cure("Remove it", "unlink", name)
+    return DamagedError(f"{name!r} cannot be used: {error}", cure, name=name, why=str(error))
 
 
 def ended(name: str) -> LockError:
@@ -90,8 +92,7 @@ def wrong(name: str, error: Exception, key: object = None) -> Exception:
         with contextlib.suppress(Exception):
             key = entries.key_of(raw)[1]
     where = "" if key is None else f" in the value of the key {key!r}"
-    message = f"{name!r} is damaged{where}: {error}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
-    return DamagedError(message, name=name, key=key, why=str(error))
+    return segment_file.damaged(name, error, where, key=key)
 
 
 def of_new(name: str, error: lmdb.Error) -> Exception:
@@ -100,19 +101,18 @@ def of_new(name: str, error: lmdb.Error) -> Exception:
         return of(name, error)
     message = (
         f"{paths.folder()} cannot hold dicts: its file system has no files of {capacity.human(MAP)}, empty or not. "
-        "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR. More: %shm_doctor"
+        "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
     )
-    return FolderError(message, path=paths.folder())
+    return FolderError(message, Cure("More", "doctor"), path=paths.folder())
 
 
 def gone(name: str) -> NotFoundError:
     """Make the error for a dict that cannot be opened any more."""
-    message = f"{name!r} was unlinked or replaced, so it is closed here. What there is: %shm_list"
-    return NotFoundError(message, name=name, similar=[])
+    message = f"{name!r} was unlinked or replaced, so it is closed here"
+    return NotFoundError(message, Cure("Live names", "list"), name=name, similar=[])
 
 
 def full(name: str, needed: int, code: int = errno.ENOSPC) -> FullError:
     """Make the error for a change that does not fit."""
     error = capacity.full(name, needed, code=code)
-    message = f"{error.message}. Nothing was changed. Delete keys, or other segments: %shm_list"
-    return FullError(message, name=name, **error.facts)
+    return error.reworded(f"{error.what}. Nothing was changed. Delete keys", Cure("What else takes memory", "list"))

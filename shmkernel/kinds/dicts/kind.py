@@ -80,7 +80,7 @@ class Dict:
             if not isinstance(content, dict):
                 raise TypeError(f"it holds a {type(content).__name__}")  # noqa: TRY301
         except (ValueError, TypeError, RecursionError) as error:
-            what = "A dict is loaded from JSON, or from what %shm_save wrote"
+            what = "It has to be JSON, or a file that a dict was saved to"
             raise DamagedError(f"{path} cannot be loaded: {error}. {what}", name=name, path=path) from None
         return self.plan(name, content, {})
 

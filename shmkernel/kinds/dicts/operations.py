@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 
 from shmkernel._core import fork
-from shmkernel.errors import ArgumentError, FullError, NotFoundError, UnsupportedError
+from shmkernel.errors import ArgumentError, Cure, FullError, NotFoundError, UnsupportedError
 from shmkernel.kinds.dicts import cache, entries, errors, fast_path, keys, lmdb_pages, store, values
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ class Access:
             try:
                 array = self._arrays.attach(self._store.array_files.path(value), self._mode)
             except FileNotFoundError:
-                message = f"{self.name!r} was unlinked or replaced, and this array with it. What there is: %shm_list"
-                raise GoneError(message, name=self.name, similar=[]) from None
+                message = f"{self.name!r} was unlinked or replaced, and this array with it"
+                raise GoneError(message, Cure("Live names", "list"), name=self.name, similar=[]) from None
             self._attached[value] = array
         return array
 
@@ -204,8 +204,8 @@ class Access:
 
     def _check_writable(self) -> None:
         if self._mode == "r":
-            message = f"{self.name!r} is attached to be read only. To write: %shm_attach {self.name} --mode r+"
-            raise ArgumentError(message, name=self.name, mode=self._mode)
+            cure = Cure("To write", "attach", self.name, mode="r+")
+            raise ArgumentError(f"{self.name!r} is attached read only here", cure, name=self.name, mode=self._mode)
 
     def _key(self, key: object) -> tuple[bytes, bool]:
         return key_bytes(self.name, key)
@@ -224,8 +224,7 @@ class Access:
         try:
             return self._arrays.put(self._store.home, value, name)
         except (FullError, UnsupportedError) as error:
-            message = error.message.replace(repr(name), f"{name}[{key!r}]", 1)
-            raise type(error)(message, name=name, **error.facts) from None
+            raise error.reworded(error.what.replace(repr(name), f"{name}[{key!r}]", 1)) from None
 
     def _change(self, step: Callable[[Txn], T], *ready: Ready) -> T:
         """Make a change in a transaction of its own, or in that of this thread."""

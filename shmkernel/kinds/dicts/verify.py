@@ -15,8 +15,7 @@ import struct
 import sys
 from typing import Any
 
-from shmkernel._core import folders
-from shmkernel.errors import DamagedError
+from shmkernel._core import folders, segment_file
 from shmkernel.kinds.dicts import freelist, lmdb_pages
 
 _SMALL = 32  # pages that are checked in some milliseconds
@@ -57,7 +56,7 @@ def check(home: str, name: str, words: memoryview) -> None:
     else:
         return  # a process that has it open vouches for it
     if problems:
-        raise damaged(name, problems[0])
+        raise segment_file.damaged(name, problems[0])
 
 
 def _problems(path: str) -> list[str]:
@@ -109,9 +108,3 @@ def _more(path: str, words: memoryview) -> list[str]:
                 if not freelist.is_filled(page, pages):
                     return [f"page {number} is not filled by what is in it"]
     return []
-
-
-def damaged(name: str, why: object) -> DamagedError:
-    """Make the error for bytes that cannot be trusted."""
-    message = f"{name!r} is damaged: {why}. Inspect: %shm_info {name}. Remove: %shm_unlink {name}"
-    return DamagedError(message, name=name, why=str(why))

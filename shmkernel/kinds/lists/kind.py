@@ -53,7 +53,7 @@ class List:
         try:
             pieces = layout.encode(cast("Iterable[object]", value))
         except (ArgumentError, UnsupportedError) as error:
-            raise type(error)(f"{name!r}: {error.message}", name=name) from None
+            raise type(error)(f"{name!r}: {error.what}", name=name) from None
         return Plan(sum(map(len, pieces)), lambda: iter(pieces))
 
     def load(self, name: str, path: str) -> Plan:
@@ -63,7 +63,7 @@ class List:
                 size = len(mapping)
                 layout.decode(mapping)
         except ValueError as error:
-            message = f"{path} cannot be loaded as a list: {error}. Such files are what %shm_save writes"
+            message = f"{path} cannot be loaded as a list: {error}. It has to be a file that a list was saved to"
             raise DamagedError(message, name=name, path=path) from None
         return Plan(size, lambda: kinds.read(path, 0, size))
 
@@ -258,7 +258,7 @@ class View:
         try:
             format_, code, data = layout.lay(value, end - begin)
         except (ArgumentError, UnsupportedError) as error:
-            message = f"item {position} of {self._name!r}: {error.message}"
+            message = f"item {position} of {self._name!r}: {error.what}"
             raise type(error)(message, name=self._name, position=position) from None
         number = layout.word(format_)
         if code in (layout.TEXT, layout.BYTES):

@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from shmkernel import kinds
 from shmkernel._core import counts, paths
-from shmkernel.errors import ArgumentError, UnsupportedError
+from shmkernel.errors import ArgumentError, Cure, UnsupportedError
 from shmkernel.kinds import Description, Plan, dtypes
 from shmkernel.kinds.preview import arrays, nothing
 from shmkernel.kinds.rings.stream import Ring, Slots
@@ -58,8 +58,8 @@ class RingKind:
         kinds.only(name, "a ring", options, "ring", "shape", "dtype")
         count, shape = options.get("ring"), options.get("shape")
         if value is not None or shape is None:
-            message = f"{name!r}: a ring begins empty, of frames of a shape and dtype: ring=64, shape=(480, 640)"
-            raise ArgumentError(message, name=name)
+            message = f"{name!r}: a stream begins empty, so give the shape of its frames and no value"
+            raise ArgumentError(message, Cure("For example", ring=64, shape=(480, 640)), name=name)
         slots = counts.whole(count)
         if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one has the newest number
             raise ArgumentError(f"{name!r}: a ring has 2 slots at least, not {count!r}", name=name, ring=count)
@@ -79,7 +79,8 @@ class RingKind:
 
     def load(self, name: str, path: str) -> Plan:
         """Raise UnsupportedError: a saved ring is an array of records, and is loaded as an array."""
-        raise UnsupportedError(f"{name!r}: a stream is not loaded from {path}. Its records are: kind array", name=name)
+        message = f"{name!r}: a stream cannot be loaded from {path}. Load its records as an array: kind='array'"
+        raise UnsupportedError(message, name=name)
 
     def matches(self, head: bytes) -> bool:  # noqa: ARG002
         """Return False: without a record the file is an array of records."""
@@ -89,8 +90,8 @@ class RingKind:
         """Return the ring; mode c is refused, since a private copy gets no new frames."""
         if mode == "c":
             name = paths.called(path)
-            message = f"{name!r} is a stream, of which no private copy is made: %shm_attach {name} --mode r"
-            raise UnsupportedError(message, name=name)
+            message = f"{name!r} is a stream, and a stream has no private changes (mode c)"
+            raise UnsupportedError(message, Cure("To read it", "attach", name, mode="r"), name=name)
         layout = decode(mapping[: kinds.HEAD], len(mapping))
         records = np.ndarray((layout.slots,), _record(layout.dtype, layout.shape), mapping, layout.offset)
         words = memoryview(mapping)[: len(mapping) // 8 * 8].cast("Q")

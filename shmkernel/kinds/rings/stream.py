@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 import numpy as np
 
 from shmkernel._core.interrupts import Entry, Exit, Holding, entry_of
-from shmkernel.errors import ArgumentError, LockError, NotFoundError, RefusedError, UnsupportedError
+from shmkernel.errors import ArgumentError, Cure, LockError, NotFoundError, RefusedError, UnsupportedError
 from shmkernel.kinds import conversions
 from shmkernel.sync import holds, locks, seqlock, versions
 
@@ -213,8 +213,8 @@ class Ring:
 
     def _check_writable(self) -> None:
         if not self._writable:
-            message = f"{self.name!r} is attached read only here. To write: %shm_attach {self.name} --mode r+"
-            raise RefusedError(message, name=self.name)
+            cure = Cure("To write", "attach", self.name, mode="r+")
+            raise RefusedError(f"{self.name!r} is attached read only here", cure, name=self.name)
 
     def _converted(self, frame: ArrayLike, given: np.dtype[Any]) -> NDArray[Any]:
         """Convert a frame to the ring's dtype; UnsupportedError if values would change. Floats may be rounded."""
