@@ -1,22 +1,22 @@
-"""A mapping in an LMDB file: its keys and values as bytes, the file, and the object over it.
+"""Shared dicts: a mapping stored in an LMDB file.
 
-LMDB (https://www.symas.com/lmdb) is a B+ tree in one file that processes map. A writer copies the pages it
-changes and names the new root last, so readers never wait and a writer that dies leaves nothing half-done. The
-one tree of a store holds, so that any binding of LMDB reads it:
+LMDB (https://www.symas.com/lmdb) is a B+ tree in one file that processes map. A writer copies the pages that it
+changes, and writes the new root last. So readers never wait, and a writer that dies leaves the old state. Any binding
+of LMDB can read a store, whose one tree holds:
 
     key                       value, in MessagePack
     the key (keys.py)         [number, value]      (values.py)
-    0xff, number (8 bytes)    the key again        which is the order of insertion
+    0xff, number (8 bytes)    the key again        (the order of insertion)
 
-Half of the entries are thus keys of the dict, and how many there are stands in the first page. A store lies in a
-folder of its own, `dicts/<inode>/` in the runtime folder, for LMDB finds its lock file by path: a store that is
-renamed over another's name must not meet the other's lock. The public name is a hard link to it. The folder goes
-with the name, in one step; a process that has the store open goes on with it.
+So the dict has half as many keys as the tree has entries; the first two pages give that count. A store has a folder of
+its own, `dicts/<inode>/` in the runtime folder. LMDB finds its lock file by path, and a store that is renamed over
+another one's name must not find the other one's lock. The segment's name is a hard link to the store. Unlinking the
+name removes the folder in one step; a process that has the store open can continue to use it.
 
     dicts/<inode>/data.mdb    the store
     dicts/<inode>/lock.mdb    LMDB's readers and its mutex
     dicts/<inode>/<id>.npy    a large array, referred to by a value
-    dicts/<inode>/<id>.open   while somebody makes or removes it: a mark (array_files.py)
+    dicts/<inode>/<id>.open   a mark, while a transaction adds or deletes the array (array_files.py)
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = ["entries", "mapping", "operations", "preview", "reservation", "store"
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Load a part at first use: LMDB and msgspec take 40 ms, and many a kernel shares arrays alone.
+    """Import a module at first use: LMDB and msgspec take 40 ms, which kernels without dicts need not spend.
 
-    LMDB may be missing: a new Python may have no wheel of it yet, and all but dicts works without it.
+    LMDB may be missing, as in a new Python without its wheel: then everything but dicts works.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

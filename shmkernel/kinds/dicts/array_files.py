@@ -1,10 +1,11 @@
-"""Large arrays, each in a file beside the store to which a value refers.
+"""Large arrays of a dict: each is a file beside the store, and a value refers to it.
 
-    store     [writer lock: mark -> link -> the value refers to it -> commit] -> the mark goes
-    remove    [writer lock: mark -> no value refers to it any more -> commit] -> file and mark go
+    add       [writer lock: mark -> link -> store the reference -> commit] -> remove the mark
+    delete    [writer lock: mark -> remove the last reference -> commit] -> remove file and mark
 
-A file is nameless until its writer has the lock, so a writer that dies before leaves none. The mark, a second link to
-it, says that file and values may not agree: a process that finds a mark looks whether a value refers to the file.
+A file is nameless until its writer has the lock, so a writer that dies before leaves no file. The mark is a second link
+to the file. It says that a transaction may have died between commit and cleanup: whoever finds a mark checks whether a
+value refers to the file, and if not deletes it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _FILE, _MARK = ".npy", ".open"
 
 
 class ArrayFiles:
-    """The files that one transaction adds, and those that it takes the last reference from."""
+    """The files that a transaction adds, and those whose last reference it removes."""
 
     __slots__ = ("_added", "_dereferenced", "_home", "stored")
 
@@ -26,22 +27,22 @@ class ArrayFiles:
         self._home = home
         self._added: list[str] = []
         self._dereferenced: list[str] = []
-        self.stored = False  # is the transaction?
+        self.stored = False  # whether the transaction is committed
 
     def path(self, file: str) -> str:
-        """Return where a file lies."""
+        """Return the path of a file."""
         return f"{self._home}/{file}{_FILE}"
 
     def add(self, fd: int, file: str) -> None:
-        """Give a nameless file the name to which a value of this transaction will refer."""
+        """Link a nameless file under the name to which a value of this transaction will refer."""
         self._added.append(file)
         segment_file.link(fd, f"{self._home}/{file}{_MARK}")
         os.link(f"{self._home}/{file}{_MARK}", self.path(file))
 
     def delete_after_commit(self, file: str) -> None:
-        """Have a file deleted after this transaction, which has taken the last reference from it."""
+        """Delete a file when this transaction, which removes the last reference, is committed."""
         self._dereferenced.append(file)
-        with contextlib.suppress(FileNotFoundError, FileExistsError):  # unlinked; added in this very transaction
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # unlinked; added by this transaction
             os.link(self.path(file), f"{self._home}/{file}{_MARK}")
 
     def end(self) -> None:
@@ -53,26 +54,26 @@ class ArrayFiles:
         self._added, self._dereferenced = [], []
 
     def interrupted(self) -> bool:
-        """Say whether Ctrl-C has kept this from being ended."""
+        """Return whether Ctrl-C has skipped `end`."""
         return bool(self._added or self._dereferenced)
 
     def any(self) -> bool:
-        """Say whether values may refer to files."""
+        """Return whether values may refer to files."""
         return bool(self._files(_FILE))
 
     def marked(self) -> list[str]:
-        """Return the files that values may not agree with: a writer is at them, or died at them."""
+        """Return the marked files: a transaction is adding or deleting them, or died while it did."""
         return self._files(_MARK)
 
     def sweep(self, referred: set[str]) -> None:
-        """Remove the files of writers that died, except those that values refer to. Call it with the writer lock."""
+        """Delete the marked files that no value refers to, and all marks. Call it with the writer lock."""
         marked = self.marked()
         self._end([file for file in marked if file not in referred], marked)
 
     def _files(self, end: str) -> list[str]:
         try:
             return [entry.removesuffix(end) for entry in os.listdir(self._home) if entry.endswith(end)]
-        except FileNotFoundError:  # unlinked
+        except FileNotFoundError:  # the dict was unlinked
             return []
 
     def _end(self, gone: list[str], settled: list[str]) -> None:

@@ -1,17 +1,17 @@
-"""A transaction of several changes, from the entering of a statement to its leaving.
+"""A transaction of several changes: begun by a ``with`` statement, committed or aborted when it is left.
 
-What begins and ends it runs in the keeper (keeper.py), one step after the other, and each may be asked for twice. Who
-asks for an end sets `over`: from then on nobody takes the transaction for his own. Whoever is inside:
+The keeper thread (keeper.py) begins and ends it, one job after the other; a second job to end it does nothing. The job
+is preceded by setting `over`: from then on no caller uses the transaction. While it is open
 
     the owner (owners.py)    reads and writes in it
-    another thread           reads what was before, and waits to write
-    another task             of the same thread reads what was before, and may not write: that would block the loop
+    another thread           reads the state before it, and waits to write
+    another task             of the same thread reads the state before it; a write is refused: it would block the loop
 
-Each reading and change of the owner's is one `use`. Another thread may ask for the end at any time (it closes the
-generator that entered, say), but LMDB frees the transaction only between two uses: during one, that would be a crash.
+Each read and change of the owner is a `use`. Another thread may end the transaction at any time, for example by closing
+the generator that entered it. LMDB must not free it during a use, which would crash, so the end waits for the use.
 
-It is stored if the statement that began it is left without an error, by its owner, after all that joined it. Any other
-end undoes it.
+It is committed if its owner leaves the first statement without an error, after all statements that joined. Any other
+end aborts it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Block:
-    """``entries`` are the statements inside, the one that began it first; ``failed``: it will not be stored."""
+    """A transaction. ``entries`` are its statements, the first one began it; if ``failed`` it will be aborted."""
 
     __slots__ = (
         "_at_end", "_begun", "description", "entries", "failed", "over", "owner", "store", "touched", "txn", "use",
@@ -50,16 +50,16 @@ class Block:
         self.description: Description | None = None
         self.txn: Txn | None = None
         self.over = self.failed = False
-        self.touched = self.wrote = False  # by the change under way; by any
+        self.touched = self.wrote = False  # whether the present change has written; whether any has
         self._begun: keeper.Job | None = None
         self._at_end: object = None
 
     def is_mine(self) -> bool:
-        """Say whether who asks is inside."""
+        """Return whether the caller is its owner, and it is open."""
         return not self.over and self.owner.is_me()
 
     def begin(self) -> keeper.Job:
-        """Have it begun; the caller has the writer lock."""
+        """Ask the keeper to begin it; the caller has the writer lock."""
         self._at_end = self.owner.at_end(self._thread_ended)
         put, job = keeper.prepare(self._begin)
         self._begun = job
@@ -67,12 +67,12 @@ class Block:
         return job
 
     def commit(self) -> None:
-        """Store it, and return when others can read it."""
+        """Commit it, and return when others can read it."""
         self._see_to(*self._end(self._commit), wait=not self.use.is_mine())
 
     def undo(self, *, wait: bool = True) -> None:
-        """Undo it. What garbage collection undoes does not `wait`: it may have struck anywhere, in the keeper too."""
-        if self._begun is None:  # Ctrl-C came before it was asked for
+        """Abort it. A finalizer does not `wait`, since it may run in any thread, also in the keeper."""
+        if self._begun is None:  # Ctrl-C came before `begin`
             self.over = True
             self._let_go()
             return
@@ -96,11 +96,11 @@ class Block:
                 job.wait()
         except KeyboardInterrupt:
             if wait:
-                job.finish()  # what follows shall not see it happen
+                job.finish()  # so that the caller's next steps do not run beside it
             raise
 
     def _end(self, act: Callable[[], None]) -> tuple[Callable[[keeper.Job], object], keeper.Job]:
-        if self._begun is not None and self._begun.inline:  # LMDB's mutex is this thread's
+        if self._begun is not None and self._begun.inline:  # this thread owns LMDB's mutex
             return keeper.Job.do, keeper.Job(act)
         return keeper.prepare(act)
 
@@ -135,7 +135,7 @@ class Block:
     def _let_go(self) -> None:
         description, self.description, self._at_end = self.description, None, None
         self.over = True
-        self.entries.clear()  # they refer to this, and it to the store
+        self.entries.clear()  # a reference cycle would keep the store
         keeper.held.discard(self)
         if self.store.block is self:
             self.store.block = None
@@ -143,5 +143,5 @@ class Block:
             self.store.lock.end(description)
 
     def _thread_ended(self, _: object, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not self.over and not at_exit():  # then the OS ends it, and our modules may be gone
+        if not self.over and not at_exit():  # at exit the OS ends it; modules may be torn down
             self.undo(wait=False)

@@ -1,6 +1,6 @@
-"""The entries of a store: which bytes stand for a key, its place in the order, and its value.
+"""Encode and decode the entries of a store: a key, its place in the order of insertion, and its value.
 
-Pure functions over bytes and a transaction; the layout is in the package's own text.
+Pure functions over bytes and a transaction. The docstring of the package shows the layout.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = ParamSpec("P")
-B = TypeVar("B", bytes, memoryview)  # of a transaction: copies, or views of the map
+B = TypeVar("B", bytes, memoryview)  # what a transaction returns: copies, or views of the map
 
 _PLACE = struct.Struct(">BQ")  # the key of an entry of the order
-_HEAD = struct.Struct(">HQ")  # what precedes a value: MessagePack's list of two, and the number
-_HEADS = {0xCC: 3, 0xCD: 4, 0xCE: 6, 0xCF: 10}  # its length, by how the number is written; else 2
+_HEAD = struct.Struct(">HQ")  # the bytes before a value: MessagePack's list of two, and the number
+_HEADS = {0xCC: 3, 0xCD: 4, 0xCE: 6, 0xCF: 10}  # their count, by the number's first byte; else 2
 _ALL = 1 << 62  # bytes
 _LIST, _MAP = 0x92CF, bytes([keys.ORDER])
 _TWO, _NUMBERS = b"\x92", 1 << 63
@@ -35,7 +35,7 @@ _FILE = values.pack(values.File("0" * 16))[:2]
 
 
 class WrongError(Exception):
-    """Bytes that are no entry. ``raw`` are those of the key, as far as that is known."""
+    """Damaged bytes of an entry. ``raw`` are the bytes of the key if they are known."""
 
     def __init__(self, why: object, raw: bytes | None = None) -> None:
         super().__init__(str(why) or type(why).__name__)
@@ -43,7 +43,7 @@ class WrongError(Exception):
 
 
 def _checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Raise WrongError for whatever the bytes of a file provoke."""
+    """Convert errors that damaged bytes cause to WrongError."""
 
     @functools.wraps(function)
     def call(*arguments: P.args, **options: P.kwargs) -> T:
@@ -62,7 +62,7 @@ def all_of(
     raw_of: Callable[[object], tuple[bytes, bool]],
     pack: Callable[[object, object], bytes],
 ) -> tuple[list[bytes], list[bytes]]:
-    """Return the entries of a new store: their keys, sorted, and their values."""
+    """Return the entries of a new store: sorted keys, and their values."""
     order = list(content)
     places = _places(len(order))
     if set(map(type, order)) <= {str} and set(map(type, content.values())) <= values.SCALARS:
@@ -70,13 +70,13 @@ def all_of(
             raws = list(map(str.encode, order))
             data = list(map(values.encode, enumerate(content.values())))
             if all(raws) and max(map(len, raws), default=0) <= keys.LONGEST:
-                found = sorted(zip(order, raws, data, strict=True))  # twice as fast as by bytes, to the same order
-                return [*(raw for _, raw, _ in found), *places], [*(value for *_, value in found), *raws]
+                triples = sorted(zip(order, raws, data, strict=True))  # the order of the bytes, twice as fast
+                return [*(raw for _, raw, _ in triples), *places], [*(value for *_, value in triples), *raws]
     placed: list[bytes] = []
     entry_of: dict[bytes, bytes] = {}
     for key, value in content.items():
         raw, exact = raw_of(key)
-        if raw in entry_of:  # all that is not a number is one key
+        if raw in entry_of:  # several NaN are one key
             entry_of[raw] = head_of(entry_of[raw]) + pack(key, value)
             continue
         entry_of[raw] = head(len(placed)) + pack(key, value)
@@ -86,19 +86,19 @@ def all_of(
 
 
 def _places(count: int) -> list[bytes]:
-    """Return the keys of so many entries of the order."""
+    """Return the keys of the first `count` entries of the order."""
     places = np.empty(count, [("tag", "u1"), ("number", ">u8")])
     places["tag"], places["number"] = keys.ORDER, np.arange(count)
     return cast("list[bytes]", places.view("V9").tolist())
 
 
 def head(number: int) -> bytes:
-    """Return what precedes the value in the entry of a key."""
+    """Return the bytes before the value in the entry of a key."""
     return _HEAD.pack(_LIST, number)
 
 
 def head_of(entry: B) -> B:
-    """Return what precedes the value in this entry."""
+    """Return the bytes before the value in this entry."""
     if entry[:1] != _TWO or len(entry) < 3:  # noqa: PLR2004  the list of two, a number, and a value
         raise WrongError("an entry is no pair of number and value")
     return entry[: _HEADS.get(entry[1], 2)]
@@ -106,14 +106,14 @@ def head_of(entry: B) -> B:
 
 @_checked
 def value_of(entry: bytes) -> Any:  # noqa: ANN401
-    """Read the value of a key's entry."""
+    """Return the value in the entry of a key."""
     _, value = values.decode(entry)
     return value
 
 
 @_checked
 def number_of(entry: bytes) -> int:
-    """Read the place in the order of a key's entry."""
+    """Return the place in the order in the entry of a key."""
     (number, _) = values.decode(head_of(entry) + b"\xc0")
     if type(number) is not int or not 0 <= number < _NUMBERS:
         raise WrongError("a place in the order is no number")
@@ -121,7 +121,7 @@ def number_of(entry: bytes) -> int:
 
 
 def is_file(entry: bytes | memoryview) -> bool:
-    """Say whether the value is a reference to a file."""
+    """Return whether the value is a reference to a file."""
     if len(entry) < 3:  # noqa: PLR2004  as head_of
         raise WrongError("an entry is no pair of number and value")
     at = _HEADS.get(entry[1], 2)
@@ -140,7 +140,7 @@ def place_value(key: object, raw: bytes, *, exact: bool) -> bytes:
 
 @_checked
 def key_of(placed: bytes) -> tuple[bytes, Any]:
-    """Read the value of an entry of the order: the bytes of the key, and the key."""
+    """Return the bytes of the key, and the key, in the value of an entry of the order."""
     if placed[0] == keys.ORDER:
         raw, key = values.decode(placed[1:])
         if type(raw) is not bytes or not raw:
@@ -163,7 +163,7 @@ def last(txn: Txn) -> int:
 def walk(
     txn: lmdb.Transaction[B], start: int | None, count: int, *, backwards: bool = False
 ) -> tuple[list[B], int | None]:
-    """Return up to `count` values of the order, from number `start` on, and where to go on."""
+    """Return up to `count` values of the order, from number `start` on, and the number to continue from."""
     cursor = txn.cursor()
     if not backwards:  # nothing comes after the order
         steps = cursor.iternext(keys=False) if cursor.set_range(place(start or 0)) else iter(())
@@ -183,15 +183,15 @@ def files(txn: Txn) -> set[str]:
 
 @_checked
 def keys_of(placed: list[bytes]) -> tuple[list[bytes], list[Any]]:
-    """Read values of the order: the bytes of the keys, and the keys."""
-    if max(placed, default=b"") < bytes([keys.OTHERS]):  # all of them texts
+    """Return the bytes of the keys, and the keys, in values of the order."""
+    if max(placed, default=b"") < bytes([keys.OTHERS]):  # all keys are texts
         return placed, list(map(bytes.decode, placed))
     pairs = list(map(key_of, placed))
     return [raw for raw, _ in pairs], [key for _, key in pairs]
 
 
 def read(txn: Txn, raws: list[bytes], most: int = _ALL) -> list[Any]:
-    """Return the values of these keys, which are there: the first ones, of about `most` bytes at least."""
+    """Return the values of existing keys; it stops after the first ones that take `most` bytes or more."""
     try:
         if most >= _ALL:
             entries = cast("Iterator[bytes]", map(txn.get, raws))  # twice as fast as getmulti
@@ -225,5 +225,5 @@ def _is_wrong(txn: Txn, raw: bytes) -> bool:
 
 @_checked
 def number_at(place: bytes | memoryview) -> int:
-    """Read the key of an entry of the order."""
+    """Return the number in the key of an entry of the order."""
     return int(_PLACE.unpack(place)[1])

@@ -1,4 +1,4 @@
-"""What an error of LMDB means to those who use a dict."""
+"""Convert errors of LMDB to the errors that a dict raises."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 @functools.cache
 def check_engine() -> None:
-    """Raise UnsupportedError unless this LMDB knows the format of version 0.9."""
+    """Raise UnsupportedError unless this py-lmdb supports the format of LMDB 0.9."""
     try:
         lmdb.version(lib_version=0)
     except lmdb.Error:
@@ -41,7 +41,7 @@ def check_engine() -> None:
 
 
 def check_owner(name: str, fd: int) -> None:
-    """Raise RefusedError if this process has become another user than the one whose store it is."""
+    """Raise RefusedError if this process has changed its user since it opened the store."""
     owner = os.fstat(fd).st_uid
     if owner != os.geteuid():
         message = (
@@ -51,7 +51,7 @@ def check_owner(name: str, fd: int) -> None:
 
 
 def of(name: str, error: lmdb.Error) -> Exception:
-    """Make the error to raise instead."""
+    """Make the error to raise in place of one of LMDB."""
     code = error.code or 0
     if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
         message = f"{name!r} would need more than the {capacity.human(MAP)} that a dict can have. Use several"
@@ -65,7 +65,7 @@ def of(name: str, error: lmdb.Error) -> Exception:
         return gone(name)
     if code in NO_ROOM:
         return full(name, PAGE, code)
-    if code in (errno.EMFILE, errno.ENFILE):  # not the dict's fault
+    if code in (errno.EMFILE, errno.ENFILE):  # a limit of the process or machine
         return descriptors.ran_out(OSError(code, os.strerror(code)), name)
     if code in (errno.EAGAIN, errno.EACCES):
         message = (
@@ -78,12 +78,12 @@ def of(name: str, error: lmdb.Error) -> Exception:
 
 
 def ended(name: str) -> LockError:
-    """Make the error for who goes on in a transaction that another thread has undone."""
+    """Make the error for a use of a transaction that another thread has aborted."""
     return LockError(f"{name!r}: another thread has ended this transaction, so nothing of it is stored", name=name)
 
 
 def wrong(name: str, error: Exception, key: object = None) -> Exception:
-    """Make the error for bytes that are no entry, or none that can be read here."""
+    """Make the error for a damaged entry, or for one that this machine cannot read."""
     if isinstance(error, values.ZoneError):
         message = f"{name!r} has a time in the zone {error}, which this machine does not know: pip install tzdata"
         return UnsupportedError(message, name=name)
@@ -96,7 +96,7 @@ def wrong(name: str, error: Exception, key: object = None) -> Exception:
 
 
 def of_new(name: str, error: lmdb.Error) -> Exception:
-    """Make the error to raise where the file of a new dict cannot be made."""
+    """Make the error to raise if the file of a new dict cannot be made."""
     if error.code != errno.EFBIG:
         return of(name, error)
     message = (
@@ -107,7 +107,7 @@ def of_new(name: str, error: lmdb.Error) -> Exception:
 
 
 def gone(name: str) -> NotFoundError:
-    """Make the error for a dict that cannot be opened any more."""
+    """Make the error for a dict that was unlinked and cannot be opened."""
     message = f"{name!r} was unlinked or replaced, so it is closed here"
     return NotFoundError(message, Cure("Live names", "list"), name=name, similar=[])
 

@@ -1,11 +1,11 @@
 """The fast path of a dict: one short value under a text key, stored in a transaction of its own.
 
-Such a change does not need most of what `Access._change` prepares. It needs no large array, no free page beyond those
-that are reserved, no writer lock, and no place in a transaction that is under way. So it goes straight to LMDB's
-mutex, with what the last commit of this process left in the cache, in a third of the time. Wherever one of these
-conditions does not hold `put` returns False before it has changed anything, and the caller takes the long way.
+Such a change needs no file for an array, no pages beyond the reserved ones, no writer lock, and no open transaction to
+join. So it takes LMDB's mutex at once, uses what the last commit of this process left in the cache, and takes a third
+of the time. If one of these conditions does not hold, `put` returns False before it changes anything, and the caller
+uses `Access._change`, the slow path.
 
-Both ways store the same bytes. `tests/unit/test_dict_fast_path.py` compares them, file by file.
+Both paths store the same bytes: `tests/unit/test_dict_fast_path.py` compares the files.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from shmkernel.kinds.dicts.lmdb_pages import LAST, OTHER
 if TYPE_CHECKING:
     from shmkernel.kinds.dicts.store import Store
 
-SHORT = 1 << 10  # bytes of the longest value that is remembered
+SHORT = 1 << 10  # bytes of the longest value in the cache
 _FIRST, _SECOND = lmdb_pages.NUMBERS
-_NEW: Any = object()  # in the place of an entry that is not there
+_NEW: Any = object()  # in place of a missing entry
 
 
 def put(store: Store, raw: bytes, data: bytes, key: object, value: object) -> bool:
-    """Store a short value; False if it takes the long way."""
+    """Store a short value; return False if that needs the slow path."""
     env = store.env
-    if env is None or store.words[lmdb_pages.LOCK_FIRST]:  # until it has the mutex, no other thread of ours runs
+    if env is None or store.words[lmdb_pages.LOCK_FIRST]:  # until `begin` has the mutex, no other thread here runs
         return False
-    txn = env.begin(None, None, True)  # keywords take a tenth of a microsecond
+    txn = env.begin(None, None, True)  # positional: keywords take 0.1 us
     try:
         words = store.words
         first, second = words[_FIRST], words[_SECOND]
@@ -62,7 +62,7 @@ def put(store: Store, raw: bytes, data: bytes, key: object, value: object) -> bo
         store.resized += 1
     if words[lmdb_pages.LISTENED]:
         store.announce_change()
-    if cache.tag != tag or len(cache.heads) >= LIMIT:  # others wrote since: what was remembered may be old
+    if cache.tag != tag or len(cache.heads) >= LIMIT:  # others have written since: the cache may be stale
         before, cache = cache, Cache(NOTHING)
         cache.note(raw, key, value, head, last, tag + 2)
         if store.cache is before and store.block is None:
@@ -73,7 +73,7 @@ def put(store: Store, raw: bytes, data: bytes, key: object, value: object) -> bo
 
 
 def remember(store: Store, tag: int, key: object, value: object) -> None:
-    """Remember a value that was read in the snapshot of this tag."""
+    """Add a value to the cache that was read in the snapshot with this tag."""
     cache = store.cache
     if cache.tag == tag and len(cache.values) < LIMIT:
         cache.values.setdefault(key, value)

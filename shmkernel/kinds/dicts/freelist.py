@@ -1,7 +1,7 @@
-"""LMDB's list of free pages, which its interface does not show.
+"""Read LMDB's list of free pages, which its API does not give.
 
-A second tree in the file: under the number of each transaction, the pages that it freed. The layout is that of
-MDB_page and MDB_node in mdb.c (LMDB 0.9). Looked at only where a memory is full.
+The list is a second tree in the file: each transaction's number is a key, its value the pages that it freed. The layout
+is that of MDB_page and MDB_node in mdb.c (LMDB 0.9). It is read only if memory is full.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NONE = (1 << 64) - 1  # the root of an empty tree
-_LEAF, _ELSEWHERE = 0x02, 0x01  # a page's flag, a node's: the data has a page of its own
-_PAGE = struct.Struct("<8xHHHH")  # of its head: pad, flags, lower, upper
+_LEAF, _ELSEWHERE = 0x02, 0x01  # flags of a page, and of a node whose data is on pages of its own
+_PAGE = struct.Struct("<8xHHHH")  # in the head of a page: pad, flags, lower, upper
 _HEAD = 16
 _NODE = struct.Struct("<HHHH")  # size or page, its upper half, flags or more of the page, length of the key
 _NUMBER = struct.Struct("<Q")
 
 
 def records(read: Callable[[int], bytes], root: int) -> Iterator[tuple[int, int]]:
-    """Yield the number of each transaction in the tree, and how many pages it freed; `read` gives a page."""
+    """Yield the number of each transaction in the tree, and the count of pages that it freed; `read` returns a page."""
     if root == NONE:
         return
     page = read(root)
@@ -42,7 +42,7 @@ def records(read: Callable[[int], bytes], root: int) -> Iterator[tuple[int, int]
 
 
 def is_filled(page: bytes, below: list[int]) -> bool:
-    """Say whether the nodes of a page of a tree fill it up to its end, and add the pages below it."""
+    """Return whether the nodes of a page fill it to its end, and append its child pages to `below`."""
     _, flags, lower, upper = _PAGE.unpack_from(page)
     size = 0
     for (at,) in struct.iter_unpack("<H", page[_HEAD:lower]):
@@ -59,7 +59,7 @@ def is_filled(page: bytes, below: list[int]) -> bool:
 
 
 def oldest(readers: str) -> int:
-    r"""Return the number of the oldest snapshot that is being read, by the text of `Environment.readers`.
+    r"""Return the number of the oldest snapshot in use, from the text of `Environment.readers`.
 
     Examples
     --------

@@ -1,21 +1,20 @@
-"""The thread that begins and ends transactions which outlive one call: one a process, started with the first of them.
+"""The keeper: the one thread of a process that begins and ends the transactions of ``with`` blocks.
 
-LMDB's mutex belongs to the thread that took it: freed by another it stays locked, and every writer of every process
-waits for ever. A ``with`` block may end in another thread than it began in, since a generator can be closed, thrown
-into or collected anywhere. So neither happens in a user's thread:
+LMDB's mutex belongs to the thread that locked it. If another thread ends the transaction, the mutex stays locked, and
+every writer of every process waits for ever. A ``with`` block may end in another thread than it began in, since a
+generator can be closed or collected anywhere. So both happen in the keeper:
 
     user's thread    begin ->  put, get, ...  -> end, from whatever thread
-    the keeper        txn = env.begin(write)      txn.commit() or txn.abort(), and what has to follow
+    the keeper        txn = env.begin(write)      txn.commit() or txn.abort(), and cleanup
 
-py-lmdb lets any thread use a transaction, one at a time. No signal reaches the keeper, so an end that was asked for
-happens, all of it, though Ctrl-C ends the waiting for it.
+py-lmdb lets any thread use a transaction, one at a time. Python handles signals in the main thread alone, so a job of
+the keeper runs to its end; Ctrl-C only ends the waiting for it.
 
-Where no thread can be started any more, at the end of the interpreter, the caller does it itself.
+If no thread can be started, as at the end of the interpreter, the caller runs the job itself.
 
-An environment that is closed in the middle of a transaction, by another thread, takes the mutex out of memory locked:
-every writer of every process would wait for ever, and this one crash. So what is begun is `held` until it is ended,
-though nobody refers to its dict. The keeper's frame has it too: no frame of a thread that sleeps is taken down at the
-end of the interpreter, as modules are.
+Closing an environment while a transaction is open would unmap the locked mutex: every writer of every process would
+wait for ever, and this one crash. So `held` refers to each block until it has ended, even if nothing refers to its
+dict. The keeper's frame refers to `held`, since the frame of a sleeping thread outlives the modules at exit.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ if TYPE_CHECKING:
 
 _jobs: SimpleQueue[Job] | None = None
 _ident: int | None = None
-held: set[object] = set()  # what is begun and not ended
+held: set[object] = set()  # blocks that have begun and not ended
 
 
 class Job:
-    """Something to be done by the keeper. ``inline``: it was done by the caller."""
+    """A function for the keeper to call. ``inline``: the caller has called it."""
 
     __slots__ = ("_act", "_done", "error", "inline")
 
@@ -48,16 +47,16 @@ class Job:
         self.inline = False
 
     def do(self) -> None:
-        """Do it; whoever waits gets the error."""
+        """Call the function; `wait` raises its error."""
         try:
             self._act()
-        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+        except BaseException as error:  # noqa: BLE001  raised in `wait`
             self.error = error
         del self._act
         self._done.release()
 
     def wait(self, timeout: float = -1) -> bool:
-        """Wait until it is done, and raise its error; False when the time is over."""
+        """Wait until it is done, and raise its error; return False after the timeout."""
         if not self._done.acquire(timeout=timeout):
             return False
         self._done.release()
@@ -66,15 +65,15 @@ class Job:
         return True
 
     def finish(self) -> None:
-        """Wait until it is done, whatever its error, for a second at most."""
+        """Wait for a second at most until it is done, and ignore its error."""
         if self._done.acquire(timeout=1):
             self._done.release()
 
 
 def prepare(act: Callable[[], object]) -> tuple[Callable[[Job], object], Job]:
-    """Return what to call, with the job, to have something done by the keeper after all that was asked for before.
+    """Return a job for the keeper, and the function to call with it, which puts it after all earlier jobs.
 
-    It is C's: the caller notes that the job is on its way, then calls it, and no Ctrl-C comes between.
+    The function is C code, so that Ctrl-C cannot interrupt the put. The caller notes the job before it calls it.
     """
     jobs = _jobs or _start()
     return (_do if jobs is None else jobs.put), Job(act)
@@ -86,7 +85,7 @@ def _do(job: Job) -> None:
 
 
 def can_wait() -> bool:
-    """Say whether a job would be done: not by a thread that Python's end has stopped, nor while another is."""
+    """Return whether waiting for a job can end: not at the interpreter's exit, and not in the keeper."""
     return not sys.is_finalizing() and _thread.get_ident() != _ident
 
 
@@ -97,7 +96,7 @@ def _start() -> SimpleQueue[Job] | None:
         _thread.start_new_thread(_work, (jobs, held))
     except RuntimeError:
         return None
-    if _jobs is None:  # else another thread was faster: the one too many has nothing to do
+    if _jobs is None:  # else another thread has started one: the second keeper gets no jobs
         _jobs = jobs
     return _jobs
 

@@ -1,13 +1,11 @@
-"""Keys of a shared dict as bytes, so that keys which are equal to Python are equal bytes.
+"""Encode the keys of a shared dict as bytes: keys that are equal in Python have equal bytes.
 
-A text is its UTF-8, so that other programs read it as it is. Everything else begins with a byte that no UTF-8
-text begins with. Whole numbers are one key whatever their type, as in a dict: 1, 1.0 and True. Where the bytes
-do not tell the key that was given (True, numpy's 1, or one too long for a key of LMDB), they are not `exact`, and the
-key itself is stored beside them.
+A text is encoded as UTF-8, so that other programs can read it. Every other key begins with a byte that begins no UTF-8
+text. Equal numbers are one key whatever their type, as in a dict: 1, 1.0 and True. If the bytes do not determine the
+key (True, numpy's 1, or one too long for a key of LMDB) they are not `exact`, and the key itself is stored beside them.
 
-A key that would come back as another type is refused, as such a value is: a member of an enumeration, a named tuple,
-any other subclass. What is looked up may be one: it finds what it is equal to, as long as its class has not changed
-what equal means.
+A key whose type would not be read back is refused: a member of an enumeration, a named tuple, any other subclass. A
+lookup accepts such a key, and finds an equal one, unless its class redefines equality.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LONGEST = 511  # bytes of a key that LMDB takes
-ORDER = 0xFF  # what the entries that keep the order begin with: after all keys
-OTHERS = 0xF8  # what all other keys than texts begin with, at least
+LONGEST = 511  # bytes of LMDB's longest key
+ORDER = 0xFF  # first byte of the entries of the order, which follow all keys
+OTHERS = 0xF8  # lowest first byte of keys other than texts
 _TEXT, _INT, _FLOAT, _NONE, _BYTES, _TUPLE, _DIGEST = (bytes([OTHERS + n]) for n in range(7))
 _PLAIN: dict[object, None] = {}
 _TYPES = (str, bool, int, float, bytes, tuple)  # and None
-_BASES: dict[type, Callable[[Any], object]] = {  # which keep what a subclass overrides out of it
+_BASES: dict[type, Callable[[Any], object]] = {  # the base class's methods, whatever a subclass overrides
     str: lambda key: str.__str__(key) if type(key) is str else "".join(str.__iter__(key)),
     int: int.__int__,
     float: float.__float__,
@@ -41,7 +39,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class NoKeyError(Exception):
-    """A key of a type that cannot be stored; ``type`` says which, ``at`` where in a tuple, ``cure`` what to give."""
+    """A key that cannot be stored: its ``type``, its position ``at`` in a tuple, and a ``cure``."""
 
     def __init__(self, wrong: object, cure: str = "", at: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -49,7 +47,7 @@ class NoKeyError(Exception):
 
 
 def encode(key: object) -> tuple[bytes, bool]:
-    """Return the bytes of a key that is to be stored, and whether they are exact.
+    """Return the bytes of a key to store, and whether they are exact.
 
     Raises
     ------
@@ -67,7 +65,7 @@ def encode(key: object) -> tuple[bytes, bool]:
 
 
 def look_up(key: object) -> bytes:
-    """Return the bytes under which a key that is equal to this one is stored; errors as for `encode`.
+    """Return the bytes under which an equal key is stored; errors as for `encode`.
 
     Examples
     --------
@@ -85,7 +83,7 @@ def _whole_key(key: object, *, stored: bool) -> tuple[bytes, bool]:
         except UnicodeEncodeError:
             raw, exact = _encode(key, stored)
     else:
-        _PLAIN.get(key)  # it refuses what cannot be hashed, in the words of this Python's dict
+        _PLAIN.get(key)  # raises this Python's TypeError for keys that are not hashable
         raw, exact = _encode(key, stored)
     if len(raw) > LONGEST:
         return _DIGEST + hashlib.blake2b(raw, digest_size=32).digest(), False
@@ -135,7 +133,7 @@ def _encode(key: object, stored: bool) -> tuple[bytes, bool]:
 
 
 def _plain(key: object, stored: bool) -> object:
-    """Return a key as one of the types that keys are of: the key itself, or what is equal to it."""
+    """Return the key if its type can be stored, else an equal key of such a type."""
     if type(key) in _TYPES:
         return key
     if isinstance(key, np.generic):
@@ -144,7 +142,7 @@ def _plain(key: object, stored: bool) -> object:
     if base is None:
         raise NoKeyError(key)
     if stored or type(key).__hash__ is not base.__hash__ or type(key).__eq__ is not base.__eq__:
-        text = isinstance(key, enum.Enum) and base is str  # whose str() may be its name
+        text = isinstance(key, enum.Enum) and base is str  # its str() may be the member's name
         raise NoKeyError(key, "give its .value" if text else f"give {base.__name__}(...) of it")
     return _BASES[base](key)
 
@@ -152,7 +150,7 @@ def _plain(key: object, stored: bool) -> object:
 def _of_numpy(key: np.generic, stored: bool) -> object:
     if isinstance(key, (np.bytes_, np.str_)):
         base: type = bytes if isinstance(key, np.bytes_) else str
-        if stored and key[-1:] in (b"\0", "\0"):  # numpy takes the zeros at its end away
+        if stored and key[-1:] in (b"\0", "\0"):  # numpy strips NULs at the end
             raise NoKeyError(key, f"give {base.__name__}(...) of it")
         return _BASES[base](key)
     plain = key.item()
@@ -174,7 +172,7 @@ def _one(key: Any) -> tuple[bytes, bool]:  # noqa: ANN401  one of _TYPES
         return _BYTES + key, True
     if math.isfinite(key) and key == int(key):
         return _whole(int(key)), False
-    return _FLOAT + _DOUBLE.pack(math.nan if key != key else key), True  # noqa: PLR0124  all that is not a number is one key
+    return _FLOAT + _DOUBLE.pack(math.nan if key != key else key), True  # noqa: PLR0124  every NaN is one key
 
 
 def _tuple(key: tuple[object, ...], stored: bool) -> tuple[bytes, bool]:

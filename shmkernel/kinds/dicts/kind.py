@@ -1,6 +1,6 @@
-"""Dicts: a segment is an LMDB file, and what is handed out a mapping that every kernel shares.
+"""Dicts: a segment is an LMDB file, and `SharedDict` a mapping over it that all kernels share.
 
-The file has a folder to itself; `shmkernel.kinds.dicts` says why, and what is in it.
+The file has a folder of its own: see `shmkernel.kinds.dicts`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Dict:
     file = "data.mdb"
     suffixes = (".json", ".msgpack")
 
-    def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002  what others take
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
         """Take mappings."""
         return isinstance(value, Mapping)
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
-        """Lay out a mapping, or an empty one."""
+        """Plan a mapping, or an empty one."""
         if given := [key for key, option in options.items() if option is not None]:
             raise ArgumentError(f"{name!r}: a dict takes no {given[0]}", name=name)
         if isinstance(value, parts.mapping.SharedDict):
@@ -72,7 +72,7 @@ class Dict:
         return Plan(size, lambda: iter(()), build=build)
 
     def load(self, name: str, path: str) -> Plan:
-        """Lay out the content of a JSON or MessagePack file."""
+        """Plan the content of a JSON or MessagePack file."""
         with open(path, "rb") as file:
             text = file.read()
         try:
@@ -85,7 +85,7 @@ class Dict:
         return self.plan(name, content, {})
 
     def save(self, value: SharedDict, path: str) -> Iterator[bytes]:
-        """Write a snapshot: as JSON if the path says so, else as MessagePack."""
+        """Yield a snapshot as JSON if the path ends in .json, else as MessagePack."""
         content = value.to_dict()
         if not path.endswith(".json"):
             yield parts.values.pack(content)
@@ -96,11 +96,11 @@ class Dict:
         yield json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
 
     def matches(self, head: bytes) -> bool:
-        """Say whether these are the first bytes of an LMDB file."""
+        """Return whether these are the first bytes of an LMDB file."""
         return lmdb_pages.count_in(head) is not None
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
-        """Refuse: a store cannot be used without its folder."""
+        """Raise ValueError: a store cannot be used without its folder."""
         raise ValueError("it was put there by another program, which alone can say where its lock file is")
 
     def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> SharedDict:
@@ -115,15 +115,15 @@ class Dict:
         opened.on_change = _publish
         return parts.mapping.SharedDict(opened, mapping, mode, parts.operations.Arrays(_put, _attach))
 
-    def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  it is that of the map
-        """Say how many keys there are."""
+    def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  the size of the map
+        """Describe the number of keys."""
         count = lmdb_pages.count_in(head)
         if count is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         return Description(f"{count} key{'s' * (count != 1)}")
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Show keys, types and dicts.values."""
+        """Preview keys, types and values."""
         count = lmdb_pages.count_in(source.read(0, 2 * lmdb_pages.PAGE))
         if count is None:
             raise ValueError("its first bytes are not those of an LMDB file")
@@ -134,7 +134,7 @@ KIND = Dict()
 
 
 def _is_json(value: object) -> bool:
-    """Say whether a value comes back from JSON as it is."""
+    """Return whether JSON keeps a value unchanged."""
     kind = type(value)
     if kind is list:
         return all(map(_is_json, cast("list[object]", value)))
@@ -146,7 +146,7 @@ def _is_json(value: object) -> bool:
 
 def _publish(name: str) -> None:
     with importing:
-        from shmkernel.sync import versions  # noqa: PLC0415  only where somebody has asked for versions
+        from shmkernel.sync import versions  # noqa: PLC0415  only if a process waits for versions
 
     versions.publish(name)
 
@@ -156,9 +156,9 @@ def _array() -> kinds.Kind:
 
 
 def _put(home: str, array: NDArray[Any], name: str) -> int:
-    """Put an array into a nameless file; return its descriptor, or -1 where the folder has gone with the store's name.
+    """Write an array to a nameless file and return its descriptor, or -1 if the dict was unlinked.
 
-    An array that is stored there for good gets its name in the transaction.
+    The transaction that stores the array links the file.
     """
     plan = _array().plan(name, array, {})
     try:

@@ -1,13 +1,14 @@
-"""The first two pages of an LMDB file, which say where all else is: MDB_meta in mdb.c (LMDB 0.9).
+"""Read the first two pages of an LMDB file, the meta pages: MDB_meta in mdb.c (LMDB 0.9).
 
-Each commit writes the older of the two, its number last; the page with the greater number counts. They are read as
-words of 8 bytes, through a mapping, without asking LMDB: that takes a tenth of the time. Words of ours stand behind:
+Each commit writes the older page, its transaction number last; the page with the greater number is current. They are
+read as words of 8 bytes through a mapping, in a tenth of the time of a call to LMDB. LMDB leaves the rest of these
+pages free; the end of the first one holds words of this package:
 
-    LISTENED     somebody waits for changes of this dict: writers publish them
-    LOCK_FIRST   take the writer lock before LMDB's mutex: somebody holds it for long (first byte), or processes of
+    LISTENED     1 if a process waits for changes of this dict: writers then publish
+    LOCK_FIRST   take the writer lock before LMDB's mutex: a process holds it for long (first byte), or processes of
                  several pid namespaces have the file open (second byte)
-    SEAL         the time of change that the file has as long as nobody writes to it (verify.py)
-    SPACE        the pid namespace of the first process that had it open
+    SEAL         the modification time of the file while no process writes to it (verify.py)
+    SPACE        the pid namespace of the first process that opened the file
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import os
 from shmkernel._core import descriptors, folders, paths
 
 PAGE = mmap.PAGESIZE
-MAP = 64 << 30  # bytes that a dict can have: the one size of everybody's map
-OTHER = PAGE // 8  # where the second page begins, in words
+MAP = 64 << 30  # bytes of the largest dict; all processes must map the same size
+OTHER = PAGE // 8  # the word where the second page begins
 FREE, DEPTH, BRANCHES, LEAVES, ENTRIES, ROOT, LAST, NUMBER = 10, 11, 12, 13, 15, 16, 17, 18  # positions in a page
 NUMBERS = NUMBER, OTHER + NUMBER
 LISTENED, LOCK_FIRST, SPACE, SEAL = (
@@ -33,12 +34,12 @@ _MAGIC, _VERSION = 0xBEEFC0DE, 1
 
 
 def current(words: memoryview) -> int:
-    """Return where the page that counts begins."""
+    """Return the word where the current page begins."""
     return 0 if words[NUMBER] > words[OTHER + NUMBER] else OTHER
 
 
 def listen(inode: int) -> None:
-    """Have those who write to the dict with this inode, if it is one, say so: publish, for its name's version."""
+    """Have writers of the dict with this inode publish their changes; do nothing for other segments."""
     with contextlib.suppress(FileNotFoundError):
         fd = folders.open_(paths.runtime("dicts", str(inode), "data.mdb"), os.O_RDWR)
         try:
@@ -51,12 +52,12 @@ def listen(inode: int) -> None:
 
 
 def count(words: memoryview) -> int:
-    """Return how many keys the dict has: half of the entries."""
+    """Return the number of keys of the dict, half of its entries."""
     return int(words[current(words) + ENTRIES]) // 2
 
 
 def count_in(head: bytes) -> int | None:
-    """Return how many keys a dict has that begins like this; None if that is no LMDB file."""
+    """Return the number of keys of a dict whose first bytes are `head`; None if it is no LMDB file."""
     words = memoryview(head[: len(head) // 8 * 8]).cast("Q")
     if len(words) <= OTHER + NUMBER or words[2] & 0xFFFFFFFF != _MAGIC or words[2] >> 32 != _VERSION:
         return None
