@@ -40,7 +40,8 @@ _RESERVE = 256 << 20  # bytes a call, which Ctrl-C cannot interrupt: 0.1 s
 THEIRS = "Use another name: only that user, or root, can remove it"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # EINVAL: more than the file system's largest file
 _FLAGS = {mode: flags | os.O_NONBLOCK for mode, flags in {"r": os.O_RDONLY, "r+": os.O_RDWR, "c": os.O_RDONLY}.items()}
-_ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
+_ACCESS = {"r+": mmap.ACCESS_WRITE, "r": mmap.ACCESS_READ, "c": mmap.ACCESS_COPY}
+MODES = tuple(_ACCESS)
 
 # Held over every fork, and while a descriptor with a flock is opened and noted. A child closes the noted descriptors:
 # it would hold the flock of any other for as long as it lives.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
-from shmkernel._core import paths, records
+from shmkernel._core import paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,24 +19,13 @@ if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
 
+    from shmkernel.notebook.parsing import Parser
+
     Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
 _LINE = re.compile(r"(?:^\s*%{0,2}|[\s=]%{1,2})(shm_[a-z]+)\s(.*)$")
-_VALUES = {
-    "--mode": ("r+", "r", "c"),
-    "--lifetime": records.LIFETIMES,
-    "--order": ("C", "F"),
-    "--kind": ("array", "dict", "list", "raw"),
-    "--dtype": ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]"),
-}
-_FREE = (  # flags whose values cannot be proposed
-    "--as", "--every", "--fill", "--list", "--ring", "--shape", "--since", "--size", "--timeout",
-)  # fmt: skip
+_DTYPES = ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]")
 _SHARED = (list, tuple, dict, bytes, bytearray)
-_SEGMENTS = (
-    "shm_attach", "shm_close", "shm_unlink", "shm_keep", "shm_info", "shm_save", "shm_lock", "shm_publish", "shm_wait",
-    "shm_watch",
-)  # fmt: skip
 _PRIORITY = 1000.0  # before all other matchers, which then need not run
 
 
@@ -49,7 +38,7 @@ def matcher_for(shell: InteractiveShell) -> Matcher:
         parser = getattr(shell.find_line_magic(magic[1]), "parser", None) if magic else None
         if magic is None or parser is None:
             return {"completions": []}
-        fragment, kind, choices = _complete(shell, magic[1], parser.flags(), magic[2])
+        fragment, kind, choices = _complete(shell, magic[1], parser, magic[2])
         return {
             "completions": [SimpleCompletion(text, type=kind) for text in choices if text.startswith(fragment)],
             "matched_fragment": fragment,
@@ -60,26 +49,26 @@ def matcher_for(shell: InteractiveShell) -> Matcher:
     return matcher  # type: ignore[no-any-return]
 
 
-def _complete(shell: InteractiveShell, verb: str, flags: list[str], text: str) -> tuple[str, str, Iterable[str]]:
+def _complete(shell: InteractiveShell, verb: str, parser: Parser, text: str) -> tuple[str, str, Iterable[str]]:
     """Return the word being typed, its kind, and the words that it may become."""
     *words, fragment = re.split(r"\s+", text)
+    values = {flag: _DTYPES if flag == "--dtype" else choices for flag, choices in parser.flags().items()}
     flag, equals, value = fragment.partition("=")
-    if equals and flag in _VALUES:
-        return value, "value", _VALUES[flag]
+    if equals and (choices := values.get(flag)):
+        return value, "value", choices
     if fragment.startswith("-"):
-        return fragment, "flag", [name for name in flags if name not in words]
+        return fragment, "flag", [name for name in values if name not in words]
     last = next((word for word in reversed(words) if word.startswith("--")), "")
-    if words and words[-1] in _VALUES:
-        return fragment, "value", _VALUES[words[-1]]
-    if last == "--from":
+    choices = values.get(words[-1]) if words else None
+    if last == "--from" and not choices:
         return fragment, "variable", _values(shell)
-    if words and words[-1] in _FREE:
-        return fragment, "value", ()
+    if choices is not None:
+        return fragment, "value", choices
     if verb == "shm_create":
         return fragment, "variable", [name for name in _values(shell) if name not in words]
-    if verb in _SEGMENTS and not (verb == "shm_save" and any(words)):  # the second word of shm_save is a file
-        return fragment, "segment", [name for name in paths.names() if name not in words]
-    return fragment, "", ()
+    if verb == "shm_load" or (verb == "shm_save" and any(words)) or not parser.takes_names():  # a new name, a file
+        return fragment, "", ()
+    return fragment, "segment", [name for name in paths.names() if name not in words]
 
 
 def _values(shell: InteractiveShell) -> list[str]:

@@ -10,6 +10,7 @@ from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
 from shmkernel import workspace
+from shmkernel._core import records, segment_file
 from shmkernel._core.counts import seconds_given, version_given
 from shmkernel.notebook import output
 from shmkernel.notebook.parsing import Parser, arguments, in_one_line
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 
 _NAMES = argument("names", metavar="NAME", nargs="+", help="names of segments; $n and {n} insert Python variables")
 _NAME = argument("names", metavar="NAME", nargs=1, help="name of the segment; $n and {n} insert Python variables")
-_MODE = argument("--mode", metavar="{r,r+,c}", help="r: read only, r+: read and write, c: changes stay private")
+_MODE = argument(
+    "--mode", metavar=f"{{{','.join(segment_file.MODES)}}}",
+    help="r: read only, r+: read and write, c: changes stay private",
+)  # fmt: skip
 _LIFETIME = argument(
-    "--lifetime", metavar="{session,attached,keep}",
+    "--lifetime", metavar=f"{{{','.join(records.LIFETIMES)}}}",
     help="until this kernel ends, until the last process lets go of it, or until somebody unlinks it",
 )  # fmt: skip
 _REPLACE = argument("--replace", action="store_true", help="replace a segment of this name from another notebook")
@@ -79,13 +83,13 @@ class ShmMagics(Magics):
     """Shared memory for notebooks."""
 
     mode = Enum(
-        ["r+", "r", "c"],
+        segment_file.MODES,
         "r+",
         help="Mode of %shm_attach. r: read only, r+: read and write, c: changes stay private.",
     ).tag(config=True)
-    lifetime = Enum(
-        ["session", "attached", "keep"], "session", help="Lifetime of segments made by %shm_create and %shm_load."
-    ).tag(config=True)
+    lifetime = Enum(records.LIFETIMES, "session", help="Lifetime of segments made by %shm_create and %shm_load.").tag(
+        config=True
+    )
 
     shell: InteractiveShell
     bare: output.Bare

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _FROM = re.compile(r"(?:^|(?<=\s))--from(?:=|\s|$)")
 _FILLED = re.compile(r"\$\$|\{\{|\}\}|\$\{([^{}]*)\}|\$([^\W\d]\w*(?:\.[^\W\d]\w*)*)|\{([^{}]*)\}")
 _BRACES = re.compile(r"""("[^"]*"|'[^']*')|\{[^{}]*\}""")
+_CHOICE = re.compile(r"(?<=[{,])[^{},]+(?=[,}])")  # of a metavar such as {C,F}
 _GAP = re.compile(r"(?<=\d)\s+(?=\d)")
 _LENGTH = re.compile(r"[\d,()\[\]]+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -92,9 +93,16 @@ class Parser(MagicArgumentParser):
         found.expression = expression
         return found
 
-    def flags(self) -> list[str]:
-        """List the long flags."""
-        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+    def flags(self) -> dict[str, tuple[str, ...] | None]:
+        """Return the long flags, each with the values that its metavar lists; None if the flag takes no value."""
+        return {
+            flag: None if action.nargs == 0 else tuple(_CHOICE.findall(str(action.metavar)))
+            for action in self._actions for flag in action.option_strings if flag.startswith("--")
+        }  # fmt: skip
+
+    def takes_names(self) -> bool:
+        """Say whether the magic takes names of segments."""
+        return any(action.dest == "names" for action in self._actions)
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as an error, with the flag that the user may have meant."""
