@@ -43,6 +43,7 @@ class Description(io.FileIO):
     """An open file description, which can hold the lock."""
 
     held = False
+    _finalizing = False  # FileIO would set it, and warn that nobody has closed it: an interrupt may do that
 
 
 class Holder(Protocol):
