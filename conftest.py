@@ -59,7 +59,7 @@ def _private_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="shmkernel-test-", dir="/dev/shm"))
 
     def left() -> list[Path]:
-        inside = (path for part in ("records", "sessions", "dicts") for path in folder.glob(f".shmk-*/{part}/*"))
+        inside = (path for part in ("records", "sessions", "stores") for path in folder.glob(f".shmk-*/{part}/*"))
         return [*(path for path in folder.iterdir() if not path.name.startswith(".shmk-")), *inside]
 
     try:

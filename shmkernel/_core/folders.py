@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
-PARTS = ("sessions", "records", "pending", "dicts", "sync")
+PARTS = ("sessions", "records", "pending", "stores", "sync")
 _HELD = 16  # folders kept open; a process needs two, more only if it changes SHMKERNEL_DIR or its user
 _SURE = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)

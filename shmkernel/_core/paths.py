@@ -165,6 +165,11 @@ def runtime(*parts: str) -> str:
     return "/".join((folder(), f".shmk-{os.geteuid()}", *parts))
 
 
+def store_folder(inode: int | str) -> str:
+    """Return the folder of a segment whose kind keeps a folder beside its file; all of them lie in ``stores``."""
+    return runtime("stores", str(inode))
+
+
 def no_folder(error: OSError, path: str) -> OSError:
     """Make the error for a folder that cannot hold segments."""
     if error.errno in (errno.EMFILE, errno.ENFILE):  # a limit of the process or machine

@@ -260,7 +260,7 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
 
 def make_store_folder(fd: int, file: str) -> str:
     """Make the folder of a store, link its nameless file there, and return the folder's path."""
-    home = paths.runtime("dicts", str(os.fstat(fd).st_ino))
+    home = paths.store_folder(os.fstat(fd).st_ino)
     with locked():  # without the lock, a sweep would remove the folder while the file is missing
         folders.mkdir(home)
         segment_file.link(fd, f"{home}/{file}")
@@ -269,7 +269,7 @@ def make_store_folder(fd: int, file: str) -> str:
 
 def abandon(inode: int) -> None:
     """Remove the folder of a store that was made and never got a record; do nothing to others."""
-    if folders.exists(paths.runtime("dicts", str(inode))):
+    if folders.exists(paths.store_folder(inode)):
         with locked():
             if records.read(inode) is None:
                 _remove_store_folder(inode)
@@ -278,7 +278,7 @@ def abandon(inode: int) -> None:
 def size(status: os.stat_result) -> int:
     """Return the size of a segment in bytes, including the files in its folder if it has one."""
     if status.st_nlink > 1 or status.st_blocks * 512 < status.st_size:
-        home = paths.runtime("dicts", str(status.st_ino))
+        home = paths.store_folder(status.st_ino)
         with contextlib.suppress(FileNotFoundError):
             return sum(folders.lstat(f"{home}/{entry}").st_blocks * 512 for entry in folders.listdir(home))
     return status.st_size
@@ -339,7 +339,7 @@ def _remove_store_folder(inode: int) -> None:
     """Remove the folder of a store: renamed first, so that an opener finds all of it or nothing."""
     gone = paths.runtime("pending", f"{inode}.store")
     with contextlib.suppress(FileNotFoundError):
-        folders.rename(paths.runtime("dicts", str(inode)), gone)
+        folders.rename(paths.store_folder(inode), gone)
         _remove(gone)
 
 
@@ -351,8 +351,8 @@ def _sweep_leftovers() -> None:
     sync_file.remove_unused()
     for entry in folders.listdir(paths.runtime("pending")):
         _remove(paths.runtime("pending", entry))
-    for entry in filter(str.isdigit, folders.listdir(paths.runtime("dicts"))):
-        if not folders.exists(paths.runtime("records", entry)) and not _busy(paths.runtime("dicts", entry)):
+    for entry in filter(str.isdigit, folders.listdir(paths.runtime("stores"))):
+        if not folders.exists(paths.runtime("records", entry)) and not _busy(paths.store_folder(entry)):
             _remove_store_folder(int(entry))
 
 

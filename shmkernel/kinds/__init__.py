@@ -44,7 +44,20 @@ class Description(NamedTuple):
 
 
 class Kind(Protocol):
-    """The interface of a kind."""
+    """The interface of a kind.
+
+    Three members are optional, and asked for only where a kind has them:
+
+    ``explain(value) -> str | None``
+        For a value that no kind takes: why this kind does not take it although it looks like one of its own, as
+        ``item 3 is a dict, and an item of a list is ...``; None for other values.
+    ``by_name : bool``
+        Whether multiprocessing sends a value that was handed out as a reference to its segment; by default only for a
+        kind that keeps a folder.
+    ``listen(home) -> None``
+        Of a kind that keeps a folder and knows when a value is changed: somebody waits for changes from now on, so all
+        processes that change the value are to publish.
+    """
 
     name: str
 
@@ -106,6 +119,11 @@ def keeps(kind: Kind) -> TypeGuard[Keeper]:
     return hasattr(kind, "connect")
 
 
+def goes_by_name(kind: Kind) -> bool:
+    """Say whether a value of the kind is sent to worker processes as a reference to its segment."""
+    return bool(getattr(kind, "by_name", keeps(kind)))
+
+
 _OURS = {  # in the order in which they are asked whether they take a value
     "ring": "shmkernel.kinds.rings.kind",
     "array": "shmkernel.kinds.array",
@@ -118,15 +136,16 @@ HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 
 @functools.cache
-def _ours() -> dict[str, Kind]:
+def _own(kind: str) -> Kind:
     with importing:  # here, since kinds import numpy, which the command line can do without
-        return {kind: importlib.import_module(module).KIND for kind, module in _OURS.items()}
+        own: Kind = importlib.import_module(_OURS[kind]).KIND
+        return own
 
 
 @functools.cache
 def known() -> dict[str, Kind]:
     """Return all kinds by name: our own, then those of other packages."""
-    found = dict(_ours())
+    found = {kind: _own(kind) for kind in _OURS}
     with importing:
         from importlib.metadata import entry_points  # noqa: PLC0415  20 ms, and our own kinds come first anyway
 
@@ -136,8 +155,10 @@ def known() -> dict[str, Kind]:
 
 
 def named(kind: str) -> Kind:
-    """Return the kind of this name."""
-    if found := _ours().get(kind) or known().get(kind):
+    """Return the kind of this name, and import no other."""
+    if kind in _OURS:
+        return _own(kind)
+    if found := known().get(kind):
         return found
     raise ArgumentError(f"kind {kind!r} is unknown. There are: {', '.join(known())}", kind=kind)
 
@@ -148,12 +169,11 @@ def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
         return found
     if value is None:
         message = f"{name!r}: nothing to share. Give a value, or a shape, a size, or kind='dict'"
-    elif isinstance(value, (list, tuple)):
-        at = next((at for at, item in enumerate(value) if not _is_item(item)), 0)
-        what = f"item {at} is {a_type(value[at])}, and an item of a list is an int, float, bool, str, bytes or None"
-        message = f"{name!r}: {a_type(value)} like this cannot be shared: {what}"
     else:
-        message = f"{name!r}: {a_type(value)} cannot be shared as it is"
+        reasons = (kind.explain(value) for kind in known().values() if hasattr(kind, "explain"))
+        why = next(filter(None, reasons), None)
+        what = f"like this cannot be shared: {why}" if why else "cannot be shared as it is"
+        message = f"{name!r}: {a_type(value)} {what}"
     raise UnsupportedError(message, name=name, type=type(value).__name__)
 
 
@@ -183,13 +203,6 @@ def _cured(
     cure, expression = cures.propose(name.rpartition(".")[2], value, works)
     end = cure or "Shared are numpy arrays, numbers, bytes, flat lists, and dicts of such values"
     return error.reworded(f"{error.what}. {end}", expression=expression)
-
-
-def _is_item(value: object) -> bool:
-    with importing:
-        from shmkernel.kinds.lists import layout  # noqa: PLC0415
-
-    return layout.may_be(type(value))
 
 
 def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
@@ -237,11 +250,11 @@ def read(path: str, offset: int, size: int) -> Iterator[memoryview]:
             size -= count
 
 
-def for_path(path: str) -> Kind | None:
-    """Return the Keeper that loads files with this suffix, None if there is none."""
-    return _first(lambda kind: keeps(kind) and path.endswith(kind.suffixes))
+def for_file(path: str, head: bytes) -> Kind:
+    """Return the kind to load a file with: by its name, by its first bytes, or the one whose error says what can be."""
+    return _first(lambda kind: keeps(kind) and path.endswith(kind.suffixes)) or for_bytes(head) or named("array")
 
 
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:
     """Return the first kind that suits; kinds of other packages are loaded only if none of ours does."""
-    return next(filter(suits, _ours().values()), None) or next(filter(suits, known().values()), None)
+    return next(filter(suits, map(_own, _OURS)), None) or next(filter(suits, known().values()), None)

@@ -25,7 +25,6 @@ import numpy as np
 from shmkernel import kinds
 from shmkernel._core import paths, records, registry, segment_file
 from shmkernel.errors import NotFoundError
-from shmkernel.kinds.rings.stream import Ring
 from shmkernel.stdlib import delivery, functions, shareable_list, shared_memory
 from shmkernel.verbs import attachments, segments
 
@@ -49,9 +48,9 @@ def register() -> None:
 
 
 def make_sendable(value: object, kind: str) -> None:
-    """Have a shared value sent as a reference: one of a kind that keeps a folder as the name it is attached by."""
+    """Have a shared value sent as a reference: as the name it is attached by, if its kind says so."""
     register()
-    if type(value) not in delivery.reducers and kinds.keeps(kinds.named(kind)):
+    if type(value) not in delivery.reducers and kinds.goes_by_name(kinds.named(kind)):
         _register(type(value), reduce_named)
 
 
@@ -86,7 +85,7 @@ def _teach_joblib(module: ModuleType) -> None:
 
 
 class Reference(NamedTuple):
-    """Which segment something lies in. ``file`` is of an array beside a dict: its path in the folder of dicts."""
+    """Which segment something lies in. ``file`` is one in the folder of a store: its path there."""
 
     name: str
     inode: int
@@ -203,7 +202,7 @@ def _to(one: attachments.Attachment) -> Reference | None:
     created = one.record.created if one.record else None
     if one.key[2] == "c":
         return None
-    if file := _of_dict(one.path):
+    if file := _in_store(one.path):
         return Reference(one.name, one.key[1], None, one.key[2], file)
     if os.path.dirname(one.path) != paths.folder() or registry.inode_at(one.name) != one.key[1]:
         return None
@@ -236,16 +235,16 @@ def _to_file(path: str, inode: int, mode: str) -> Reference | None:
         if record is None or record.name != name or registry.inode_at(name) != inode:
             return None
         return Reference(name, inode, record.created, mode)
-    file = _of_dict(path)
+    file = _in_store(path)
     if not file or not os.path.exists(path) or os.lstat(path).st_ino != inode:
         return None
     return Reference(base, inode, None, mode, file)
 
 
-def _of_dict(path: str) -> str:
-    """Return where in the folder of dicts this is; nothing if it lies elsewhere."""
-    dicts = paths.runtime("dicts") + "/"
-    return path.removeprefix(dicts) if path.startswith(dicts) else ""
+def _in_store(path: str) -> str:
+    """Return where in the folder of stores this is; nothing if it lies elsewhere."""
+    stores = paths.runtime("stores") + "/"
+    return path.removeprefix(stores) if path.startswith(stores) else ""
 
 
 def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments.Attachment, Any]:
@@ -283,10 +282,10 @@ def _is(one: attachments.Attachment, reference: Reference) -> bool:
 
 
 def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
-    """Map an array of a dict."""
+    """Map a file in the folder of a store."""
     register()
     _, inode, _, mode, file = reference
-    path = f"{paths.runtime('dicts')}/{file}"
+    path = f"{paths.runtime('stores')}/{file}"
     for one in attachments.alive():
         if one.path == path and one.key[1:] == (inode, mode) and (mapping := one()) is not None:
             return one, mapping
@@ -338,7 +337,6 @@ def _address(array: NDArray[Any]) -> int:
 
 
 _register(np.ndarray, reduce)
-_register(Ring, reduce_named)
 for _kind in (np.memmap, np.recarray, np.matrix):
     _register(_kind, reduce_subclass)
 _register(np.ma.MaskedArray, reduce_masked)

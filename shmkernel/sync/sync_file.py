@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shmkernel._core import folders, fork, identity, interrupts, paths, segment_file
 from shmkernel.errors import DamagedError
-from shmkernel.kinds.dicts import lmdb_pages
 from shmkernel.sync import closing, whereto
 
 if TYPE_CHECKING:
@@ -111,8 +110,8 @@ class SyncFile:
     """
 
     __slots__ = (
-        "__weakref__", "holds", "idle", "inherited", "inode", "leads", "name", "page", "path", "queued", "sure",
-        "target", "words",
+        "__weakref__", "holds", "idle", "inherited", "inode", "leads", "listened", "name", "page", "path", "queued",
+        "sure", "target", "words",
     )  # fmt: skip
 
     def __init__(self, name: str, path: str) -> None:
@@ -121,7 +120,7 @@ class SyncFile:
         self.target = whereto.Target(self.leads)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
-        self.listen()
+        self.listened = 0  # the segment whose writers were last asked to publish (`versions.listen`)
         self.sure = 0.0
         self.holds: list[Hold] = []
         self.queued: list[Hold] = []  # of waiting tasks
@@ -162,11 +161,6 @@ class SyncFile:
     def segment(self) -> int:
         """Return a number for the segment that the name leads to, 0 for none; its replacement has another number."""
         return self.target.now()
-
-    def listen(self) -> None:
-        """Have those who write to the dict that the name leads to, if it is one, say so."""
-        with contextlib.suppress(FileNotFoundError):
-            lmdb_pages.listen(os.lstat(self.leads).st_ino)
 
 
 def opened(name: str) -> SyncFile:

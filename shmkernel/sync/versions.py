@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shmkernel.sync.closing import Descriptor
 
 _LOCK = locks.request(fcntl.F_WRLCK, locks.VERSION)
+on_wait: list[Callable[[str], None]] = []  # called when this process first asks for the version of a name's segment
 
 
 def publish(name: str) -> int:
@@ -36,6 +37,9 @@ def publish(name: str) -> int:
     >>> publish("results") - before
     1
     """
+    file = sync_file.opened(name)
+    if not file.listened:
+        _listen(file, file.segment())
     return _alone(name, _publish)
 
 
@@ -137,7 +141,16 @@ def _settled(file: sync_file.SyncFile, inode: int | None = None) -> int:
     """Return the version, raised first if the segment was replaced since the last reading."""
     if inode is None:
         inode = file.segment()
+    _listen(file, inode)
     return _read(file) if inode in (0, file.words[INODE]) else _alone(file.name, _replace)
+
+
+def _listen(file: sync_file.SyncFile, inode: int) -> None:
+    """Have changes of the segment published, before its version is read: later ones are not missed."""
+    if inode not in (0, file.listened) and on_wait:
+        for call in on_wait:
+            call(file.name)
+        file.listened = inode
 
 
 def _publish(file: sync_file.SyncFile) -> None:
@@ -149,7 +162,6 @@ def _replace(file: sync_file.SyncFile) -> None:
     if now not in (0, file.words[INODE]):
         file.words[PUBLISHED] += 1  # before INODE: a death in between may count it twice, never not at all
         file.words[INODE] = now
-        file.listen()
 
 
 def _read(file: sync_file.SyncFile) -> int:

@@ -84,7 +84,7 @@ def load(
     source = _path(name, path)
     try:
         with open(source, "rb") as file:
-            guess = kinds.for_path(source) or kinds.for_bytes(file.read(kinds.HEAD)) or kinds.named("array")
+            guess = kinds.for_file(source, file.read(kinds.HEAD))
         reader = kinds.named(kind) if kind else guess
         plan = reader.load(name, source)
         staging.check(name, mode, lifetime, replace)

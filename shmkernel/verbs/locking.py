@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shmkernel._core import counts, paths
+from shmkernel import kinds
+from shmkernel._core import counts, folders, paths, records, registry
 from shmkernel.errors import Cure, RefusedError, UnsupportedError
 from shmkernel.sync import locks, seqlock, versions
 from shmkernel.verbs import attachments, segments
@@ -248,3 +249,17 @@ def _attachment(x: Any) -> attachments.Attachment:  # noqa: ANN401
         part = getattr(part, "base", None)
     message = f"this {type(x).__name__} is not shared from here. Give a name, or what create or attach returned"
     raise UnsupportedError(message, type=type(x).__name__)
+
+
+def _listen(name: str) -> None:
+    """Have the processes that change a segment publish, if its kind's writers can be asked to."""
+    inode = registry.inode_at(name)
+    if inode is None or not folders.exists(paths.store_folder(inode)):
+        return
+    record = records.read(inode)
+    listen = record and getattr(kinds.named(record.kind), "listen", None)
+    if listen:
+        listen(paths.store_folder(inode))
+
+
+versions.on_wait.append(_listen)

@@ -127,11 +127,7 @@ def open_(
         mapping = segment_file.map_(fd, status.st_size, mode, name)
         return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
     mapping = segment_file.map_(fd, min(status.st_size, kinds.HEAD), "r", name)
-    return mapping, kind.connect(mapping, _home(status), name, mode)
-
-
-def _home(status: os.stat_result) -> str:
-    return paths.runtime("dicts", str(status.st_ino))
+    return mapping, kind.connect(mapping, paths.store_folder(status.st_ino), name, mode)
 
 
 def check(name: str, mode: str, lifetime: str, replace: Replace) -> bool:

@@ -174,7 +174,7 @@ def replaced_in_a_transaction():
 @pytest.mark.parametrize("work", [replaced, replaced_in_a_transaction])
 def test_an_array_that_is_stored_and_killed_at_any_step_is_there_or_not_and_leaves_no_file(shm_dir, work):
     x = shm.create("x", {"a": LARGE})
-    (home,) = shm_dir.glob(".shmk-*/dicts/*")
+    (home,) = shm_dir.glob(".shmk-*/stores/*")
     for step in itertools.count(1):
         killed = killed_at(step, work)
         assert x["a"].sum() in (LARGE.sum(), (LARGE + 1).sum())
@@ -272,7 +272,7 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_dict_that_all_can_write(shm_dir):
             connection.send(at)
 
     x, at = shm.create("x", {"n": 0}), 0
-    (home,) = shm_dir.glob(".shmk-*/dicts/*")
+    (home,) = shm_dir.glob(".shmk-*/stores/*")
     with Child(follow) as other:
         while _error := interrupted(at := at + 1, change):  # kept until the next
             assert ("b" in x) == ("c" in x)
@@ -376,7 +376,7 @@ def test_too_large_to_be_created_it_leaves_nothing(small):
             with pytest.raises(shm.FullError, match="free"):
                 shm.create("x", value)
             assert [path for path in left(paths.folder()) if "sessions" not in path] == []
-        assert os.listdir(paths.runtime("dicts")) == []
+        assert os.listdir(paths.runtime("stores")) == []
 
     small(work, "size=4m")
 

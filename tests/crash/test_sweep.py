@@ -50,10 +50,10 @@ def test_a_process_that_dies_leaves_no_sync_file_of_a_free_name(shm_dir):
 
 def test_what_is_not_of_our_form_stops_no_sweep_and_stays():
     registry.begin()
-    odd = [paths.runtime("dicts", "odd"), paths.runtime("pending", "odd", "inner", "most"), paths.runtime("sync", "d")]
+    odd = [paths.runtime("stores", "odd"), paths.runtime("pending", "odd", "inner", "most"), paths.runtime("sync", "d")]
     for path in odd:
         os.makedirs(path)
     assert shm.gc() == []
     assert all(map(os.path.exists, odd))
     shutil.rmtree(paths.runtime("pending", "odd"))
-    shutil.rmtree(paths.runtime("dicts", "odd"))
+    shutil.rmtree(paths.runtime("stores", "odd"))

@@ -32,7 +32,7 @@ LARGE = np.arange(200_000.0)
 
 def homes(folder):
     """Return the folders that stores have to themselves."""
-    return sorted(folder.glob(".shmk-*/dicts/*"))
+    return sorted(folder.glob(".shmk-*/stores/*"))
 
 
 class TestDict(KindContract):

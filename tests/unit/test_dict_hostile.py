@@ -70,7 +70,7 @@ def test_whatever_bytes_change_nobody_dies_or_hangs_or_meets_another_error(shm_d
     with Child(lambda connection: connection.send(len(shm.create("x", VALUES, lifetime="keep")))) as child:
         child.hear()
         assert child.join() == 0
-    (home,) = shm_dir.glob(".shmk-*/dicts/*")
+    (home,) = shm_dir.glob(".shmk-*/stores/*")
     with open(home / "data.mdb", "rb") as file:
         clean = file.read(1 << 16)
     first = random.randrange(1 << 30) if "SHMKERNEL_FUZZ" in os.environ else 1
@@ -162,7 +162,7 @@ def test_a_store_is_not_checked_again_unless_somebody_has_written_to_it(monkeypa
     del x
     with Child(attach) as child:
         assert child.hear() == {"a": 2}
-    (store,) = shm_dir.glob(".shmk-*/dicts/*/data.mdb")
+    (store,) = shm_dir.glob(".shmk-*/stores/*/data.mdb")
     os.utime(store)
     with Child(attach) as child:
         assert child.hear() == "checked"

@@ -96,7 +96,7 @@ def test_any_umask_at_the_first_use_leaves_what_works(umask, shm_dir, in_child):
         shm.create("x", np.arange(3), lifetime="keep")
         shm.create("y", {"a": 1}, lifetime="keep")
         shm.publish("x")
-        modes = {path: os.lstat(path).st_mode & 0o777 for path in map(str, shm_dir.rglob("*")) if "dicts" not in path}
+        modes = {path: os.lstat(path).st_mode & 0o777 for path in map(str, shm_dir.rglob("*")) if "stores" not in path}
         assert all(mode == (0o700 if os.path.isdir(path) else 0o600) for path, mode in modes.items()), modes
 
     in_child(work)

@@ -323,9 +323,7 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
         interrupted, opened = child.hear()
         assert child.join() == 0
     assert interrupted
-    assert (
-        opened <= 1
-    )  # known: one right after a system call leaves its descriptor open
+    assert opened <= 1  # known: one right after a system call leaves its descriptor open
     until(lambda: not watchdogs(shm_dir), "the watchdogs have ended")
     until_left(shm_dir)
 

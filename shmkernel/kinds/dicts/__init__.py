@@ -9,14 +9,14 @@ of LMDB can read a store, whose one tree holds:
     0xff, number (8 bytes)    the key again        (the order of insertion)
 
 So the dict has half as many keys as the tree has entries; the first two pages give that count. A store has a folder of
-its own, `dicts/<inode>/` in the runtime folder. LMDB finds its lock file by path, and a store that is renamed over
+its own, `stores/<inode>/` in the runtime folder. LMDB finds its lock file by path, and a store that is renamed over
 another one's name must not find the other one's lock. The segment's name is a hard link to the store. Unlinking the
 name removes the folder in one step; a process that has the store open can continue to use it.
 
-    dicts/<inode>/data.mdb    the store
-    dicts/<inode>/lock.mdb    LMDB's readers and its mutex
-    dicts/<inode>/<id>.npy    a large array, referred to by a value
-    dicts/<inode>/<id>.open   a mark, while a transaction adds or deletes the array (array_files.py)
+    stores/<inode>/data.mdb    the store
+    stores/<inode>/lock.mdb    LMDB's readers and its mutex
+    stores/<inode>/<id>.npy    a large array, referred to by a value
+    stores/<inode>/<id>.open   a mark, while a transaction adds or deletes the array (array_files.py)
 """
 
 from __future__ import annotations

@@ -115,6 +115,10 @@ class Dict:
         opened.on_change = _publish
         return parts.mapping.SharedDict(opened, mapping, mode, parts.operations.Arrays(_put, _attach))
 
+    def listen(self, home: str) -> None:
+        """Have writers of the dict publish their changes."""
+        lmdb_pages.listen(f"{home}/{self.file}")
+
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  the size of the map
         """Describe the number of keys."""
         count = lmdb_pages.count_in(head)

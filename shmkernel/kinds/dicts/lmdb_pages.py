@@ -17,7 +17,7 @@ import contextlib
 import mmap
 import os
 
-from shmkernel._core import descriptors, folders, paths
+from shmkernel._core import descriptors, folders
 
 PAGE = mmap.PAGESIZE
 MAP = 64 << 30  # bytes of the largest dict; all processes must map the same size
@@ -38,10 +38,10 @@ def current(words: memoryview) -> int:
     return 0 if words[NUMBER] > words[OTHER + NUMBER] else OTHER
 
 
-def listen(inode: int) -> None:
-    """Have writers of the dict with this inode publish their changes; do nothing for other segments."""
+def listen(path: str) -> None:
+    """Have writers of this store publish their changes; do nothing if it has gone."""
     with contextlib.suppress(FileNotFoundError):
-        fd = folders.open_(paths.runtime("dicts", str(inode), "data.mdb"), os.O_RDWR)
+        fd = folders.open_(path, os.O_RDWR)
         try:
             descriptors.take_streams()
             if os.fstat(fd).st_size >= 2 * PAGE:

@@ -36,7 +36,7 @@ def preview(source: Source, look: Look, count: int) -> Preview:
     if not source.path:
         return nothing("its name is gone, and what it holds is seen by who has it alone")
     with open(source.path, "rb") as file:
-        home = paths.runtime("dicts", str(os.fstat(file.fileno()).st_ino))
+        home = paths.store_folder(os.fstat(file.fileno()).st_ino)
         mapping = mmap.mmap(file.fileno(), 2 * lmdb_pages.PAGE, access=mmap.ACCESS_READ)
     opened = store.connect(home, mapping, paths.called(source.path))
     with opened.viewing() as txn:

@@ -339,4 +339,4 @@ def _after_fork() -> None:
         store.leave()
 
 
-fork.on("dicts", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)
+fork.on("stores", before=_guard.before_fork, in_parent=_guard.in_parent, in_child=_after_fork)

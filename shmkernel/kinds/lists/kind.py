@@ -44,6 +44,15 @@ class List:
             return all(layout.may_be(kind) for kind in set(map(type, value)))
         return isinstance(value, View)
 
+    def explain(self, value: object) -> str | None:
+        """Say which item keeps a list or tuple from being shared."""
+        if not isinstance(value, (list, tuple)):
+            return None
+        at = next((at for at, item in enumerate(value) if not layout.may_be(type(item))), 0)
+        return (
+            f"item {at} is {kinds.a_type(value[at])}, and an item of a list is an int, float, bool, str, bytes or None"
+        )
+
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan the items of any iterable."""
         kinds.only(name, "a list", options)

@@ -48,6 +48,7 @@ class RingKind:
     """The ring kind; see `shmkernel.kinds.Kind`."""
 
     name = "ring"
+    by_name = True  # a stream has no values that could be sent in place of a reference
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
         """Take any value with the option ring, a number of slots."""
