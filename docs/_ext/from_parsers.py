@@ -63,13 +63,14 @@ def api(*wanted: str) -> Iterator[str]:
         elif inspect.isclass(value):
             yield f".. autoclass:: shmkernel.{name}"
             if not issubclass(value, tuple):
-                yield "   :members:"
+                yield from ("   :members:", f"   :exclude-members: {', '.join(_INTERNAL)}")
             yield ""
         else:
             yield from (f".. autofunction:: shmkernel.{name}", "")
     yield "```"
 
 
+_INTERNAL = ("over", "identity", "enter", "entering")  # methods for the package's own modules
 _OBVIOUS = (BaseException, Exception, object, LookupError)
 
 
