@@ -1,4 +1,4 @@
-"""The mapping that every kernel shares."""
+"""`SharedDict`: the mapping that all kernels share."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _SHOWN = 100  # items in the repr
 
 
 class SharedDict(Access, MutableMapping[Any, Any]):
-    """A dict that every kernel shares: ``shm.create("cfg", {...})`` makes one, ``shm.attach("cfg")`` gives it.
+    """A dict that all kernels share. ``shm.create("cfg", {...})`` makes one, ``shm.attach("cfg")`` attaches it.
 
-    It has a dict's methods, errors and order. Keys are texts, numbers, bytes, None and tuples of these; values are
-    those and lists, tuples, sets and dicts, dates and times, Decimal, UUID, numpy scalars and arrays. What cannot be
-    stored raises a TypeError that says where it is; nothing is ever pickled.
+    It has the methods, errors and order of a dict. Keys are texts, numbers, bytes, None and tuples of these. Values may
+    also be lists, tuples, sets, dicts, dates, times, Decimal, UUID, numpy scalars and arrays. Any other value raises
+    TypeError, which shows where in the value the problem is. Nothing is pickled.
 
-    Each operation is one step for all kernels, and several can be made one (`transaction`, `increment`,
-    `compare_and_set`). A loop over it reads on where it was: what other processes change meanwhile may or may not be
-    seen, and if this process inserts or removes a key it raises RuntimeError, as a dict does. `to_dict` is a snapshot.
+    Each operation is atomic for all kernels; `transaction`, `increment` and `compare_and_set` make several atomic. A
+    loop over the dict may or may not see changes that other processes make meanwhile. It raises RuntimeError if this
+    process inserts or removes a key, as for a dict. `to_dict` is a snapshot.
 
-    A list, dict or small array that is read is a copy: changing it changes nothing here. Store it again, in a
-    `transaction` if others write too. An array of 1 MiB or more is not copied: it is attached, and its elements are
-    everybody's.
+    Reading a list, dict or small array returns a copy: changing the copy does not change the dict. To change the dict,
+    store the copy again, in a `transaction` if other processes write too. An array of 1 MiB or more is attached, not
+    copied: all processes see changes to its elements.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     >>> cfg
     {'rate': 0.2, 'layers': [64, 64]}
     >>> cfg["layers"].append(10)     # a copy of the list
-    >>> with cfg.transaction():      # the way that writes
+    >>> with cfg.transaction():      # this changes the dict
     ...     cfg["layers"] += [10]
     >>> cfg["layers"]
     [64, 64, 10]
@@ -116,7 +116,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return SharedItems(self)
 
     def to_dict(self) -> dict[Any, Any]:
-        """Return a plain dict of what is stored now: a snapshot, even while others write.
+        """Return a plain dict: a consistent snapshot, even while other processes write.
 
         Examples
         --------
@@ -131,7 +131,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
                 number = txn.id()
                 try:
                     return self._snapshot(txn)
-                except GoneError:  # replaced since: there is a newer snapshot
+                except GoneError:  # an array was replaced meanwhile: read a newer snapshot
                     if number == missed:
                         raise
                     missed = number
@@ -169,7 +169,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return f"{{{', '.join(shown)}{f', ... {more} more' if more > 0 else ''}}}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (self.to_dict(),)  # a pickle on disk must not hold a name that dies with a kernel
+        return dict, (self.to_dict(),)  # not by name: a pickle on disk outlives the segment
 
     # Writing
 
@@ -192,7 +192,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
             raise KeyError(key)
 
     def pop(self, key: object, default: Any = MISSING) -> Any:  # noqa: ANN401
-        """Remove the key and return its value; without such a key return `default`, or raise KeyError."""
+        """Remove the key and return its value. If it is missing return `default`, or without one raise KeyError."""
         raw = known(key)
 
         def step(txn: Txn) -> Any:  # noqa: ANN401
@@ -208,7 +208,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return default if value is MISSING else value
 
     def popitem(self) -> tuple[Any, Any]:
-        """Remove the pair that was inserted last, and return it."""
+        """Remove and return the pair that was inserted last."""
 
         def step(txn: Txn) -> tuple[Any, Any]:
             placed, _ = entries.walk(txn, None, 1, backwards=True)
@@ -222,7 +222,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return self._change(step)
 
     def setdefault(self, key: object, default: Any = None) -> Any:  # noqa: ANN401
-        """Return the value of the key, which is `default` from now on if there was none."""
+        """Return the value of the key; if it is missing store and return `default`."""
         ready = self._ready(key, default)
 
         def step(txn: Txn) -> Any:  # noqa: ANN401
@@ -235,10 +235,10 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return self._change(step, ready)
 
     def update(self, other: Any = (), /, **more: Any) -> None:  # noqa: ANN401
-        """Take over all pairs of a mapping or iterable, and keyword arguments, in one step."""
+        """Store all pairs of a mapping or iterable, and keyword arguments, atomically."""
         content = (other.to_dict() if isinstance(other, SharedDict) else dict(other)) | more
         if any(map(is_large, content.values())):
-            with self.transaction():  # one file after the other
+            with self.transaction():  # writes one file after the other
                 for key, value in content.items():
                     self[key] = value
             return
@@ -255,7 +255,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return self
 
     def clear(self) -> None:
-        """Remove everything."""
+        """Remove all keys."""
 
         def step(txn: Txn) -> None:
             opened = self._store
@@ -264,7 +264,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         self._change(step)
 
     def increment(self, key: object, by: Any = 1) -> Any:  # noqa: ANN401
-        """Add to a number in one step for all kernels, and return the sum. Without such a key it was 0.
+        """Add `by` to a number atomically, and return the sum. A missing key counts as 0.
 
         Examples
         --------
@@ -285,7 +285,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return self._change(step)
 
     def compare_and_set(self, key: object, old: object, new: object) -> bool:
-        """Store `new` if the value is `old`, in one step for all kernels; say whether it was.
+        """Store `new` if the value equals `old`, atomically; return whether it did.
 
         Examples
         --------
@@ -307,17 +307,17 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         return self._change(step, ready)
 
     def transaction(self, timeout: float | None = None) -> Transaction:
-        """Make all that follows in the block one step for all kernels, or nothing of it if it raises.
+        """Return a context manager that makes all changes in its block atomic. If the block raises, none is stored.
 
-        Others read what was before until the block ends; whoever wants to write waits for that, so keep it short.
-        One inside another joins it. It belongs to the thread that entered it and, in a running event loop, to the task:
-        ``async with d.transaction():`` waits without blocking the loop.
+        Until the block ends, others read the old state, and wait to write: so keep it short. A transaction inside
+        another one of the same dict joins it. It belongs to the thread that entered it, and in a running event loop to
+        the asyncio task. ``async with d.transaction():`` waits without blocking the event loop.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds until TimedOutError; by default patience has no end but Ctrl-C. In a transaction of another dict it
-            is 10 s, since two that wait for each other would wait for ever.
+            Seconds to wait until TimedOutError. By default it waits until Ctrl-C; inside a transaction of another dict
+            10 s, since two transactions could wait for each other for ever.
 
         Examples
         --------
@@ -349,7 +349,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
             for pair in batch:
                 if type(pair[1]) is values.File:
                     whole = self._get(pair[0])
-                    if whole is MISSING:  # it was removed since
+                    if whole is MISSING:  # it was removed meanwhile
                         continue
                     yield pair[0], whole
                 else:

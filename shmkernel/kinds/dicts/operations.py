@@ -1,4 +1,4 @@
-"""How a shared dict reads its store and changes it, in whatever transaction this thread is in."""
+"""`Access`: read and change the store of a shared dict, in the open transaction or in one of its own."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     Txn = lmdb.Transaction[bytes]
 
 T = TypeVar("T")
-LARGE = 1 << 20  # bytes from which an array gets a file of its own
+LARGE = 1 << 20  # bytes; an array of this size or more gets a file of its own
 MISSING: Any = object()
-FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # the cache may give out the same one again
+FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # immutable, so the cache may share them
 _FIRST, _SECOND = lmdb_pages.NUMBERS
-_MANY = 1000  # pairs in one change, from which on it may take long
-AT_ONCE = 64, 4096  # entries read in one transaction: at first, and later,
-BYTES = 1 << 20  # and when these values are to be kept meanwhile
+_MANY = 1000  # a change of more pairs may take long
+AT_ONCE = 64, 4096  # entries read in a transaction: the first one, and later ones
+BYTES = 1 << 20  # of the values that a loop reads in a transaction
 BROKEN = entries.WrongError, values.ZoneError
 
 
 class Arrays(NamedTuple):
-    """How large arrays are put into nameless files beside the store, and attached."""
+    """Functions that write a large array to a nameless file beside the store, and attach one."""
 
     put: Callable[[str, NDArray[Any], str], int]
     attach: Callable[[str, str], NDArray[Any]]
 
 
 class Ready:
-    """A pair in bytes, and the nameless file that its value refers to."""
+    """An encoded pair, and the nameless file of a large array."""
 
     __slots__ = ("data", "exact", "fd", "file", "key", "raw")
 
@@ -51,23 +51,23 @@ class Ready:
         self.raw, self.exact, self.key, self.data, self.file, self.fd = raw, exact, key, data, file, fd
 
     def close(self) -> None:
-        """Let go of the file; without a name it is gone then."""
+        """Close the file; if it is still nameless, that removes it."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
 
 
 class GoneError(NotFoundError):
-    """A file was removed between the reading of its name and the opening."""
+    """The file of an array was removed after the reference to it was read."""
 
 
 def is_large(value: object) -> bool:
-    """Say whether a value is an array that gets a file of its own."""
+    """Return whether a value is an array that gets a file of its own."""
     return isinstance(value, np.ndarray) and value.nbytes >= LARGE and type(value) in (np.ndarray, np.memmap)
 
 
 def key_bytes(name: str, key: object) -> tuple[bytes, bool]:
-    """Return the bytes of a key that is to be stored, as `keys.encode`."""
+    """Return the bytes of a key to store, as `keys.encode`; UnsupportedError if it cannot be stored."""
     try:
         return keys.encode(key)
     except keys.NoKeyError as error:
@@ -81,7 +81,7 @@ def key_bytes(name: str, key: object) -> tuple[bytes, bool]:
 
 
 def packed(name: str, key: object, value: object) -> bytes:
-    """Write a value; UnsupportedError says where in it is what cannot be stored."""
+    """Encode a value; UnsupportedError shows which part cannot be stored."""
     try:
         return values.pack(value)
     except values.NoValueError as error:
@@ -91,7 +91,7 @@ def packed(name: str, key: object, value: object) -> bytes:
 
 
 class Access:
-    """A store, as it was attached here."""
+    """A store that this process has attached."""
 
     __slots__ = ("__weakref__", "_arrays", "_attached", "_mapping", "_mode", "_store")
 
@@ -101,11 +101,11 @@ class Access:
 
     @property
     def name(self) -> str:
-        """What it is called: ``shm.attach(name)``."""
+        """The name of the segment, for ``shm.attach(name)``."""
         return self._store.name
 
     def _get(self, key: object) -> Any:  # noqa: ANN401
-        """Read from the store; what does not change is remembered until anybody writes."""
+        """Read a value from the store; immutable values are cached until any process writes."""
         raw = known(key)
         if raw is None:
             return MISSING
@@ -133,18 +133,18 @@ class Access:
                 raise errors.wrong(opened.name, error, key) from None
             if type(value) in FROZEN:
                 short = len(entry) <= fast_path.SHORT and type(key) in cache.KEYS
-                if short and block is None and tag == 2 * number - 1:  # nobody wrote in between
+                if short and block is None and tag == 2 * number - 1:  # no other commit in between
                     fast_path.remember(opened, tag, key, value)
                 return value
             try:
                 return self._whole(value)
-            except GoneError:  # replaced since it was read, and its file with it
+            except GoneError:  # the value was replaced meanwhile, and its file deleted
                 if value == missed:
                     raise
                 missed = value
 
     def _whole(self, value: Any) -> Any:  # noqa: ANN401
-        """Attach a large array; anything else is the value itself."""
+        """Return the value; for a reference to a file attach the array."""
         if type(value) is not values.File:
             return value
         array = self._attached.get(value)
@@ -169,7 +169,7 @@ class Access:
                 with block.use:
                     yield inside(block)
         except lmdb.Error as error:
-            error.__traceback__ = None  # on Python 3.12 it would be in a reference cycle, with all that callers hold
+            error.__traceback__ = None  # on Python 3.12 a reference cycle would keep the callers' values
             raise self._failed(error, block) from None
         except BROKEN as error:
             error.__traceback__ = None
@@ -181,7 +181,7 @@ class Access:
     def _batches(
         self, make: Callable[[Txn, list[bytes]], tuple[list[T], list[bytes]]], *, backwards: bool = False
     ) -> Iterator[list[T]]:
-        """Read batch by batch, each in a transaction of its own. `make` may leave some of one for the next."""
+        """Yield batches, each read in a transaction of its own. `make` may leave entries for the next batch."""
         at, count = None, AT_ONCE[0]
         while True:
             with self._reading() as txn:
@@ -196,7 +196,7 @@ class Access:
             count = AT_ONCE[1]
 
     def _failed(self, error: lmdb.Error, block: Block | None) -> Exception:
-        """Make the error for one of LMDB: in a transaction that another thread has undone, or in general."""
+        """Convert an error of LMDB, which may come from a transaction that another thread has ended."""
         name = self._store.name
         if block is not None and block.over:
             return errors.ended(name)
@@ -211,7 +211,7 @@ class Access:
         return key_bytes(self.name, key)
 
     def _ready(self, key: object, value: object) -> Ready:
-        """Do all that may fail, or takes long, before others have to wait."""
+        """Encode a pair, and write a large array, before the change blocks other writers."""
         self._check_writable()
         raw, exact = self._key(key)
         if is_large(value) and (fd := self._put_array(key, value)) >= 0:
@@ -227,7 +227,7 @@ class Access:
             raise error.reworded(error.what.replace(repr(name), f"{name}[{key!r}]", 1)) from None
 
     def _change(self, step: Callable[[Txn], T], *ready: Ready) -> T:
-        """Make a change in a transaction of its own, or in that of this thread."""
+        """Make a change in this thread's open transaction, or in one of its own."""
         try:
             return self._make(step, *ready)
         finally:
@@ -248,7 +248,7 @@ class Access:
                 try:
                     return opened.write(step)
                 except FullError:
-                    if any(pair.file for pair in ready):  # its file went with the first try
+                    if any(pair.file for pair in ready):  # the first attempt has removed the file
                         raise
                     opened.free()
                     return opened.write(step)
@@ -270,7 +270,7 @@ class Access:
             block.wrote |= block.touched
 
     def _touch(self) -> None:
-        """Note that the change under way has begun: in a transaction that goes on it must not fail any more."""
+        """Note that the change writes now: if it fails from here on, its transaction is aborted."""
         if self._store.block is not None:
             self._store.block.touched = True
 
@@ -312,14 +312,14 @@ class Access:
 
 
 def inside(block: Block) -> Txn:
-    """Return the transaction that the caller is inside of."""
-    if block.txn is None:  # undone by another thread since it was looked at
+    """Return the LMDB transaction of a block; LockError if another thread has ended it."""
+    if block.txn is None:  # another thread has ended it meanwhile
         raise errors.ended(block.store.name)
     return block.txn
 
 
 def known(key: object) -> bytes | None:
-    """Return the bytes of a key that is looked up; a key that cannot be stored is not there, as in any dict."""
+    """Return the bytes of a key to look up; None for a key that cannot be stored."""
     try:
         return keys.look_up(key)
     except keys.NoKeyError:
@@ -327,12 +327,12 @@ def known(key: object) -> bytes | None:
 
 
 def items(txn: Txn, placed: list[bytes]) -> tuple[list[Any], list[Any]]:
-    """Return the keys at these places of the order, and their values."""
+    """Return the keys of these values of the order, and their values."""
     raws, keys_ = entries.keys_of(placed)
     return keys_, entries.read(txn, raws)
 
 
 def pairs(txn: Txn, placed: list[bytes]) -> tuple[list[tuple[Any, Any]], list[bytes]]:
-    """Return the first of these pairs, up to about `BYTES` in all, and the bytes of all their keys."""
+    """Return the first of these pairs, of about `BYTES`, and the bytes of all keys."""
     raws, keys_ = entries.keys_of(placed)
     return list(zip(keys_, entries.read(txn, raws, BYTES), strict=False)), raws

@@ -1,6 +1,6 @@
-"""Dicts to look at: rows of key, type and value, in the order of insertion, read in one snapshot.
+"""Preview of a dict: a grid of key, type and value, in the order of insertion, read in one snapshot.
 
-What is read are views of the map, and no more of a value than a row shows: the rest is neither copied nor decoded.
+It reads views of the map, and copies and decodes only what a row shows of a value.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from shmkernel._core import capacity, paths
 from shmkernel.kinds.dicts import entries, lmdb_pages, store, values
 from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 
-_FAR = 5_000  # keys: what comes later is not shown, since the way there is on foot
-_LONG = 4 << 10  # bytes of a value or key that are decoded
-_START = 280  # bytes of a longer text that are
+_FAR = 5_000  # keys; later ones are not shown, since each step to them takes time
+_LONG = 4 << 10  # bytes: longer keys and values are not decoded whole
+_START = 280  # bytes decoded of a long text
 _COLUMNS = [("type", ""), ("value", "")]
-_HEADS = {  # the first byte of what is longer: its type, and how many bytes say how much there is of it
+_HEADS = {  # by the first byte of a long value: its type, and the bytes of its length
     0xC5: ("bytes", 2), 0xC6: ("bytes", 4), 0xDA: ("str", 2), 0xDB: ("str", 4), 0xDC: ("list", 2), 0xDD: ("list", 4),
     0xDE: ("dict", 2), 0xDF: ("dict", 4), 0xC8: ("", 2), 0xC9: ("", 4),
 }  # fmt: skip
@@ -30,7 +30,7 @@ _stored = msgpack.Decoder(tuple[bytes, Raw]).decode
 
 
 def preview(source: Source, look: Look, count: int) -> Preview:
-    """Show a page of the keys. Nobody waits for it, and it does not count as attached."""
+    """Return a page of keys and values. No writer waits for it, and it does not count as attached."""
     if not count:
         return nothing("no keys")
     if not source.path:
@@ -45,16 +45,16 @@ def preview(source: Source, look: Look, count: int) -> Preview:
         shown = [_key(key) for key in placed[rows.start :]]
         texts = [_row(txn.get(raw)) for raw, _ in shown]
         labels = [label for _, label in shown]
-        del placed  # a view outlives no transaction
+        del placed  # views must not outlive the transaction
     note = f"the first {_FAR:,} of {count:,} keys" if count > _FAR else ""
     return grid(_COLUMNS, labels, texts, rows.start, min(count, _FAR), note=note)
 
 
 def _key(placed: memoryview) -> tuple[bytes, str]:
-    """Return the bytes of a key, and what to show of it."""
+    """Return the bytes of a key, and its text to show."""
     if len(placed) > _LONG:
         raw, key = _stored(placed[1:])
-        return raw, " ".join(_told(memoryview(key)))
+        return raw, " ".join(_shown(memoryview(key)))
     raw, value = entries.key_of(bytes(placed))
     return raw, _short.repr(value)
 
@@ -64,20 +64,20 @@ def _row(entry: memoryview | None) -> tuple[str, str]:
         return "", ""
     if entries.is_file(entry):
         return "array", "in a file of its own"
-    return _told(entry[len(entries.head_of(entry)) :])
+    return _shown(entry[len(entries.head_of(entry)) :])
 
 
-def _told(packed: memoryview) -> tuple[str, str]:
-    """Say of what type a value is, and what it is like."""
+def _shown(packed: memoryview) -> tuple[str, str]:
+    """Return the type of a value, and its text to show."""
     if len(packed) > _LONG:
-        return _told_by_head(packed)
+        return _shown_by_head(packed)
     value = values.decode(packed)
     if hasattr(value, "dtype") and getattr(value, "size", 0) > 8:  # noqa: PLR2004  as many as fit
         return "array", f"{value.dtype} {value.shape}"
     return type(value).__name__, _short.repr(value)
 
 
-def _told_by_head(packed: memoryview) -> tuple[str, str]:
+def _shown_by_head(packed: memoryview) -> tuple[str, str]:
     first = packed[0]
     if first < 0xA0:  # noqa: PLR2004  a few large parts
         return ("list" if first & 0x10 else "dict"), _parts(first & 0x0F)
@@ -94,7 +94,7 @@ def _told_by_head(packed: memoryview) -> tuple[str, str]:
         dtype, shape, _, _ = _array(packed)
         return kind, f"{values.dtype_of(dtype)} {shape}"
     if kind in ("tuple", "set", "frozenset"):
-        return kind, _told_by_head(packed)[1]
+        return kind, _shown_by_head(packed)[1]
     return kind, capacity.human(count)
 
 

@@ -1,7 +1,7 @@
-"""Pages reserved before LMDB writes to them: a store through a mapping into a full memory ends the process by SIGBUS.
+"""Reserve pages of the file before LMDB writes to them: a store into a hole raises SIGBUS if memory is full.
 
-They are as many as the next change can need behind the last one, and 1 MiB that only deleting may use. Where the
-memory is full, the pages that are free inside the file have to do; LMDB's list of them says how many it can use.
+It reserves what the next change can need behind the last page, and 1 MiB that only deleting may use. If memory is full,
+the change has to do with free pages inside the file; LMDB's list of free pages gives their number.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from shmkernel._core import capacity, descriptors, folders
 from shmkernel.kinds.dicts import errors, freelist, lmdb_pages
 from shmkernel.kinds.dicts.lmdb_pages import MAP, PAGE
 
-KEPT = (1 << 20) // PAGE  # pages behind all others, for deleting in a full memory
+KEPT = (1 << 20) // PAGE  # pages kept at the end for deleting when memory is full
 _LOCKS = 32 << 10  # bytes: 510 readers
-_STEP = 64 << 20  # the most that is reserved beyond what is needed
-CHECKED = 16 << 20  # bytes of one change, before which it is tried whether they fit
-_BATCH = 64  # changes in one transaction between two looks at how it has grown
-_QUICK = 64  # pages, more than a single short change can need
+_STEP = 64 << 20  # bytes reserved in advance, at most
+CHECKED = 16 << 20  # bytes: a larger change is split, and each part reserved
+_BATCH = 64  # changes in a transaction between two readings of its size
+_QUICK = 64  # pages: more than one short change can need
 _SLACK = 64  # pages for LMDB's own list of free ones
 _INLINE = PAGE // 2 - 32  # a longer value gets pages of its own
 
 
 class Reservation:
-    """What of a store's file is reserved. Up to ``safe_last_page`` a short change needs no more."""
+    """The reserved part of a store's file. Up to ``safe_last_page`` a short change needs no reservation."""
 
     __slots__ = (
         "_changes",
@@ -50,7 +50,7 @@ class Reservation:
         self._code = errno.ENOSPC
 
     def begin(self, env: lmdb.Environment) -> None:
-        """Note where the file ends at the beginning of a transaction that writes."""
+        """Note the end of the used pages at the beginning of a write transaction."""
         words = self._words
         at = lmdb_pages.current(words)
         self._env = env
@@ -62,14 +62,14 @@ class Reservation:
         self._known = self._changes = self._long = 0
 
     def need(self, txn: lmdb.Transaction[bytes], size: int, kept: int = KEPT) -> None:
-        """Reserve the pages that one more change of the transaction can need, with a key and value of `size` bytes.
+        """Reserve the pages that one more change can need, with a key and value of `size` bytes.
 
-        Deleting may use the kept ones: `kept` is 0 then.
+        `kept` is 0 for deleting, which may use the kept pages.
 
         Raises
         ------
         FullError
-            If there is no room; the transaction can go on, with less.
+            If there is no room. The transaction can continue with smaller changes.
         """
         end, tree, depth = self._start
         if size > _INLINE:
@@ -89,23 +89,23 @@ class Reservation:
             self._allocate(self.reserved, self.reserved + 2 * _QUICK * PAGE)
 
     def need_to_clear(self, txn: lmdb.Transaction[bytes]) -> None:
-        """Reserve what the list of the pages takes that become free."""
+        """Reserve the pages for LMDB's list of the pages that clearing frees."""
         self.need(txn, self._start[1] * 8, kept=0)
 
     def need_for(self, count: int, size: int, longest: int) -> None:
-        """Reserve what so many new entries can need, of `size` bytes in all."""
+        """Reserve the pages that `count` new entries of `size` bytes in all can need."""
         apart = PAGE * count if longest > _INLINE else 0
         end = self._start[0] * PAGE + 2 * size + apart + 32 * count + (_SLACK + KEPT) * PAGE
         self._reserve(end, end, 0)
 
     def _reserve(self, end: int, least: int, single: int) -> None:
-        """Reserve the file up to `end`, with some more while there is plenty.
+        """Reserve the file up to `end`, and some more in advance if there is room.
 
-        Where there is no room, `least` suffices if so many single pages are free inside.
+        If there is no room up to `end`, reserve up to `least`, provided that `single` pages are free inside the file.
         """
         start = max(self.reserved, self._start[0] * PAGE)
         more = min(max(end >> 3, 1 << 18), _STEP)
-        self._env.reader_check()  # what the dead still seem to read is not used again: the file would only grow
+        self._env.reader_check()  # removes dead readers: LMDB reuses no pages of their snapshots
         if self._allocate(start, end + more) or self._allocate(start, end):
             return
         if self._allocate(start, least) and self._reusable() >= single:
@@ -120,7 +120,7 @@ class Reservation:
             try:
                 changed = os.fstat(self.fd).st_mtime_ns
                 os.posix_fallocate(self.fd, start, end - start)
-                os.utime(self.fd, ns=(changed, changed))  # the file is no other by that: verify.py
+                os.utime(self.fd, ns=(changed, changed))  # keeps the seal valid (verify.py)
             except OSError as error:
                 if error.errno not in errors.NO_ROOM:
                     raise
@@ -131,7 +131,7 @@ class Reservation:
         return True
 
     def _reusable(self) -> int:
-        """Return how many free pages LMDB can use now: those freed before the last change and all that is read."""
+        """Return the number of free pages that LMDB can use: freed before the last commit and every open snapshot."""
         words = self._words
         at = lmdb_pages.current(words)
         limit = min(int(words[at + lmdb_pages.NUMBER]), freelist.oldest(self._env.readers()))
@@ -140,12 +140,12 @@ class Reservation:
 
 
 def make(home: str, name: str) -> None:
-    """Make a store of the empty file in a new folder."""
+    """Make a store from the empty file in a new folder."""
     errors.check_engine()
     capacity.check_file_size(name, MAP)
     try:
         descriptors.take_streams()
-        path = os.fsencode(home)  # py-lmdb would encode a text as UTF-8, which not every path is
+        path = os.fsencode(home)  # py-lmdb would encode a str as UTF-8, which fails for some paths
         lmdb.open(path, map_size=MAP, create=False, mode=0o600, writemap=True, lock=False, lib_version=0).close()
     except lmdb.Error as error:
         raise errors.of_new(name, error) from None

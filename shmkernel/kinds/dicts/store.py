@@ -1,14 +1,14 @@
-"""The LMDB file under a shared dict: open it, read in it, change it.
+"""The store of a shared dict, an LMDB file: open it, begin transactions, commit changes.
 
-The map has one size for everybody, far beyond what there is: whoever opens the file with a smaller one cuts it off
-under the others. The lock file is made (reservation.py) whole, before LMDB sees it, and never opened again: closing any
-descriptor of it would drop LMDB's locks.
+All processes map the same size, far larger than the file: opening it with a smaller map would truncate it under the
+others. The lock file is complete before LMDB opens it (reservation.py), and this package never opens it again: closing
+a descriptor of it would drop LMDB's locks.
 
-A change of its own takes LMDB's mutex in the thread that makes it, for microseconds. One that may take long takes the
-writer lock first (writer_lock.py). A transaction of several changes is begun and ended by a thread that does nothing
-else (keeper.py, blocks.py), because the mutex belongs to a thread.
+A single change takes LMDB's mutex in its own thread, for microseconds. A change that may take long takes the writer
+lock first (writer_lock.py). The keeper thread begins and ends a transaction of several changes (keeper.py, blocks.py),
+since the mutex belongs to a thread.
 
-A forked child can use nothing of this; it lets go of all, and opens the store for itself when it needs it.
+A forked child cannot use the parent's environment. It drops it, and opens the store anew when it needs it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
     Txn = lmdb.Transaction[bytes]
 
 T = TypeVar("T")
-_PORTION = 1 << 14  # entries that are written at once
+_PORTION = 1 << 14  # entries written in one transaction
 _FIRST, _SECOND = lmdb_pages.NUMBERS
-_NEVER = 1 << 64  # the number of a transaction that is not stored
+_NEVER = 1 << 64  # in place of the number of a transaction that is not committed
 _AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _guard = interrupts.Guard()
-_inherited: set[str] = set()  # folders of the stores that an ancestor of this process had open when it forked
+_inherited: set[str] = set()  # folders of stores that an ancestor had open when it forked
 _env_keys = _envid.env_keys
 
 
 class Store:
-    """One LMDB file, open once in a process. ``words`` are its first two pages, as they are now."""
+    """One LMDB file, open once in a process. ``words`` maps its first two pages."""
 
     __slots__ = (
         "__weakref__", "_fd", "array_files", "block", "cache", "env", "home", "left_to_parent", "lock", "mapping",
@@ -63,11 +63,11 @@ class Store:
         self.home, self.mapping, self.name = home, mapping, name
         self.words = memoryview(mapping)[: 2 * PAGE].cast("Q")
         self.block: Block | None = None
-        self.left_to_parent = 0  # transactions entered before a fork, to be left without doing anything
-        self.resized = 0  # by how many keys this process has made it larger
+        self.left_to_parent = 0  # transactions of the parent before the fork: leaving them here does nothing
+        self.resized = 0  # keys that this process has added, less those that it removed
         self.array_files, self.reservation = ArrayFiles(home), Reservation(name, self.words)
         self.cache = Cache(NOTHING)
-        self.on_change: Callable[[str], object] | None = None  # called after a change, where somebody listens
+        self.on_change: Callable[[str], object] | None = None  # called after a commit if LISTENED is set
         self._fd = -1
         self.env: lmdb.Environment | None = None
         path = f"{home}/data.mdb"
@@ -84,12 +84,12 @@ class Store:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            if self.env is not None:  # not in a child that has not used it
+            if self.env is not None:  # None in a child that has not used the store
                 self.lock.seal()
             os.close(self._fd)
 
     def reading(self) -> Txn:
-        """Begin to read: a snapshot, until the transaction is aborted. In a transaction of this thread, that."""
+        """Begin a read transaction: a snapshot until it is aborted."""
         env = self.env or self._reopen()
         try:
             return env.begin()
@@ -99,28 +99,28 @@ class Store:
             raise errors.of(self.name, error) from None
         try:
             return env.begin()
-        except lmdb.ReadersFullError:  # 510 of them: wait for the writer lock
+        except lmdb.ReadersFullError:  # 510 readers: wait for the writer lock
             with self.writer_lock():
                 return self._begin(env)
 
     def viewing(self) -> lmdb.Transaction[memoryview]:
-        """Begin to look: as `reading`, but what is read are views into the map, and it never waits for a writer."""
+        """Begin a read transaction that returns views of the map, and never waits for a writer."""
         try:
             return (self.env or self._reopen()).begin(buffers=True)
         except lmdb.Error as error:
             raise errors.of(self.name, error) from None
 
     def writer_lock(self, *, long: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[object]:
-        """Take the writer lock where it is needed: ``with store.writer_lock(): txn = store.writing()``.
+        """Take the writer lock if it is needed: ``with store.writer_lock(): txn = store.writing()``.
 
-        `long`: the change may take long, so others wait for this lock, where Ctrl-C ends the waiting.
+        With `long` the change may take long: others then wait for this lock, where Ctrl-C ends the wait.
         """
         if not (long or self.words[lmdb_pages.LOCK_FIRST]):
             return _AT_ONCE
         return HeldWriterLock(self.lock, long=long, wait=wait)
 
     def writing(self) -> Txn:
-        """Begin to write; waits until no other process does."""
+        """Begin a write transaction; waits until no other process writes."""
         env = self.env or self._reopen()
         txn = self._begin(env)
         try:
@@ -134,21 +134,21 @@ class Store:
         return txn
 
     def new_block(self, entry: Entry) -> Block:
-        """Make a transaction of several changes, which is begun when the writer lock was taken."""
-        self.env or self._reopen()  # not in the keeper: it waits for no guard
+        """Make a transaction of several changes. It begins after the caller has taken the writer lock."""
+        self.env or self._reopen()  # here, since the keeper must not wait for _guard
         return Block(self, entry)
 
     def entered(self, block: Block) -> None:
-        """Have all that its owner reads and writes go into this transaction."""
+        """Make a block the open transaction, which its owner then uses."""
         self.block, self.cache = block, Cache(NOTHING)
 
     def current_block(self) -> Block | None:
-        """Return the transaction that the caller is inside of."""
+        """Return the open transaction if the caller is its owner, else None."""
         block = self.block
         return block if block is not None and block.is_mine() else None
 
     def fill(self, keys: list[bytes], content: list[bytes], progress: Callable[[int], None]) -> None:
-        """Write entries, sorted by their keys, into a store that is empty, and that nobody else has open."""
+        """Write entries, sorted by key, to an empty store that no other process has open."""
         for at in range(0, len(keys), _PORTION):
             self._append(keys[at : at + _PORTION], content[at : at + _PORTION], progress)
 
@@ -171,9 +171,9 @@ class Store:
         progress(size)
 
     def write(self, step: Callable[[Txn], T]) -> T:
-        """Make a change everybody's, in a transaction of its own.
+        """Make a change in a transaction of its own.
 
-        Nothing that Ctrl-C may end stands between a beginning and its ``try``, and ends that have to come are C's.
+        No bytecode where Ctrl-C can strike lies between a begin and its ``try``; the calls that end it are C code.
         """
         resized, words, number, generation = self.resized, self.words, _NEVER, fork.generation
         txn = self.writing()
@@ -185,8 +185,8 @@ class Store:
             number = _NEVER
             raise errors.of(self.name, error) from None
         finally:
-            if generation == fork.generation:  # else what ran here has forked: the transaction is the parent's
-                stored = number <= words[_FIRST] or number <= words[_SECOND]  # though Ctrl-C came right after it
+            if generation == fork.generation:  # else `step` has forked: the transaction is the parent's
+                stored = number <= words[_FIRST] or number <= words[_SECOND]  # even if Ctrl-C came right after it
                 self.array_files.stored = stored
                 if not stored:
                     self.resized = resized
@@ -195,7 +195,7 @@ class Store:
         return result
 
     def commit(self, txn: Txn) -> None:
-        """Store a transaction of several changes; by the keeper."""
+        """Commit a transaction of several changes; called by the keeper."""
         stored = False
         try:
             txn.commit()
@@ -207,7 +207,7 @@ class Store:
             self._after(stored)
 
     def abort(self, txn: Txn) -> None:
-        """Undo a transaction of several changes; by the keeper."""
+        """Abort a transaction of several changes; called by the keeper."""
         txn.abort()
         self._after(stored=False)
 
@@ -217,15 +217,15 @@ class Store:
             self.announce_change()
 
     def announce_change(self) -> None:
-        """Tell who waits for it that it has changed, unless another has its name by now."""
+        """Publish the change, unless the dict was unlinked or replaced."""
         if self.on_change and os.path.exists(self.home):
-            with contextlib.suppress(OSError):  # it is stored, whether they hear of it or not
+            with contextlib.suppress(OSError):  # the commit stands even if publishing fails
                 self.on_change(self.name)
 
     def sweep_array_files(self) -> None:
-        """Remove what lies beside the store and no value refers to, if a writer died with the lock."""
+        """Delete array files without references, which a writer left that died with the lock."""
         if self.array_files.marked() and self.current_block() is None:
-            with contextlib.suppress(BlockingIOError), self.writer_lock(long=True, wait=False):  # else it lives
+            with contextlib.suppress(BlockingIOError), self.writer_lock(long=True, wait=False):  # its writer lives
                 txn = self.writing()
                 try:
                     self.array_files.sweep(entries.files(txn))
@@ -233,7 +233,7 @@ class Store:
                     txn.abort()
 
     def free(self) -> None:
-        """Commit a change that changes nothing: only the one after it can use the pages that the last one freed."""
+        """Commit without a change: only the next transaction can use the pages that the last one freed."""
         txn = self.writing()
         try:
             self.reservation.need(txn, 0, kept=0)
@@ -257,10 +257,10 @@ class Store:
             txn.drop(self.env.open_db(None, txn), delete=False)
 
     def leave(self) -> None:
-        """Let go of all that was inherited through a fork, without closing any of it.
+        """Drop what this child has inherited from the fork, without closing it.
 
-        To close an environment is to wait for the calls that other threads were in, and they are not in the child. To
-        close its lock file would drop the locks that the child takes later. So both are leaked, beyond the child's end.
+        Closing the environment would wait for calls of threads that the child does not have. Closing its lock file
+        would drop the locks that the child takes later. So both are leaked until the child ends.
         """
         if self.env:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.env))
@@ -297,7 +297,7 @@ class Store:
         return env
 
     def _join(self) -> None:
-        """Have all writers take the writer lock if processes of another pid namespace are here."""
+        """Make all writers take the writer lock if processes of several pid namespaces use the store."""
         namespace = identity.pid_namespace()
         if self.words[lmdb_pages.SPACE] != namespace:
             if self.words[lmdb_pages.SPACE]:
@@ -313,18 +313,18 @@ class Store:
 
 
 def _inside(home: str) -> list[str]:
-    """Return the names of the other dicts in whose transactions the caller is."""
+    """Return the names of other dicts in which the caller has an open transaction."""
     return [other.name for other in list(_stores.values()) if other.home != home and other.current_block() is not None]
 
 
 def _keys(path: str | bytes, subdir: bool) -> tuple[object, ...]:
-    """Say by what py-lmdb knows that a store is open already; its list of them is the parent's after a fork."""
+    """Return py-lmdb's keys for open environments; none for inherited ones, which the child may open again."""
     keys: tuple[object, ...] = () if os.fsdecode(path) in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
     return keys
 
 
 def connect(home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> Store:
-    """Return this process's one Store of this folder; a `new` one was made by the caller."""
+    """Return the one Store of this folder in this process; `new` if the caller has just made its file."""
     with _guard:
         store = _stores.get(home)
         if store is None:

@@ -1,4 +1,4 @@
-"""Transactions, for ``with`` and ``async with``: several changes that are one step for all kernels."""
+"""`Transaction`: several atomic changes, by ``with`` and ``async with``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Kind = type[BaseException] | None
 
-_ASYNC = 0.01, 0.002  # seconds that a loop waits for the beginning, at once and between its other work
+_ASYNC = 0.01, 0.002  # seconds to wait for the begin: first blocking, then between polls of the event loop
 
 
 class Transaction(interrupts.Holding):
-    """What `SharedDict.transaction` returns. It has no state but what it is for: each statement has an entry."""
+    """The result of `SharedDict.transaction`. Each ``with`` statement keeps its state in an entry."""
 
     __slots__ = ("_dict", "_store", "_timeout")
 
@@ -37,7 +37,7 @@ class Transaction(interrupts.Holding):
             try:
                 self._store.lock.take(block, long=True, timeout=self._timeout)
                 block.begin().wait()
-            except BaseException:  # an explicit entry has no token that would undo it
+            except BaseException:  # an explicit entry has no token that would abort it
                 block.undo(wait=False)
                 raise
         return self._dict
@@ -72,7 +72,7 @@ class Transaction(interrupts.Holding):
             job = block.begin()
             at_once, later = _ASYNC
             if not job.wait(at_once):
-                while not job.wait(0):  # noqa: ASYNC110  another thread's work, mostly done by now
+                while not job.wait(0):  # noqa: ASYNC110  the keeper has mostly begun by now
                     await asyncio.sleep(later)
         except BaseException:
             block.undo(wait=False)
@@ -141,7 +141,7 @@ class Transaction(interrupts.Holding):
         if block is None or not block.entries:
             return
         if entry is block.entries[0]:
-            block.undo(wait=False)  # nothing, if it has ended
+            block.undo(wait=False)  # does nothing after the end
         elif entry in block.entries:
             block.entries.remove(entry)
             block.failed = True

@@ -1,7 +1,7 @@
-"""Values of a shared dict as MessagePack, each coming back as the type it had.
+"""Encode the values of a shared dict as MessagePack, so that each is decoded with the type it had.
 
-MessagePack has numbers, texts, bytes, lists and maps. All else is an extension: a code, and data that is mostly
-MessagePack again. Nothing is ever pickled, and what would not come back as it is, is refused.
+MessagePack has numbers, texts, bytes, lists and maps. Other types are extensions: a code, and data that is mostly
+MessagePack too. Nothing is pickled. A value that would be decoded as another value or type is refused.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Ext = msgspec.msgpack.Ext
-SCALARS: frozenset[type] = frozenset({str, int, float, bool, bytes, type(None)})  # what MessagePack has itself
-_SURE: frozenset[type] = SCALARS - {str, int}  # what it has of these whatever the value
+SCALARS: frozenset[type] = frozenset({str, int, float, bool, bytes, type(None)})  # types that MessagePack has
+_SURE: frozenset[type] = SCALARS - {str, int}  # types of which MessagePack has all values
 (
     _TUPLE, _SET, _FROZENSET, _MAP, _INT, _TEXT, _COMPLEX, _DATETIME, _DATE, _TIME, _SPAN, _DECIMAL, _UUID, _SCALAR,
     _ARRAY, _FILE,
 ) = range(1, 17)  # fmt: skip
 _PARTS: dict[type, int] = {list: 0, tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
 _SMALLEST, _GREATEST = -(1 << 63), (1 << 64) - 1
-_LONGEST = 1 << 16  # characters of a dtype
+_LONGEST = 1 << 16  # characters in the text of a dtype
 _NAME = 16  # hexadecimal digits: secrets.token_hex(8)
 _PAIR = struct.Struct(">dd")
 
 
 class NoValueError(Exception):
-    """A value that cannot be stored: ``path`` leads to it, ``why`` says why and what to do."""
+    """A value that cannot be stored: ``path`` leads to it, ``why`` gives reason and cure."""
 
     def __init__(self, value: object, why: str = "") -> None:
         super().__init__()
@@ -52,18 +52,18 @@ class NoValueError(Exception):
 
 
 class File(str):
-    """A reference to an array that lies in a file of its own."""
+    """A reference to the file of a large array."""
 
     __slots__ = ()
 
 
 def pack(value: object) -> bytes:
-    """Write a value.
+    """Encode a value.
 
     Raises
     ------
     NoValueError
-        If it would not come back as it is.
+        If it would be decoded as another value or type.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def pack(value: object) -> bytes:
 
 
 def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
-    """Read a value. A list, dict or array is a new one each time. ValueError if these bytes are none."""
+    """Decode a value; a list, dict or array is a new object each time. ValueError if the bytes are damaged."""
     try:
         return decode(data)
     except (MemoryError, ZoneError):
@@ -89,7 +89,7 @@ def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
 
 
 class ZoneError(Exception):
-    """A time in a zone that this machine does not know."""
+    """A time in a time zone that this machine does not know."""
 
 
 def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401
@@ -100,13 +100,13 @@ def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401
 
 
 def decode(data: bytes | memoryview) -> Any:  # noqa: ANN401
-    """Read a value, with whatever error the bytes provoke."""
+    """Decode a value; damaged bytes may raise any error."""
     try:
         return _decode(data)
     except (MemoryError, RecursionError):
         try:
             _skip(data)
-        except Exception as error:  # noqa: BLE001  a size that the bytes do not have, or no end of nesting
+        except Exception as error:  # noqa: BLE001  damage: a length beyond the bytes, or endless nesting
             raise ValueError(str(error) or type(error).__name__) from None
         raise
 
@@ -117,7 +117,7 @@ _skip: Callable[[bytes | memoryview], object] = msgspec.msgpack.Decoder(msgspec.
 
 
 def _lower(value: object, sure: frozenset[type]) -> object:
-    """Return a value as MessagePack knows it: plain, or an extension. Values of the types in `sure` are plain."""
+    """Return a value in types of MessagePack, or as an extension. Types in `sure` need no conversion."""
     kind = type(value)
     if kind in sure:
         return value
@@ -223,7 +223,7 @@ def _array(value: NDArray[Any]) -> object:
 def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
     dtype = dtype_of(text)
     size = dtype.itemsize
-    if not size and not shape and dtype.kind in "SU":  # numpy's empty text has one character, and its type says none
+    if not size and not shape and dtype.kind in "SU":  # an empty text of numpy has one character, its dtype none
         size = np.dtype(f"{dtype.kind}1").itemsize
     if not size or math.prod(shape) * size != len(data) or min(shape, default=0) < 0:
         raise ValueError(f"{len(data)} bytes are no array of {dtype} with the shape {tuple(shape)}")
@@ -231,7 +231,7 @@ def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[
 
 
 def _describe(value: object, dtype: np.dtype[Any]) -> str:
-    """Write a dtype as text."""
+    """Return a dtype as text; NoValueError if it cannot be stored."""
     if not dtype.itemsize and not isinstance(value, np.generic):
         raise NoValueError(value, f"its elements ({dtype}) take no memory")
     if dtype.hasobject or dtype.kind not in "?biufcmMSUV":
@@ -249,7 +249,7 @@ def _describe(value: object, dtype: np.dtype[Any]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def dtype_of(text: str) -> np.dtype[Any]:
-    """Read a dtype."""
+    """Return the dtype of a text."""
     if len(text) > _LONGEST:
         raise ValueError("a dtype is too long")
     descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
@@ -297,7 +297,7 @@ NAMES = {
     _DECIMAL: "Decimal",
     _SCALAR: "array",
     _ARRAY: "array",
-}  # fmt: skip  of extensions that may be long
+}  # fmt: skip  of extensions whose data may be long
 
 
 def _cure(value: object) -> str:
@@ -307,7 +307,7 @@ def _cure(value: object) -> str:
         return "give its to_dict(), which is a copy"
     if hasattr(value, "to_numpy"):
         return "give its to_numpy(), or to_dict()"
-    if isinstance(value, enum.Enum) and isinstance(value, str):  # whose str() may be its name
+    if isinstance(value, enum.Enum) and isinstance(value, str):  # its str() may be the member's name
         return "give its .value"
     for plain in (bool, int, float, str, bytes, list, tuple, set, dict):
         if isinstance(value, plain) or (plain is bytes and isinstance(value, (bytearray, memoryview))):

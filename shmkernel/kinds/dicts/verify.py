@@ -1,10 +1,9 @@
-"""Who vouches for a store: LMDB trusts its file, and wrong bytes in it can end the process by an assertion.
+"""Check a store before LMDB opens it: LMDB trusts its file, and wrong bytes can end the process by an assertion.
 
-A store is sealed when it is made, when it was checked, and by each process that lets go of it: the file gets a time of
-change that no clock gives, and that stands in a word of the file as well. Whatever writes to it after that changes the
-time. So a sealed store is opened at once. A large one is, too, while another process has it open and may have written
-to it. Any other is checked first, page by page, by py-lmdb's verifier, which never asks LMDB: that takes 0.2 ms for 10
-keys, and 3 us for each key of a large one.
+A store is sealed when it was made or checked, and when a process closes it. The seal is a random modification time of
+the file, which is also stored in one of its words; any later write changes the time. A sealed store is opened without a
+check. So is a large one that another process has open, which may have written to it. Any other store is first checked
+page by page by py-lmdb's verifier, which does not call LMDB. That takes 0.2 ms for 10 keys, and 3 us a key for many.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from typing import Any
 from shmkernel._core import folders, segment_file
 from shmkernel.kinds.dicts import freelist, lmdb_pages
 
-_SMALL = 32  # pages that are checked in some milliseconds
+_SMALL = 32  # pages: checked in some milliseconds
 _ANY = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _INTEGERKEY = 8  # the keys of LMDB's list of free pages are numbers
-_TRIES = 5  # while others write
+_TRIES = 5  # checks, if other processes write meanwhile
 
 
 def vouched(home: str, words: memoryview) -> bool:
-    """Say whether a large store is open in another process. This process has nothing of it open (reservation.make)."""
+    """Return whether a large store is open in another process. This process must not have its lock file open."""
     if words[lmdb_pages.current(words) + lmdb_pages.LAST] < _SMALL:
         return False
     try:
@@ -40,7 +39,7 @@ def vouched(home: str, words: memoryview) -> bool:
 
 
 def check(home: str, name: str, words: memoryview) -> None:
-    """Raise DamagedError unless all of the file is as LMDB would have written it."""
+    """Raise DamagedError unless LMDB could have written the file."""
     first, second = lmdb_pages.NUMBERS
     problems: list[str] = []
     for _ in range(_TRIES):
@@ -48,31 +47,31 @@ def check(home: str, name: str, words: memoryview) -> None:
         try:
             problems = _problems(f"{home}/data.mdb") or _more(f"{home}/data.mdb", words)
         except FileNotFoundError:
-            return  # whoever opens it says so
-        except Exception as error:  # noqa: BLE001  whatever these bytes provoke is damage
+            return  # opening it raises the error
+        except Exception as error:  # noqa: BLE001  any error means damage
             problems = [str(error)]
         if not problems or before == (words[first], words[second]):
             break
     else:
-        return  # a process that has it open vouches for it
+        return  # other processes write to it, so they have checked it
     if problems:
         raise segment_file.damaged(name, problems[0])
 
 
 def _problems(path: str) -> list[str]:
-    """Return what py-lmdb's verifier finds, less what is no problem.
+    """Return the problems that py-lmdb's verifier finds, without false ones.
 
-    A value that shrinks in the transaction that made it keeps the pages that it had: the pages say how many they are,
-    and the verifier takes only as many for its own as the value needs now.
+    A value that shrinks in the transaction that made it keeps all its pages. The first page has their number, but the
+    verifier expects only as many as the value needs now. So it is run again with the number from the page.
     """
-    from lmdb import verify  # noqa: PLC0415  only where nobody vouches for a file
+    from lmdb import verify  # noqa: PLC0415  only for unsealed stores
 
     problems: list[str] = verify.verify(path, subdir=False)  # type: ignore[no-untyped-call]
     if not any("mp_pages" in problem for problem in problems):
         return problems
     base: Any = verify._Verifier  # noqa: SLF001  the public function has no such choice
 
-    def with_all_its_pages(self: Any, *node: Any, want_bytes: bool) -> Any:  # noqa: ANN401  as it is there
+    def with_all_its_pages(self: Any, *node: Any, want_bytes: bool) -> Any:  # noqa: ANN401  as in py-lmdb
         *where, page, at, size = node
         first = int.from_bytes(page[at : at + 8], sys.byteorder)
         head = self.read_page(first) if 1 < first < self.next_pgno else None
@@ -90,9 +89,9 @@ def _problems(path: str) -> list[str]:
 
 
 def _more(path: str, words: memoryview) -> list[str]:
-    """Look at what LMDB relies on and the verifier leaves out; all bounds have been checked.
+    """Return problems that the verifier does not check, after it has checked all bounds.
 
-    Its two trees are of the kinds that a dict's are, and the nodes of a page fill it: LMDB moves them by their sizes.
+    The flags of both trees must be those of a dict, and the nodes of a page must fill it: LMDB moves them by size.
     """
     for start in (0, lmdb_pages.OTHER):
         kinds = [words[start + at] >> 32 & 0xFFFF for at in (lmdb_pages.FREE - 5, lmdb_pages.DEPTH)]

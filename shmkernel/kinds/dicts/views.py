@@ -1,4 +1,4 @@
-"""A shared dict's keys, values and items, as they are now."""
+"""Views of a shared dict's keys, values and items."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class SharedKeys(KeysView[Any]):
-    """The keys, as they are now."""
+    """A live view of the keys."""
 
     _mapping: SharedDict
 
@@ -21,7 +21,7 @@ class SharedKeys(KeysView[Any]):
 
 
 class SharedValues(ValuesView[Any]):
-    """The values, as they are now."""
+    """A live view of the values."""
 
     _mapping: SharedDict
 
@@ -33,7 +33,7 @@ class SharedValues(ValuesView[Any]):
 
 
 class SharedItems(ItemsView[Any, Any]):
-    """The pairs of key and value, as they are now."""
+    """A live view of the pairs of key and value."""
 
     _mapping: SharedDict
 

@@ -1,11 +1,11 @@
 """The writer lock of a store: a byte lock of its file, for changes that may take long.
 
-LMDB's own mutex ignores Ctrl-C, so nobody waits for it long. A change that may take long takes this lock first, and
-says so in the file (lmdb_pages.LOCK_FIRST). Short changes look at that word, and if it is set they take this lock too.
-The lock belongs to an open file description, so it excludes threads and processes alike, and the OS frees that of a
-process that dies.
+A wait for LMDB's mutex ignores Ctrl-C, so it must be short. A change that may take long takes this lock first, and sets
+the word LOCK_FIRST in the file (lmdb_pages.py). Short changes read that word, and take this lock too if it is set. The
+lock belongs to an open file description: so it excludes threads as well as processes, and the OS frees it when its
+process dies.
 
-Two transactions on two dicts, entered in opposite order, would wait for each other for ever. So a thread inside one
+Two transactions on two dicts, entered in opposite order, would wait for each other for ever. So a thread inside a
 transaction waits for the writer lock of another dict for `PATIENCE` seconds at most.
 """
 
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _SECOND = 10**9  # ns
-_ERA = 1 << 62  # ns: what a time of a file can be
+_ERA = 1 << 62  # ns: the latest modification time
 PATIENCE = 10.0  # seconds that a transaction waits for another dict
 AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _TAKE, _FREE = (struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
-_FIRST, _LONGEST = 0.0005, 0.01  # seconds between two tries where the waiting has an end
+_FIRST, _LONGEST = 0.0005, 0.01  # seconds between two attempts of a wait with a limit
 _open: weakref.WeakSet[Description] = weakref.WeakSet()
 
 
 class Description(io.FileIO):
-    """An open file description, which can hold the lock."""
+    """An open file description that can hold the lock."""
 
     held = False
     _finalizing = False  # FileIO would set it, and warn that nobody has closed it: an interrupt may do that
 
 
 class Holder(Protocol):
-    """What the lock is taken for. It has the description before that is locked, so that it can be given back."""
+    """The owner of a lock. Its ``description`` is set before the lock is taken, so that it can always be released."""
 
     description: Description | None
 
 
 class WriterLock:
-    """The writer lock of one store. ``inside`` names the dicts in whose transactions the caller is."""
+    """The writer lock of a store. ``inside`` returns the names of dicts in which the caller has a transaction."""
 
     __slots__ = ("_fd", "_inside", "_name", "_page", "_path")
 
@@ -62,7 +62,7 @@ class WriterLock:
         self._page = mmap.mmap(fd, 2 * lmdb_pages.PAGE)
 
     def take(self, into: Holder, *, long: bool = False, wait: bool = True, timeout: float | None = None) -> None:
-        """Take the lock; BlockingIOError if it is not free and the caller does not `wait`."""
+        """Take the lock; without `wait`, raise BlockingIOError if it is not free."""
         into.description = file = self._description()
         try:
             if not _try(file):
@@ -76,7 +76,7 @@ class WriterLock:
             raise
 
     async def take_async(self, into: Holder, timeout: float | None) -> None:  # noqa: ASYNC109  as `take`
-        """Take the lock for long, without blocking the loop."""
+        """Take the lock for a long change, without blocking the event loop."""
         into.description = file = self._description()
         try:
             if not _try(file):
@@ -91,7 +91,7 @@ class WriterLock:
             raise
 
     def end(self, file: Description) -> None:
-        """Release the lock. Closing is not enough: a child on its way to its program has a copy of the descriptor."""
+        """Release the lock. Closing would not do: a child between fork and exec has a copy of the descriptor."""
         if file.closed:
             return
         if file.held:
@@ -102,17 +102,17 @@ class WriterLock:
         file.close()
 
     def mark(self, word: int, value: bytes, at: int = 0) -> None:
-        """Write into one of our words (lmdb_pages.py)."""
+        """Write to one of this package's words in the file (lmdb_pages.py)."""
         start = word * 8 + at
         self._page[start : start + len(value)] = value
 
     def sealed(self) -> bool:
-        """Say whether nobody has written to the file since it was sealed (verify.py)."""
+        """Return whether no process has written to the file since it was sealed (verify.py)."""
         seal = int.from_bytes(self._page[lmdb_pages.SEAL * 8 : lmdb_pages.SEAL * 8 + 8], "little")
         return seal != 0 and os.fstat(self._fd).st_mtime_ns == seal
 
     def seal(self) -> None:
-        """Vouch for the file as it is now."""
+        """Seal the file: set its modification time to the seal (verify.py)."""
         seal = int.from_bytes(self._page[lmdb_pages.SEAL * 8 : lmdb_pages.SEAL * 8 + 8], "little")
         if not 0 < seal < _ERA:
             seal = time.time_ns() // _SECOND * _SECOND + secrets.randbelow(_SECOND - 1) + 1
@@ -165,7 +165,7 @@ class WriterLock:
 
 
 class HeldWriterLock(interrupts.Holding):
-    """The writer lock for the length of a ``with`` statement, released by Ctrl-C however early it comes."""
+    """The writer lock for a ``with`` statement, released even if Ctrl-C comes at its first bytecode."""
 
     __slots__ = ("_lock", "_long", "_wait", "description")
 
@@ -186,7 +186,7 @@ class HeldWriterLock(interrupts.Holding):
 
 
 def close_all() -> None:
-    """Close what a child has inherited: that leaves the lock to the parent."""
+    """Close the inherited descriptions in a child; the parent keeps the lock."""
     for file in [*_open]:
         file.close()
 
