@@ -132,6 +132,7 @@ _OURS = {  # in the order in which they are asked whether they take a value
     "dict": "shmkernel.kinds.dicts.kind",
 }
 _PIECE = 16 << 20  # bytes between two updates of the progress bar, where Ctrl-C can interrupt
+ANY_BYTES = "raw"  # the kind that can read any file
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 
@@ -208,7 +209,7 @@ def _cured(
 def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
     """Return the kind whose format a file without a record has; if none, raw for a `foreign` file, else None."""
     found = _first(lambda kind: kind.matches(head))
-    return named("raw") if found is None and foreign else found
+    return named(ANY_BYTES) if found is None and foreign else found
 
 
 def a_type(value: object) -> str:

@@ -300,7 +300,7 @@ def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
     reader = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=paths.foreign(name))
     if reader is None:
         message = f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here"
-        cures = Cure("Its bytes as they are", "attach", name, kind="raw"), Cure("Remove it", "unlink", name)
+        cures = Cure("Its bytes as they are", "attach", name, kind=kinds.ANY_BYTES), Cure("Remove it", "unlink", name)
         raise DamagedError(message, *cures, name=name)
     return reader
 
