@@ -1,9 +1,11 @@
 """The monitor: a live view of shared memory, as a widget in notebooks and on a terminal.
 
-rows      the table's rows; reads again only what has changed
-preview   the preview of one segment
-sampler   the thread that sends changes while a view is visible
-actions   what the buttons do
-widget    the anywidget; its JavaScript is in ``shmkernel/monitor/static``
-terminal  the view of ``shmkernel watch``
+Its modules:
+
+    rows      the table's rows; reads again only what has changed
+    preview   the preview of one segment
+    sampler   the thread that sends changes while a view is visible
+    actions   what the buttons do
+    widget    the anywidget; its JavaScript is in ``shmkernel/monitor/static``
+    terminal  the view of ``shmkernel watch``
 """
