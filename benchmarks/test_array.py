@@ -1,7 +1,7 @@
-"""Arrays beside their peers, in one run: `uv run --group bench pytest benchmarks`.
+"""Compare arrays with other libraries: `uv run --group bench pytest benchmarks`.
 
-Peers' files are filled, as ours are: a fault in a sparse file maps one page, in a full one sixteen, which takes
-twice as long.
+The other libraries' files are filled, as ours are: a fault in a sparse file maps one page, in a full file sixteen
+pages, which takes twice as long.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BIG = 1 << 30
 
 @pytest.fixture
 def peers(posix_name: str, request: pytest.FixtureRequest) -> Iterator[dict[str, Callable[[], Any]]]:
-    """Ways to attach an array of the given number of float64, and to read one value."""
+    """Return functions that attach an array of this many float64 and read one value."""
     count, sparse = request.param
     path = f"/dev/shm/{posix_name}"
     _segment(posix_name, count, sparse=sparse)

@@ -1,7 +1,7 @@
-"""A shared dict beside its peers, in one run: `uv run --group bench pytest benchmarks/test_dict.py`.
+"""Compare the shared dict with other libraries: `uv run --group bench pytest benchmarks/test_dict.py`.
 
-Manager().dict() asks a server process; UltraDict keeps a dict in each process and streams changes; plain LMDB is what
-a user would write with the same two packages.
+Manager().dict() asks a server process. UltraDict keeps a dict in each process and sends changes. Plain LMDB is what a
+user would write with LMDB and msgspec alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PEERS = ["shmkernel", "plain lmdb", "UltraDict", "Manager"]
 
 
 class Plain:
-    """LMDB and msgspec, without more."""
+    """LMDB and msgspec alone."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Plain:
 
 @contextlib.contextmanager
 def made(peer: str, folder: Path, *, locked: bool = False) -> Iterator[Any]:
-    """Make a peer's dict; `locked` if more than one process will write."""
+    """Return the dict of another library, `locked` if several processes write."""
     with contextlib.ExitStack() as stack:
         if peer == "shmkernel":
             found: Any = shm.create("bench", {})
@@ -100,7 +100,7 @@ def test_insert(benchmark: Any, shm_dir: Path, peer: str) -> None:
 
 
 def write(found: MutableMapping[str, int], seed: int, ready: Any, begin: Any, done: Any) -> None:
-    """Write from a process of its own, once both are there."""
+    """Write in a process of its own, after both have started."""
     found[f"key {seed}"] = 0
     ready.wait()
     begin.wait()

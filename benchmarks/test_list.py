@@ -1,4 +1,4 @@
-"""Lists beside the stdlib's class, in one run: `uv run --group bench pytest benchmarks/test_list.py`."""
+"""Compare lists with the stdlib's class: `uv run --group bench pytest benchmarks/test_list.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the monitor costs, and how soon it shows: `uv run --group bench pytest benchmarks/test_monitor.py`."""
+"""Measure the monitor's cost and delay: `uv run --group bench pytest benchmarks/test_monitor.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 SECONDS = 20.0  # of watching
-WRITE = 0.05  # seconds between two changes: more often than the monitor looks
+WRITE = 0.05  # seconds between two changes: more often than the monitor samples
 
 
 @pytest.mark.benchmark(group="preview of a sparse array of 8 GiB, 32768 x 32768 and 1 G x 1")
@@ -55,7 +55,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 
 class Page:
-    """The other end of a monitor's comm, as a browser is."""
+    """The page's end of a monitor's comm, in place of a browser."""
 
     def __init__(self, kernel: Kernel, seen: Any) -> None:
         self.kernel, self.seen = kernel, seen
@@ -64,20 +64,20 @@ class Page:
         self.tell({"do": "hello"})
         self.tell({"do": "see", "view": "page", "on": True})
         self.frame()
-        self.value("0")  # the kernel has heard it all
+        self.value("0")  # wait until the kernel has handled all messages
 
     def tell(self, content: dict[str, object]) -> None:
-        """Send what a page sends."""
+        """Send a message as the page would."""
         message = {"comm_id": self.comm, "data": {"method": "custom", "content": content}}
         self.kernel.client.shell_channel.send(self.kernel.client.session.msg("comm_msg", message))
 
     def value(self, expression: str) -> str:
-        """Evaluate in the kernel."""
+        """Evaluate an expression in the kernel."""
         reply = self.kernel.client.execute("", user_expressions={"it": expression}, reply=True, timeout=60)
         return str(reply["content"]["user_expressions"]["it"]["data"]["text/plain"])
 
     def hear(self) -> tuple[dict[str, Any], int]:
-        """Return what the monitor says next, and how many bytes that was."""
+        """Return the monitor's next message, and its size in bytes."""
         while True:
             message = self.kernel.client.get_iopub_msg(timeout=60)
             content = message["content"]
@@ -85,7 +85,7 @@ class Page:
                 return content["data"]["content"], len(json.dumps(content)) + sum(map(len, message["buffers"]))
 
     def frame(self) -> None:
-        """Wait for a picture."""
+        """Wait for a preview."""
         while self.hear()[0]["do"] != "frame":
             pass
 
@@ -95,7 +95,7 @@ def test_a_change_reaches_the_page(benchmark: Any, page: Page) -> None:
     phases = itertools.cycle(np.linspace(0.05, 0.3, 26))
 
     def change() -> None:
-        time.sleep(next(phases))  # whenever
+        time.sleep(next(phases))  # at any phase of the monitor's interval
         page.seen[3, 3] += 1
 
     benchmark.pedantic(page.frame, setup=change, rounds=26 if benchmark.enabled else 1)

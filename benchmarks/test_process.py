@@ -1,4 +1,4 @@
-"""What processes cost: starting, ending, sharing."""
+"""Measure what depends on processes: start, end, sharing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Locks, wake-ups, copies and streams beside their peers, in one run: `uv run --group bench pytest benchmarks -s`.
+"""Compare locks, wake-ups, copies and streams with other libraries: `uv run --group bench pytest benchmarks -s`.
 
-What happens between two processes is timed by their clocks, which are one, and printed as a median. Ten million copies
+Times between two processes are measured with the clock that both share, and printed as medians. Ten million copies
 take minutes: `SHMKERNEL_COPIES=10000000`, with `-k copies --timeout 0 -o faulthandler_timeout=0`.
 """
 
@@ -99,7 +99,7 @@ def _child(work: Callable[[], None]) -> Iterator[int]:
     if pid == 0:
         try:
             work()
-        except BaseException:  # noqa: BLE001  else the parent waits for it, and nobody knows why
+        except BaseException:  # noqa: BLE001  print it, else the parent waits without a reason
             traceback.print_exc()
         finally:
             os._exit(0)
@@ -151,7 +151,7 @@ def test_the_hand_over_of_a_lock(benchmark: Any, tmp_path: Path, peer: str) -> N
 
 
 def _events(peer: str, folder: Path, end: contextlib.ExitStack) -> tuple[Pair, Pair]:
-    """Return ways to signal and to wait, there and back."""
+    """Return functions that signal and wait, in both directions."""
     if peer == "shmkernel":
         return _versions("there"), _versions("back")
     if peer == "multiprocessing.Semaphore":
@@ -231,7 +231,7 @@ def test_a_wake_up(benchmark: Any, tmp_path: Path, peer: str) -> None:
             wait_there()
             times[i, 1] = time.perf_counter()
             signal_back()
-        signal.pause()  # zmq sends in a thread: to end here would lose the last
+        signal.pause()  # zmq sends in a thread: ending now would lose the last message
 
     def ping() -> None:
         os.read(ready, 1)
@@ -244,7 +244,7 @@ def test_a_wake_up(benchmark: Any, tmp_path: Path, peer: str) -> None:
             wait_back()
 
     if peer == "iceoryx2":
-        signal_back()  # so that the listener is there before the child's first
+        signal_back()  # so that the child's first signal finds a listener
         wait_back()
     with end, _child(listen):
         benchmark.pedantic(ping, rounds=1)
@@ -256,7 +256,7 @@ def test_a_wake_up(benchmark: Any, tmp_path: Path, peer: str) -> None:
 def test_a_stream(benchmark: Any, way: str) -> None:
     ring = shm.create("frames", ring=64, shape=MEGABYTE, dtype="u1")
     source = np.random.default_rng(0).integers(0, 255, MEGABYTE, "u1")
-    slots = np.ones((64, MEGABYTE), "u1")  # in pages of 2 MiB, where the machine has them; a tmpfs mostly has not
+    slots = np.ones((64, MEGABYTE), "u1")  # numpy may use pages of 2 MiB; a tmpfs rarely does
     shared = shm.create("slots", slots)
     turn = iter(range(1 << 60))
     for _ in range(64):
@@ -273,7 +273,7 @@ def test_a_stream(benchmark: Any, way: str) -> None:
 
 
 def test_copies_under_a_writer_who_hammers(benchmark: Any) -> None:
-    """How many are torn: of raw reads, and of snapshots."""
+    """Return how many raw reads and how many snapshots were torn."""
     x = shm.create("x", np.zeros(512))
 
     def hammer() -> None:

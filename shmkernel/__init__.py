@@ -49,9 +49,9 @@ __all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not h
 
 
 def __getattr__(name: str) -> object:
-    """Load the API at first use (PEP 562): the watchdog and the command line do without numpy."""
+    """Load the API at first use (PEP 562), so that the watchdog and the command line need not import numpy."""
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow, and seldom asked
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow, and rarely used
 
         try:
             return version(__name__)
@@ -62,7 +62,7 @@ def __getattr__(name: str) -> object:
     _prevent_reloading()
     with importing:
         if name not in _ERRORS:
-            importlib.import_module("shmkernel.stdlib")  # it fills hooks of the verbs
+            importlib.import_module("shmkernel.stdlib")  # registers its hooks with the verbs
         value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return value
 
@@ -87,7 +87,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """Remove the magics; variables, segments and the watchdog stay."""
+    """Remove the magics. Variables, segments and the watchdog stay."""
     from shmkernel import notebook  # noqa: PLC0415
 
     notebook.unload(shell)

@@ -1,4 +1,4 @@
-"""``python -m shmkernel`` is the command ``shmkernel``."""
+"""``python -m shmkernel`` runs the command ``shmkernel``."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import sys
 from shmkernel.cli import main
 
 if __name__ == "__main__":
-    sys.argv[0] = "shmkernel"  # what an owner is called
+    sys.argv[0] = "shmkernel"  # listings show this as the owner
     sys.exit(main())

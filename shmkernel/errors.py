@@ -1,11 +1,11 @@
-"""Every error that shmkernel raises on purpose.
+"""All errors that shmkernel raises on purpose.
 
-Each one is also the builtin that a user of files or dicts would catch, carries its facts as attributes
-so that code need not parse text, and survives pickling on its way out of a worker process.
+Each is also the builtin that users of files or dicts catch. It carries facts as attributes, so that programs need not
+parse its text, and it can be pickled, so that it can leave a worker process.
 
-What to do next is data as well: `Cure`. It becomes text where the error is shown, in the words of that place: a
-call in Python, a magic in a notebook, a command in a shell. `word` makes that text. The default makes Python; the
-magics replace it while they are loaded, the command line while it runs.
+The cure is data too: a `Cure`. `word` turns it into text where the error is shown: a call in Python, a magic in a
+notebook, a command in a shell. By default it writes Python; the magics replace it while they are loaded, the command
+line while it runs.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ __all__ = [
 class Cure:
     """What to do next: a verb of shmkernel with its arguments, and the words that lead to it.
 
-    Without a verb it is an option, to repeat with it the call that failed. ``str`` gives the text for the place where
-    the user is, or nothing where that verb does not exist: the command line cannot attach.
+    Without a verb it is an option with which to repeat the failed call. ``str`` returns the text for the place where
+    the user is. It is empty if the verb does not exist there: the command line cannot attach.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Cure:
 
 
 def in_python(cure: Cure) -> str:
-    """Word a cure as a call; `word` is this one by default.
+    """Write a cure as a call in Python. This is the default of `word`.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def in_python(cure: Cure) -> str:
     if cure.verb == "help":
         return "help(shm)"
     given = [*map(repr, cure.arguments), *(f"{name}={value!r}" for name, value in cure.options.items())]
-    if cure.verb == "create" and not cure.options:  # of the variable of that name, as in a notebook
+    if cure.verb == "create" and not cure.options:  # share the variable of that name, as a notebook does
         given += map(str, cure.arguments)
     return f"shm.{cure.verb}({', '.join(given)})" if cure.verb else ", ".join(given)
 
@@ -82,10 +82,10 @@ word: Callable[[Cure], str] = in_python  # a notebook and the command line set t
 
 
 class ShmError(Exception):
-    """What all errors of shmkernel have in common: a sentence, the name it is about, the facts.
+    """The base class of all errors: a message, the segment's name, and facts.
 
-    The text says what to run next, as it is written where it is shown: ``shm.unlink('x')`` in Python, ``%shm_unlink x``
-    in a notebook that has loaded the magics, ``shmkernel unlink x`` on the command line.
+    The text says what to run next in the language of the place: ``shm.unlink('x')`` in Python, ``%shm_unlink x`` in a
+    notebook that has loaded the magics, ``shmkernel unlink x`` on the command line.
 
     Parameters
     ----------
@@ -94,9 +94,9 @@ class ShmError(Exception):
     *cures : Cure
         What to run next.
     name : str, optional
-        The segment concerned.
+        Name of the segment.
     **facts
-        Whatever a program needs to decide what to do; each becomes an attribute.
+        What a program needs in order to react; each becomes an attribute.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ def _rebuild(
 
 
 class _FileError(ShmError, OSError):
-    """One that the operating system has a number for."""
+    """An error with an errno."""
 
     code: int
 
@@ -157,16 +157,16 @@ class _FileError(ShmError, OSError):
 class NotFoundError(_FileError, FileNotFoundError, KeyError):
     """No segment has this name.
 
-    ``%shm_list`` shows the names. The owner may have ended: share it there with ``--lifetime keep``.
+    ``%shm_list`` shows the names. The owner may have ended: a segment shared with ``--lifetime keep`` stays.
     """
 
     code = errno.ENOENT
 
 
 class TakenError(_FileError, FileExistsError):
-    """The name belongs to a segment that may not be replaced. ``owner`` says whose it is, ``mine`` if this process's.
+    """A segment has this name already. ``owner`` names its owner; ``mine`` is true if that is this process.
 
-    Use another name, or ``--replace`` (``replace=True``): who has the old one attached keeps it.
+    Use another name, or ``--replace`` (``replace=True``). Notebooks that have the old one attached keep it.
     """
 
     code = errno.EEXIST
@@ -175,17 +175,18 @@ class TakenError(_FileError, FileExistsError):
 class FullError(_FileError):
     """There is not enough memory. ``needed`` and ``free`` are in bytes.
 
-    ``limit`` says what is full: the folder, its inodes, the container, the machine, or a quota. The text says what
-    would help; ``%shm_list`` what there is.
+    ``limit`` says what is full: the folder, its inodes, the container, the machine, or a quota. The message says what
+    helps; ``%shm_list`` shows what takes the memory.
     """
 
     code = errno.ENOSPC
 
 
 class LimitError(_FileError):
-    """A limit of this process is reached, which has nothing to do with the segment: ``limit`` says which.
+    """A limit of this process is reached, independent of the segment; ``limit`` names it.
 
-    Descriptors (``ulimit -n``), addresses (``-v``), the size of a file (``-f``). Raise it, as the text says.
+    It may be the number of descriptors (``ulimit -n``), addresses (``-v``) or the size of a file (``-f``). The message
+    says how to raise it.
     """
 
     code = errno.EMFILE
@@ -196,37 +197,37 @@ class LimitError(_FileError):
 
 
 class ArgumentError(ShmError, ValueError):
-    """An argument makes no sense: a bad name, mode, lifetime, shape.
+    """An argument is invalid: a name, mode, lifetime, shape and so on.
 
-    The text says what is allowed, mostly with an example.
+    The message says what is allowed, usually with an example.
     """
 
 
 class RangeError(ArgumentError, struct.error):
-    """A number that has no room in an item of a list; the stdlib's ShareableList raises struct.error.
+    """A number does not fit into an item of a list. The stdlib's ShareableList raises struct.error for it.
 
-    Share the number as a text, or in an array.
+    Share the number as a str, or in an array.
     """
 
 
 class UnsupportedError(ShmError, TypeError):
-    """A value that no kind can share without changing it.
+    """No kind can share the value without changing it.
 
-    Give what the text says: of texts ``x.astype(str)``, of a table ``x.to_numpy()``.
+    Share what the message proposes: for an array of str ``x.astype(str)``, for a table ``x.to_numpy()``.
     """
 
 
 class DamagedError(ShmError, ValueError):
-    """What lies under the name is not a segment that can be trusted.
+    """The file under this name is not a valid segment.
 
-    ``%shm_info x`` says how it is damaged, ``%shm_unlink x`` removes it.
+    ``%shm_info x`` says what is wrong with it, ``%shm_unlink x`` removes it.
     """
 
 
 class RefusedError(_FileError, PermissionError):
-    """The file, or the runtime folder, belongs to somebody else.
+    """The file or the runtime folder belongs to another user, or a segment attached read only would be written.
 
-    Each user has names of their own; what was attached read only is attached again with ``--mode r+``.
+    Each user has their own names. To write to a segment, attach it again with ``--mode r+``.
     """
 
     code = errno.EACCES
@@ -235,7 +236,7 @@ class RefusedError(_FileError, PermissionError):
 class FolderError(_FileError):
     """The folder cannot hold segments: it is missing, or its file system lacks O_TMPFILE.
 
-    Choose a folder in memory (a tmpfs) with ``SHMKERNEL_DIR``; ``%shm_doctor`` says what a folder lacks.
+    Choose a folder in memory (a tmpfs) with ``SHMKERNEL_DIR``; ``%shm_doctor`` says what is missing.
     """
 
     code = errno.ENOTSUP
@@ -244,28 +245,28 @@ class FolderError(_FileError):
 class WatchdogError(ShmError, RuntimeError):
     """The process that cleans up after this session did not start, so nothing was created.
 
-    ``%shm_doctor`` says why. Often the limit of processes is reached: ``ulimit -u``.
+    ``%shm_doctor`` says why. Often it is the limit of processes: ``ulimit -u``.
     """
 
 
 class TimedOutError(_FileError, TimeoutError):
-    """What was waited for did not happen in time. ``timeout`` is in seconds; ``holder`` says who has the lock.
+    """A wait took longer than ``timeout`` seconds. For a lock, ``holder`` names the process that has it.
 
-    Wait longer, or ask whoever it is that the text names.
+    Wait longer, or free the lock in the notebook that the message names.
     """
 
     code = errno.ETIMEDOUT
 
 
 class LockError(ShmError, RuntimeError):
-    """A lock is used in a way that cannot work: an upgrade of a shared one, a release of one not held.
+    """A lock is used in a way that cannot work: a shared lock is upgraded, or a lock is released that is not held.
 
-    Take it exclusively from the start; release it where it was taken.
+    Take the exclusive lock from the start. Release a lock in the thread or task that took it.
     """
 
 
 class AbandonedError(ShmError, RuntimeError):
-    """Who wrote died meanwhile, so that the values may be half old, half new. ``holder`` says who it was.
+    """The writer died while writing, so the values may be half old, half new. ``holder`` names the writer.
 
-    Write the values anew under ``shm.writing(x)``, which clears this.
+    Write the values again under ``shm.writing(x)``, which clears this.
     """

@@ -1,12 +1,12 @@
-"""The verbs: what a person does with a segment. Here kinds, registry and memory come together.
+"""The verbs: what a user does with a segment. They join kinds, segment files and the registry.
 
-    create    kind lays the value out -> memory: nameless file, reserved, filled, mapped -> registry: record, name
-    attach    memory: open, lock, check -> kind by the record -> a view over the mapping; nothing is copied
-    close     forget the view; the mapping, and with it the attachment, goes with the last reference to it
-    unlink    registry: the name goes; who has the segment attached keeps its memory
+    create    kind plans the layout -> segment_file: nameless file, reserved, filled, mapped -> registry: record, name
+    attach    segment_file: open, lock, check -> kind from the record -> a view over the mapping; nothing is copied
+    close     forget the view; the last reference to the mapping ends the attachment
+    unlink    registry: remove the name; processes that have the segment attached keep its memory
 
-A session holds weak references only. A strong one would pin 10 GB after ``del x``; an array's base chain ends at
-the mapping, so memory is never unmapped under a living view.
+This process keeps only weak references to its views. A strong one would keep 10 GB after ``del x``. The base of every
+array is the mapping, so memory is never unmapped under a living view.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What this process has attached, known by weak references."""
+"""Track this process's attachments by weak references."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-    View = Callable[[mmap.mmap, str, str], object]  # mapping, path and mode to what is handed out
+    View = Callable[[mmap.mmap, str, str], object]  # makes a value from mapping, path and mode
 
 Key = tuple[int, int, str]
 guard = interrupts.Guard()
 _open: dict[Key, Attachment] = {}
-_known: dict[str, None] = {}  # the paths of the last segments that this process has had
+_known: dict[str, None] = {}  # paths of the last segments that this process has had attached
 _KNOWN = 4096
-# Filled by `shmkernel.stdlib`: what is handed out in place of a kind's own view, and who is told of each new value.
+# Hooks that `shmkernel.stdlib` sets: values in place of a kind's own, and functions called for each new value
 views: dict[str, View] = {}
 on_put: list[Callable[[object, str], None]] = []
-_closed: dict[int, Attachment] = {}  # not given out any more, but viewed; by id(), since a dead reference has no hash
+_closed: dict[int, Attachment] = {}  # closed, but views remain; keyed by id(), since a dead reference has no hash
 
 
 class Segment(NamedTuple):
-    """What a mapping is of; ``mode`` is how it is mapped."""
+    """The segment that a mapping belongs to, and the mode of the mapping."""
 
     stat: os.stat_result
     mode: str
@@ -39,7 +39,7 @@ class Segment(NamedTuple):
 
 
 class Attachment(weakref.ref["mmap.mmap"]):
-    """One mapping, for as long as it lives; ``value`` is the object given out over it, while that lives."""
+    """A weak reference to a mapping; ``value`` is a weak reference to the object over it that `attach` returns."""
 
     __slots__ = ("form", "key", "kind", "last_unlinks", "name", "path", "record", "size", "start", "value")
 
@@ -51,12 +51,12 @@ class Attachment(weakref.ref["mmap.mmap"]):
     path: str
     record: records.Record | None
     size: int
-    start: int  # the address, once it was asked for
+    start: int  # address of the mapping, -1 until it is needed
     value: _Given
 
 
 class _Given(weakref.ref[Any]):
-    """Refers to an object that was given out. So its attachment is found by the object, among the references to it."""
+    """A weak reference to a value of `attach`: `given` finds it among the object's weak references."""
 
     __slots__ = ("attachment",)
 
@@ -69,30 +69,30 @@ class _Given(weakref.ref[Any]):
         return super().__new__(cls, value)
 
 
-def get(status: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or what another kind gives out
-    """Return the object that is given out for this file in this mode already, or None."""
+def get(status: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or the value of another kind
+    """Return the object that this process already has over this file in this mode, or None."""
     attachment = _open.get((status.st_dev, status.st_ino, mode))
     return None if attachment is None or attachment.value() is None else intact(attachment)
 
 
 def intact(attachment: Attachment) -> Any:  # noqa: ANN401
-    """Return the object over a mapping, as it was when it was first given out.
+    """Return the object over a mapping, or a new one if the user has changed its shape, dtype, strides or flags.
 
-    ``x.shape = ...``, ``x.dtype = ...`` or ``x.flags.writeable = False`` change the array object itself, which is its
-    user's: who asks next gets another array over the same memory.
+    ``x.shape = ...`` changes the array object itself. It stays with its user; the next `attach` returns a new array
+    over the same memory.
     """
     value, mapping = attachment.value(), attachment()
     if mapping is None or (value is not None and (attachment.form is None or _form(value) == attachment.form)):
         return value
     fresh = kinds.named(attachment.kind).open(mapping, attachment.path, attachment.key[2])
     with guard:
-        if attachment.value() is value:  # another thread may have been here
+        if attachment.value() is value:  # else another thread was faster
             attachment.value, attachment.form = _Given(fresh, attachment), _form(fresh)
     return attachment.value()
 
 
 def _form(value: Any) -> object:  # noqa: ANN401
-    """Return what a user can change about an array without touching its values; None for what is no array."""
+    """Return the attributes of an array that a user can change without changing its values; None for other objects."""
     try:
         return value.shape, value.strides, value.dtype, _fields(value.dtype), value.flags.num, id(value.base)
     except AttributeError:
@@ -100,12 +100,12 @@ def _form(value: Any) -> object:  # noqa: ANN401
 
 
 def _fields(dtype: Any) -> object:  # noqa: ANN401
-    """Return the names of fields, which change in place, and leave a dtype equal to itself."""
+    """Return the names of fields: they can be changed in place, and the dtype still compares equal to itself."""
     return dtype.names and [(name, _fields(dtype[name])) for name in dtype.names]
 
 
 def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: ANN401
-    """Remember a new mapping; return the value to give out, which another thread may have made before."""
+    """Track a new mapping. Return the value to use, which may be that of another thread that was faster."""
     for hook in on_put:
         hook(value, segment.kind)
     attachment = _attachment_of(mapping, value, segment)
@@ -120,14 +120,14 @@ def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: AN
 
 
 def note(mapping: mmap.mmap, value: object, segment: Segment) -> None:
-    """Remember a mapping whose object is its maker's alone: it is not given out again."""
+    """Track a mapping whose object is private to its maker: `get` does not return it."""
     attachment = _attachment_of(mapping, value, segment)
     with guard:
         _closed[id(attachment)] = attachment
 
 
 def retire(mapping: mmap.mmap | None) -> None:
-    """Give out a mapping's object no more, since that was closed."""
+    """Stop returning a mapping's object, because it was closed."""
     with guard:
         for key, attachment in _open.items():
             if mapping is not None and attachment() is mapping:
@@ -139,7 +139,7 @@ def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attac
     made = Attachment(mapping, _let_go)
     status, mode, made.path, made.name, made.kind, made.record = segment
     made.key = (status.st_dev, status.st_ino, mode)
-    # a store is mapped in part, the rest of it lies elsewhere
+    # of a store only the first bytes are mapped; the rest is in other files
     made.size = len(mapping) if len(mapping) == status.st_size else registry.size(status)
     made.start = -1
     made.value, made.form = _Given(value, made), _form(value)
@@ -151,19 +151,19 @@ def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attac
 
 
 def set_lifetime(inode: int, lifetime: str) -> None:
-    """Heed a new lifetime in what is mapped already; other processes leave it to their watchdogs."""
+    """Apply a changed lifetime to this process's mappings. Other processes' watchdogs handle theirs."""
     for attachment in everything():
         if attachment.key[1] == inode:
             attachment.last_unlinks = lifetime == "attached"
 
 
 def of(mapping: mmap.mmap | None) -> Attachment | None:
-    """Return what is known of a mapping."""
+    """Return the attachment of a mapping, if it has one."""
     return next((ref for ref in weakref.getweakrefs(mapping) if isinstance(ref, Attachment)), None)
 
 
 def given(value: object) -> Attachment | None:
-    """Return the segment that was given out as this very object, if it is one of the present folder."""
+    """Return the attachment whose value is this object, if its segment is in the present folder."""
     found = next((ref.attachment for ref in weakref.getweakrefs(value) if type(ref) is _Given), None)
     if found is None or found() is None or os.path.dirname(found.path) != paths.folder():
         return None
@@ -171,19 +171,19 @@ def given(value: object) -> Attachment | None:
 
 
 def alive() -> list[Attachment]:
-    """Return the mappings of this process that are alive, of whatever folder."""
+    """Return this process's living attachments in all folders."""
     with guard:
         return [attachment for attachment in (*_open.values(), *_closed.values()) if attachment() is not None]
 
 
 def everything() -> list[Attachment]:
-    """Return the segments that this process has mapped, those closed under living views too."""
+    """Return this process's attachments in the present folder, closed ones that still have views included."""
     here = paths.folder()
     return [attachment for attachment in alive() if os.path.dirname(attachment.path) == here]
 
 
 def forget(path: str) -> list[Attachment]:
-    """Give out the objects of the segment at this path no more; return those whose mapping views keep alive."""
+    """Stop returning objects of the segment at this path. Return the attachments that views keep alive."""
     with guard:
         for key in [key for key, attachment in _open.items() if attachment.path == path]:
             attachment = _open.pop(key)
@@ -192,13 +192,13 @@ def forget(path: str) -> list[Attachment]:
 
 
 def had(path: str) -> bool:
-    """Say whether this process has had a segment at this path attached."""
+    """Return whether this process has ever had a segment at this path attached."""
     return path in _known
 
 
 def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-    """Forget a mapping that has gone, and with it the attachment; the last one out may have to unlink."""
-    if ending():  # modules fall apart around us; the watchdog will see to it
+    """Forget a freed mapping. If its lifetime is attached and it was the last one, unlink the segment."""
+    if ending():  # modules are being torn down; the watchdog does it
         return
     with guard:
         if _open.get(attachment.key) is attachment:

@@ -1,4 +1,4 @@
-"""From create to unlink."""
+"""Create, attach, close, keep and unlink segments, and remove leftovers."""
 
 from __future__ import annotations
 
@@ -31,52 +31,53 @@ def create(
     mode: str = "r+",
     lifetime: str = "session",
     replace: bool = False,
-) -> Any:  # noqa: ANN401  what the kind gives out
-    """Share a value under a name, and return it as it lies in shared memory.
+) -> Any:  # noqa: ANN401  the kind's value
+    """Share a value under a name, and return the shared value.
 
     Parameters
     ----------
     name : str
-        Letters, digits and ``_``; parts may be joined by dots.
+        Letters, digits and ``_``; dots may join parts.
     value : array_like, list, dict or bytes-like, optional
-        What to copy in: an array or number; a flat list or tuple of int, float, bool, str, bytes and None;
-        a dict; bytes. Without one, give `shape` or `size`.
+        The value to copy into shared memory: an array or number; a flat list or tuple of int, float, bool, str,
+        bytes and None; a dict; bytes. Without a value, give `shape`, `size` or `kind`.
     kind : {'array', 'dict', 'list', 'raw'}, optional
-        By default the kind that takes the value.
+        Kind of the segment; by default chosen by the type of the value.
     shape : int or sequence of int, optional
-        Shape of a new array, to be filled in place: no second copy is ever needed.
+        Shape of a new array, to fill in place. This avoids a second copy in memory.
     dtype : data-type, optional
-        By default the value's, or float64. A value that it cannot hold is refused, but floats may be rounded.
+        Type of the elements; by default that of the value, or float64. A value that does not fit is refused; floats
+        may be rounded.
     order : {'C', 'F'}, optional
-        By default the value's.
+        Memory layout of an array; by default that of the value.
     fill : scalar, optional
-        What a new array is filled with, by default zeros.
+        Value of all elements of a new array, by default 0.
     size : int, optional
-        Bytes of a new block; what `value` leaves of them is zero.
+        Size of a new block in bytes. Bytes after those of `value` are zero.
     ring : int, optional
-        How many slots a new stream has, for frames of this `shape` and `dtype`.
+        Number of slots of a new stream, for frames of this `shape` and `dtype`.
     mode : {'r+', 'r', 'c'}
-        How the result may be used here: written to, only read, or changed privately.
+        Use of the result in this process: read and write, read only, or with private changes.
     lifetime : {'session', 'attached', 'keep'}
-        Until this process ends, until the last process lets go, or until unlinked by hand.
+        The segment stays until this process ends, until the last process lets go of it, or until it is unlinked.
     replace : bool
-        Whether a segment of this name gives way; those who have it attached keep the old values.
+        Replace an existing segment of this name. Processes that have it attached keep the old values.
 
     Returns
     -------
-    numpy.ndarray, ShareableList, SharedDict or SharedMemory
-        Over the shared memory, which lives at least as long as it or a view of it.
+    numpy.ndarray, ShareableList, SharedDict, Ring or SharedMemory
+        The shared value. It and its views keep the memory, even after `unlink`.
 
     Raises
     ------
     TakenError
-        A FileExistsError, if the name is taken and `replace` is false.
+        A FileExistsError: the name is taken, and `replace` is false.
     FullError
-        An OSError with errno ENOSPC, if the memory does not suffice; ``needed`` and ``free`` are in bytes.
+        An OSError with errno ENOSPC: there is not enough memory. ``needed`` and ``free`` are in bytes.
     UnsupportedError
-        A TypeError, if the value would not come back as it is.
+        A TypeError: the value cannot be shared without changing it.
     ArgumentError
-        A ValueError, for a bad name, mode, lifetime, shape.
+        A ValueError: the name, mode, lifetime or shape is invalid.
 
     Examples
     --------
@@ -102,27 +103,27 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     Parameters
     ----------
     name : str
-        What `create` was given, in whatever process; ``/name`` for a POSIX shared memory object.
+        The name given to `create` in any process of this user; ``/name`` for a POSIX shared memory object.
     mode : {'r+', 'r', 'c'}
-        Read and write; only read, which the processor enforces (a store that numpy does not know of, through a
-        pointer, ends the process); or changes that stay private.
+        r+: read and write. r: read only, enforced by the processor: a write through a pointer kills the process.
+        c: changes stay private.
     kind : str, optional
-        How to read a file that has no record, made by another program. By default its first bytes tell, and a
-        ``/name`` is raw if they do not.
+        Kind of a file that another program made. By default its first bytes decide; a ``/name`` is raw if they are
+        of no known kind.
 
     Returns
     -------
-    numpy.ndarray, ShareableList, SharedDict or SharedMemory
-        The same object each time, for as long as it lives.
+    numpy.ndarray, ShareableList, SharedDict, Ring or SharedMemory
+        The same object at each call, for as long as it exists.
 
     Raises
     ------
     NotFoundError
-        A FileNotFoundError and KeyError; ``similar`` holds names that come near.
+        A FileNotFoundError and KeyError: no segment has this name. ``similar`` lists similar names.
     DamagedError
-        A ValueError, if what lies there cannot be trusted.
+        A ValueError: the file is not a valid segment.
     RefusedError
-        A PermissionError, if it belongs to another user.
+        A PermissionError: the segment belongs to another user.
 
     Examples
     --------
@@ -136,7 +137,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
     """
     segment_file.check_mode(mode)
     path = paths.path_of(name)
-    if not sessions.covers(path):  # before: with lifetime attached, this process may be the last one at once
+    if not sessions.covers(path):  # first of all: with lifetime attached, this process may be the last holder
         with staging.room_for(name):
             registry.begin()
     fd, status = segment_file.attach(path, mode, name)
@@ -150,7 +151,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
         reader = _reader(name, fd, kind or (record.kind if record else None))
         try:
             mapping, value = staging.open_(reader, fd, status, path, name, mode)
-        except NotFoundError:  # the folder of a store went, and with it the name
+        except NotFoundError:  # the folder of a store is gone, usually with its name
             if registry.inode_at(name) == status.st_ino:
                 raise segment_file.damaged(name, "the folder of its store is gone") from None
             return attach(name, mode, kind)
@@ -166,24 +167,24 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
 
 
 def close(name: str) -> bool:
-    """Let go of a segment here: it is no longer given out, and its memory goes with the last view of it.
+    """Let go of a segment in this process. Its memory is released with the last array or view of it.
 
     Returns
     -------
     bool
-        True if this process does not have it attached any more, which may have been so before; False if arrays or
-        views that are still referenced keep the memory attached.
+        True if this process does not have the segment attached any more, or never had; False if arrays or views
+        still keep it attached.
 
     Raises
     ------
     NotFoundError
-        If this process has never had such a segment, and there is none.
+        This process has never attached a segment of this name, and none exists.
 
     Examples
     --------
     >>> import shmkernel as shm
     >>> x = shm.create("x", shape=3)
-    >>> shm.close("x")   # x itself is a view that lives on
+    >>> shm.close("x")   # x still exists
     False
     >>> del x
     >>> shm.close("x")
@@ -201,12 +202,12 @@ def close(name: str) -> bool:
 
 
 def unlink(name: str) -> None:
-    """Remove a segment's name, whoever made it; those who have it attached keep its memory until they let go.
+    """Remove a segment's name, no matter who made it. Processes that have it attached keep its memory.
 
     Raises
     ------
     NotFoundError
-        If there is no such segment.
+        There is no segment of this name.
 
     Examples
     --------
@@ -220,21 +221,29 @@ def unlink(name: str) -> None:
 
 
 def keep(name: str, lifetime: str = "keep") -> listing.Info:
-    """Change how long a segment lives.
+    """Change the lifetime of a segment.
 
-    One that was unlinked while attached here cannot be named again: a new segment is made of it, a copy. Those who
-    have the old memory attached stay on it, this process's arrays too: ``stayed`` names the other processes.
+    If the segment was unlinked and this process still has its memory, a copy is shared under the name. Processes
+    that have the old memory keep it, this process too; ``stayed`` of the result names the others.
 
     Parameters
     ----------
     name : str
-        Any segment of this user.
+        Name of any segment of this user.
     lifetime : {'keep', 'session', 'attached'}
-        As for `create`. A segment whose owner has ended becomes this session's.
+        As for `create`. If the owner of the segment has ended, this session becomes the owner.
 
     Returns
     -------
     Info
+        The segment, with its new lifetime.
+
+    Raises
+    ------
+    NotFoundError
+        There is no segment of this name, and this process has no memory of an earlier one.
+    ArgumentError
+        A ValueError: the lifetime is unknown, or it is attached and no process has the segment attached.
 
     Examples
     --------
@@ -270,15 +279,20 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
 
 
 def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
-    """Unlink what sessions have left that have ended and whose watchdog was killed too.
+    """Remove segments that ended sessions have left behind. This happens only if their watchdogs were killed too.
 
-    Locks and versions of names that lead nowhere, and that nobody uses, go too: 4 KiB each. If one says that a holder
-    died inside, that is forgotten with it.
+    It also removes unused locks and versions of names without a segment, 4 KiB each. If a lock's holder died inside,
+    this is forgotten.
+
+    Parameters
+    ----------
+    dry_run : bool
+        Remove nothing, and return what would be removed.
 
     Returns
     -------
-    list of (name, size in bytes)
-        What was unlinked, or with `dry_run` would be; ``("lock of x", 4096)`` for a lock.
+    list of (str, int)
+        Names and sizes in bytes; ``("lock of x", 4096)`` for a lock.
 
     Examples
     --------
@@ -290,7 +304,7 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     unused = sync_file.remove_unused(all_=True, dry_run=dry_run)
     over = [(record.name, size) for record, size in registry.sweep(dry_run=dry_run)]
     if not dry_run:
-        unused += sync_file.remove_unused(all_=True)  # of what was unlinked just now
+        unused += sync_file.remove_unused(all_=True)  # those of the segments that were just unlinked
     return over + [(f"lock of {name}", sync_file.SIZE) for name in unused]
 
 

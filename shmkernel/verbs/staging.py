@@ -1,4 +1,4 @@
-"""Segments on their way: made and filled without a name, then named, several at a time, all or none."""
+"""Make and fill segments without names, then name several at once: all of them or none."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterator, Sequence
 
-Replace = bool | Literal["own"]  # whether a segment of the name gives way: any, none, or this session's
+Replace = bool | Literal["own"]  # which segment may be replaced: any, none, or this session's own
 
 
 class Draft(NamedTuple):
-    """A segment that is whole but for its name. ``value`` is the object over it."""
+    """A complete segment without a name. ``value`` is the object over it."""
 
     fd: int
     record: records.Record
@@ -41,7 +41,7 @@ def draft(
     lifetime: str,
     replace: Replace,
 ) -> Draft:
-    """Make a segment that only lacks its name; `name_all` or `discard` it."""
+    """Make a segment without a name. Pass it to `name_all` or `discard`."""
     paths.path_of(name)
     maker, plan = kinds.planned(name, value, options, kind)
     check(name, mode, lifetime, replace)
@@ -56,7 +56,7 @@ def make(
     lifetime: str,
     view: attachments.View | None = None,
 ) -> Draft:
-    """Carry out a kind's plan after `check`; `view` makes what is handed out, by default what `attach` would."""
+    """Make the segment that a kind planned, after `check`. `view` makes its value, by default as `attach` does."""
     path = paths.path_of(name)
     with room_for(name):
         session = registry.begin()
@@ -78,7 +78,7 @@ def make(
             return Draft(fd, record, given, mode, status)
         except BaseException:
             inode = os.fstat(fd).st_ino
-            os.close(fd)  # first: where no more files may be opened, that may be what abandon needs
+            os.close(fd)  # first, because abandon needs a descriptor, and this may be the last one
             registry.abandon(inode)
             raise
 
@@ -98,7 +98,7 @@ def name_all(drafts: Sequence[Draft], replace: Replace) -> builtins.list[Any]:
 
 
 def discard(drafts: Sequence[Draft]) -> None:
-    """Give up drafts that will not be published."""
+    """Delete drafts that will not be named."""
     _close(drafts)
     _abandon(drafts)
 
@@ -122,7 +122,7 @@ def open_(
     mode: str,
     view: attachments.View | None = None,
 ) -> tuple[mmap.mmap, object]:
-    """Map a segment, whole or its first bytes, and have its kind make of it what is handed out."""
+    """Map a segment (of a store only its first bytes), and let its kind make the value over it."""
     if not kinds.keeps(kind):
         mapping = segment_file.map_(fd, status.st_size, mode, name)
         return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
@@ -131,9 +131,9 @@ def open_(
 
 
 def check(name: str, mode: str, lifetime: str, replace: Replace) -> bool:
-    """Raise what can be known before anything is allocated. Return whether the name is taken, by what may be replaced.
+    """Raise the errors that can be found before memory is allocated. Return whether a segment will be replaced.
 
-    `name_all` looks again under the lock. So a name that is free now is not locked here.
+    `name_all` checks again under the registry's lock, so a name that is free now needs no lock here.
     """
     paths.path_of(name)
     segment_file.check_mode(mode)
@@ -152,7 +152,7 @@ def _may_replace(replace: Replace) -> Callable[[records.Record | None], bool]:
 
 
 def check_lifetime(lifetime: str) -> None:
-    """Raise ArgumentError unless there is such a lifetime."""
+    """Raise ArgumentError if the lifetime is unknown."""
     if lifetime not in records.LIFETIMES:
         message = (
             f"lifetime {lifetime!r} is unknown: session (until the owner's process ends), "
@@ -163,12 +163,12 @@ def check_lifetime(lifetime: str) -> None:
 
 @contextlib.contextmanager
 def room_for(name: str) -> Iterator[None]:
-    """Say that there is no room with figures and the cure: for the segment, for its record or a session."""
+    """Raise errors of the OS about a full folder or a limit as FullError or LimitError, with figures and a cure."""
     try:
         yield
     except OSError as error:
-        # On Python 3.12 the frames of this generator and of contextlib are in a reference cycle with the error: what a
-        # caller has made, and could not name, would stay attached until the next garbage collection.
+        # On Python 3.12 the frames of this generator and of contextlib are in a reference cycle with the error: the
+        # caller's draft, which has no name, would stay attached until the next garbage collection.
         error.__traceback__ = None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise descriptors.ran_out(error, name) from None
@@ -178,9 +178,9 @@ def room_for(name: str) -> Iterator[None]:
 
 
 def _largest(full: FullError) -> tuple[Cure, ...]:
-    """Name the largest segment, if its memory would do: whether anybody needs it, its owner knows."""
+    """Name the largest segment if removing it would be enough. Its owner has to decide."""
     facts: dict[str, Any] = full.facts
-    with contextlib.suppress(OSError):  # there may not even be room for a runtime folder
+    with contextlib.suppress(OSError):  # there may be no room even for the runtime folder
         largest = max(listing.list(), key=lambda info: info.size, default=None)
         if largest and largest.size + facts["free"] >= facts["needed"] and facts["limit"] != "quota":
             what = f"{largest.name}, {capacity.human(largest.size)} ({largest.owner})"
