@@ -15,13 +15,10 @@ import textwrap
 import time
 from contextlib import ExitStack
 from datetime import datetime
-from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any
 
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import KernelManager
-
 import shmkernel as shm
+from shmkernel import kernels
 from shmkernel._core import capacity, paths
 from shmkernel.errors import ShmError
 
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _pressed: list[int] = []  # Ctrl-C
-_ANSWER = 60.0  # seconds for a kernel to start or to run a cell, on a busy machine
 _GONE = 5.0  # seconds for a name to go; the promise is 0.1
 _HEIGHT = 4321  # meters: higher than anything in the data
 
@@ -56,35 +52,28 @@ class Unmet(Exception):  # noqa: N818  no error of the API: an expectation
     """What was expected, and did not happen."""
 
 
-class Kernel:
-    """A kernel as Jupyter starts it. ``start``, ``ready``, then cells and values; ``end`` at any time."""
+class Kernel(kernels.Kernel):
+    """A kernel whose files lie in one folder. ``begin``, ``ready``, then cells and values."""
 
     def __init__(self, notebook: str, folder: str) -> None:
-        self.notebook, self.pid, self._folder = notebook, 0, folder
-        self._open = ExitStack()
-        self._manager = KernelManager(
-            transport="ipc", connection_file=f"{folder}/{notebook.removesuffix('.ipynb')}.json",
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever is installed as python3
-        )  # fmt: skip
+        super().__init__(notebook, f"{folder}/{notebook.removesuffix('.ipynb')}.json")
+        self.pid, self._folder = 0, folder
 
-    def start(self) -> None:
+    def begin(self) -> None:
         """Start the kernel, and do not wait."""
-        own = {"JPY_SESSION_NAME": self.notebook, "IPYTHONDIR": self._folder, "MPLCONFIGDIR": self._folder}
+        env = os.environ | {"IPYTHONDIR": self._folder, "MPLCONFIGDIR": self._folder}
         with open(f"{self._folder}/{self.notebook}.log", "wb") as log:
-            self._manager.start_kernel(env=os.environ | own, cwd=self._folder, stdin=DEVNULL, stdout=log, stderr=log)
-        self._client = self._manager.blocking_client()
-        self._open.callback(self._client.stop_channels)
-        self._client.start_channels()
+            self.start(env=env, output=log, cwd=self._folder)
 
     def ready(self) -> None:
         """Wait until the kernel answers."""
         try:
-            self._client.wait_for_ready(timeout=_ANSWER)
+            self.client.wait_for_ready(timeout=kernels.ANSWER)
         except RuntimeError as error:
             with open(f"{self._folder}/{self.notebook}.log", encoding="utf-8", errors="replace") as log:
                 last = (log.read().strip().splitlines() or [str(error)])[-1]
             raise Unmet(f"the kernel of {self.notebook} to start, and it said: {last}") from None
-        self.pid = int(self.value("__import__('os').getpid()"))
+        self.pid = self.process.pid
 
     def run(self, code: str) -> tuple[float, str]:
         """Run a cell; return the seconds that the kernel took, and what it printed."""
@@ -104,24 +93,13 @@ class Kernel:
             raise Unmet(f"{expression} in {self.notebook} to have a value, and it said: {found['evalue']}")
         return str(found["data"]["text/plain"])
 
-    def kill(self) -> None:
-        """Send SIGKILL to the kernel's process group, as Jupyter does to a kernel that hangs."""
-        group = os.getpgid(self.pid)
-        if group == os.getpgrp():
-            raise Unmet(f"the kernel of {self.notebook} to be in a process group of its own")
-        os.killpg(group, signal.SIGKILL)
-
-    def end(self) -> None:
-        """End the kernel, started or not, alive or not."""
-        self._open.close()
-        if self._manager.has_kernel:
-            self._manager.shutdown_kernel(now=True)
-
     def _execute(self, code: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401  jupyter_client's
         try:
-            reply = self._client.execute_interactive(code, store_history=False, timeout=_ANSWER, **options)
+            reply: dict[str, Any] = self.client.execute_interactive(
+                code, store_history=False, timeout=kernels.ANSWER, **options
+            )
         except TimeoutError:
-            raise Unmet(f"{self.notebook} to answer within {_ANSWER:.0f} s") from None
+            raise Unmet(f"{self.notebook} to answer within {kernels.ANSWER:.0f} s") from None
         content = reply["content"]
         if content["status"] != "ok":
             line = code.strip().splitlines()[-1]
@@ -157,7 +135,7 @@ def _play(first: Kernel, second: Kernel) -> None:
     path = os.path.realpath(paths.path_of(name))
     _say(f"Two kernels, one array in {paths.folder()}\n")
     for kernel in (first, second):
-        kernel.start()
+        kernel.begin()
     for kernel in (first, second):
         kernel.ready()
 

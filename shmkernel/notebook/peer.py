@@ -15,13 +15,10 @@ The sockets lie in a private folder, removed once they are connected: whatever d
 from __future__ import annotations
 
 import atexit
-import contextlib
 import getpass
 import os
 import select
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,9 +29,8 @@ import zmq
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import KernelManager
 
+from shmkernel import kernels
 from shmkernel._core import descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.notebook.parsing import Parser, arguments, in_one_line
@@ -44,7 +40,6 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-_START = 60.0  # seconds for a kernel to start, on a busy machine
 _END = 10.0  # seconds for a peer to shut down
 _LAST = 1.5  # seconds for all, at the end: after 2.5 Jupyter sends SIGTERM to the notebook's own kernel
 _SOCKETS = 64  # descriptors that the sockets of a peer may take: zmq aborts the process when it gets none
@@ -59,7 +54,7 @@ class PeerError(ShmError, RuntimeError):
     """
 
 
-class Peer:
+class Peer(kernels.Kernel):
     """A kernel with a name, from its start to its end."""
 
     def __init__(self, name: str) -> None:
@@ -70,36 +65,25 @@ class Peer:
         self.name, self._death = name, -1
         self._mine = os.getpid()
         self._guard = threading.Lock()  # cells in subshells: sockets belong to one thread at a time
-        own = os.environ | {"JPY_SESSION_NAME": f"{name}.ipynb"}
-        own.pop("PYTEST_CURRENT_TEST", None)  # ipykernel would not capture what the peer's children print
+        env = {**os.environ}
+        env.pop("PYTEST_CURRENT_TEST", None)  # ipykernel would not capture what the peer's children print
         with _folder_for_sockets(name) as folder:
-            self._manager = KernelManager(
-                transport="ipc", connection_file=f"{folder}/kernel.json",
-                kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever python3 means here
-            )  # fmt: skip
-            _undebugged(self._manager)
+            super().__init__(f"{name}.ipynb", f"{folder}/kernel.json")
             try:
-                self._manager.start_kernel(
-                    env=own, extra_arguments=["--HistoryManager.enabled=False"],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
+                self.start("--HistoryManager.enabled=False", env=env)
             except OSError as error:
                 what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
                 message = f"peer {name!r} did not start: {what}. If this kernel's folder was removed: os.chdir(...)"
                 raise PeerError(message, name=name) from None
-            provisioner: Any = self._manager.provisioner
-            self._process: subprocess.Popen[bytes] = provisioner.process
-            self._death = os.pidfd_open(self._process.pid)
-            self._client = self._manager.blocking_client()
-            self._client.start_channels(hb=False)
+            self._death = os.pidfd_open(self.process.pid)
             try:
                 self._connect()
             except RuntimeError as error:
-                self.kill()
+                self.end()
                 message = f"peer {name!r} did not start: {error}. Try it in a terminal: {sys.executable} -m ipykernel"
                 raise PeerError(message.replace("..", "."), name=name) from None
             except BaseException:
-                self.kill()
+                self.end()
                 raise
 
     def run(self, code: str, publish: Callable[[dict[str, Any]], None], *, allow_stdin: bool) -> None:
@@ -117,28 +101,24 @@ class Peer:
 
     def check(self) -> None:
         """Raise PeerError if it has died since its last cell."""
-        if self._process.poll() is not None:
+        if self.process.poll() is not None:
             raise self._dead("has died since its last cell")
 
     def ask_to_end(self) -> None:
         """Send it what Jupyter's menu sends, and do not wait."""
-        if self._process.poll() is None:
-            self._client.shutdown()
+        if self.process.poll() is None:
+            self.client.shutdown()
 
-    def end(self, deadline: float) -> None:
+    def await_end(self, deadline: float) -> None:
         """Wait until it has ended, and give it time for a last word, but not for ever."""
         select.select([self._death], [], [], max(deadline - time.monotonic(), 0))
-        self.kill()
+        self.end()
 
-    def kill(self) -> None:
-        """Send SIGKILL to its process group, as Jupyter does to a kernel that hangs, and wait for its end."""
+    def end(self) -> None:
+        """Kill it, and close what leads to it."""
         if self._death < 0:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._client.stop_channels()
-        self._manager.cleanup_resources()
+        super().end()
         os.close(self._death)
         self._death = -1
 
@@ -149,19 +129,19 @@ class Peer:
 
     def _connect(self) -> None:
         """Wait until the kernel answers, and every socket is connected: the files of the sockets will go."""
-        client = self._client
+        client = self.client
         channels = client.shell_channel, client.iopub_channel, client.stdin_channel, client.control_channel
         monitors = [one.socket.get_monitor_socket(zmq.EVENT_CONNECTED) for one in channels]
-        client.wait_for_ready(timeout=_START)
+        client.wait_for_ready(timeout=kernels.ANSWER)
         for channel, monitor in zip(channels, monitors, strict=True):
-            monitor.poll(_START * 1000)
+            monitor.poll(kernels.ANSWER * 1000)
             channel.socket.disable_monitor()
             monitor.close()
 
     def _ask(self, code: str, *, allow_stdin: bool) -> str:
-        while self._client.shell_channel.msg_ready():  # replies to earlier cells that nobody waited for
-            self._client.shell_channel.get_msg(timeout=0)
-        asked: str = self._client.execute(code, allow_stdin=allow_stdin)
+        while self.client.shell_channel.msg_ready():  # replies to earlier cells that nobody waited for
+            self.client.shell_channel.get_msg(timeout=0)
+        asked: str = self.client.execute(code, allow_stdin=allow_stdin)
         return asked
 
     def _follow(
@@ -178,7 +158,7 @@ class Peer:
                 elif kind == "error":
                     failed = content
                 elif kind == "input_request":
-                    self._client.input((getpass.getpass if content["password"] else input)(content["prompt"]))
+                    self.client.input((getpass.getpass if content["password"] else input)(content["prompt"]))
                 else:
                     reply = content if kind == "execute_reply" else reply
                     publish(message)
@@ -186,12 +166,12 @@ class Peer:
                 if interrupted:
                     raise
                 interrupted = True
-                self._manager.interrupt_kernel()
+                self.manager.interrupt_kernel()
         return failed, reply
 
     def _next(self, asked: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Return the next message that answers a cell; raise PeerError if none will come any more."""
-        channels = self._client.iopub_channel, self._client.stdin_channel, self._client.shell_channel
+        channels = self.client.iopub_channel, self.client.stdin_channel, self.client.shell_channel
         poller = zmq.Poller()
         for source in (*(channel.socket for channel in channels), self._death):
             poller.register(source, zmq.POLLIN)
@@ -206,9 +186,9 @@ class Peer:
                 return kind, message["content"], message
 
     def _dead(self, how: str) -> PeerError:
-        status = self._process.wait()
+        status = self.process.wait()
         why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        self.kill()
+        self.end()
         _peers.pop(self.name, None)
         message = f"peer {self.name!r} {how} ({why}), its variables with it. The next %%peer {self.name} starts anew"
         return PeerError(message, name=self.name, status=status)
@@ -226,17 +206,6 @@ def _folder_for_sockets(name: str) -> tempfile.TemporaryDirectory[str]:
             tried.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     message = f"peer {name!r} needs a folder for its sockets, and none can be made ({'; '.join(tried)}). Set TMPDIR"
     raise PeerError(message, name=name)
-
-
-def _undebugged(manager: KernelManager) -> None:
-    """Start a kernel so that a debugger of this process does not take it over: it would wait for the debugger's client.
-
-    pydevd rewrites the command lines of Pythons. ``env`` is none, and becomes one.
-    """
-    env = shutil.which("env")
-    spec = manager.kernel_spec
-    if "pydevd" in sys.modules and env and spec and spec.argv[0] != env:
-        spec.argv = [env, sys.executable, *spec.argv[1:]]
 
 
 _peers: dict[str, Peer] = {}
@@ -345,7 +314,7 @@ def _end(name: str, how: str) -> str:
     if peer is None and how != "restart":
         raise ArgumentError(f"there is no peer {name!r}. There are: {', '.join(_peers) or 'none'}", name=name)
     if peer is not None and how == "kill":
-        peer.kill()
+        peer.end()
     elif peer is not None:
         _end_within(_END, [peer])
     if how == "restart":
@@ -358,7 +327,7 @@ def _end_within(seconds: float, peers: list[Peer]) -> None:
     for peer in peers:
         peer.ask_to_end()
     for peer in peers:
-        peer.end(deadline)
+        peer.await_end(deadline)
 
 
 def _as_there(name: str, content: dict[str, Any]) -> PeerError:

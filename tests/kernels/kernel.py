@@ -4,11 +4,11 @@ import os
 import select
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
+
+from shmkernel import kernels
 
 PATIENCE = 60.0  # seconds until a test gives up
 _SERVER = """
@@ -26,18 +26,12 @@ def await_death(process):
     os.close(process)
 
 
-class Kernel:
+class Kernel(kernels.Kernel):
     """An ipykernel of its own, that takes itself for the kernel of `notebook`."""
 
     def __init__(self, notebook, folder, *arguments):
-        self.manager = KernelManager(transport="ipc", connection_file=f"{folder}/{notebook}.json")
-        self.manager.start_kernel(
-            env=os.environ | {"JPY_SESSION_NAME": f"/lab/{notebook}"},
-            extra_arguments=list(arguments),
-            stderr=subprocess.DEVNULL,
-        )
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
+        super().__init__(f"/lab/{notebook}", f"{folder}/{notebook}.json")
+        self.start(*arguments, env={**os.environ})
         self.client.wait_for_ready(timeout=PATIENCE)
 
     def run(self, code):
@@ -73,12 +67,12 @@ class Kernel:
 
     def dies_of(self, cell):
         """Run a cell that ends the kernel, and return when the OS has ended it."""
-        process = self.process()
+        process = self.death()
         self.client.execute(cell)
         await_death(process)
 
-    def process(self):
-        """Return a descriptor of its process."""
+    def death(self):
+        """Return a descriptor that becomes readable when its process ends."""
         return os.pidfd_open(int(self("import os; print(os.getpid())")))
 
     def interrupt(self):
@@ -93,10 +87,7 @@ class Kernel:
 
     def end(self):
         """End it at once."""
-        with suppress(ProcessLookupError):
-            self.manager.shutdown_kernel(now=True)
-        self.client.stop_channels()
-        self.manager.cleanup_resources()
+        super().end()
         self.manager.context.destroy()
 
 
@@ -116,7 +107,7 @@ class Served(Kernel):
 
     def loses_its_server(self):
         """Kill the server, and return when the kernel has noticed and ended."""
-        process = self.process()
+        process = self.death()
         self.server.kill()
         await_death(process)
 

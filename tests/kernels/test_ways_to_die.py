@@ -127,7 +127,7 @@ def test_the_page_has_each_way_and_no_other():
 def test_what_is_left_is_what_the_page_says(row, kernel, reader, shm_dir):
     way, *words = row
     kernel(SHARE)
-    dogs, process = {*watchdogs(shm_dir)}, kernel.process()
+    dogs, process = {*watchdogs(shm_dir)}, kernel.death()
     reader("y, z = shm.attach('mine'), shm.attach('held')")
     beside = WAYS[way](kernel)
     if select.select([process], [], [], 0)[0]:  # it has ended

@@ -1,0 +1,68 @@
+"""A Jupyter kernel of this Python, started and ended: what peers, the demo and the tests have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from subprocess import DEVNULL
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+ANSWER = 60.0  # seconds for a kernel to start or to run a cell, on a busy machine
+
+
+class Kernel:
+    """``start``, ``client.wait_for_ready``, then cells by ``client``; ``end`` at any time, started or not."""
+
+    def __init__(self, notebook: str, connection_file: str) -> None:
+        self.notebook = notebook
+        self.client: Any = None
+        self.manager = KernelManager(
+            transport="ipc", connection_file=connection_file,
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever is installed as python3
+        )  # fmt: skip
+
+    def start(self, *arguments: str, env: dict[str, str], output: Any = DEVNULL, **options: Any) -> None:  # noqa: ANN401
+        """Start the kernel as that of the notebook, and do not wait."""
+        self._avoid_debugger()
+        self.manager.start_kernel(
+            env=env | {"JPY_SESSION_NAME": self.notebook}, extra_arguments=[*arguments],
+            stdin=DEVNULL, stdout=output, stderr=output, **options,
+        )  # fmt: skip
+        self.client = self.manager.blocking_client()
+        self.client.start_channels(hb=False)
+
+    @property
+    def process(self) -> Any:  # noqa: ANN401
+        """The kernel's `subprocess.Popen`, None before its start."""
+        provisioner: Any = self.manager.provisioner
+        return provisioner.process if provisioner else None
+
+    def kill(self) -> None:
+        """Send SIGKILL to its process group, as Jupyter does to a kernel that hangs, and wait for its end."""
+        if process := self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def end(self) -> None:
+        """Kill the kernel, and remove the sockets."""
+        self.kill()
+        if self.client:
+            self.client.stop_channels()
+        self.manager.cleanup_resources()
+
+    def _avoid_debugger(self) -> None:
+        """Start the kernel so that a debugger of this process does not take it over: it would wait for a client.
+
+        pydevd rewrites the command lines of Pythons. ``env`` is none, and becomes one.
+        """
+        env = shutil.which("env")
+        spec = self.manager.kernel_spec
+        if "pydevd" in sys.modules and env and spec and spec.argv[0] != env:
+            spec.argv = [env, sys.executable, *spec.argv[1:]]
