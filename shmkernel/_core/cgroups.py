@@ -70,13 +70,13 @@ def _limits(group: str, first: bool, swap: int) -> list[Limit]:
         if most is not None:
             swap = max(0, min(swap, most - (now or 0)))
         files = {"max": used - swap, "high": used - swap}
-    found = []
+    limits = []
     for name, taken in files.items():
         file = f"{group}/memory.{name}"
         limit = _number(file)
         if limit is not None:
-            found.append(Limit(limit, limit - taken + cache - min(limit // _MARGIN, _MOST), file))
-    return found
+            limits.append(Limit(limit, limit - taken + cache - min(limit // _MARGIN, _MOST), file))
+    return limits
 
 
 def _number(path: str) -> int | None:

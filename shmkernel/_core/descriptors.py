@@ -51,7 +51,7 @@ def take_streams() -> None:
 def _null() -> int:
     try:
         return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:  # a bare chroot: what cannot be written to does as well
+    except FileNotFoundError:  # a chroot without /dev: any descriptor that cannot be written will do
         return os.open("/", os.O_PATH | os.O_CLOEXEC)
 
 

@@ -37,7 +37,7 @@ _SURE = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_EMPTY_PATH = 0x1000
-_RUNTIME = "/.shmk-"  # what the path of a runtime folder ends with, before the uid
+_RUNTIME = "/.shmk-"  # the end of the path of a runtime folder, before the uid
 
 
 class Folder(int):
@@ -100,7 +100,7 @@ def open_(path: str, flags: int, mode: int = 0o600) -> int:
     try:
         fd = os.open(rest, flags | _SAFE, mode, dir_fd=at)
     except OSError as error:
-        _look_again(at, error, path)
+        _forget_if_moved(at, error, path)
         at, rest = _at(path)
         fd = os.open(rest, flags | _SAFE, mode, dir_fd=at)
     if fd <= descriptors.LAST:
@@ -120,7 +120,7 @@ def nameless(path: str) -> int:
     try:
         fd = os.open(rest, flags, 0o600, dir_fd=at)
     except OSError as error:
-        _look_again(at, error, path)
+        _forget_if_moved(at, error, path)
         at, rest = _at(path) if _RUNTIME in path else (_hold_segments(path), ".")
         fd = os.open(rest, flags, 0o600, dir_fd=at)
     fd = descriptors.beyond_streams(fd)
@@ -240,12 +240,12 @@ def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
     try:
         return function(rest, *arguments, dir_fd=at)
     except OSError as error:
-        _look_again(at, error, path)
+        _forget_if_moved(at, error, path)
     at, rest = _at(path)
     return function(rest, *arguments, dir_fd=at)
 
 
-def _look_again(at: Folder, error: OSError, path: str) -> None:
+def _forget_if_moved(at: Folder, error: OSError, path: str) -> None:
     """Forget the held folder if it is no longer under its path; raise the error if it still is."""
     if error.errno not in _STALE or time.monotonic() < at.sure or at.is_current():
         error.filename = path
@@ -364,7 +364,7 @@ def _check_uid(folder: str) -> None:
 
 
 def _keep(folder: Folder) -> Folder:
-    global _held  # noqa: PLW0603  replaced as a whole
+    global _held  # noqa: PLW0603  never changed in place
     others = [(path, held) for path, held in _held.items() if path != folder.path]
     _held = dict([*others[1 - _HELD :], (folder.path, folder)])
     return folder

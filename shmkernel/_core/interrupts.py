@@ -87,7 +87,7 @@ class Exit:
     """The ``__exit__`` of a `Holding`: each lookup by a ``with`` statement begins an `Entry`."""
 
     def __init__(self, name: str) -> None:
-        self._name = name  # of the method that leaves
+        self._name = name  # the method to call with the entry
 
     def __get__(self, holding: Holding | None, cls: type) -> Callable[..., Any]:
         leave = getattr(cls, self._name)
@@ -103,7 +103,7 @@ class Exit:
         return token
 
 
-def _leave_explicitly(leave: Callable[..., Any], holding: Holding, *error: Any) -> Any:  # noqa: ANN401  as it is
+def _leave_explicitly(leave: Callable[..., Any], holding: Holding, *error: Any) -> Any:  # noqa: ANN401  any __exit__
     return leave(holding, None, *error)
 
 

@@ -209,7 +209,7 @@ def parse(text: bytes) -> Session | None:
         return None
     texts: list[object] = [session.label, "" if session.kernel is None else session.kernel]
     whole = type(session.pid) is type(session.pid_ns) is int and 0 < session.pid < _PIDS
-    right = whole and all(isinstance(one, str) for one in texts) and is_time(session.started)
+    right = whole and all(isinstance(text, str) for text in texts) and is_time(session.started)
     right = right and is_id(session.id) and (session.parent is None or is_id(session.parent))
     if not right:
         return None

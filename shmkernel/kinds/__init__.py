@@ -46,17 +46,17 @@ class Description(NamedTuple):
 class Kind(Protocol):
     """The interface of a kind.
 
-    Three members are optional, and asked for only where a kind has them:
+    Three members are optional:
 
     ``explain(value) -> str | None``
-        For a value that no kind takes: why this kind does not take it although it looks like one of its own, as
-        ``item 3 is a dict, and an item of a list is ...``; None for other values.
+        Return why this kind does not take a value that is almost of this kind, for example ``item 3 is a dict, and an
+        item of a list is ...``; None for other values. It is called if no kind takes the value.
     ``by_name : bool``
-        Whether multiprocessing sends a value that was handed out as a reference to its segment; by default only for a
-        kind that keeps a folder.
+        Whether multiprocessing sends a value of this kind as a reference to its segment. The default is True for a
+        `Keeper`, else False.
     ``listen(home) -> None``
-        Of a kind that keeps a folder and knows when a value is changed: somebody waits for changes from now on, so all
-        processes that change the value are to publish.
+        Make all processes that change the value publish from now on, since a process waits for changes. For a `Keeper`
+        whose library shows changes.
     """
 
     name: str
@@ -120,11 +120,11 @@ def keeps(kind: Kind) -> TypeGuard[Keeper]:
 
 
 def goes_by_name(kind: Kind) -> bool:
-    """Say whether a value of the kind is sent to worker processes as a reference to its segment."""
+    """Return whether multiprocessing sends a value of the kind as a reference to its segment."""
     return bool(getattr(kind, "by_name", keeps(kind)))
 
 
-_OURS = {  # in the order in which they are asked whether they take a value
+_OURS = {  # a value goes to the first kind that recognises it
     "ring": "shmkernel.kinds.rings.kind",
     "array": "shmkernel.kinds.array",
     "list": "shmkernel.kinds.lists.kind",
@@ -146,28 +146,28 @@ def _own(kind: str) -> Kind:
 @functools.cache
 def known() -> dict[str, Kind]:
     """Return all kinds by name: our own, then those of other packages."""
-    found = {kind: _own(kind) for kind in _OURS}
+    kinds = {kind: _own(kind) for kind in _OURS}
     with importing:
         from importlib.metadata import entry_points  # noqa: PLC0415  20 ms, and our own kinds come first anyway
 
         for entry in entry_points(group="shmkernel.kinds"):
-            found.setdefault(entry.name, entry.load())
-    return found
+            kinds.setdefault(entry.name, entry.load())
+    return kinds
 
 
 def named(kind: str) -> Kind:
     """Return the kind of this name, and import no other."""
     if kind in _OURS:
         return _own(kind)
-    if found := known().get(kind):
-        return found
+    if external := known().get(kind):
+        return external
     raise ArgumentError(f"kind {kind!r} is unknown. There are: {', '.join(known())}", kind=kind)
 
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind for a value; UnsupportedError if no kind takes it."""
-    if found := _first(lambda kind: kind.recognises(value, options)):
-        return found
+    if taker := _first(lambda kind: kind.recognises(value, options)):
+        return taker
     if value is None:
         message = f"{name!r}: nothing to share. Give a value, or a shape, a size, or kind='dict'"
     else:
@@ -208,8 +208,8 @@ def _cured(
 
 def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
     """Return the kind whose format a file without a record has; if none, raw for a `foreign` file, else None."""
-    found = _first(lambda kind: kind.matches(head))
-    return named(ANY_BYTES) if found is None and foreign else found
+    matching = _first(lambda kind: kind.matches(head))
+    return named(ANY_BYTES) if matching is None and foreign else matching
 
 
 def a_type(value: object) -> str:

@@ -45,18 +45,18 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
     ('Make it a list: list(x)', 'list(x)')
     """
     variable = name if name.isidentifier() else "x"
-    found: list[Cure] = []
+    cures: list[Cure] = []
     try:
         sample = _sample(value)
         for candidates in (_candidates, _anything):
-            for cure in candidates(sample) if not found else ():
-                known = {part for cure in found for part in cure}
-                if len(found) < _OFFERED and known.isdisjoint(cure) and _is_good(cure, sample, works):
-                    found.append(cure)
+            for cure in candidates(sample) if not cures else ():
+                known = {part for cure in cures for part in cure}
+                if len(cures) < _OFFERED and known.isdisjoint(cure) and _is_good(cure, sample, works):
+                    cures.append(cure)
     except Exception:  # noqa: BLE001, S110  the value's attributes may raise; the caller raises another error
         pass
-    texts = [cure.expression.format(x=variable) for cure in found]
-    sentences = [f"{cure.what}: {text}" for cure, text in zip(found, texts, strict=True)]
+    texts = [cure.expression.format(x=variable) for cure in cures]
+    sentences = [f"{cure.what}: {text}" for cure, text in zip(cures, texts, strict=True)]
     return ". ".join(sentences), texts[0] if texts else None
 
 

@@ -235,11 +235,11 @@ class Lock(Holding):
         """Return None when the lock is acquired, or a hold that this owner can enter again by now."""
         attempt = _Attempt(hold)
         end = None if self.timeout is None else time.monotonic() + self.timeout
-        waiter, found = None, None
+        waiter, held = None, None
         try:
             while not attempt():
-                found, _ = holds.find(hold.file, shared=self.shared)
-                if found is not None:
+                held, _ = holds.find(hold.file, shared=self.shared)
+                if held is not None:
                     break
                 if end is not None and time.monotonic() >= end:
                     raise self._timed_out(self.timeout)  # noqa: TRY301  as above
@@ -251,7 +251,7 @@ class Lock(Holding):
             if waiter is not None:
                 waiter.close()
             raise
-        return found
+        return held
 
     def _waiter(self) -> inotify.Waiter:
         self._file.words[WATCHED] = 1

@@ -138,7 +138,7 @@ class SyncFile:
         new = closing.made(os.open, self.path, _SAFE)
         try:
             if os.fstat(new.fileno()).st_ino != self.inode:
-                raise FileNotFoundError(self.path)  # noqa: TRY301  the handler is what all errors need
+                raise FileNotFoundError(self.path)  # noqa: TRY301  the handler serves all errors
         except BaseException:
             new.close()
             raise

@@ -64,11 +64,11 @@ def wait(name: str, since: int | None = None, timeout: float | None = None) -> i
         A TimeoutError, after `timeout` seconds.
     """
     watch, end = _Watch(name, since), _end(timeout)
-    newer = watch.look()
+    newer = watch.newer()
     while newer is None:
         waiter = watch.waiter()
         try:
-            while (newer := watch.look()) is None and watch.valid():
+            while (newer := watch.newer()) is None and watch.valid():
                 waiter.wait(_left(end, name, timeout))
         except BaseException:
             waiter.close()
@@ -80,11 +80,11 @@ def wait(name: str, since: int | None = None, timeout: float | None = None) -> i
 async def following(name: str, since: int) -> int:
     """Wait likewise, while other tasks run."""
     watch = _Watch(name, since)
-    newer = watch.look()
+    newer = watch.newer()
     while newer is None:
         waiter = watch.waiter()
         try:
-            while (newer := watch.look()) is None and watch.valid():
+            while (newer := watch.newer()) is None and watch.valid():
                 await waiter.wait_async()
         except BaseException:
             waiter.close()
@@ -129,7 +129,7 @@ class _Watch:
         except FileNotFoundError:
             return False
 
-    def look(self) -> int | None:
+    def newer(self) -> int | None:
         inode = self._file.segment()
         if self._linked and not inode:
             raise segment_file.missing(self._name)
@@ -146,7 +146,7 @@ def _settled(file: sync_file.SyncFile, inode: int | None = None) -> int:
 
 
 def _listen(file: sync_file.SyncFile, inode: int) -> None:
-    """Have changes of the segment published, before its version is read: later ones are not missed."""
+    """Call `on_wait` for a new segment: its writers publish from now on. The version is read after that."""
     if inode not in (0, file.listened) and on_wait:
         for call in on_wait:
             call(file.name)

@@ -64,4 +64,4 @@ def _statx() -> Callable[[str, bytearray], Any] | None:
     if function is None:
         return None
     buffer = ctypes.c_char * _SIZE
-    return lambda path, found: function(_HERE, os.fsencode(path), _NO_FOLLOW, _BIRTH, buffer.from_buffer(found))
+    return lambda path, into: function(_HERE, os.fsencode(path), _NO_FOLLOW, _BIRTH, buffer.from_buffer(into))

@@ -171,13 +171,13 @@ def test_touch_wakes_and_raises_nothing():
     looked = threading.Event()
     watch = versions._Watch("x", None)
     waiter = watch.waiter()
-    assert watch.look() is None
+    assert watch.newer() is None
     thread = threading.Thread(target=lambda: [waiter.wait(), looked.set()])
     thread.start()
     versions.touch("x")
     assert looked.wait(30)
     thread.join()
-    assert watch.look() is None
+    assert watch.newer() is None
     waiter.close()
 
 

@@ -51,7 +51,7 @@ def _checked(function: Callable[P, T]) -> Callable[P, T]:
             return function(*arguments, **options)
         except (WrongError, lmdb.Error, MemoryError, RecursionError, values.ZoneError):
             raise
-        except Exception as error:  # noqa: BLE001  nobody can list what numpy, msgspec and datetime raise
+        except Exception as error:  # noqa: BLE001  numpy, msgspec and datetime raise many types
             raise WrongError(error) from None
 
     return call

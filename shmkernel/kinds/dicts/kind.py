@@ -116,7 +116,7 @@ class Dict:
         return parts.mapping.SharedDict(opened, mapping, mode, parts.operations.Arrays(_put, _attach))
 
     def listen(self, home: str) -> None:
-        """Have writers of the dict publish their changes."""
+        """Make writers of the dict publish their changes."""
         lmdb_pages.listen(f"{home}/{self.file}")
 
     def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  the size of the map

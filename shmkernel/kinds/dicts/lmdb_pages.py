@@ -29,7 +29,7 @@ LISTENED, LOCK_FIRST, SPACE, SEAL = (
     OTHER - 2,
     OTHER - 3,
     OTHER - 4,
-)  # ours: LMDB leaves the rest of these pages alone
+)  # words of this package: LMDB does not use the rest of these pages
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 
 
@@ -39,7 +39,7 @@ def current(words: memoryview) -> int:
 
 
 def listen(path: str) -> None:
-    """Have writers of this store publish their changes; do nothing if it has gone."""
+    """Make writers of this store publish their changes; do nothing if it was unlinked."""
     with contextlib.suppress(FileNotFoundError):
         fd = folders.open_(path, os.O_RDWR)
         try:

@@ -84,7 +84,7 @@ def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
         return decode(data)
     except (MemoryError, ZoneError):
         raise
-    except Exception as error:  # noqa: BLE001  nobody can list what numpy, msgspec and datetime raise
+    except Exception as error:  # noqa: BLE001  numpy, msgspec and datetime raise many types
         raise ValueError(str(error) or type(error).__name__) from None
 
 
@@ -197,16 +197,16 @@ def _zone(value: dt.datetime | dt.time) -> object:
 
 
 def _in_zone(kind: Any, text: str, fold: int, zone: Any) -> Any:  # noqa: ANN401
-    found: dt.tzinfo | None = None
+    tzinfo: dt.tzinfo | None = None
     if isinstance(zone, str):
         try:
-            found = zoneinfo.ZoneInfo(zone)
+            tzinfo = zoneinfo.ZoneInfo(zone)
         except zoneinfo.ZoneInfoNotFoundError as error:
             raise ZoneError(zone) from error
     elif zone is not None:
         offset = dt.timedelta(*zone[:3])
-        found = dt.timezone(offset) if zone[3] is None else dt.timezone(offset, zone[3])
-    return kind.fromisoformat(text).replace(tzinfo=found, fold=fold)
+        tzinfo = dt.timezone(offset) if zone[3] is None else dt.timezone(offset, zone[3])
+    return kind.fromisoformat(text).replace(tzinfo=tzinfo, fold=fold)
 
 
 def _file(name: bytes) -> File:

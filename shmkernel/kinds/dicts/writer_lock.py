@@ -43,7 +43,7 @@ class Description(io.FileIO):
     """An open file description that can hold the lock."""
 
     held = False
-    _finalizing = False  # FileIO would set it, and warn that nobody has closed it: an interrupt may do that
+    _finalizing = False  # hides FileIO's flag: no ResourceWarning for one that an interrupt left open
 
 
 class Holder(Protocol):

@@ -45,7 +45,7 @@ class List:
         return isinstance(value, View)
 
     def explain(self, value: object) -> str | None:
-        """Say which item keeps a list or tuple from being shared."""
+        """Return which item of a list or tuple cannot be shared."""
         if not isinstance(value, (list, tuple)):
             return None
         at = next((at for at, item in enumerate(value) if not layout.may_be(type(item))), 0)
