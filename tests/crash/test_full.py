@@ -98,7 +98,7 @@ def test_what_is_larger_than_the_folder_is_refused_with_the_figures(size, small)
             f"needs {capacity.human(error.needed)}, and {paths.folder()} has 1008.0 KiB free of 1.0 MiB"
             in error.message
         )
-        assert ("The largest here: small 7.9 KiB" in error.message) == (error.free + 8128 > error.needed)
+        assert ("The largest segment is small, 7.9 KiB" in error.message) == (error.free + 8128 > error.needed)
 
     small(work)
 

@@ -53,7 +53,7 @@ NPY = b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': 
 OBSTACLES = {
     "a symbolic link": (link, shm.DamagedError, "a symbolic link"),
     "a dangling link": (dangle, shm.DamagedError, "a symbolic link"),
-    "a directory": (os.mkdir, shm.DamagedError, "is a directory. Remove it: rmdir /"),
+    "a directory": (os.mkdir, shm.DamagedError, "is a directory. Remove it, in a terminal: rmdir /"),
     "a FIFO": (os.mkfifo, shm.DamagedError, "not a regular file"),
     "a socket": (listen, shm.DamagedError, "a socket"),
     "an empty file": (holding(b""), shm.DamagedError, "first bytes are of no kind"),

@@ -1,12 +1,18 @@
-"""What an error says to run next is a line that works when pasted: each is provoked, and what it proposes is run."""
+"""What an error says to run next is a line that works when pasted: each is provoked, and what it proposes is run.
+
+Each is run in its place: in a notebook with the magics, in Python, in a shell.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import decimal
 import os
+import pathlib
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 import tracemalloc
 from array import array
@@ -17,12 +23,15 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import cli
+from shmkernel import cli, errors
+from shmkernel._core import paths
 from shmkernel.notebook.magics import ShmMagics
 from tests.unit.elsewhere import elsewhere
 
 ROOT = Path(__file__).parent.parent.parent
-PROPOSAL = re.compile(r"(?:: |\bunder )((?:%%?shm_|shmkernel |shm\.|rmdir |rm ).*)")  # it ends its sentence
+PROPOSAL = re.compile(
+    r"(?:: |\bunder )((?:%%?shm_|shmkernel |import shmkernel|shm\.|rmdir |rm ).*)", re.DOTALL
+)  # it ends its sentence
 SENTENCE = re.compile(r"\. (?=[A-Z])|, (?=which )")
 FLAG = re.compile(r"--[a-z]+(?![a-z-])(?: (?:\d+(?:[.,]\d+)*[A-Z]?|\"[^\"]*\"|\[[^]]*\]))?")  # with an example
 
@@ -59,9 +68,59 @@ CASES = {  # cells that succeed, and one that fails
     "a damaged sync file": (
         [X, "pathlib.Path(paths.runtime('sync', f'shmk-{os.geteuid()}-x')).write_bytes(b'Dear lock')"], "%shm_publish x"
     ),
+    "a version that is none": ([X], "shm.wait('x', since='a')"),
+    "a block that is closed": (["import copy", "b = shm.create('x', size=9)", "b.close()"], "copy.copy(b)"),
     "a lock in a line": ([X], "%shm_lock x"),
     "a folder that is missing": (["os.environ['SHMKERNEL_DIR'] += '/missing'"], "%shm_create zz --shape 3"),
 }  # fmt: skip
+
+Y = "x = shm.create('x', shape=3)"
+SCRIPTS = {  # lines that succeed, and one that fails
+    "no such segment": ([], "shm.attach('nope')"),
+    "one of a similar name": ([Y], "shm.unlink('xx')"),
+    "not attached": ([], "shm.close('zz')"),
+    "a name that this process has given": ([Y], "shm.create('x', 1.5)"),
+    "cut short": ([Y, "path = shm.info('x').path", "del x", "os.truncate(path, 90)"], "shm.attach('x')"),
+    "bytes of no kind": (["pathlib.Path(paths.path_of('x')).write_bytes(b'Dear segment')"], "shm.attach('x')"),
+    "a directory": (["os.mkdir(paths.path_of('x'))"], "shm.attach('x')"),
+    "a FIFO": (["os.mkfifo(paths.path_of('x'))"], "shm.attach('x')"),
+    "nothing to publish": ([Y, "safe = shm.attach('x', mode='r')"], "shm.publish(safe)"),
+    "a stream that is read only": (
+        ["shm.create('x', ring=4, shape=2).name", "r = shm.attach('x', mode='r')"], "r.put([1, 2])"
+    ),
+    "a stream without private changes": (["x = shm.create('x', ring=4, shape=2)"], "shm.attach('x', mode='c')"),
+    "a stream of no shape": ([], "shm.create('x', ring=4)"),
+    "a dict that is read only": (["shm.create('x', {})", "d = shm.attach('x', mode='r')"], "d['a'] = 1"),
+    "a dict without private changes": (["x = shm.create('x', {})"], "shm.attach('x', mode='c')"),
+    "no snapshot": (["x = shm.create('x', [1, 'a'])"], "shm.snapshot('x')"),
+    "a version that is none": ([Y], "shm.wait('x', since='a')"),
+    "a block that is closed": (["import copy", "b = shm.create('x', size=9)", "b.close()"], "copy.copy(b)"),
+    "a folder that is missing": (["os.environ['SHMKERNEL_DIR'] += '/missing'"], "shm.create('zz', shape=3)"),
+}  # fmt: skip
+OPTIONS = re.compile(r": ([a-z]+=\S.*)$")
+NAMES = [
+    "/psm_x",
+    "/a b",
+    "/it's",
+    '/say "hi"',
+    "/$HOME {n}",
+    "/#1; exit 3",
+    "/-x",
+    "/what?",
+    "/a\\",
+    "/a\nb",
+    "/\udcff",
+]
+
+
+def python(line, names):
+    """Run a line of Python."""
+    exec(line, names)  # noqa: S102  as one that is pasted
+
+
+def shell_line(line):
+    """Run a line of a shell."""
+    subprocess.run(line, shell=True, check=True)  # noqa: S602  as one that is pasted
 
 
 def proposals(text):
@@ -94,13 +153,86 @@ def test_what_an_error_proposes_works_when_pasted(case, shell, shm_dir, monkeypa
     assert lines, error.message
     for line in lines:
         if line.startswith("r"):
-            subprocess.run(line, shell=True, check=True)  # noqa: S602  as a person does
+            shell_line(line)
         else:
             shell(line + "\npass" * line.startswith("%%"))
     monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
     shell("%reset -f")
     for one in shm.list():
         shm.unlink(one.name)
+
+
+@pytest.mark.parametrize("case", SCRIPTS)
+def test_what_an_error_in_a_script_proposes_works_there(case, shm_dir, monkeypatch):
+    monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
+    before, failing = SCRIPTS[case]
+    script = {"os": os, "pathlib": pathlib, "shm": shm, "paths": paths}
+    for line in before:
+        python(line, script)
+    with pytest.raises(shm.ShmError) as caught:
+        python(failing, script)
+    message = str(caught.value)
+    assert "%" not in message
+    assert "--" not in message
+    lines = proposals(message) + [f"{failing[:-1]}, {options})" for options in OPTIONS.findall(message)]
+    assert lines, message
+    for line in lines:
+        if line.startswith("r"):
+            shell_line(line)
+        elif line.startswith("shm.lock"):
+            python(f"with {line}: pass", script)
+        else:
+            python(line.replace("ring=4, ring", "ring"), script)
+    script.clear()
+    monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
+    for segment in shm.list():
+        shm.unlink(segment.name)
+
+
+def in_the_way(name):
+    """Put what is no segment under a name, and return the error of using it."""
+    os.symlink("/nowhere", paths.path_of(name))
+    with pytest.raises(shm.DamagedError) as caught:
+        shm.attach(name)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_needs_quotes_has_them_in_a_notebook(name, shell):
+    (line,) = proposals(str(in_the_way(name)))
+    shell(line)
+    assert not os.path.lexists(paths.path_of(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_needs_quotes_has_them_in_python(name):
+    (line,) = proposals(str(in_the_way(name)))
+    python(line, {"shm": shm})
+    assert not os.path.lexists(paths.path_of(name))
+
+
+def test_names_that_need_quotes_have_them_in_a_shell(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(errors, "word", cli.in_shell)
+        lines = [line for name in NAMES for line in proposals(str(in_the_way(name)))]
+    assert len(lines) == len(NAMES)
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    script = "set -e\n" + "\n".join(lines)
+    subprocess.run(["bash"], input=os.fsencode(script), capture_output=True, check=True, timeout=60)
+    assert not [name for name in NAMES if os.path.lexists(paths.path_of(name))]
+
+
+def test_a_folder_that_needs_quotes_has_them(shm_dir, monkeypatch):
+    folder = shm_dir / "it's a folder"
+    folder.mkdir()
+    monkeypatch.setenv("SHMKERNEL_DIR", str(folder))
+    os.mkdir(paths.path_of("x"))
+    with pytest.raises(shm.DamagedError) as caught:
+        shm.attach("x")
+    (line,) = proposals(str(caught.value))
+    shell_line(line)
+    assert not os.path.lexists(paths.path_of("x"))
+    shutil.rmtree(folder)
 
 
 def test_what_no_machine_has_room_for_costs_nobody_a_segment(shell):
@@ -368,7 +500,7 @@ def test_an_int_beyond_a_list_says_its_range_and_how_it_can_be_an_item(make):
 def test_what_the_checkup_proposes_cures(shm_dir):
     shm_dir.chmod(0o777)
     (wrong,) = (one for one in shm.doctor() if one.cure)
-    subprocess.run(wrong.cure, shell=True, check=True)  # noqa: S602
+    shell_line(wrong.cure)
     assert not [one for one in shm.doctor() if one.cure]
 
 
