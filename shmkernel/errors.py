@@ -157,7 +157,7 @@ class _FileError(ShmError, OSError):
 class NotFoundError(_FileError, FileNotFoundError, KeyError):
     """No segment has this name.
 
-    ``%shm_list`` shows the names. The owner may have ended: a segment shared with ``--lifetime keep`` stays.
+    ``shm.list()`` shows the names. The owner may have ended: a segment shared with ``lifetime="keep"`` stays.
     """
 
     code = errno.ENOENT
@@ -166,7 +166,7 @@ class NotFoundError(_FileError, FileNotFoundError, KeyError):
 class TakenError(_FileError, FileExistsError):
     """A segment has this name already. ``owner`` names its owner; ``mine`` is true if that is this process.
 
-    Use another name, or ``--replace`` (``replace=True``). Notebooks that have the old one attached keep it.
+    Use another name, or ``replace=True`` (``--replace``). Notebooks that have the old one attached keep it.
     """
 
     code = errno.EEXIST
@@ -176,7 +176,7 @@ class FullError(_FileError):
     """There is not enough memory. ``needed`` and ``free`` are in bytes.
 
     ``limit`` says what is full: the folder, its inodes, the container, the machine, or a quota. The message says what
-    helps; ``%shm_list`` shows what takes the memory.
+    helps; ``shm.list()`` shows what takes the memory.
     """
 
     code = errno.ENOSPC
@@ -213,21 +213,22 @@ class RangeError(ArgumentError, struct.error):
 class UnsupportedError(ShmError, TypeError):
     """No kind can share the value without changing it.
 
-    Share what the message proposes: for an array of str ``x.astype(str)``, for a table ``x.to_numpy()``.
+    Share what the message proposes: for an array of str ``x.astype(str)``, for a table ``x.to_numpy()``. ``expression``
+    is that as text, or None.
     """
 
 
 class DamagedError(ShmError, ValueError):
     """The file under this name is not a valid segment.
 
-    ``%shm_info x`` says what is wrong with it, ``%shm_unlink x`` removes it.
+    ``shm.info("x")`` says what is wrong with it, ``shm.unlink("x")`` removes it.
     """
 
 
 class RefusedError(_FileError, PermissionError):
     """The file or the runtime folder belongs to another user, or a segment attached read only would be written.
 
-    Each user has their own names. To write to a segment, attach it again with ``--mode r+``.
+    Each user has their own names. To write to a segment, attach it again: ``shm.attach("x", mode="r+")``.
     """
 
     code = errno.EACCES
@@ -236,16 +237,16 @@ class RefusedError(_FileError, PermissionError):
 class FolderError(_FileError):
     """The folder cannot hold segments: it is missing, or its file system lacks O_TMPFILE.
 
-    Choose a folder in memory (a tmpfs) with ``SHMKERNEL_DIR``; ``%shm_doctor`` says what is missing.
+    Choose a folder in memory (a tmpfs) with ``SHMKERNEL_DIR``; ``shm.doctor()`` says what is missing.
     """
 
     code = errno.ENOTSUP
 
 
 class WatchdogError(ShmError, RuntimeError):
-    """The process that cleans up after this session did not start, so nothing was created.
+    """The watchdog, which cleans up after this session, did not start, so nothing was created.
 
-    ``%shm_doctor`` says why. Often it is the limit of processes: ``ulimit -u``.
+    ``shm.doctor()`` says why. Often it is the limit of processes: ``ulimit -u``.
     """
 
 

@@ -329,7 +329,7 @@ def test_a_saved_one_is_loaded_as_records(tmp_path):
     made().put(frame(6))
     shm.save("frames", tmp_path / "x.npy")
     assert shm.load("x", tmp_path / "x.npy")["frame"][0].tolist() == frame(6).tolist()
-    with pytest.raises(shm.UnsupportedError, match="an array: kind=.array."):
+    with pytest.raises(shm.UnsupportedError, match=r"an array: kind=.array."):
         shm.load("y", tmp_path / "x.npy", kind="ring")
 
 
