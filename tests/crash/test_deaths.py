@@ -1,4 +1,4 @@
-"""However a process ends, what it owned goes; while it lives, it stays."""
+"""However a process ends, its segments are removed; while it lives, they stay."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_watchdog_holds_nothing_of_the_process_that_started_it(shm_dir):
         (dog,) = watchdogs(shm_dir)
         (own,) = os.listdir(paths.runtime("sessions"))
         held = {os.stat(f"/proc/{dog}/fd/{fd}").st_ino for fd in os.listdir(f"/proc/{dog}/fd") if int(fd) > 2}
-        assert len(held) == 2  # its session's file, and the pipe whose end tells of its own
+        assert len(held) == 2  # its session's file, and the watchdog's pipe
         assert os.stat(paths.runtime("sessions", own)).st_ino in held
         assert all(os.readlink(f"/proc/{dog}/fd/{fd}") == "/dev/null" for fd in range(3))
         assert os.getsid(dog) not in (os.getsid(child.pid), os.getsid(0))
@@ -303,7 +303,7 @@ def test_children_forked_by_another_thread_at_any_moment_hold_no_lock(shm_dir):
                     os.read(reading, 1)  # lives until the test closes the pipe
                     os._exit(0)
 
-        def close_pipes(but):  # subprocess waits for the end of one, whoever else has it
+        def close_pipes(but):  # subprocess waits for a pipe's end of file, even if other processes hold it
             for fd in map(int, os.listdir("/proc/self/fd")):
                 with contextlib.suppress(OSError):
                     if fd != but and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
@@ -411,7 +411,7 @@ def test_the_last_one_may_have_got_it_through_a_cycle():
 
 
 def test_a_session_survives_that_somebody_empties_its_folder():
-    """As systemd-logind does when the last login of a user ends."""
+    """The runtime folder is removed, as systemd-logind does at a user's last logout."""
     x = create()
     shutil.rmtree(paths.runtime())
     os.unlink(paths.path_of("x"))

@@ -1,4 +1,4 @@
-"""Dicts whose writers are killed, whose memory is full, and whose readers never come back."""
+"""Dicts whose writers are killed, whose memory is full, or whose readers hang."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGE = np.arange(200_000.0)
 
 
 def write(x, chance, stamp):
-    """Change everything in one transaction: each part of it says the same, in values of all sizes."""
+    """Store one stamp in values of all sizes, in one transaction."""
     with x.transaction():
         for part in chance.sample(range(PARTS), PARTS):
             x.pop(("extra", part), None)
@@ -39,7 +39,7 @@ def write(x, chance, stamp):
 
 
 def check(x, *, quiet=False):
-    """Assert that a full scan shows one whole transaction, and return its stamp. `quiet`: nobody writes."""
+    """Assert that a full scan sees one whole transaction, and return its stamp. `quiet`: no process writes."""
     seen = x.to_dict()
     stamp = seen["stamp"]
     assert {seen[f"part {part}"][0] for part in range(PARTS)} == {stamp}
@@ -50,7 +50,7 @@ def check(x, *, quiet=False):
 
 
 def writer(seed):
-    """Write without end."""
+    """Write until killed."""
 
     def work(connection):
         chance = random.Random(seed)
@@ -231,10 +231,10 @@ def test_ctrl_c_ends_the_wait_for_another_s_turn(by):
 
 
 def interrupted(at, work):
-    """Return the error if Ctrl-C ends `work`, at this one of the moments when Python looks for it.
+    """Raise KeyboardInterrupt in `work` at the given moment where Python checks for signals; return the error, if any.
 
-    They are the beginnings of its own functions, and the ends of C's. The error keeps what its frames held, as that of
-    a cell does.
+    The moments are the starts of Python functions and the ends of C functions. The error keeps its frames' variables,
+    as the error of a cell does.
     """
     count = itertools.count(1)
 
@@ -278,7 +278,7 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_dict_that_all_can_write(shm_dir):
             assert ("b" in x) == ("c" in x)
             other.tell(at)
             assert other.hear() == x["seen"] == at, f"Ctrl-C at moment {at} holds others up"
-            x["seen"] = [at]  # whoever writes next removes what was left beside it
+            x["seen"] = [at]  # the next writer removes leftover array files
             assert len(list(home.iterdir())) == 2 + ("a" in x)
             x.clear()
             x["n"] = 0
@@ -288,7 +288,7 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_dict_that_all_can_write(shm_dir):
 
 
 def until_full(x, values):
-    """Store until there is no room; return how many were, and the error."""
+    """Store until memory is full; return the count of stores, and the error."""
     stored = 0
     with pytest.raises(shm.FullError) as caught:  # noqa: PT012
         for value in values:

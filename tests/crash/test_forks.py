@@ -1,4 +1,4 @@
-"""A fork at any moment beside busy threads: the child does all that it may want to do, and ends."""
+"""Forks at any moment beside busy threads: the child can use everything, and ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shmkernel._core import names_lock, paths, registry
 from shmkernel.verbs import attachments
 from tests.helpers import PATIENCE, Child, python, until
 
-# A thread shares something for the first time, which imports much, while others are forked.
+# A thread shares something for the first time, which imports many modules, while the process forks.
 FIRST_USE = """
 import os, sys, threading
 import shmkernel as shm
@@ -41,7 +41,7 @@ print([os.waitpid(pid, 0)[1] for pid in pids])
 """
 
 
-# Threads do all that a notebook may do meanwhile; each child does it too.
+# Threads do all that a notebook can do meanwhile, and each child does it too.
 STORM = """
 import asyncio, faulthandler, itertools, os, signal, subprocess, sys, threading, time
 import multiprocessing
@@ -137,7 +137,7 @@ def test_the_first_use_in_a_thread_hangs_no_child_that_is_forked_meanwhile():
 
 
 def test_a_child_that_has_a_descriptor_of_the_lock_of_names_does_not_hold_it():
-    """As does one that was forked when its parent was about to close it, and one that was not told of the fork."""
+    """So does a child that was forked just before the close, and one whose at-fork handlers did not run."""
     with registry.locked():
         fd = names_lock._thread.file.fileno()
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
@@ -195,7 +195,7 @@ def test_a_child_that_lets_go_of_what_it_inherited_unlinks_nothing_of_its_parent
 
 
 def test_a_child_is_forked_after_an_import_of_ours_that_another_thread_is_in_the_middle_of():
-    """Who unpickles a value of ours, a Pool's thread say, begins such an import, and the Pool forks in another one."""
+    """A Pool's thread that unpickles a value of ours imports its module, while another thread of the Pool forks."""
     python("""
 import os, signal, sys, threading
 import shmkernel

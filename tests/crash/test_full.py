@@ -1,4 +1,4 @@
-"""A folder too small for what is asked of it: an error with the figures, nothing left behind, never SIGBUS.
+"""A folder that is too small: an error with the figures, no leftovers, never SIGBUS.
 
 Each test runs in a child with mounts of its own, on a tmpfs of one MiB.
 """
@@ -26,7 +26,7 @@ CURE = "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns
 
 
 def mount(folder, options):
-    """Enter mounts of our own, and put a small tmpfs on the folder; return what prevents it."""
+    """Enter a mount namespace, and mount a small tmpfs on the folder; return why that fails, if it does."""
     libc = ctypes.CDLL(None, use_errno=True)
     uid = os.geteuid()
     if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if uid else 0)):
@@ -44,7 +44,7 @@ def mount(folder, options):
 
 @pytest.fixture
 def small(tmp_path):
-    """Return what runs a function on a small tmpfs; its asserts are the test's."""
+    """Return a function that calls its argument on a small tmpfs; failed asserts fail the test."""
 
     def run(work, options, connection):
         prevented = mount(tmp_path, options)
@@ -64,14 +64,14 @@ def small(tmp_path):
 
 
 def fill_up(leave=0):
-    """Fill the folder with a file of another program, but for some bytes."""
+    """Fill the folder with a file of another program, except for some bytes."""
     with open(f"{paths.folder()}/other", "ab") as file:
         room = os.statvfs(paths.folder())
         os.posix_fallocate(file.fileno(), file.tell(), room.f_bavail * room.f_frsize - leave)
 
 
 def refused(call):
-    """Return the error of a call that must find the folder full, and leave it as it was."""
+    """Return the FullError that a call must raise, without changing the folder."""
     before = left(paths.folder())
     with pytest.raises(shm.FullError) as caught:
         call()
@@ -82,8 +82,8 @@ def refused(call):
     assert error.needed > 0
     assert error.free >= 0
     assert "SHMKERNEL_DIR" in error.message
-    assert "unlink" not in error.message  # what is healthy is not offered up
-    assert ("--shm-size" in error.message) == (error.needed < capacity.machine())  # nor what would not help
+    assert "unlink" not in error.message  # no cure removes a healthy segment
+    assert ("--shm-size" in error.message) == (error.needed < capacity.machine())  # no cure that would not help
     return error
 
 
@@ -165,7 +165,7 @@ def test_without_a_page_left_all_but_making_works(small):
         assert shm.doctor()
         shm.unlink("x")
         del x
-        gc.collect()  # the traceback of keep's error has held it, too; only now do its pages go
+        gc.collect()  # the traceback of keep's error has also held it: only now are its pages freed
         assert shm.create("w", 1) + y[0] == 1
 
     small(work)
@@ -237,7 +237,7 @@ def test_inodes_are_told_as_inodes(small):
 
 @pytest.mark.parametrize("call", ["pwrite", "posix_fallocate"])
 def test_a_quota_is_told_as_a_quota(call, monkeypatch, shm_dir):
-    """Few kernels have quotas for a tmpfs, so what the OS would answer is put into its mouth."""
+    """Few kernels support quotas on a tmpfs, so the OS's answer is simulated."""
     shm.create("small", 1)
     before = left(shm_dir)
 

@@ -1,4 +1,4 @@
-"""Limits of the process and of its container: each is named, and nothing is damaged, or left behind."""
+"""Limits of the process and of its container: the error names the limit; nothing is damaged or left over."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMITS = {
 
 @pytest.fixture
 def in_child():
-    """Run a function in a process of its own; its asserts are the test's."""
+    """Run a function in a process of its own; failed asserts fail the test."""
 
     def run(work, *arguments):
         with Child(lambda _: work(*arguments)) as child:
@@ -37,7 +37,7 @@ def in_child():
 
 
 def used_up(letter):
-    """Lower a limit of this process to what it uses now, or for files to less than it asks for; return the old."""
+    """Lower a limit of this process to its present use, or for files below what it needs; return the old limit."""
     number, _ = LIMITS[letter]
     before = resource.getrlimit(number)
     now = {
@@ -121,7 +121,7 @@ def test_as_many_segments_as_descriptors_and_then_an_error_that_leaks_none(in_ch
 def test_a_file_size_limit_sends_no_signal_that_ends_the_process(in_child):
     def work():
         registry.begin()
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # as where Python is a part of another program
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # as in a program that embeds Python
         used_up("-f")
         for make in (lambda: shm.create("x", np.ones(MIB)), lambda: shm.SharedMemory("x", True, 8 * MIB, sparse=True)):
             with pytest.raises(shm.LimitError, match="ulimit -f"):
@@ -161,7 +161,7 @@ def test_where_no_file_can_be_made_each_verb_says_so(in_child, tmp_path):
     in_child(work)
 
 
-# a machine whose files say what we like
+# a fake machine's /proc and /sys
 
 
 def tree(tmp_path, files):
@@ -228,7 +228,7 @@ def test_the_limit_of_a_container_is_found_wherever_it_is_set_and_named(own, fil
     monkeypatch.setattr(capacity, "machine", lambda: 8 << 30)
     now = capacity.room()
     assert (now.bound, now.container) == ("container", 512 * MIB)
-    assert now.free == 256 * MIB - 32 * MIB  # which the process itself needs
+    assert now.free == 256 * MIB - 32 * MIB  # kept back for the process
     assert now.file.endswith(file)
     with pytest.raises(shm.FullError, match=r"memory limit of this container.*docker run --memory=") as caught:
         shm.create("x", shape=300 * MIB, dtype="u1")
@@ -246,7 +246,7 @@ def test_swap_of_the_machine_counts_as_far_as_the_group_may_use_it(tmp_path, mon
 
 @pytest.fixture
 def container(tmp_path, monkeypatch):
-    """A container of 120 MiB, of which 100 are used, and then what is reserved; return the list of that."""
+    """Simulate a container of 120 MiB with 100 MiB used; return the list of reservations, which count too."""
     tree(tmp_path, group(V2, "", 120 * MIB, 100 * MIB) | {"proc/self/cgroup": "0::/", "proc/meminfo": MEMINFO})
     made = []
 
@@ -264,7 +264,7 @@ def container(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [64 << 10, MIB, 10 * MIB])
 def test_small_pieces_in_a_loop_end_with_an_error_before_the_container_ends(size, container):
-    """Where nobody counts, the last of them is the end of the process."""
+    """Without a count of the reservations, the last one would kill the process."""
     with pytest.raises(shm.FullError, match="container"):
         _ = [shm.create(f"x{number}", shape=size, dtype="u1") for number in range(1000)]
     assert 12 * MIB - size < sum(container) < 20 * MIB

@@ -1,6 +1,6 @@
 """Processes of several pid namespaces at one dict, as in containers that share /dev/shm.
 
-Numbers of processes and threads mean nothing there: LMDB tells its users apart by the one, its mutex by the other.
+Pids and thread ids are not unique there, while LMDB identifies its users by pid, and its mutex the owner by thread id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ os._exit(0)
 
 
 class Elsewhere:
-    """A process that is number `number` in a pid namespace of its own, and does some work there."""
+    """A process with the pid `number` in a pid namespace of its own, and a job to do there."""
 
     def __init__(self, number, *work):
         script = SCRIPT.format(number=number, work="\n    ".join(work))
@@ -53,7 +53,7 @@ class Elsewhere:
         self.outer.stdin.flush()
 
     def pid(self):
-        """Return its number in our namespace."""
+        """Return its pid in our namespace."""
         return self._children(*self._children(self.outer.pid))[0]
 
     def _children(self, pid):
@@ -65,7 +65,7 @@ class Elsewhere:
 
     def __exit__(self, *_):
         for pid in self._children(self.outer.pid):
-            os.kill(pid, signal.SIGKILL)  # the namespace's first process takes the others with it
+            os.kill(pid, signal.SIGKILL)  # when the namespace's first process dies, the others are killed
         self.outer.communicate(timeout=PATIENCE)
 
 
@@ -85,7 +85,7 @@ def test_they_share_a_dict_and_lose_nothing():
 
 
 def test_the_death_of_one_who_waits_lets_nobody_in():
-    """The one that waits, and dies, has the number of the thread that is inside."""
+    """The process that waits, and dies, has the thread id of the one that holds the mutex."""
     x = shm.create("x", {"a": 0})
     hold = (
         "x = shm.attach('x')",

@@ -1,4 +1,4 @@
-"""Machines without /proc, or with one that shows processes alone (``ProcSubset=pid`` in a service of systemd)."""
+"""Machines without /proc, or with one that has only processes (``ProcSubset=pid`` in a systemd service)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ print("mounted:", os.path.exists("/proc/self"), os.path.exists("/proc/locks"))
 """
 
 
-PLAIN = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")  # root without its rights, as any user
+PLAIN = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")  # root without capabilities is like any user
 
 
 def without_proc(mount, script, *arguments, prefix=()):
@@ -84,7 +84,7 @@ def test_the_doctor_says_what_is_missing():
 
 
 def test_where_the_system_names_no_file_without_proc_an_error_says_what_to_mount(shm_dir):
-    """Linux before 6.10 does so for root alone; later ones refuse a process whose credentials have changed."""
+    """Linux before 6.10 allows it to root alone; later versions refuse a process whose credentials have changed."""
     script = """
 import ctypes, sys
 from shmkernel._core import segment_file

@@ -1,4 +1,4 @@
-"""Whatever lies where a segment, the runtime folder or the folder itself should: one clear error, and no harm."""
+"""Obstacles in place of a segment, the runtime folder or the folder of segments: one clear error, no damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can happen at the same time does, many times, for a second or so each."""
+"""Races: operations of several processes at the same time, repeated for about a second each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WHILE = 0.7  # seconds
 
 
 def on_and_on(act):
-    """Repeat `act` for a while; return what it returned each time."""
+    """Repeat `act` for a while; return its results."""
     end = time.monotonic() + WHILE
     found = []
     while time.monotonic() < end:
@@ -31,14 +31,14 @@ def on_and_on(act):
 
 
 def together(*acts, before=registry.begin):
-    """Run each in a process of its own, all from the same moment on; return what they send."""
+    """Run each in a process of its own, started at the same moment; return what they send."""
 
     def run(act, connection):
         before()
         connection.send("ready")
         connection.recv()
         connection.send(act())
-        connection.recv()  # what it made stays until all are done
+        connection.recv()  # its segments stay until all are done
 
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(Child(partial(run, act))) for act in acts]
@@ -55,7 +55,7 @@ def together(*acts, before=registry.begin):
 
 def test_of_two_that_create_the_same_name_exactly_one_wins():
     rounds = 300
-    at = memoryview(mmap.mmap(-1, 16)).cast("q")  # the round that each has come to
+    at = memoryview(mmap.mmap(-1, 16)).cast("q")  # the present round of each
 
     def create(me):
         won = []
@@ -91,7 +91,7 @@ def test_of_two_that_replace_the_same_name_each_value_is_whole():
 
 
 def test_a_sweep_takes_no_replacement_for_what_it_replaced(shm_dir):
-    """One dies again and again with its watchdog, another takes over its name, a third sweeps."""
+    """One process dies repeatedly with its watchdog, another takes its name, a third sweeps."""
 
     def die():
         def work(connection):
@@ -140,7 +140,7 @@ def test_what_a_living_session_made_is_never_swept():
 
 
 def test_nobody_attaches_a_ghost():
-    """What was attached was linked then, and locked: its inode was the name's, before or after."""
+    """An attached file was linked and locked at that moment: its inode was the name's, before or after."""
 
     def make():
         def once():
@@ -268,7 +268,7 @@ def test_threads_that_attach_at_once_get_the_same_object():
 
 
 def test_garbage_collection_at_any_moment_waits_for_nothing(shm_dir):
-    """Arrays of lifetime attached die in cycles while names change: their callback changes names too."""
+    """The garbage collector frees arrays of lifetime attached while names change; their finalizer changes names too."""
 
     def make():
         cycle = [shm.create("late", np.ones(3), lifetime="attached", replace=True)]

@@ -1,7 +1,7 @@
-"""A process is ended at every single step of what it does to a segment.
+"""A process is killed at every step of each operation on a segment.
 
-A profile function sees each call that a step makes into the operating system, and ends the process right before
-the n-th, for n = 1, 2, ... until the step gets through.
+A profile function counts the system calls of an operation, and kills the process right before the n-th, for n = 1, 2,
+... until the operation completes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ OLD, NEW = np.arange(3000), np.arange(5000) * 3
 
 
 def at_step(step, act):
-    """Call `act` right before the step-th call into the operating system from here on.
+    """Call `act` right before the step-th system call from now on.
 
-    Return what says whether there was such a step. It may be one of a finaliser, where Python drops what `act` raises.
+    Return a function that returns whether that call came. It may come in a finalizer, where Python drops the exception
+    of `act`.
     """
     count, reached = itertools.count(1), threading.Event()
 
@@ -49,7 +50,7 @@ def at_step(step, act):
 
 
 def killed_at(step, work, before=lambda: None):
-    """Say whether a process that runs `before`, then `work`, is killed at this step of the latter."""
+    """Return whether a process that runs `before`, then `work`, is killed at this step of `work`."""
 
     def run(_):
         known = before()
@@ -65,7 +66,7 @@ def killed_at(step, work, before=lambda: None):
 
 
 def value_at(name):
-    """Return the value under the name as any program reads it, without a session of our own."""
+    """Return the value under the name as other programs read it, without a session."""
     try:
         return np.load(paths.path_of(name))
     except FileNotFoundError:
@@ -138,7 +139,7 @@ def test_death_at_any_step_of_attaching_changes_nothing(mode, shm_dir):
 
 @pytest.mark.long
 def test_death_at_any_step_of_attaching_as_the_last_one_unlinks(shm_dir):
-    """The maker ends at that step too, and its watchdog finds that somebody still has the segment."""
+    """The maker is killed at that step too, and its watchdog finds that another process has the segment attached."""
 
     def die_after_the_maker():
         signal.pidfd_send_signal(maker.pidfd, signal.SIGKILL)
@@ -219,7 +220,7 @@ def test_ctrl_c_at_any_step_leaves_the_old_value_or_the_new_and_no_lock(replace,
             sys.setprofile(None)
         except KeyboardInterrupt:
             assert is_one_of(value_at("x"), OLD if replace else None, NEW)
-            assert shm.gc() == []  # the record of what was replaced may have stayed
+            assert shm.gc() == []  # the record of the replaced segment may be left
             assert len(left(shm_dir)) == 1 + 2 * len(paths.names())  # the session, and a record for each segment
             assert shm.create("x", OLD, replace=True) is shm.attach("x")
             connection.send(step)

@@ -1,4 +1,4 @@
-"""What the dead leave is cleared away, however much it is."""
+"""Sweeps remove what dead processes left, however much it is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_watchdog_that_may_open_few_files_unlinks_any_number_of_segments(shm_d
 
 
 def test_a_process_that_dies_leaves_no_sync_file_of_a_free_name(shm_dir):
-    """Its files are closed one by one, the session's among the first."""
+    """The OS closes its files one by one, the session's file among the first."""
 
     def work(connection):
         shm.create("x", 1)

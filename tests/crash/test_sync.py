@@ -1,4 +1,4 @@
-"""Deaths inside locks, frames and publications; and processes that contend while they are killed at random."""
+"""Deaths inside locks, frames and publications, and processes that are killed at random while they contend."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WHILE = float(os.environ.get("SHMKERNEL_CONTEND", "5"))  # seconds
 
 @pytest.fixture(autouse=True)
 def more_steps(monkeypatch):
-    """Let a process die before these calls too."""
+    """Kill a process before these calls too."""
     monkeypatch.setattr(test_steps, "CALLS", (*test_steps.CALLS, "fcntl", "utime", "stat"))
 
 
 def free(name):
-    """Say whether the lock is to be had, and who is told to have died inside."""
+    """Return whether the lock is free, and who is reported to have died holding it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         with shm.lock(name, timeout=PATIENCE) as lock:
@@ -38,7 +38,7 @@ def free(name):
 
 
 def killed_inside(enter):
-    """Let a child enter, tell, and be killed there."""
+    """Have a child enter, report it, and be killed inside."""
 
     def work(connection):
         with enter():
@@ -57,7 +57,7 @@ def test_death_at_any_step_of_locking_leaves_the_lock_free(shared):
         with shm.lock("x", shared=shared):
             pass
 
-    sync_file.opened("x").words[sync_file.WATCHED] = 1  # so that who leaves wakes, too
+    sync_file.opened("x").words[sync_file.WATCHED] = 1  # so that leaving also wakes waiters
     for step in itertools.count(1):
         killed = killed_at(step, work)
         assert free("x") is None or not shared
@@ -94,7 +94,7 @@ def test_a_waiter_is_woken_by_a_publisher_that_dies_before_it_could_wake_him():
 
 
 def interrupted_at(line, work):
-    """Say whether Ctrl-C comes before `work` is done, if it comes at this line of those that it runs in sync."""
+    """Raise KeyboardInterrupt at the given line that `work` runs in sync; return whether that came before its end."""
     count = itertools.count(1)
 
     def look(frame, event, _):
@@ -227,7 +227,7 @@ def test_death_in_the_middle_of_a_frame_leaves_no_trace_but_its_slot():
 
 
 def contend(seed, start):
-    """Lock, publish, write, stream; note what was completed in a row of one's own, until killed."""
+    """Lock, publish, write and stream until killed; count completed steps in a row of its own."""
     chance = random.Random(seed)
     pair, done, ring = shm.attach("pair"), shm.attach("done"), shm.attach("frames")
     mine = done[start]

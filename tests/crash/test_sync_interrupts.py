@@ -1,4 +1,4 @@
-"""Ctrl-C at random moments of whatever holds, by real signals: nothing stays held, here or for others."""
+"""Ctrl-C at random moments in everything that holds, by real signals: nothing stays held, here or for others."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def publishing():
 
 
 def opening():
-    """A name that nobody knows yet: its sync file is made."""
+    """Use a new name, so that its sync file is made."""
     name = f"new{random.randrange(1 << 40)}"
     shm.publish(name)
 
@@ -129,7 +129,7 @@ OPERATIONS = [
 
 
 def answer(connection):
-    """Say again and again whether all is free for another process, and its works."""
+    """Report repeatedly whether another process can take every lock, and put a frame."""
     warnings.simplefilter("error", RuntimeWarning)
     ring = shm.attach("frames")
     with shm.lock("theirs"):
@@ -140,7 +140,7 @@ def answer(connection):
                 try:
                     with shm.lock(name, timeout=20):
                         said.append(True)
-                except Exception as error:  # noqa: BLE001  told to the test
+                except Exception as error:  # noqa: BLE001  reported to the test
                     said.append(repr(error))
             try:
                 said.append(ring.put(np.zeros(3)) == ring.newest)
@@ -150,7 +150,7 @@ def answer(connection):
 
 
 def let_go_of_explicit_ones():
-    """An explicit acquire that was done when the interrupt came is held: its caller has to release it."""
+    """If an explicit acquire is complete when the interrupt comes, the lock is held: its caller has to release it."""
     with contextlib.suppress(shm.LockError):
         while True:
             shm.lock("x").release()
@@ -160,10 +160,10 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.timeout(method="thread")  # the other method is the very timer that strikes here
+@pytest.mark.timeout(method="thread")  # the other method is the timer that is used here
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operation, monkeypatch):
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # an interrupt in a destructor is swallowed, and told
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # interrupts dropped in destructors
     attached["x"] = shm.create("x", np.zeros(100))
     attached["frames"] = shm.create("frames", ring=3, shape=3)
     chance, kept = random.Random(7), []
@@ -188,9 +188,9 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
                 came.clear()
                 try:
                     signal.setitimer(signal.ITIMER_REAL, 1e-5 + longest * chance.random())
-                    repeat(operation, done=lambda: came)  # a destructor swallows the error
+                    repeat(operation, done=lambda: came)  # Python drops the error in a destructor
                 except KeyboardInterrupt as error:
-                    kept[:] = [*kept[-5:], error]  # as IPython keeps tracebacks, and they the frames
+                    kept[:] = [*kept[-5:], error]  # IPython keeps tracebacks, which keep frames
                 if operation in (explicitly, in_a_stack):
                     let_go_of_explicit_ones()
                 if operation is in_tasks:  # a task that waits in its block holds until it is collected
@@ -208,7 +208,7 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
                     at_first = descriptors()
             kept.clear()
             gc.collect()
-            few = ROUNDS // 6  # known: some interrupts leave a descriptor open; one at each would be 54
+            few = ROUNDS // 6  # some interrupts leave a descriptor open, which is known; one for each would be 54
             assert descriptors() <= at_first + (2 * sync_file._RECENT if operation is opening else few)
             assert len(inotify._waiters) == 0
         finally:

@@ -1,7 +1,6 @@
-"""Two users of one machine: what another user puts where our files should be is refused, and nothing waits for it.
+"""Two users of one machine: files of another user in place of ours are refused, without waiting for their locks.
 
-The process under test has uid 1000 in a user namespace of its own, where it is not root; another user's files are put
-there by root before.
+The process under test has uid 1000 in a user namespace, where it is not root. Root makes the other user's files before.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ pytestmark = ROOT
 
 
 def become(uid):
-    """Enter a user namespace, as this user, or as nobody whom it knows; return what prevents it."""
+    """Enter a user namespace, as this user or as an unmapped one; return why that fails, if it does."""
     libc, outside = ctypes.CDLL(None, use_errno=True), os.geteuid()
     if libc.unshare(CLONE_NEWUSER):
         return os.strerror(ctypes.get_errno())
@@ -41,7 +40,7 @@ def become(uid):
 
 @pytest.fixture
 def as_user(shm_dir):
-    """Return what runs a function as a user who is not root, in a folder like /dev/shm; its asserts are the test's."""
+    """Return a function that calls its argument as a user in a folder like /dev/shm; failed asserts fail the test."""
     os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
     os.chown(shm_dir, SOMEBODY + 1, -1)
 
@@ -65,7 +64,7 @@ def as_user(shm_dir):
 
 
 def theirs(path, mode=0o666):
-    """Put another user's array there, which anybody may read and lock."""
+    """Make another user's array, which all may read and lock."""
     np.save(path, np.arange(3))
     os.rename(f"{path}.npy", path)
     os.chmod(path, mode)
@@ -149,7 +148,7 @@ def test_a_premade_runtime_folder_is_refused_at_once_by_every_verb(shm_dir, as_u
         fcntl.flock(lock, fcntl.LOCK_EX)  # for ever
     theirs(f"{shm_dir}/shmk-{ME}-x")
     for path in (root, *(f"{root}/{part}" for part in folders.PARTS), f"{root}/names.lock"):
-        os.chmod(path, 0o777)  # noqa: S103  whoever made it wants us in
+        os.chmod(path, 0o777)  # noqa: S103  a trap: its maker lets everyone in
         os.chown(path, SOMEBODY, SOMEBODY)
     calls = {
         **CALLS,

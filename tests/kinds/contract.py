@@ -23,19 +23,19 @@ SOON = settings(max_examples=100, deadline=None, suppress_health_check=_FINE)
 
 
 def write(name, data):
-    """Put bytes under a name as another program would."""
+    """Write bytes to a segment's file, as another program would."""
     with open(paths.path_of(name), "wb") as file:
         file.write(data)
 
 
 def preview(kind, source):
-    """Return a preview, and its size on the way to a page."""
+    """Return a preview, and its size as it is sent to a page."""
     found = kinds.named(kind).preview(source, Look())
     return found, len(json.dumps(found.facts, allow_nan=False)) + len(found.data)
 
 
 def attach_hostile(contract, data):
-    """Attach bytes that may mean anything: DamagedError or a value, never another error, never a signal."""
+    """Attach arbitrary bytes: the result is DamagedError or a value, never another error or a signal."""
     write("hostile", data)
     with contextlib.suppress(ValueError):
         assert preview(contract.kind, Source(lambda at, size: data[at : at + size], len(data)))[1] < 64 << 10
@@ -53,11 +53,11 @@ class KindContract:
     """Inherit as ``class TestMine(KindContract)``, with samples and with what compares and changes them."""
 
     kind: str
-    VALUES: ClassVar[dict]  # what is shared, by a word for it; each must be different from `changed`
-    REFUSED: ClassVar[dict]  # what must raise UnsupportedError
+    VALUES: ClassVar[dict]  # values to share, by a word for each; none may equal `changed`
+    REFUSED: ClassVar[dict]  # values that must raise UnsupportedError
 
     def same(self, got, value):
-        """Say whether `got`, out of a segment, is `value`, of the same type."""
+        """Return whether `got`, read from a segment, equals `value` and has its type."""
         raise NotImplementedError
 
     def change(self, got):

@@ -1,4 +1,4 @@
-"""Bytes that were made to provoke: segments with wrong numbers, dtypes and formats in them, the same at each run.
+"""Segments with wrong numbers, dtypes and formats, made from a seed: the same at each run.
 
 uv run python -m tests.kinds.hostile array 100000 7    # kind, how many, seed: what the test does with a few
 """
@@ -69,7 +69,7 @@ SEEDS = {"array": arrays, "ring": streams, "list": lists, "raw": lambda: [b"abc"
 
 
 class Mutations:
-    """Segments of a kind, each wrong in a few ways."""
+    """Yields segments of a kind, each damaged in a few ways."""
 
     def __init__(self, kind: str, seed: int) -> None:
         self.kind, self.random, self.seeds = kind, random.Random(seed), list(SEEDS[kind]())
@@ -109,7 +109,7 @@ class Mutations:
         return data[:at] + word + data[at + 8 :]
 
     def header(self, data):
-        """Change the text of a ``.npy`` header, and its length with it."""
+        """Change the text of a ``.npy`` header, and its length to match."""
         text, line, rest = data[10:].partition(b"\n")
         if not line:
             return data
@@ -138,7 +138,7 @@ class Mutations:
 
 
 def touch(kind, value, memory, mutations):
-    """Read all of a value, again after another process has stored to it; and store to a list."""
+    """Read all of a value, read it again after another process has stored to it, and store to a list."""
     for _ in range(3):
         _touch(kind, value)
         if kind in ("array", "raw"):
@@ -165,12 +165,12 @@ def _touch(kind, value):
             [frames.ready() for _ in range(9)], repr(value), None if found is None else found.tolist()
         else:
             bytes(value)
-    except SystemError:  # numpy's own, for a letter beyond Unicode
+    except SystemError:  # numpy's, for a number beyond Unicode
         pass
 
 
 def try_all(kind: str, count: int, seed: int) -> int:
-    """Describe, show, open and read segments; return how many could be opened. Errors but ValueError go through."""
+    """Describe, preview, open and read segments; return how many could be opened. Only ValueError is caught."""
     mutations, opened, kind_ = Mutations(kind, seed), 0, kinds.named(kind)
     faulthandler.dump_traceback_later(PATIENCE + count / 500, exit=True)
     try:

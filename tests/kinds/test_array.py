@@ -28,11 +28,11 @@ NESTED = np.dtype([("at", [("x", "<f4"), ("y", "<f4", (2, 3))]), ("name", "U5"),
 
 
 class Metres(np.ndarray):
-    """A subclass whose values mean more than its numbers say."""
+    """A subclass whose values have a meaning beyond their numbers."""
 
 
 def sample(dtype, shape=(3, 4)):
-    """Make an array that differs in every byte that its dtype lets differ."""
+    """Make an array with different bytes wherever its dtype allows it."""
     dtype = np.dtype(dtype)
     count = math.prod(shape)
     if dtype.kind == "U":
@@ -53,7 +53,7 @@ def filled(text):
 
 
 def tagged(dtype):
-    """Make a dtype that says more than its format: what h5py writes for an enumeration."""
+    """Make a dtype with metadata, as h5py makes it for an enumeration."""
     return np.dtype(dtype, metadata={"enum": {"RED": 0}})
 
 
@@ -153,7 +153,7 @@ class TestArray(KindContract):
 
     def touch(self, got):
         assert isinstance(got.tobytes(), bytes)
-        with contextlib.suppress(SystemError):  # numpy's own, for a letter beyond Unicode
+        with contextlib.suppress(SystemError):  # numpy's, for a number beyond Unicode
             got.tolist()  # a loop over all there is
 
     def test_numpy_load_opens_it_as_it_is(self, value):

@@ -31,7 +31,7 @@ LARGE = np.arange(200_000.0)
 
 
 def homes(folder):
-    """Return the folders that stores have to themselves."""
+    """Return the folders of stores."""
     return sorted(folder.glob(".shmk-*/stores/*"))
 
 
@@ -102,7 +102,7 @@ class TestDict(KindContract):
         with open(paths.path_of("x"), "rb") as file:
             attach_hostile(self, file.read(end))
 
-    test_a_few_wrong_bytes_are_damaged_or_harmless = None  # bytes without their folder are refused whatever they are
+    test_a_few_wrong_bytes_are_damaged_or_harmless = None  # a store without its folder is refused, whatever its bytes
 
 
 def test_dicts_are_recognised_and_take_no_shape():
@@ -641,7 +641,7 @@ def test_who_has_it_attached_is_listed():
     x = shm.create("x", {"a": 1})
 
     def work(connection):
-        other = shm.attach("x", "r")  # in the mode that its parent has, it would share the attachment
+        other = shm.attach("x", "r")  # in the parent's mode it would share the attachment
         connection.send(len(other))
         connection.recv()
 
@@ -705,7 +705,7 @@ def test_too_many_open_files_are_not_the_dict_s_fault():
             with contextlib.suppress(OSError):
                 while True:
                     opened.append(os.open("/dev/null", os.O_RDONLY))
-            for fd in reversed(opened):  # the first room is for the first step alone
+            for fd in reversed(opened):  # the first reading is for the first step alone
                 try:
                     x = shm.attach("x")
                     break

@@ -1,4 +1,4 @@
-"""No number from a file becomes a loop count, an allocation or an offset unchecked."""
+"""Numbers from a file are checked before they become a loop count, an allocation or an offset."""
 
 import contextlib
 import struct
@@ -102,7 +102,7 @@ def test_an_offset_that_another_process_changes_later_is_damage_and_no_error_of_
 
 
 def reading(data):
-    """Read as pread does, which takes no offset below 0."""
+    """Read as pread does, which refuses offsets below 0."""
 
     def read(at, size):
         assert at >= 0 <= size

@@ -45,12 +45,12 @@ def all_same(ones, others):
 
 
 def stripped(value):
-    """Say whether the stdlib gives back less, since NULs are at the end."""
+    """Return whether the stdlib would strip NULs at the end."""
     return isinstance(value, (str, bytes)) and value[-1:] in ("\0", b"\0")
 
 
 def cut(value):
-    """Say whether the stdlib's first slot for a text, which counts letters, is too small."""
+    """Return whether the stdlib's first slot for a text, sized by characters, is too small for its bytes."""
     return isinstance(value, str) and len(value.encode()) > 8 * (len(value) // 8 + 1)
 
 
@@ -229,7 +229,7 @@ def test_reading_backwards_and_by_negative_positions():
 def test_index_count_and_in_agree_with_a_list(items, wanted):
     view = kind.View(bytearray(b"".join(layout.encode(items))))
     for value in [wanted, *items]:
-        if value == value:  # noqa: PLR0124  a NaN equals nothing in shared memory, where nothing is identical
+        if value == value:  # noqa: PLR0124  a NaN equals nothing, and in shared memory nothing is identical
             assert view.count(value) == items.count(value)
             assert (value in view) == (value in items)
             if value in items:
@@ -251,7 +251,7 @@ def test_the_bytes_are_the_stdlibs(items, stdlib_blocks):
 
 @pytest.fixture(scope="module")
 def stdlib_blocks():
-    """Give the bytes that the stdlib makes of a list."""
+    """Return the bytes that the stdlib writes for a list."""
 
     class Block:
         def __init__(self, _, create, size):
