@@ -1,7 +1,8 @@
 """The magics: what ``%load_ext shmkernel`` adds to a notebook.
 
     magics      the magics, their flags and help
-    handlers    what each magic does; sharing has create and load, locking has locks and waiting
+    handlers    what each magic does
+    sharing     %shm_create and %shm_load
     output      suppresses the Out entry of an unassigned magic
     bodies      the statements of a %%shm_lock cell
     parsing     from a line to names, flags and expressions

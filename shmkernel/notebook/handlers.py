@@ -1,4 +1,4 @@
-"""What the magics do: the verbs, and what becomes of the notebook's variables. One line each says how it went."""
+"""What each magic does: it calls a verb, changes the notebook's variables, and prints a sentence for each name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
 from shmkernel import render
-from shmkernel._core import capacity, registry
+from shmkernel._core import capacity, paths, registry, segment_file
 from shmkernel.errors import ArgumentError, NotFoundError
-from shmkernel.notebook import locking, sharing
+from shmkernel.notebook import bodies, sharing
+from shmkernel.notebook.parsing import in_one_line
+from shmkernel.sync import locks
 from shmkernel.verbs import attachments
 from shmkernel.workspace import actions, variables
 
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
 
 shm_create = sharing.create
 shm_load = sharing.load
-shm_lock = locking.lock
-shm_publish = locking.publish
-shm_wait = locking.wait
+
+
+class CellLock(locks.Lock):
+    """A lock whose errors show in one line: a magic made the ``with`` statement that enters it."""
+
+    enter = in_one_line(locks.Lock.enter)
 
 
 def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
@@ -46,13 +51,17 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Delete the variables that are the segment's array, and say what still holds the memory."""
     for name in args.names:
         if not actions.attached(name):
-            one = attachments.given(args.scope.get(name))
-            hint = f"Your {name} is {one.name}: %shm_close {one.name}" if one else "What is: %shm_list"
+            attachment = attachments.given(args.scope.get(name))
+            hint = (
+                f"Your {name} is {attachment.name}: %shm_close {attachment.name}"
+                if attachment
+                else "What is: %shm_list"
+            )
             raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
     for name in args.names:
         shm.close(name)
-        for one in actions.attached(name):
-            variables.release(magics.shell, one.value())
+        for attachment in actions.attached(name):
+            variables.release(magics.shell, attachment.value())
         magics.workspace.bound.pop(name, None)
         keepers = _keepers(args.scope, name)
         if variables.UNKNOWN in keepers:  # a traceback, perhaps
@@ -97,6 +106,41 @@ def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG0
     print(f"{name}: {capacity.human(os.stat(os.path.expanduser(args.path)).st_size)} written to {args.path}")
 
 
+def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Return the lock for a cell that was compiled into a ``with`` statement; run any other cell under the lock."""
+    (name,) = args.names
+    if args.cell is None:
+        raise ArgumentError(f"the lock is for the rest of a cell, so it comes first in it: %%shm_lock {name}")
+    if isinstance(args.cell, bodies.Body):
+        bodies.remember(args.cell, args.scope.filename)
+        return CellLock(name, shared=args.shared, timeout=args.timeout)
+    if bodies.awaits(magics.shell, args.cell):
+        raise ArgumentError(
+            f"a cell that awaits cannot run under a magic. Take the lock in it: async with shm.lock({name!r}):"
+        )
+    with shm.lock(name, shared=args.shared, timeout=args.timeout):
+        bodies.run(magics.shell, args.cell, magics.bare.transform)
+    return None
+
+
+def shm_publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
+    """Increase the versions, and print them."""
+    versions = [shm.publish(name) for name in args.names]
+    print(", ".join(f"{name}: version {version}" for name, version in zip(args.names, versions, strict=True)))
+    return versions[0] if len(versions) == 1 else tuple(versions)
+
+
+def shm_wait(magics: ShmMagics, args: argparse.Namespace) -> int:  # noqa: ARG001
+    """Wait for a new version, print it and return it."""
+    (name,) = args.names
+    paths.path_of(name)
+    if registry.inode_at(name) is None:
+        print(f"{segment_file.missing(name).what} Waiting until there is one")
+    version = shm.wait(name, args.since, args.timeout)
+    print(f"{name}: version {version}")
+    return version
+
+
 def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
     """Clean up after the dead."""
     over = shm.gc(dry_run=args.dry_run)
@@ -120,7 +164,7 @@ def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG0
 
 
 def _keepers(scope: Scope, name: str) -> list[str]:
-    return [text for one in actions.attached(name) if (text := variables.left(scope, one))]
+    return [text for attachment in actions.attached(name) if (text := variables.left(scope, attachment))]
 
 
 def _whereabouts(name: str, keepers: list[str]) -> str:
@@ -133,19 +177,19 @@ def _whereabouts(name: str, keepers: list[str]) -> str:
 
 
 def _rows(magics: ShmMagics, rows: list[Info], *, cards: bool = False) -> render.Rows:
-    remarks = {one.name: text for one in rows if not one.state and (text := _remark(magics, one))}
+    remarks = {info.name: text for info in rows if not info.state and (text := _remark(magics, info))}
     return render.Rows(rows, remarks, cards=cards)
 
 
-def _remark(magics: ShmMagics, one: Info) -> str:
+def _remark(magics: ShmMagics, info: Info) -> str:
     """Say that a variable has parted from its segment, as it does in ``x = x + 1``."""
-    variable = magics.workspace.bound.get(one.name, one.name if one.mine else "")
+    variable = magics.workspace.bound.get(info.name, info.name if info.mine else "")
     if variable not in magics.workspace.space:
         return ""
     now = attachments.given(magics.workspace.space[variable])
-    if now is not None and now.name == one.name:
+    if now is not None and now.name == info.name:
         return ""
-    back = f"%shm_create {variable}" if one.mine and variable == one.name else f"%shm_attach {one.name} --overwrite"
+    back = f"%shm_create {variable}" if info.mine and variable == info.name else f"%shm_attach {info.name} --overwrite"
     return f"your {variable} is another object: {variable}[:] = ... would have kept it, {back}"
 
 

@@ -60,8 +60,8 @@ class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
         text = inspect.cleandoc(function.__doc__ or "")
         parser = Parser(function.__name__, description=text, formatter_class=_Formatter)
         parser.add_argument("-h", "--help", action=_Help, nargs=0, help="print this")
-        for one in reversed(getattr(function, "decorators", [])):
-            one.add_to_parser(parser, None)
+        for declared in reversed(getattr(function, "decorators", [])):
+            declared.add_to_parser(parser, None)
         function.parser = parser  # type: ignore[attr-defined]
         function.has_arguments = True  # type: ignore[attr-defined]
         function.__doc__ = parser.format_help()
@@ -83,15 +83,15 @@ class Parser(MagicArgumentParser):
         """
         rest, expression = split(uncommented(line)) if "--from" in self.flags() else (uncommented(line), None)
         try:
-            words = shlex.split(_BRACES.sub(lambda found: found[0] if found[1] else shlex.quote(found[0]), rest))
+            words = shlex.split(_BRACES.sub(lambda match: match[0] if match[1] else shlex.quote(match[0]), rest))
         except ValueError as error:
             self.error(f"{rest.strip()}: {error}")
         if scope is not None:
             words = [expanded(word, scope) for word in words]
             expression = expression and python(expression, scope)
-        found = self.parse_args(_tied(words))
-        found.expression = expression
-        return found
+        args = self.parse_args(_tied(words))
+        args.expression = expression
+        return args
 
     def flags(self) -> dict[str, tuple[str, ...] | None]:
         """Return the long flags, each with the values that its metavar lists; None if the flag takes no value."""
@@ -183,10 +183,10 @@ def split(line: str) -> tuple[str, str | None]:
     >>> split("x --from a[0, 1] - -1 --order F")
     ('x  --order F', 'a[0, 1] - -1')
     """
-    found = _FROM.search(line)
-    if not found:
+    match = _FROM.search(line)
+    if not match:
         return line, None
-    before, text = line[: found.start()], line[found.end() :]
+    before, text = line[: match.start()], line[match.end() :]
     for end in (match.start() for match in re.finditer(r"\s--", text)):
         expression = text[:end].strip()
         if any(map(_is_python, (expression, _FILLED.sub("_", expression)))):
@@ -214,7 +214,7 @@ def expanded(word: str, scope: Mapping[str, Any]) -> str:
     >>> expanded("part_{n + 1}.$k", {"n": 2, "k": "a"}), expanded("$$5_{{n}}", {})
     ('part_3.a', '$5_{n}')
     """
-    return _FILLED.sub(lambda found: _filled(found, scope), word)
+    return _FILLED.sub(lambda match: _filled(match, scope), word)
 
 
 def python(expression: str, scope: Mapping[str, Any]) -> str:
@@ -261,8 +261,8 @@ def lengths(text: str) -> tuple[int, ...]:
     ((3, 4), (10,), ())
     """
     with contextlib.suppress(ValueError, SyntaxError):
-        found = ast.literal_eval(_GAP.sub(",", text.strip()))
-        shape = found if isinstance(found, (tuple, list)) else (found,)
+        value = ast.literal_eval(_GAP.sub(",", text.strip()))
+        shape = value if isinstance(value, (tuple, list)) else (value,)
         if all(type(length) is int for length in shape):
             return tuple(shape)
     raise ArgumentError(f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4", shape=text)
@@ -291,10 +291,10 @@ def size(text: str) -> int:
     >>> size("100"), size("64K"), size("1.5 MiB")
     (100, 65536, 1572864)
     """
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
         raise ArgumentError(f"--size {text} is no size. Examples: --size 100, --size 64K, --size 1.5G", size=text)
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def _is_python(text: str) -> bool:
@@ -304,11 +304,11 @@ def _is_python(text: str) -> bool:
     return False
 
 
-def _filled(found: re.Match[str], scope: Mapping[str, Any]) -> str:
-    mark, names_ = found[0], (found[2] or "").split(".")
+def _filled(match: re.Match[str], scope: Mapping[str, Any]) -> str:
+    mark, names_ = match[0], (match[2] or "").split(".")
     if mark in ("$$", "{{", "}}"):
         return mark[0]
-    expression = found[1] or found[3] or names_[0]
+    expression = match[1] or match[3] or names_[0]
     if not expression.strip():
         raise ArgumentError(f"{mark} names no variable. For the characters themselves: {{{{}}}}")
     value, rest = evaluate(expression, scope), names_[1:]

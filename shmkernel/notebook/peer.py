@@ -90,7 +90,9 @@ class Peer(kernels.Kernel):
         """Run a cell, and publish what it publishes; raise what it raises."""
         with self._guard:
             failed, reply = self._follow(self._ask(code, allow_stdin=allow_stdin), publish)
-        if any(one["source"] == "ask_exit" and not one.get("keepkernel") for one in reply.get("payload", ())):
+        if any(
+            payload["source"] == "ask_exit" and not payload.get("keepkernel") for payload in reply.get("payload", ())
+        ):
             _peers.pop(self.name, None)
             _end_within(_END, [self])
             print(f"{self.name}: ended. The next %%peer {self.name} starts anew")
@@ -131,7 +133,7 @@ class Peer(kernels.Kernel):
         """Wait until the kernel answers, and every socket is connected: the files of the sockets will go."""
         client = self.client
         channels = client.shell_channel, client.iopub_channel, client.stdin_channel, client.control_channel
-        monitors = [one.socket.get_monitor_socket(zmq.EVENT_CONNECTED) for one in channels]
+        monitors = [channel.socket.get_monitor_socket(zmq.EVENT_CONNECTED) for channel in channels]
         client.wait_for_ready(timeout=kernels.ANSWER)
         for channel, monitor in zip(channels, monitors, strict=True):
             monitor.poll(kernels.ANSWER * 1000)
@@ -177,7 +179,7 @@ class Peer(kernels.Kernel):
             poller.register(source, zmq.POLLIN)
         while True:
             ready = dict(poller.poll())
-            channel = next((one for one in channels if one.socket in ready), None)
+            channel = next((channel for channel in channels if channel.socket in ready), None)
             if channel is None:  # all that it sent before it died has been read
                 raise self._dead("died while it ran this cell")
             message = channel.get_msg(timeout=0)
@@ -236,17 +238,17 @@ class PeerMagics(Magics):
         args = parser.parse_line(line)
         if not args.name.isidentifier():
             raise ArgumentError(f"{args.name!r} is no name for a peer: use letters, digits and _", name=args.name)
-        wish = [verb for verb in ("kill", "restart", "shutdown") if vars(args)[verb]]
+        asked = [verb for verb in ("kill", "restart", "shutdown") if vars(args)[verb]]
         if cell is not None:
-            if wish:
-                raise ArgumentError(f"--{wish[0]} needs a line of its own: %peer {args.name} --{wish[0]}")
+            if asked:
+                raise ArgumentError(f"--{asked[0]} needs a line of its own: %peer {args.name} --{asked[0]}")
             parent = self._kernel.get_parent() if self._kernel else {}
             allow_stdin = parent.get("content", {}).get("allow_stdin", True)
             _started(args.name).run(cell, lambda message: self._publish(args.name, message), allow_stdin=allow_stdin)
-        elif len(wish) > 1:
-            raise ArgumentError(f"--{wish[0]} or --{wish[1]}, not both")
-        elif wish:
-            print(f"{args.name}: {_end(args.name, wish[0])}")
+        elif len(asked) > 1:
+            raise ArgumentError(f"--{asked[0]} or --{asked[1]}, not both")
+        elif asked:
+            print(f"{args.name}: {_end(args.name, asked[0])}")
         else:
             print(f"peers: {', '.join(_peers) or 'none. The first cell that begins with %%peer starts one'}")
 
@@ -269,11 +271,11 @@ class PeerMagics(Magics):
         elif kind == "clear_output":
             self.shell.display_pub.clear_output(content["wait"])
         elif kind == "execute_reply":
-            for one in content.get("payload", ()):  # the help of `x?`, the text of `%load`
-                if one["source"] == "set_next_input":
-                    one["text"] = f"%%peer {name}\n{one['text']}"
-                if one["source"] != "ask_exit" and (payloads := self.shell.payload_manager):
-                    payloads.write_payload(one)
+            for payload in content.get("payload", ()):  # the help of `x?`, the text of `%load`
+                if payload["source"] == "set_next_input":
+                    payload["text"] = f"%%peer {name}\n{payload['text']}"
+                if payload["source"] != "ask_exit" and (payloads := self.shell.payload_manager):
+                    payloads.write_payload(payload)
         elif kind.startswith("comm_") and (kernel := self._kernel):  # a progress bar, a widget
             kernel.session.send(
                 kernel.iopub_socket, kind, content, parent=kernel.get_parent(), metadata=message["metadata"],

@@ -1,8 +1,8 @@
 """Sharing the notebook's values: ``%shm_create`` and ``%shm_load``.
 
-    wish     name, value, variable, flags: may it be?  -> all are checked before anything is allocated
+    request  name, value, variable, flags: may it be?  -> all are checked before anything is allocated
     draft    nameless segments, filled                 -> discarded, all of them, if one fails
-    publish  names for all, or for none
+    name     all drafts, or none
     tell     each variable becomes its segment's array; what keeps the private copy alive is named
 
 The steps are functions of their own, so that no local name of theirs outlives them: whether the private copy has
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shmkernel.verbs.listing import Info
 
 
-class _Wish(NamedTuple):
+class _Request(NamedTuple):
     """What one name asks for: a segment to be made, or, without a plan, ``done`` already."""
 
     name: str
@@ -56,14 +56,14 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share variables, the value of an expression, or what is made new."""
     _check_flags(args)
     terms = _terms(magics, args)
-    wishes = [_checked(magics, args, name, terms) for name in args.names]
-    told = [wish._replace(plan=None) for wish in wishes]
-    published = _published(wishes, terms)
-    values = [published.pop(wish.name) if wish.kind else wish.done for wish in told]
-    for wish, value in zip(told, values, strict=True):
-        if variables.is_variable(wish.name):
-            magics.workspace.bind(args.scope, wish.name, value, wish.name, read=_is_variable(args))
-        print(_made(args, wish, value) if wish.kind else _done(args, wish))
+    requests = [_checked(magics, args, name, terms) for name in args.names]
+    asked = [request._replace(plan=None) for request in requests]  # a plan holds the private copy
+    values_of = _named(requests, terms)
+    values = [values_of.pop(request.name) if request.kind else request.done for request in asked]
+    for request, value in zip(asked, values, strict=True):
+        if variables.is_variable(request.name):
+            magics.workspace.bind(args.scope, request.name, value, request.name, read=_is_variable(args))
+        print(_made(args, request, value) if request.kind else _done(args, request))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -79,8 +79,8 @@ def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     value = shm.load(name, args.path, **terms._asdict())
     if variables.is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
-    one = shm.info(name)
-    print(f"{_shared(one, f', from {args.path}')}{args.scope.remark(name)}.{before} {_invitation(name)}")
+    info = shm.info(name)
+    print(f"{_shared(info, f', from {args.path}')}{args.scope.remark(name)}.{before} {_invitation(name)}")
     return value
 
 
@@ -108,10 +108,10 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ArgumentError("--fill fills a new array: give its --shape too")
 
 
-def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Wish:
+def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Request:
     """Check one name; what can be shared in the value's place is proposed as a line."""
     try:
-        return _wish(magics, args, name, terms)
+        return _request(magics, args, name, terms)
     except UnsupportedError as error:
         expression = getattr(error, "expression", None)
         if not expression or not _is_variable(args):
@@ -132,7 +132,7 @@ def _other_name(args: argparse.Namespace, name: str, value: object) -> str:
     return f"{cure}. Replace it: --overwrite"
 
 
-def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Wish:
+def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Request:
     """Check one name."""
     try:
         paths.path_of(name)
@@ -146,7 +146,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     if (args.shape or args.size or args.empty or value is not space.get(name)) and not args.overwrite:
         variables.check_free(space, name, name, _other_name(args, name, space.get(name)))
     if _is_done(args, name, value):
-        return _Wish(name, value)
+        return _Request(name, value)
     taken = staging.check(name, *terms)
     options = {
         "shape": lengths(args.shape) if args.shape else None,
@@ -159,7 +159,7 @@ def _wish(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms)
     wanted = args.kind or (args.items and "list") or (args.empty and "dict")
     kind, plan = kinds.planned(name, value, options, wanted)
     private = variables.watch(space.get(name))
-    return _Wish(name, None, kind, plan, _earlier(name) if taken else "", private)
+    return _Request(name, None, kind, plan, _earlier(name) if taken else "", private)
 
 
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
@@ -180,27 +180,27 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
 
 def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
     """Say whether the value is that very segment, as it is asked for."""
-    one = attachments.given(value)
-    if one is None or one.name != name or one.key[1] != registry.inode_at(name):
+    attachment = attachments.given(value)
+    if attachment is None or attachment.name != name or attachment.key[1] != registry.inode_at(name):
         return False
-    if (args.replace and not shm.info(name).mine) or (args.kind or one.kind) != one.kind:
+    if (args.replace and not shm.info(name).mine) or (args.kind or attachment.kind) != attachment.kind:
         return False
     if not isinstance(value, np.ndarray):
-        return not (args.dtype or args.order or args.size) and one.key[2] == (args.mode or one.key[2])
+        return not (args.dtype or args.order or args.size) and attachment.key[2] == (args.mode or attachment.key[2])
     try:
         same = args.dtype is None or np.dtype(args.dtype) == value.dtype
     except (TypeError, ValueError, SyntaxError):
         return False
     ordered = {None: True, "C": value.flags.c_contiguous, "F": value.flags.f_contiguous}.get(args.order, False)
-    return same and ordered and one.key[2] == (args.mode or one.key[2])
+    return same and ordered and attachment.key[2] == (args.mode or attachment.key[2])
 
 
-def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
-    """Make what is wished for; the wishes are consumed, since their plans hold the private copies."""
+def _named(requests: list[_Request], terms: _Terms) -> dict[str, Any]:
+    """Make what is asked for; the requests are consumed, since their plans hold the private copies."""
     made: list[staging.Draft] = []
     try:
-        while wishes:
-            name, _, kind, plan, *_ = wishes.pop(0)
+        while requests:
+            name, _, kind, plan, *_ = requests.pop(0)
             if kind and plan:
                 made.append(staging.make(name, kind, plan, terms.mode, terms.lifetime))
     except BaseException:
@@ -208,7 +208,7 @@ def _published(wishes: list[_Wish], terms: _Terms) -> dict[str, Any]:
         made.clear()  # an interrupt's traceback keeps this frame
         raise
     values = staging.name_all(made, terms.replace) if made else []
-    return dict(zip([one.record.name for one in made], values, strict=True))
+    return dict(zip([draft.record.name for draft in made], values, strict=True))
 
 
 def _is_variable(args: argparse.Namespace) -> bool:
@@ -216,28 +216,28 @@ def _is_variable(args: argparse.Namespace) -> bool:
     return args.expression is None and args.items is None and not (args.shape or args.size or args.empty)
 
 
-def _made(args: argparse.Namespace, wish: _Wish, value: object) -> str:
-    one, remarks = listing.of_value(wish.name, value), wish.before
-    keepers = variables.left(args.scope, wish.private)
+def _made(args: argparse.Namespace, request: _Request, value: object) -> str:
+    info, remarks = listing.of_value(request.name, value), request.before
+    keepers = variables.left(args.scope, request.private)
     if keepers and keepers != args.expression:
-        which = "The earlier one" if variables.is_shared(wish.private) else "Its private copy"
+        which = "The earlier one" if variables.is_shared(request.private) else "Its private copy"
         remarks += f" {which} stays in memory, held by {keepers}."
-    if args.expression and args.expression.isidentifier() and args.expression != wish.name:
+    if args.expression and args.expression.isidentifier() and args.expression != request.name:
         remarks += f" {args.expression} stays as it is, a copy."
-    return f"{_shared(one)}{args.scope.remark(wish.name)}.{remarks} {_invitation(wish.name)}"
+    return f"{_shared(info)}{args.scope.remark(request.name)}.{remarks} {_invitation(request.name)}"
 
 
-def _done(args: argparse.Namespace, wish: _Wish) -> str:
-    one = shm.info(wish.name)
-    if args.lifetime and args.lifetime != one.lifetime:
-        one = shm.keep(wish.name, args.lifetime)
-        return f"{one.name}: shared already, now {actions.until(one)}"
-    by = "" if one.mine else f", by {render.clean(one.owner)}"
-    return f"{one.name}: shared already{by}, {actions.until(one)}; nothing to do"
+def _done(args: argparse.Namespace, request: _Request) -> str:
+    info = shm.info(request.name)
+    if args.lifetime and args.lifetime != info.lifetime:
+        info = shm.keep(request.name, args.lifetime)
+        return f"{info.name}: shared already, now {actions.until(info)}"
+    by = "" if info.mine else f", by {render.clean(info.owner)}"
+    return f"{info.name}: shared already{by}, {actions.until(info)}; nothing to do"
 
 
-def _shared(one: Info, source: str = "") -> str:
-    return f"{one.name}: {render.what(one)}{source}, shared {actions.until(one)}"
+def _shared(info: Info, source: str = "") -> str:
+    return f"{info.name}: {render.what(info)}{source}, shared {actions.until(info)}"
 
 
 def _invitation(name: str) -> str:
@@ -254,8 +254,8 @@ def _earlier(name: str) -> str:
         record = records.read(inode)
         if record and registry.ended(record):
             return ""
-    one = shm.info(name)
-    others = [holder for holder in one.attached if holder.pid != os.getpid()]
-    whose = "the earlier one" if one.mine else f"that of {render.clean(one.owner)}"
+    info = shm.info(name)
+    others = [holder for holder in info.attached if holder.pid != os.getpid()]
+    whose = "the earlier one" if info.mine else f"that of {render.clean(info.owner)}"
     held = f", which {render.people(others)} still hold{'s' * (len(others) == 1)} (there: %shm_attach {name})"
     return f" It replaces {whose}{held if others else ''}."

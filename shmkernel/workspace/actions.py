@@ -46,10 +46,10 @@ def attach(
 def keep(workspace: Workspace, scope: Scope, names: Sequence[str], lifetime: str = "keep") -> Iterator[str]:
     """Change lifetimes. A segment without a name is copied into a new one, and the variables follow."""
     nameless = {name: attached(name) for name in names if registry.inode_at(name) is None}
-    for name, found in nameless.items():
-        if not any(one.value() is not None for one in found):
+    for name, held in nameless.items():
+        if not any(attachment.value() is not None for attachment in held):
             raise segment_file.missing(name)
-    stayed = {name: _others(shm.info(name)) for name, found in nameless.items() if found}
+    stayed = {name: _others(shm.info(name)) for name, held in nameless.items() if held}
     for name in names:
         copied = _named_again(workspace, scope, name, nameless[name], lifetime) if name in nameless else ""
         info = shm.info(name) if copied else shm.keep(name, lifetime)
@@ -77,7 +77,7 @@ def unlink(names: Sequence[str]) -> Iterator[str]:
 
 def attached(name: str) -> list[attachments.Attachment]:
     """Return this process's attachments of segments that have, or had, this name."""
-    return [one for one in attachments.everything() if one.name == name]
+    return [attachment for attachment in attachments.everything() if attachment.name == name]
 
 
 def until(info: Info) -> str:
@@ -110,7 +110,7 @@ def _named_again(
     workspace: Workspace, scope: Scope, name: str, nameless: list[attachments.Attachment], lifetime: str
 ) -> str:
     """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
-    old = [value for one in nameless if (value := one.value()) is not None]
+    old = [value for attachment in nameless if (value := attachment.value()) is not None]
     new = shm.create(name, old[0], lifetime=lifetime)
     rebound = variables.aliases(scope, old)
     for key in rebound:
