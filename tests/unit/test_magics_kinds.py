@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import shmkernel as shm
+from tests.helpers import python
 
 
 def test_a_list_of_the_notebook_becomes_the_shared_one(notebook):
@@ -13,6 +14,20 @@ def test_a_list_of_the_notebook_becomes_the_shared_one(notebook):
     assert type(notebook["people"]) is shm.ShareableList
     assert list(notebook["people"]) == ["Ada", 1815, None]
     assert notebook["people"] is shm.attach("people")
+
+
+FIRST = """
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+shell.run_line_magic("load_ext", "shmkernel")
+shell.run_cell("people = ['Ada', 1815, None]\\n%shm_create people")
+print(type(shell.user_ns["people"]))
+"""
+
+
+def test_a_list_is_the_shared_one_after_the_first_magic_of_a_kernel():
+    assert python(FIRST).stdout.endswith("<class 'shmkernel.stdlib.shareable_list.ShareableList'>\n")
 
 
 LISTS = {"list": """--list "[1, 'a', None]\"""", "tuple": """--list "(1,'a',None)\"""", "from": "--from [1, 'a', None]"}
