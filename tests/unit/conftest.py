@@ -11,7 +11,7 @@ from shmkernel import errors
 
 
 class Ran(NamedTuple):
-    """What became of a cell: what it printed, its Out, its error."""
+    """The results of a cell: its output, its Out, its error."""
 
     text: str
     value: object
@@ -23,7 +23,7 @@ class Notebook:
         self.shell, self.capture = shell, capture
 
     def run(self, cell):
-        """Run a cell, whatever becomes of it."""
+        """Run a cell, which may fail."""
         self.capture.readouterr()
         done = self.shell.run_cell(cell, store_history=True)
         printed = self.capture.readouterr()
@@ -31,13 +31,13 @@ class Notebook:
         return Ran(printed.out, done.result, done.error_in_exec or done.error_before_exec)
 
     def __call__(self, cell):
-        """Run a cell that succeeds, and return what it printed."""
+        """Run a cell that succeeds, and return its output."""
         ran = self.run(cell)
         assert ran.error is None, ran.text
         return ran.text
 
     def fails(self, cell):
-        """Run a cell that fails with one line of ours, and return the error."""
+        """Run a cell that fails with one line of shmkernel, and return the error."""
         ran = self.run(cell)
         assert ran.error is not None, ran.text
         assert ran.text == f"shmkernel: {ran.error}\n"
@@ -51,7 +51,7 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(shm_dir, capsys, monkeypatch):  # noqa: ARG001  the folder is there first, and checked last
+def notebook(shm_dir, capsys, monkeypatch):  # noqa: ARG001  the folder is made before, and checked after
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
     monkeypatch.setattr(errors, "word", errors.in_python)  # as it is again after the test
     InteractiveShell.clear_instance()

@@ -6,7 +6,7 @@ from tests.helpers import Child, holding
 
 
 def elsewhere(make, label="plot.ipynb"):
-    """Run `make` in another session, which holds the result."""
+    """Run `make` in another session, which keeps the result."""
 
     def work():
         os.environ["JPY_SESSION_NAME"] = label
@@ -16,7 +16,7 @@ def elsewhere(make, label="plot.ipynb"):
 
 
 def answering(answer, label="plot.ipynb"):
-    """Start another session, which sends what `answer` returns for each word that it is told."""
+    """Start another session, which sends the result of `answer` for each word that it receives."""
 
     def work(connection):
         os.environ["JPY_SESSION_NAME"] = label

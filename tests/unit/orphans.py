@@ -1,4 +1,4 @@
-"""What stays when a session and its watchdog are both killed."""
+"""What is left when a session and its watchdog are both killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCRIPT = "import shmkernel as shm; x = shm.create({!r}, shape=3); print(flush=T
 
 
 def leave(name: str, folder: Path) -> int:
-    """Leave a segment that nobody owns in the folder of this test, and return its size."""
+    """Leave a segment of an ended session in the folder of this test, and return its size."""
     script = [sys.executable, "-c", _SCRIPT.format(name)]
     with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout
@@ -26,7 +26,7 @@ def leave(name: str, folder: Path) -> int:
 
 
 def kill_watchdog_of(session: sessions.Session, folder: Path) -> None:
-    """Kill the process that would clean up after a session."""
+    """Kill the watchdog of a session."""
     file = f"{folder}/.shmk-{os.geteuid()}/sessions/{session.id}"
     (pid,) = (entry.name for entry in Path("/proc").glob("[0-9]*") if file in _words(entry))
     watchdog = os.pidfd_open(int(pid))

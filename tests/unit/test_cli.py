@@ -22,7 +22,7 @@ SHMKERNEL = [sys.executable, "-m", "shmkernel"]
 
 @pytest.fixture
 def said(capsys):
-    """Run a command in this process; return its exit status and what it printed on both streams."""
+    """Run a command in this process; return its exit status and its output on both streams."""
 
     def run(*argv):
         try:
@@ -218,7 +218,7 @@ def test_the_installed_command_is_the_module():
 
 
 def ran(*argv, redirect="", **env):
-    """Run a command by a shell, and return its exit status and what it printed on both streams."""
+    """Run a command in a shell; return its exit status and its output on both streams."""
     done = subprocess.run(
         ["bash", "-c", f'"$@" {redirect}', "bash", *SHMKERNEL, *argv],
         env=os.environ | env, timeout=PATIENCE, capture_output=True, text=True, check=False,

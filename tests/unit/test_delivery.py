@@ -1,4 +1,4 @@
-"""Any error while a value is rebuilt is its task's, in workers and in their parent; nobody hangs or dies of it."""
+"""An error while a value is rebuilt fails its task alone, in workers and in the parent: no process hangs or dies."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def context(request):
 
 @pytest.fixture
 def submit(context):
-    """Ways to run a task in a worker; each returns what waits for the result."""
-    shm.create("begun", 1)  # what a process shares first teaches the picklers
+    """Ways to run a task in a worker; each returns a function that waits for the result."""
+    shm.create("begun", 1)  # the first create registers the picklers
     with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
         ways = {
             "apply": lambda task, *args: pool.apply_async(task, args).get(PATIENCE),
@@ -123,7 +123,7 @@ def test_what_only_looks_like_a_task_is_delivered_as_it_is(kind):
         assert reader.recv() == message
 
 
-# As a notebook, a program given by -c has a main module that no new process can import.
+# As in a notebook, a program given by -c has a main module that no new process can import.
 NOTEBOOK = """
 import functools, multiprocessing, sys
 import shmkernel as shm

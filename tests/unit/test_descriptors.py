@@ -33,7 +33,7 @@ USES = {
 @pytest.mark.parametrize("uses", USES.values(), ids=USES)
 @pytest.mark.parametrize("closed", [(0, 1, 2), pytest.param((1,), marks=pytest.mark.long)])
 def test_what_is_printed_where_the_standard_streams_are_closed_goes_nowhere(uses, closed):
-    """A daemon closes them, and what was opened next would have their numbers."""
+    """A daemon closes the standard streams, and the next files would get their numbers."""
     shm.create("x", np.arange(3))
     shm.create("l", [1, 2, 3])
     shm.create("b", b"123")

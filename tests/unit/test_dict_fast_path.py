@@ -1,4 +1,4 @@
-"""The fast path of a dict stores what the long way stores, byte for byte."""
+"""The fast path of a dict stores the same bytes as the slow path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def content(shared):
 
 @pytest.fixture
 def ways(monkeypatch):
-    """Have changes of the dict called long take the long way; say of each change whether it took the fast one."""
+    """Make changes of the dict called long take the slow path; record for each change whether it took the fast one."""
     found = []
     fast = fast_path.put
 

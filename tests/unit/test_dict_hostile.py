@@ -1,4 +1,4 @@
-"""Dicts whose files somebody else has written to: an error that says so, or the right values, and never the end."""
+"""Dicts whose files another program has written to: an error that says so, or the right values, never a crash."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRIES = int(os.environ.get("SHMKERNEL_FUZZ", "15"))  # 3,000 before a release
 
 
 def use():
-    """Do all that a person does with a dict; say whether it was damaged."""
+    """Use a dict in all ways; return whether it was damaged."""
     for act in (
         lambda x: x.to_dict(),
         lambda x: [list(x), list(reversed(x)), len(x), repr(x), list(x.items()), list(x.values())],
@@ -47,7 +47,7 @@ def use():
 
 
 def tried(seed, path, clean):
-    """Change some bytes in the middle of what is used, and return how a process ended that used it."""
+    """Change some used bytes, and return how a process ended that used the dict."""
     chance = random.Random(seed)
     used = clean.rstrip(b"\0")
     data = bytearray(clean)

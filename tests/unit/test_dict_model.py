@@ -1,4 +1,4 @@
-"""A shared dict beside a plain one: whatever is done to both, they stay the same."""
+"""A shared dict and a plain one stay equal, whatever is done to both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Undone(Exception):  # noqa: N818  no error
 
 
 class Both(RuleBasedStateMachine):
-    """Each rule does the same to both, and compares what they give back and raise."""
+    """Each rule does the same to both, and compares results and errors."""
 
     def __init__(self):
         super().__init__()

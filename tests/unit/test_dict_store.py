@@ -1,4 +1,4 @@
-"""What the store knows of LMDB's file beyond LMDB's interface must be what LMDB says."""
+"""What the store reads from LMDB's file without LMDB must agree with LMDB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shmkernel.kinds.dicts import freelist, lmdb_pages, reservation
 
 
 def free(opened):
-    """Return the free pages as the list has them, and as the rest of the file leaves them."""
+    """Return the free pages by LMDB's list, and by the unused pages of the file."""
     words = opened.words
     at = 0 if words[lmdb_pages.NUMBERS[0]] > words[lmdb_pages.NUMBERS[1]] else lmdb_pages.PAGE // 8
     listed = freelist.records(

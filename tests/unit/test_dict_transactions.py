@@ -1,4 +1,4 @@
-"""A transaction lasts until it is left, belongs to who entered it, and never hangs or commits half."""
+"""A transaction lasts until it is left, belongs to its owner, and never hangs or commits half."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LONGEST = 3e-4  # seconds until a signal
 
 
 def elsewhere(act):
-    """Do it in another thread, and return what it returned or raised."""
+    """Call `act` in another thread, and return its result or error."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(act)
         return future.exception(PATIENCE) or future.result()
 
 
 def seen_by_another(name="x"):
-    """Return what another process reads, once it has written: nobody holds the dict."""
+    """Return what another process reads after it has written: no one holds the dict."""
 
     def work(connection):
         x = shm.attach(name, "r+")
@@ -41,7 +41,7 @@ def seen_by_another(name="x"):
 
 
 class Entered:
-    """Enters a transaction in its own ``__enter__``, as many a class of a user does."""
+    """A class that enters a transaction in its ``__enter__``, as users write."""
 
     def __init__(self, x):
         self.transaction = x.transaction()
@@ -341,8 +341,8 @@ class TestTwoDicts:
         x["a"] = 1
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # it closes itself, as it shall
-@pytest.mark.timeout(method="thread")  # the other method is the very timer that strikes here
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # it closes itself
+@pytest.mark.timeout(method="thread")  # the other method is the timer that is used here
 def test_an_interrupt_at_any_moment_leaves_a_whole_dict_that_all_can_write():
     x = shm.create("x", {"a": 0, "b": 0, "n": 0})
     chance = random.Random(5)
@@ -381,7 +381,7 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_dict_that_all_can_write():
                     repeat(act)
                 except KeyboardInterrupt as error:
                     signal.setitimer(signal.ITIMER_REAL, 0)
-                    kept[:] = [*kept[-20:], error]  # as a notebook keeps tracebacks, and they the frames
+                    kept[:] = [*kept[-20:], error]  # a notebook keeps tracebacks, which keep frames
                 seen = x.to_dict()
                 assert seen["a"] == seen["b"]
                 x["n"] = turn

@@ -1,4 +1,4 @@
-"""The documentation names what exists, and nothing else."""
+"""The documentation names only what exists."""
 
 from __future__ import annotations
 

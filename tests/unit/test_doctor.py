@@ -20,7 +20,7 @@ def wrong():
 
 
 def run(*prefix, folder):
-    """Ask for a checkup in a process of its own, and return what is wrong there."""
+    """Run the doctor in a process of its own, and return its problems."""
     script = (
         "import shmkernel as shm; print(*(f'{one.level} {one.text}: {one.cure}' for one in shm.doctor()), sep='\\n')"
     )

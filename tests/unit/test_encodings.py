@@ -1,4 +1,4 @@
-"""No text is read or written in the encoding that the locale happens to have."""
+"""No text is read or written in the locale's encoding."""
 
 from tests.helpers import python
 

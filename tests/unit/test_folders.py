@@ -29,7 +29,7 @@ CALLS = {
 
 @pytest.fixture
 def in_child():
-    """Run a function in a process of its own; its asserts are the test's."""
+    """Run a function in a process of its own; failed asserts fail the test."""
 
     def run(work):
         with Child(work) as child:
@@ -41,7 +41,7 @@ def in_child():
 @ROOT
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_runtime_folder_that_another_user_makes_anew_is_not_followed(call, shm_dir, tmp_path, in_child):
-    """logind, or a cleaner, has removed ours in the middle of a session."""
+    """logind, or a cleaner, has removed the runtime folder during a session."""
     victim = tmp_path / "records"
     victim.mkdir()
     (victim / "dear").write_text("mine")
@@ -163,7 +163,7 @@ def test_any_number_of_folders_leaves_few_descriptors(tmp_path_factory, monkeypa
 
 
 def test_what_is_not_found_keeps_nothing_of_the_callers_alive():
-    """An error that is a local of a frame of its own traceback is freed by the garbage collector alone."""
+    """An error that is a local variable in its own traceback is freed by the garbage collector alone."""
 
     class Large:
         pass

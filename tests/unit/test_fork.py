@@ -1,4 +1,4 @@
-"""What a fork does: handlers in a stated order, each by itself."""
+"""A fork runs the handlers in a stated order; one that fails stops no other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers import python
 
 @pytest.fixture
 def told(monkeypatch):
-    """Handlers of our own, for two stages, and what they were called."""
+    """Register handlers for two stages; return the log of their calls."""
     monkeypatch.setattr(fork, "_handlers", {})
     calls = []
     for stage in (fork.STAGES[-1], fork.STAGES[0]):

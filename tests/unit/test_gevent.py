@@ -1,4 +1,4 @@
-"""In a program that gevent has patched, greenlets are what threads are elsewhere."""
+"""In a program that gevent has patched, each greenlet is an owner, like a thread."""
 
 from __future__ import annotations
 

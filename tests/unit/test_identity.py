@@ -1,4 +1,4 @@
-"""Whose process this is: the best label that there is, and never a failure."""
+"""The label of a process: the best one available, and never an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STRANGE = os.fsdecode(b"caf\xe9 \x1b[31m\n") + "x" * 200
 
 
 class Odd:
-    """A value whose every use is an error."""
+    """A value that raises whenever it is used."""
 
     def __len__(self):
         raise RuntimeError

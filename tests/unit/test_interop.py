@@ -1,4 +1,4 @@
-"""Other programs open a segment as it is, and we open theirs."""
+"""Other programs open segments without conversion, and shmkernel opens theirs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers import python
 
 @pytest.fixture
 def attach():
-    """Attach as the stdlib does, without its tracker, which would delete what it attached."""
+    """Attach with the stdlib, without its tracker, which would unlink the memory."""
     held = []
 
     def attach(name):

@@ -1,4 +1,4 @@
-"""`with` statements that Ctrl-C cannot leave half-way, by real signals at random moments."""
+"""`with` statements release what they hold, although real signals interrupt them at random moments."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shmkernel._core.interrupts import Guard, Holding, entry_of
 from tests.helpers import repeat, without_collector
 from tests.unit.test_fork import forked
 
-pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that strikes here
+pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that is used here
 ROUNDS = 2000
 LONGEST = 3e-4  # seconds; some hundred bytecodes
 
 
 class Door(Holding):
-    """Counts who is inside, in steps that can be interrupted in between."""
+    """Counts entries in several steps, between which it can be interrupted."""
 
     def __init__(self):
         self.inside, self.log = [], []
@@ -42,10 +42,10 @@ class Door(Holding):
 
 @pytest.fixture
 def interrupted():
-    """Run something again and again, each time until a signal ends it."""
+    """Run a function repeatedly, each time until a signal ends it."""
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     chance = random.Random(7)
-    kept = []  # as IPython keeps tracebacks, and they the frames
+    kept = []  # IPython keeps tracebacks, which keep frames
 
     def run(act, check):
         for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Changing how long a segment lives."""
+"""Changing the lifetime of a segment."""
 
 import os
 

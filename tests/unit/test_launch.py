@@ -1,4 +1,4 @@
-"""The watchdog starts beside whatever else changes how a process starts others."""
+"""The watchdog starts although other tools change how a process starts others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def children():
 
 
 def share(flags=(), before="", env=None, argv=()):
-    """Share something in a fresh interpreter, and return what it says."""
+    """Share a value in a new interpreter, and return its output."""
     environment = {name: value for name, value in os.environ.items() if name not in (env or {})} | (env or {})
     return python(before + SHARE, *argv, flags=flags, env=environment).stdout.splitlines()[-1]
 
@@ -170,7 +170,7 @@ def test_it_starts_in_a_program_patched_by_gevent():
     ],
 )
 def test_it_starts_in_a_process_that_is_out_of_the_ordinary(before):
-    assert share(before=f"{before}\n", flags=["-P"]) == "1"  # else Python 3.13 imports nothing in a removed folder
+    assert share(before=f"{before}\n", flags=["-P"]) == "1"  # Python 3.13 cannot import in a removed folder
 
 
 def test_it_keeps_nothing_open_that_its_session_had(shm_dir):
@@ -179,7 +179,7 @@ def test_it_keeps_nothing_open_that_its_session_had(shm_dir):
     sessions.begin()
     os.close(theirs)
     os.set_blocking(ours, False)
-    assert os.read(ours, 1) == b""  # the end of the pipe: nobody else has it
+    assert os.read(ours, 1) == b""  # end of file: no other process has the pipe
     os.close(ours)
     (dog,) = watchdogs(shm_dir)
     streams = {"0", "1", "2"}
@@ -230,7 +230,7 @@ def test_the_limit_of_open_files_is_named():
             try:
                 sessions.begin()
                 break
-            except Exception as error:  # noqa: BLE001  of every kind
+            except Exception as error:  # noqa: BLE001  of any kind
                 errors.append(error)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -249,7 +249,7 @@ def test_threads_begin_one_session(shm_dir):
 
 
 def test_a_fork_at_any_moment_of_a_start_has_a_session_of_its_own(shm_dir):
-    """Whatever another thread is in the middle of, the child does not wait for it, and keeps nothing of it."""
+    """The child neither waits for what another thread is doing, nor keeps anything of it."""
     script = """
 import os, threading
 from shmkernel._core import sessions
@@ -293,7 +293,7 @@ print(sessions.__file__, sessions.begin()[1], shmkernel.__version__)
 
 
 def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
-    """Wherever it comes: no process, hardly an open file, and the next session begins."""
+    """After an interrupt at any moment no process and hardly a descriptor is left, and the next session begins."""
 
     def work(connection):
         signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -323,7 +323,7 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
         interrupted, opened = child.hear()
         assert child.join() == 0
     assert interrupted
-    assert opened <= 1  # known: one right after a system call leaves its descriptor open
+    assert opened <= 1  # known: an interrupt right after a system call leaves its descriptor open
     until(lambda: not watchdogs(shm_dir), "the watchdogs have ended")
     until_left(shm_dir)
 

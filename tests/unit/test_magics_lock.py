@@ -1,4 +1,4 @@
-"""Cells under ``%%shm_lock``: they run, fail and show as cells without it, and nothing of IPython is replaced."""
+"""Cells under ``%%shm_lock`` run, fail and display like cells without it, and nothing of IPython is replaced."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ NOT_OURS = ("/notebook/", "run_cell_magic", "compilerop")
 
 
 def plainly(ran):
-    """Take the colours out of what a cell printed."""
+    """Remove colours from the output of a cell."""
     return ran._replace(text=re.sub(r"\x1b\[[0-9;]*m", "", ran.text))
 
 
@@ -140,6 +140,6 @@ def test_stop_while_a_magic_waits_shows_one_line(notebook, cell):
 
 
 def _sleeps():
-    """Say whether the main thread waits in the lock."""
+    """Return whether the main thread waits in the lock."""
     frame = sys._current_frames()[threading.main_thread().ident]
     return frame.f_code.co_filename.endswith("sync/locks.py")

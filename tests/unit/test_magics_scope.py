@@ -1,4 +1,4 @@
-"""Magics inside functions, classes and scripts: what the line sees is what is shared."""
+"""Magics inside functions, classes and scripts share the variables of their scope."""
 
 import sys
 
@@ -10,7 +10,7 @@ from tests.unit.elsewhere import elsewhere
 
 
 def shared(name="data"):
-    """Return what others see."""
+    """Return the value that other processes see."""
     return np.load(shm.info(name).path).tolist()
 
 

@@ -1,4 +1,4 @@
-"""The manager of shared memory: what it made goes with it."""
+"""The manager of shared memory unlinks what it made when it ends."""
 
 import multiprocessing
 import os

@@ -30,7 +30,7 @@ def sent():
 
 @pytest.fixture
 def watching(sent):
-    """A sampler without a thread, with a page that has said hello."""
+    """A sampler without a thread, with one connected page."""
     found = Sampler(lambda content, buffers: sent.append((content, buffers)), 0.25)
     found.hello()
     found.set_visible("view", on=True)
@@ -183,7 +183,7 @@ def test_no_turn_takes_a_lock_that_others_wait_for(sent):
         shm.create("dict", {1: 2}), shm.create("ring", ring=3, shape=2), shm.create("kept", shape=3, lifetime="keep"),
     ]  # fmt: skip
     names_ = [one.name for one in shm.list()]
-    del made[-1]  # nobody has it: is it attached elsewhere?
+    del made[-1]  # no holder is known: is it attached elsewhere?
     for name in names_:
         shm.publish(name)
     here, exclusive = threading.get_ident(), []
@@ -196,7 +196,7 @@ def test_no_turn_takes_a_lock_that_others_wait_for(sent):
         ):
             exclusive.append((event, args))
 
-    sys.addaudithook(heed)  # for good: it must be cheap, and idle after this test
+    sys.addaudithook(heed)  # until the end: it must be cheap, and idle after this test
     found = Sampler(lambda content, buffers: sent.append((content, buffers)), 0.25)
     found.hello()
     for name in names_:
@@ -261,7 +261,7 @@ def test_nobody_looks_when_views_hide_or_vanish(watching, monkeypatch):
     watching.set_visible("view", on=True)
     now = sampler.time.monotonic()
     monkeypatch.setattr(sampler.time, "monotonic", lambda: now + 31)
-    watching.busy = True  # its signs of life have to wait
+    watching.busy = True  # its signs of life must wait
     assert watching.watched()
     watching.busy = False
     assert watching.watched()
@@ -357,7 +357,7 @@ def test_buttons_refuse_with_a_cure(notebook):
 
 @pytest.fixture
 def monitor(monkeypatch):
-    """A widget, what it sends, and its page's messages by calling it."""
+    """A widget with a list of what it sends, and a function that delivers a page's message."""
     told = []
     made = shm.watch("x")
     monkeypatch.setattr(made, "send", lambda content, buffers=None: told.append((content, buffers)))

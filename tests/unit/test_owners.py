@@ -1,4 +1,4 @@
-"""Who holds: the thread, and inside a running loop the task."""
+"""The owner of a hold: the thread, and inside a running event loop the task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shmkernel._core.owners import Owner
 
 
 def made_elsewhere(make):
-    """Return what `make` returns in a thread that has ended."""
+    """Return the result of `make` in a thread that has ended."""
     found = []
     thread = threading.Thread(target=lambda: found.append(make()))
     thread.start()
@@ -22,7 +22,7 @@ def test_another_thread_is_somebody_else_and_an_ended_one_is_known():
     assert not owner.is_me()
     assert not owner.is_thread()
     assert owner.ended()
-    assert not any(made_elsewhere(owner.is_me) for _ in range(20))  # numbers of threads are used again
+    assert not any(made_elsewhere(owner.is_me) for _ in range(20))  # thread idents are reused
 
 
 def test_another_task_of_the_thread_is_somebody_else_until_the_owner_has_ended():
@@ -42,7 +42,7 @@ def test_another_task_of_the_thread_is_somebody_else_until_the_owner_has_ended()
         return made.is_me()
 
     owner, in_the_loop = asyncio.run(main())
-    assert in_the_loop  # the task has ended: its thread has it
+    assert in_the_loop  # the task has ended: its thread is the owner
     assert owner.is_me()
 
 

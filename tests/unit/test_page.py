@@ -1,4 +1,4 @@
-"""The pure parts of the monitor's page, run by node: where Python says the same to people, both must agree."""
+"""The pure functions of the monitor's page, run by node: texts that Python also makes must be equal."""
 
 import json
 import math
@@ -25,7 +25,7 @@ BYTES = bytes([0, 31, 65, 126, 127, 255])
 
 @pytest.fixture(scope="module")
 def page():
-    """Evaluate an expression of `texts`, and of what it is given as `it`."""
+    """Evaluate an expression with `texts`, and with a value as `it`."""
     if shutil.which("node") is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("there is no node: apt-get install nodejs")
     text = urllib.parse.quote(SCRIPT.read_text())

@@ -1,4 +1,4 @@
-"""Previews: bounded pictures and texts, made of reads alone."""
+"""Previews: bounded pictures and texts, made by system calls alone."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ def over(data):
 
 
 class Calls:
-    """Reads a file, and counts."""
+    """Reads a file, and counts the reads."""
 
     def __init__(self, fd):
         self.fd, self.sizes = fd, []

@@ -1,4 +1,4 @@
-"""A bar for long copies: decoration, which fails nothing."""
+"""The progress bar of long copies: its errors fail no copy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def closed():
 
 @pytest.mark.parametrize("stream", [None, 5, closed(), Full()], ids=["None", "a number", "closed", "full"])
 def test_no_stream_fails_a_copy(stream, monkeypatch, tmp_path):
-    """A daemon has closed it, and then it is None; a terminal may have gone."""
+    """In a daemon the stream is closed or None; a terminal may be gone."""
     monkeypatch.setattr(sys, "stderr", stream)
     x = shm.create("x", np.arange(9))
     shm.save("x", tmp_path / "x.npy")

@@ -1,4 +1,4 @@
-"""Arrays on their way to processes: the same memory arrives, which its inode proves."""
+"""Arrays sent to processes arrive as the same memory, as its inode proves."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _read_only(array):
 
 
 def over(ways):
-    """Send an array through the pickler that multiprocessing uses, here and back."""
+    """Pickle and unpickle an array with multiprocessing's pickler."""
     return pickle.loads(ForkingPickler.dumps(ways))
 
 
@@ -276,7 +276,7 @@ def test_what_a_loky_worker_creates_belongs_to_the_parent(parallel):
 
 
 class Sent:
-    """An array as a pickler has reduced it already."""
+    """An array that a pickler has reduced already."""
 
     def __init__(self, array):
         self.reduced = reduction.reduce(array)
@@ -296,5 +296,5 @@ def test_what_is_unlinked_on_its_way_to_a_worker_is_an_error_and_hangs_nobody(me
                 pool.apply_async(task, (sent,)).get(PATIENCE)
             with pytest.raises(shm.NotFoundError, match="no segment named 'x'"):
                 executor.submit(task, sent).result(PATIENCE)
-    with pytest.raises(shm.NotFoundError):  # whoever else receives it
+    with pytest.raises(shm.NotFoundError):  # any other receiver
         over(sent)

@@ -187,7 +187,7 @@ def test_a_change_of_lifetime_is_seen_by_who_has_read_the_record():
 def test_a_change_of_lifetime_is_seen_where_the_clock_of_files_is_coarse_too(monkeypatch):
     shm.create("x", 1)
     assert records.of(os.stat(paths.path_of("x"))).lifetime == "session"
-    chmod, missed = os.fchmod, [1, 2, 3]  # times that it leaves the ctime as it was
+    chmod, missed = os.fchmod, [1, 2, 3]  # changes that do not change the ctime
     monkeypatch.setattr(os, "fchmod", lambda *about: missed.pop() if missed else chmod(*about))
     shm.keep("x")
     assert records.of(os.stat(paths.path_of("x"))).lifetime == "keep"

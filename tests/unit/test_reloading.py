@@ -1,4 +1,4 @@
-"""After an upgrade of the package beside a running notebook: what it has is still its own."""
+"""After an upgrade of the package a running notebook keeps its attachments and locks."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ shell.run_cell("assert not [key for key, one in sys.modules.items() if key[:9] =
                "'shmkernel.stdlib.manager' and hasattr(one, '_newer')], 'reloaded'").raise_error()
 shell.run_cell("shm.unlink('x'); shm.unlink('d'); print('as before')").raise_error()
 """  # fmt: skip
-MODE = "2-" if IPython.version_info[0] > 8 else "2"  # the dash: execute modules anew, as IPython 8 always does
+MODE = "2-" if IPython.version_info[0] > 8 else "2"  # the dash: execute modules again, as IPython 8 always does
 AUTORELOAD = (
     f"get_ipython().run_line_magic('load_ext', 'autoreload'); get_ipython().run_line_magic('autoreload', '{MODE}')"
 )

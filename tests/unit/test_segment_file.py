@@ -16,7 +16,7 @@ def nothing(_):
 
 
 def block(shm_dir, data=b"abc", size=None):
-    """Make and name a block; return its path."""
+    """Make and link a segment file; return its path."""
     fd = segment_file.blank(str(shm_dir))
     segment_file.fill(fd, size or len(data), [memoryview(data)], "x", nothing)
     segment_file.link(fd, f"{shm_dir}/x")

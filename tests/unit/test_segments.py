@@ -350,7 +350,7 @@ def test_a_name_in_another_folder_is_another_segment(shm_dir, tmp_path, monkeypa
     here = shm.create("x", shape=3)
     monkeypatch.setenv("SHMKERNEL_DIR", str(tmp_path))
     shm.create("x", shape=2)
-    assert shm.close("x")  # not held by what is here
+    assert shm.close("x")  # not held by this process
     shm.unlink("x")
     sessions.end()
     monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))

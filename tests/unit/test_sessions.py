@@ -125,7 +125,7 @@ def test_what_is_no_file_of_a_session_is_nobody():
 
 @pytest.mark.parametrize("closed", ["lock", "watchdog"])
 def test_a_program_that_closes_all_descriptors_begins_a_new_session_and_loses_no_file(closed, shm_dir, tmp_path):
-    """As it becomes a daemon. What it opens next has the numbers of ours."""
+    """Close all descriptors, as a daemon does: the next files get their numbers."""
     first, _ = sessions.begin()
     own = next(iter(sessions._mine.values()))
     number = getattr(own, closed).fd
@@ -151,7 +151,7 @@ def open_to_all(program):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_user_is_another_session(shm_dir):
-    """Privileges that were dropped in the middle: what is made later does not belong to the session of before."""
+    """After privileges are dropped, new segments do not belong to the old session."""
     shm_dir.chmod(0o1777)
     if not any(map(open_to_all, launch.interpreters())):
         lacking("no Python here that other users may start: apt-get install python3")

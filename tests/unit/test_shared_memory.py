@@ -1,4 +1,4 @@
-"""SharedMemory, where it differs from the stdlib's class, and beside it. tests/stdlib has what they have in common."""
+"""SharedMemory: differences from the stdlib's class, and both on one segment. tests/stdlib tests what they share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ATTACHES = "import sys, shmkernel; block = shmkernel.SharedMemory(sys.argv[1]); 
 
 @pytest.fixture
 def stdlib(posix_name, monkeypatch):  # noqa: ARG001  in /dev/shm itself
-    """The stdlib's class, out of reach of the tracker that would unlink what it attaches."""
+    """The stdlib's class without its tracker, which would unlink the memory."""
     monkeypatch.setattr(resource_tracker, "register", lambda *_: None)
     monkeypatch.setattr(resource_tracker, "unregister", lambda *_: None)
     return shared_memory.SharedMemory

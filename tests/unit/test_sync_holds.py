@@ -1,4 +1,4 @@
-"""How long a hold lasts, and whose it is: statements, stacks, threads, tasks, forks."""
+"""The end and the owner of a hold: statements, stacks, threads, tasks, forks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.test_sync_locks import free, holder
 
 
 class Config:
-    """A class whose own `with` enters a lock."""
+    """A class that enters a lock in its ``__enter__``."""
 
     def __enter__(self):
         self.lock = shm.lock("x")
@@ -31,7 +31,7 @@ class Config:
 
 
 def in_a_thread(act):
-    """Return what `act` returns in a thread that has ended, or its error."""
+    """Return the result or error of `act` in a thread that has ended."""
     found = []
 
     def run():
@@ -132,7 +132,7 @@ def test_to_leave_in_another_thread_is_an_error_while_the_owner_lives_and_works_
     assert not free("x")
     lock.release()
     in_a_thread(lock.acquire)
-    assert in_a_thread(lambda: lock.acquire(block=False)) is False  # a new thread, perhaps of the same number
+    assert in_a_thread(lambda: lock.acquire(block=False)) is False  # a new thread, perhaps with the same ident
     lock.release()
     assert free("x")
 

@@ -13,7 +13,7 @@ from tests.helpers import Child, until
 
 
 def holder(name, *, shared=False):
-    """Start a child that holds a lock until it hears a word, and then says so."""
+    """Start a child that holds a lock until it receives a word; then it leaves, and reports that."""
 
     def work(connection):
         with shm.lock(name, shared=shared):
@@ -27,7 +27,7 @@ def holder(name, *, shared=False):
 
 
 def free(name, *, shared=False):
-    """Say whether another thread of ours would get the lock at once."""
+    """Return whether another thread of this process could take the lock at once."""
     found = []
 
     def look():
@@ -43,7 +43,7 @@ def free(name, *, shared=False):
 
 
 def once_waited_for(name, act):
-    """Call `act` as soon as somebody waits for the lock."""
+    """Call `act` as soon as a waiter waits for the lock."""
 
     def wait():
         words = sync_file.opened(name).words
@@ -150,7 +150,7 @@ def test_who_waits_enters_when_the_holder_is_killed_and_is_told(timeout, shared)
             lock.__enter__()
         assert lock.abandoned.pid == child.pid
         lock.release()
-    if shared:  # which mends nothing
+    if shared:  # which repairs nothing
         with pytest.warns(RuntimeWarning, match="died"), shm.lock("x"):
             pass
     with shm.lock("x", shared=True) as lock:

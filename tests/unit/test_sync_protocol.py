@@ -1,7 +1,7 @@
-"""A checker of what is done without a lock: copies beside a writer, and the ring.
+"""A model checker of the lock-free protocols: copies beside a writer, and the ring.
 
-The reader is the real code, over memory that lets the writer do some of his steps before each access of the reader's.
-What the writer's steps are, and in which order, another test takes from the real code.
+The reader is the real code over simulated memory. Before each access of the reader the writer does some of its steps.
+Another test checks that these steps, and their order, are those of the real writer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Locked(Exception):  # noqa: N818  no error: where the model ends
 
 
 class Interleaved:
-    """Words, or a frame, before each access of which the writer does some steps."""
+    """Words or a frame: before each access the writer does some steps."""
 
     def __init__(self, memory, advance):
         self.memory, self.advance = memory, advance
@@ -41,7 +41,7 @@ class Interleaved:
 
 
 def writes(memory, value):
-    """Do what a holder of the exclusive lock does, a store at a time."""
+    """Do the steps of a holder of the exclusive lock, one store at a time."""
     memory[HOLDER] = 1
     yield
     for at in ("a", "b"):
@@ -76,7 +76,7 @@ def test_the_writer_s_stores_are_in_the_order_that_is_checked():
 
 @pytest.mark.parametrize("dies_after", [None, 1, 2, 3])
 def test_no_copy_beside_a_writer_is_torn_however_their_steps_interleave(dies_after, monkeypatch):
-    """All schedules of no, one, two or all five of its steps before each of the reader's first 7 accesses."""
+    """All schedules of 0, 1, 2 or 5 steps of the writer before each of the reader's first 7 accesses."""
 
     class File:
         holds = ()
@@ -115,7 +115,7 @@ def test_no_copy_beside_a_writer_is_torn_however_their_steps_interleave(dies_aft
 
 
 class NoLock:
-    """In place of the writers' lock: there is one."""
+    """A lock that does nothing, since there is one writer."""
 
     def enter(self, entry, _):
         hold = holds.Hold(sync_file.opened("frames"), owners.Owner(), shared=False)
@@ -123,7 +123,7 @@ class NoLock:
 
 
 class Slots:
-    """A ring's words and frames, seen by the reader."""
+    """The words and frames of a ring, for the reader."""
 
     def __init__(self, ring, advance):
         self.ring, self.advance = ring, advance
@@ -180,7 +180,7 @@ def test_no_frame_of_a_ring_is_torn_out_of_order_or_counted_wrong(slots, schedul
 
 
 class RingAndList(RuleBasedStateMachine):
-    """A ring beside a list of all frames, with writers who fail and readers at their own pace."""
+    """A ring and a list of all frames, with writers that fail and readers of different speed."""
 
     def __init__(self):
         super().__init__()

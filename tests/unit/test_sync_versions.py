@@ -14,14 +14,14 @@ from tests.helpers import Child, until
 
 @pytest.fixture(params=["inotify", "polling"])
 def way(request, monkeypatch):
-    """Wait as always, and as where no inotify instance is to be had."""
+    """Run the test with inotify, and without an instance."""
     if request.param == "polling":
         monkeypatch.setattr(inotify._libc, "inotify_init1", lambda _: -1)
         monkeypatch.setattr(inotify, "_inotify", None)
 
 
 def once_asleep(act):
-    """Call `act` as soon as somebody sleeps in a waiter."""
+    """Call `act` as soon as a waiter sleeps."""
 
     def wait():
         until(lambda: len(inotify._waiters), "somebody waits")
@@ -33,7 +33,7 @@ def once_asleep(act):
 
 
 async def asleep(count=1):
-    """Return when so many sleep in a waiter."""
+    """Return when so many waiters sleep."""
     while len(inotify._waiters) < count:  # noqa: ASYNC110  they send no event when they fall asleep
         await asyncio.sleep(0)
 
@@ -275,7 +275,7 @@ def test_what_is_attached_so_that_it_cannot_have_changed_is_not_published():
                     connection.send(str(error))
             with shm.lock(x):
                 pass
-            connection.send("locked")  # outside: whoever has heard it may end this process
+            connection.send("locked")  # outside: the receiver may end this process
 
         with Child(work) as child:
             for _ in range(3):
@@ -327,4 +327,4 @@ def test_a_waiter_that_runs_out_of_descriptors_leaks_none_and_looks_now_and_then
     thread = once_asleep(lambda: in_another_process(lambda: shm.publish("x")))
     assert shm.wait("x", timeout=30) == 1
     thread.join()
-    assert len(os.listdir("/proc/self/fd")) <= before + 1  # a description to lock with
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # an open file description to lock
