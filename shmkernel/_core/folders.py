@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import operator
 import os
 import stat
 import sys
@@ -37,6 +38,7 @@ _SURE = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_EMPTY_PATH = 0x1000
+_identity: Callable[[os.stat_result], tuple[int, int]] = operator.attrgetter("st_dev", "st_ino")
 _RUNTIME = "/.shmk-"  # the end of the path of a runtime folder, before the uid
 
 
@@ -123,7 +125,8 @@ def nameless(path: str) -> int:
         _forget_if_moved(at, error, path)
         at, rest = _at(path) if _RUNTIME in path else (_hold_segments(path), ".")
         fd = os.open(rest, flags, 0o600, dir_fd=at)
-    fd = descriptors.beyond_streams(fd)
+    if fd <= descriptors.LAST:
+        fd = descriptors.beyond_streams(fd)
     os.fchmod(fd, 0o600)
     return fd
 
@@ -217,10 +220,6 @@ def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
             raise OSError(number, os.strerror(number), rest)
         message = "there is no /proc here, by which a new file gets its name. Mount it: mount -t proc proc /proc"
         raise FolderError(message, path=at.path)
-
-
-def _identity(file: os.stat_result) -> tuple[int, int]:
-    return file.st_dev, file.st_ino
 
 
 _lstat = functools.partial(os.stat, follow_symlinks=False)

@@ -46,29 +46,26 @@ class Entry:
     release it whenever the statement is torn down. ``over`` is true once it was left or torn down.
     """
 
-    __slots__ = ("_token", "explicit", "generation", "holding", "over", "taken")
+    __slots__ = ("explicit", "generation", "holding", "over", "taken", "token")
 
     def __init__(self, holding: Holding, *, explicit: bool) -> None:
         self.holding, self.explicit, self.generation = holding, explicit, fork.generation
         self.taken: Any = None
         self.over = False
-        self._token: object = None
+        self.token: object = None  # a weak reference, whose callback is `died`
 
     @property
     def inherited(self) -> bool:
         """Whether it was made before a fork: it belongs to the parent, and leaving it here does nothing."""
         return self.generation != fork.generation
 
-    def watch(self, token: object) -> None:
-        """Abort when the token dies, unless the entry is over by then."""
-        self._token = weakref.ref(token, self._died)
-
     def end(self) -> None:
         """Mark the entry as over: the death of its token aborts nothing."""
         self.over = True
-        self._token = None
+        self.token = None
 
-    def _died(self, _: object) -> None:
+    def died(self, _: object) -> None:
+        """Abort when the token dies, unless the entry is over by then."""
         if not self.over:
             self.over = True
             if not self.inherited:
@@ -95,7 +92,7 @@ class Exit:
             return functools.partial(_leave_explicitly, leave)
         entry = Entry(holding, explicit=False)
         token = functools.partial(leave, holding, entry)
-        entry.watch(token)
+        entry.token = weakref.ref(token, entry.died)
         waiting = _here.entries
         while waiting and waiting[-1].over:  # looked up, but never entered
             waiting.pop()
@@ -132,6 +129,9 @@ class Holding:
     __slots__ = ()
 
     def __enter__(self) -> Any:  # noqa: ANN401  what the subclass gives
+        waiting = _here.entries
+        if waiting and waiting[-1].holding is self and not waiting[-1].over:  # as in `entry_of`, without a call
+            return self._enter(waiting.pop())
         return self._enter(entry_of(self))
 
     if TYPE_CHECKING:
@@ -155,14 +155,14 @@ class Holding:
         del error, at
         if entry is None:
             self._leave(None, kind)
-        elif entry.inherited:
+        elif entry.generation != fork.generation:  # inherited
             entry.end()
         elif entry.taken is None:  # x.__exit__(...) by hand, after x.__enter__()
             entry.end()
             self._leave(None, kind)
         else:
             self._leave(entry, kind)
-            entry.end()
+            entry.over, entry.token = True, None  # as `end` does; every lock of ours passes here
 
 
 class Guard(Holding):

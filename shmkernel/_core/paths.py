@@ -34,8 +34,18 @@ def folder() -> str:
     >>> os.path.isdir(folder())
     True
     """
-    chosen = os.environ.get("SHMKERNEL_DIR")
-    return _absolute(chosen) if chosen else "/dev/shm"  # noqa: S108  the place POSIX shared memory has on Linux
+    return _folder(os.environ.get("SHMKERNEL_DIR"))
+
+
+@functools.lru_cache
+def _folder(path: str | None) -> str:
+    if not path:
+        return "/dev/shm"  # noqa: S108  the place POSIX shared memory has on Linux
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except OSError as error:
+        message = f"SHMKERNEL_DIR={path} is relative to the working directory, which is gone: give its full path"
+        raise FolderError(message, path=path) from error
 
 
 def prefix() -> str:
@@ -60,7 +70,7 @@ def path_of(name: str) -> str:
     shmkernel.errors.ArgumentError: 'two words' is no name for a segment: use letters, digits and _, ...
     """
     try:
-        return _path(name, folder(), os.geteuid())
+        return _path(name, os.environ.get("SHMKERNEL_DIR"), os.geteuid())
     except TypeError:
         kind = type(name).__name__
         article = "an" if kind[:1].lower() in "aeio" else "a"
@@ -68,7 +78,7 @@ def path_of(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _path(name: str, within: str, uid: int) -> str:
+def _path(name: str, chosen: str | None, uid: int) -> str:
     if _NAME.fullmatch(name):
         base = f"shmk-{uid}-{name}"
     elif _POSIX.fullmatch(name) and name not in ("/.", "/.."):
@@ -79,7 +89,7 @@ def _path(name: str, within: str, uid: int) -> str:
     if len(os.fsencode(base)) > _NAME_MAX:
         message = f"the name {name[:20]}... is too long: its file name may have {_NAME_MAX} bytes"
         raise ArgumentError(message, name=name)
-    return f"{within}/{base}"
+    return f"{_folder(chosen)}/{base}"
 
 
 def _example(name: str) -> str:
@@ -92,15 +102,6 @@ def _example(name: str) -> str:
     example = f"n{example}" if example[:1].isdigit() else example
     foreign = " (a to z, without accents)" if not name.isascii() else ""
     return foreign + (f". For example {example}" if _NAME.fullmatch(example) and len(example) < _NAME_MAX // 2 else "")
-
-
-@functools.lru_cache
-def _absolute(path: str) -> str:
-    try:
-        return os.path.abspath(os.path.expanduser(path))
-    except OSError as error:
-        message = f"SHMKERNEL_DIR={path} is relative to the working directory, which is gone: give its full path"
-        raise FolderError(message, path=path) from error
 
 
 def called(path: str) -> str:
@@ -162,7 +163,12 @@ def hint(similar: Sequence[str]) -> str:
 
 def runtime(*parts: str) -> str:
     """Return a path inside the runtime folder, which `folders.prepare` makes."""
-    return "/".join((folder(), f".shmk-{os.geteuid()}", *parts))
+    return "/".join((_runtime(os.environ.get("SHMKERNEL_DIR"), os.geteuid()), *parts))
+
+
+@functools.lru_cache
+def _runtime(chosen: str | None, uid: int) -> str:
+    return f"{_folder(chosen)}/.shmk-{uid}"
 
 
 def store_folder(inode: int | str) -> str:

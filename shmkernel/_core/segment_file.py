@@ -163,9 +163,7 @@ def map_(fd: int, size: int, mode: str, name: str) -> mmap.mmap:
         raise capacity.no_mapping(name, size, descriptors.ran_out(error, name)) from None
 
 
-def link(fd: int, path: str) -> None:
-    """Give a nameless file its name; FileExistsError if the name is taken."""
-    folders.link_nameless(fd, path)
+link = folders.link_nameless  # gives a nameless file its name; FileExistsError if that is taken
 
 
 def may_remove(path: str, status: os.stat_result) -> bool:

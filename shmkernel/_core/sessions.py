@@ -100,7 +100,7 @@ _guard = interrupts.Guard()
 
 def mine() -> Session | None:
     """Return this process's session, None if it has not begun one."""
-    own = _mine.get(_here())
+    own = _mine.get((paths.folder(), os.geteuid()))  # as `_here`
     return own.session if own else None
 
 

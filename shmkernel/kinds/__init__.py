@@ -166,6 +166,9 @@ def named(kind: str) -> Kind:
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind for a value; UnsupportedError if no kind takes it."""
+    for kind in map(_own, _OURS):  # as `_first` does, with fewer calls
+        if kind.recognises(value, options):
+            return kind
     if taker := _first(lambda kind: kind.recognises(value, options)):
         return taker
     if value is None:

@@ -70,7 +70,7 @@ class Array:
             raise ArgumentError(f"{name!r}: give a value, or a shape with a fill, not both", name=name)
         if value is None and shape is None:
             raise ArgumentError(f"{name!r}: nothing to share: give a value, or a shape", name=name)
-        dtype = _dtype(name, options.get("dtype"))
+        dtype = None if options.get("dtype") is None else _dtype(name, options["dtype"])
         if dtype is not None and dtype.subdtype is not None:
             own = f"dtype {dtype} has a shape of its own. Give dtype={str(dtype.base)!r} and the whole shape"
             raise ArgumentError(f"{name!r}: {own}", name=name, dtype=dtype)
@@ -125,7 +125,7 @@ class Array:
 
     def describe(self, head: bytes, size: int) -> Description:
         """Describe dtype and shape."""
-        layout = decode(head, size)
+        layout = _whole(_parse(head[: _length(head)]), size)
         dtype = str(layout.dtype) if layout.dtype.names is None else f"struct[{len(layout.dtype.names)}]"
         return Description(f"{dtype} {layout.shape}", str(layout.dtype), layout.shape, layout.order)
 
@@ -212,9 +212,7 @@ def _short(dtype: np.dtype[Any]) -> str:
     return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
-def _dtype(name: str, wanted: object) -> np.dtype[Any] | None:
-    if wanted is None:
-        return None
+def _dtype(name: str, wanted: object) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(cast("Any", wanted))
     except (TypeError, ValueError, SyntaxError):

@@ -81,7 +81,9 @@ class Parser(MagicArgumentParser):
 
         ``expression`` of the result is the Python text after ``--from``, or None.
         """
-        rest, expression = split(uncommented(line)) if "--from" in self.flags() else (uncommented(line), None)
+        rest, expression = uncommented(line), None
+        if "--from" in self._option_string_actions:
+            rest, expression = split(rest)
         try:
             words = shlex.split(_BRACES.sub(lambda match: match[0] if match[1] else shlex.quote(match[0]), rest))
         except ValueError as error:

@@ -56,14 +56,14 @@ class _Terms(NamedTuple):
 def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Share variables, the value of an expression, or what is made new."""
     _check_flags(args)
-    terms = _terms(magics, args)
+    terms, read = _terms(magics, args), _is_variable(args)
     requests = [_checked(magics, args, name, terms) for name in args.names]
     asked = [request._replace(plan=None) for request in requests]  # a plan holds the private copy
     values_of = _named(requests, terms)
     values = [values_of.pop(request.name) if request.kind else request.done for request in asked]
     for request, value in zip(asked, values, strict=True):
         if variables.is_variable(request.name):
-            magics.workspace.bind(args.scope, request.name, value, request.name, read=_is_variable(args))
+            magics.workspace.bind(args.scope, request.name, value, request.name, read=read)
         print(_made(args, request, value) if request.kind else _done(args, request))
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -141,10 +141,11 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         if name not in args.scope:
             raise
         raise ArgumentError(f"{error.what}. So: %shm_create NAME --from {name}", name=name) from None
-    args.scope.check(name, read=_is_variable(args))
+    read = _is_variable(args)
+    args.scope.check(name, read=read)
     value = _value(magics, args, name)
-    space = args.scope if _is_variable(args) else args.scope.target(name)
-    if (args.shape or args.size or args.empty or value is not space.get(name)) and not args.overwrite:
+    space = args.scope if read else args.scope.target(name)
+    if (args.shape or args.size or args.empty or value is not space.get(name)) and name in space and not args.overwrite:
         variables.check_free(space, name, name, _other_name(args, name, space.get(name)))
     if _is_done(args, name, value):
         return _Request(name, value)

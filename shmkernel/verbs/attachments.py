@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
 from shmkernel._core import fork, interrupts, paths, records, registry
@@ -62,12 +62,6 @@ class _Given(weakref.ref[Any]):
 
     attachment: Attachment | None
 
-    def __init__(self, value: object, attachment: Attachment) -> None:  # noqa: ARG002  __new__ takes the value
-        self.attachment = attachment
-
-    def __new__(cls, value: object, attachment: Attachment) -> Self:  # noqa: ARG004  __init__ notes it
-        return super().__new__(cls, value)
-
 
 def get(status: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or the value of another kind
     """Return the object that this process already has over this file in this mode, or None."""
@@ -87,14 +81,18 @@ def intact(attachment: Attachment) -> Any:  # noqa: ANN401
     fresh = kinds.named(attachment.kind).open(mapping, attachment.path, attachment.key[2])
     with guard:
         if attachment.value() is value:  # else another thread was faster
-            attachment.value, attachment.form = _Given(fresh, attachment), _form(fresh)
+            given_now = _Given(fresh)
+            given_now.attachment = attachment
+            attachment.value, attachment.form = given_now, _form(fresh)
     return attachment.value()
 
 
 def _form(value: Any) -> object:  # noqa: ANN401
     """Return the attributes of an array that a user can change without changing its values; None for other objects."""
     try:
-        return value.shape, value.strides, value.dtype, _fields(value.dtype), value.flags.num, id(value.base)
+        dtype = value.dtype
+        fields = dtype.names and _fields(dtype)
+        return value.shape, value.strides, dtype, fields, value.flags.num, id(value.base)
     except AttributeError:
         return None
 
@@ -142,7 +140,8 @@ def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attac
     # of a store only the first bytes are mapped; the rest is in other files
     made.size = len(mapping) if len(mapping) == status.st_size else registry.size(status)
     made.start = -1
-    made.value, made.form = _Given(value, made), _form(value)
+    made.value, made.form = _Given(value), _form(value)
+    made.value.attachment = made
     _known[made.path] = None
     while len(_known) > _KNOWN:
         _known.pop(next(iter(_known)), None)

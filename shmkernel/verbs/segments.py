@@ -148,7 +148,8 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa
         if given is not None:
             return given
         record = records.of(status)
-        reader = _reader(name, fd, kind or (record.kind if record else None))
+        wanted = kind or (record.kind if record else None)
+        reader = kinds.named(wanted) if wanted is not None else _reader(name, fd)
         try:
             mapping, value = staging.open_(reader, fd, status, path, name, mode)
         except NotFoundError:  # the folder of a store is gone, usually with its name
@@ -308,9 +309,8 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     return over + [(f"lock of {name}", sync_file.SIZE) for name in unused]
 
 
-def _reader(name: str, fd: int, kind: str | None) -> kinds.Kind:
-    if kind is not None:
-        return kinds.named(kind)
+def _reader(name: str, fd: int) -> kinds.Kind:
+    """Return the kind that the first bytes of a file without a record are of."""
     reader = kinds.for_bytes(os.pread(fd, kinds.HEAD, 0), foreign=paths.foreign(name))
     if reader is None:
         message = f"{name!r} is damaged: it has no record, and its first bytes are of no kind that can be opened here"

@@ -135,20 +135,23 @@ def check(name: str, mode: str, lifetime: str, replace: Replace) -> bool:
 
     `name_all` checks again under the registry's lock, so a name that is free now needs no lock here.
     """
-    paths.path_of(name)
+    path = paths.path_of(name)
     segment_file.check_mode(mode)
     check_lifetime(lifetime)
-    if registry.inode_at(name) is None:
+    if not os.path.lexists(path):
         return False
     with room_for(name), registry.locked():
         return registry.check_free(name, _may_replace(replace)) is not None
 
 
 def _may_replace(replace: Replace) -> Callable[[records.Record | None], bool]:
-    mine = sessions.mine()
-    if replace == "own":
-        return lambda record: bool(record and mine and record.owner == mine.id)
-    return lambda _: replace
+    def allowed(record: records.Record | None) -> bool:
+        if replace == "own":
+            mine = sessions.mine()
+            return bool(record and mine and record.owner == mine.id)
+        return replace
+
+    return allowed
 
 
 def check_lifetime(lifetime: str) -> None:

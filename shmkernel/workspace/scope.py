@@ -38,6 +38,9 @@ class Scope(Mapping[str, Any]):
         self._globals: Mapping[str, Any] = frame.f_globals if frame else user
         self._locals: Any = frame.f_locals if frame else user  # a dict, a proxy, or the mapping given to exec
         self._function = _function(frame, self._locals) if frame else None
+        # A new global variable belongs to the cell or the script: not to the module of a library's function.
+        library = self._locals is not self._globals and self._globals.get("__name__") != "__main__"
+        self._beyond: Any = user if library else self._globals
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401  any value
         for space in self._spaces():
@@ -66,11 +69,13 @@ class Scope(Mapping[str, Any]):
 
     def target(self, name: str) -> Mapping[str, Any]:
         """Return the namespace that a new variable of this name would belong to."""
-        space: Mapping[str, Any] = self._locals if self.is_local(name) else self._beyond()
+        space: Mapping[str, Any] = self._locals if self.is_local(name) else self._beyond
         return space
 
     def check(self, name: str, *, read: bool = False) -> None:
         """Raise ArgumentError if the name is a variable that the line cannot change, or with `read` cannot read."""
+        if self._locals is self._globals:  # a cell, or a module: no function is around it
+            return
         if self._knows(name):
             if read and self._function and name not in self._locals and name in self:
                 message = f"{name} is a variable of this function, and has no value yet. For the notebook's {name}"
@@ -84,7 +89,8 @@ class Scope(Mapping[str, Any]):
         """Set the variable. With `read`, set it in the namespace that it was read from."""
         if not self.is_local(name):
             space = next((space for space in self._spaces() if name in space), None) if read else None
-            self._beyond(space)[name] = value
+            beyond: Any = self._beyond if space is None else space
+            beyond[name] = value
         elif self._function is None:
             self._locals[name] = value
         else:
@@ -97,8 +103,8 @@ class Scope(Mapping[str, Any]):
     def callers(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the callers of the calling function, each with its local variables."""
         frame = self._frame.f_back if self._frame else None
-        while frame is not None:
-            if frame is not self._function and frame.f_code.co_flags & inspect.CO_OPTIMIZED and not _is_internal(frame):
+        while (frame := _outside(frame)) is not None:
+            if frame is not self._function and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
                 yield frame.f_code.co_name, frame.f_locals
             frame = frame.f_back
 
@@ -113,24 +119,17 @@ class Scope(Mapping[str, Any]):
             return name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
         return name in self._locals or (self._locals is not self._globals and name not in self._globals)
 
-    def _beyond(self, space: Any = None) -> Any:  # noqa: ANN401  a mapping to write to
-        """Return `space`, or the globals for a new variable: the cell's or script's, not a library's."""
-        if space is not None:
-            return space
-        library = self._locals is not self._globals and self._globals.get("__name__") != "__main__"
-        return self._user if library else self._globals
-
 
 def calling(user: dict[str, Any]) -> Scope:
     """Return the scope of the line that called the magic: the innermost frame outside IPython and shmkernel."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  inspect would read the sources of all frames
-    while frame is not None and _is_internal(frame):
+    return Scope(user, _outside(sys._getframe(1)))  # noqa: SLF001  inspect would read the sources of all frames
+
+
+def _outside(frame: FrameType | None) -> FrameType | None:
+    """Return the frame, or the first of its callers that is neither IPython's nor ours."""
+    while frame is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(_INTERNAL):
         frame = frame.f_back
-    return Scope(user, frame)
-
-
-def _is_internal(frame: FrameType) -> bool:
-    return f"{frame.f_globals.get('__name__', '')}.".startswith(_INTERNAL)
+    return frame
 
 
 def _function(frame: FrameType, space: Mapping[str, Any]) -> FrameType | None:
