@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds import array
-from tests.kinds.contract import SOON, KindContract, attach_hostile, write
+from shmkernel.testing import SOON, KindContract, attach_hostile, write
 
 DTYPES = [
     *(f"{order}{kind}" for order in "<>" for kind in ("i2", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")),

@@ -25,7 +25,7 @@ from shmkernel.kinds.dicts import operations
 from shmkernel.kinds.dicts.mapping import SharedDict
 from shmkernel.verbs import attachments
 from tests.helpers import PATIENCE, Child, holding, left, python, until, until_left
-from tests.kinds.contract import KindContract, attach_hostile, write
+from shmkernel.testing import KindContract, attach_hostile, write
 
 LARGE = np.arange(200_000.0)
 

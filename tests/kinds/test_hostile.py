@@ -11,7 +11,7 @@ from shmkernel import kinds
 from shmkernel.kinds.lists import kind, layout, preview
 from shmkernel.kinds.preview import Look, Source
 from tests.kinds import hostile
-from tests.kinds.contract import write
+from shmkernel.testing import write
 from tests.kinds.test_array import header
 
 

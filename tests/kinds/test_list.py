@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.lists import kind, layout
-from tests.kinds.contract import KindContract, write
+from shmkernel.testing import KindContract, write
 
 ITEMS = st.one_of(
     st.integers(-(2**63), 2**63 - 1),

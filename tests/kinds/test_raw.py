@@ -10,7 +10,7 @@ from shmkernel import kinds
 from shmkernel._core import paths
 from shmkernel.kinds import array, raw
 from tests.helpers import left
-from tests.kinds.contract import KindContract, write
+from shmkernel.testing import KindContract, write
 
 
 class TestRaw(KindContract):

@@ -12,7 +12,7 @@ from shmkernel._core import paths
 from shmkernel.kinds.rings import stream
 from shmkernel.sync import inotify
 from tests.helpers import Child, until
-from tests.kinds.contract import attach_hostile
+from shmkernel.testing import attach_hostile
 
 
 def made(slots=4, shape=(2, 3), dtype="i4", **options):
