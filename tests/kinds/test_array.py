@@ -9,14 +9,14 @@ from typing import ClassVar
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
 
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds import array
-from shmkernel.testing import SOON, KindContract, attach_hostile, write
+from shmkernel.testing import KindContract, attach_hostile, write
 
 DTYPES = [
     *(f"{order}{kind}" for order in "<>" for kind in ("i2", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")),
@@ -183,7 +183,7 @@ SHAPE = st.one_of(
 
 
 class TestHostileHeaders:
-    @SOON
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         descr=DESCR, shape=SHAPE, fortran=st.sampled_from([True, False, 1, None]), version=st.sampled_from([1, 2, 3])
     )

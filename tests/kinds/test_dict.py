@@ -23,9 +23,9 @@ import shmkernel as shm
 from shmkernel._core import paths, registry
 from shmkernel.kinds.dicts import operations
 from shmkernel.kinds.dicts.mapping import SharedDict
+from shmkernel.testing import KindContract, attach_hostile, write
 from shmkernel.verbs import attachments
 from tests.helpers import PATIENCE, Child, holding, left, python, until, until_left
-from shmkernel.testing import KindContract, attach_hostile, write
 
 LARGE = np.arange(200_000.0)
 

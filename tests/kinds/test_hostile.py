@@ -10,8 +10,8 @@ import shmkernel as shm
 from shmkernel import kinds
 from shmkernel.kinds.lists import kind, layout, preview
 from shmkernel.kinds.preview import Look, Source
-from tests.kinds import hostile
 from shmkernel.testing import write
+from tests.kinds import hostile
 from tests.kinds.test_array import header
 
 

@@ -9,8 +9,8 @@ import shmkernel as shm
 from shmkernel import kinds
 from shmkernel._core import paths
 from shmkernel.kinds import array, raw
-from tests.helpers import left
 from shmkernel.testing import KindContract, write
+from tests.helpers import left
 
 
 class TestRaw(KindContract):

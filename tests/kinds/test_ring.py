@@ -11,8 +11,8 @@ import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.rings import stream
 from shmkernel.sync import inotify
-from tests.helpers import Child, until
 from shmkernel.testing import attach_hostile
+from tests.helpers import Child, until
 
 
 def made(slots=4, shape=(2, 3), dtype="i4", **options):
