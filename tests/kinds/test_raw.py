@@ -122,7 +122,7 @@ def test_a_file_of_another_program_is_raw_unless_its_bytes_say_more():
 def test_a_damaged_array_of_ours_does_not_turn_raw(name):
     name = name or f"/{paths.prefix()}x"
     write("x", b"\x93NUMPX" + bytes(100))
-    with pytest.raises(shm.DamagedError, match='kind="raw"'):
+    with pytest.raises(shm.DamagedError, match="kind='raw'"):
         shm.attach(name)
     with pytest.raises(shm.DamagedError, match="no kind"):
         shm.keep("x")
