@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PARTS = ("sessions", "records", "pending", "stores", "sync")
 _HELD = 16  # folders kept open; a process needs two, more only if it changes SHMKERNEL_DIR or its user
-_SURE = 0.01  # seconds
+_RECHECK = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_EMPTY_PATH = 0x1000
@@ -47,7 +47,7 @@ class Folder(int):
 
     path: str
     prepared = False
-    sure = 0.0  # until then a missing file is no reason to check the folder again
+    checked_until = 0.0  # until then a missing file is no reason to check the folder again
     _identity: tuple[int, int] | None = None
 
     def __new__(cls, path: str, name: str, within: Folder | None = None, flags: int = 0) -> Self:
@@ -63,7 +63,7 @@ class Folder(int):
             current = _identity(os.stat(self.path)) == self._identity == _identity(os.fstat(self))
         except OSError:
             return False
-        self.sure = time.monotonic() + _SURE if current else 0.0
+        self.checked_until = time.monotonic() + _RECHECK if current else 0.0
         return current
 
     def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
@@ -246,7 +246,7 @@ def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
 
 def _forget_if_moved(at: Folder, error: OSError, path: str) -> None:
     """Forget the held folder if it is no longer under its path; raise the error if it still is."""
-    if error.errno not in _STALE or time.monotonic() < at.sure or at.is_current():
+    if error.errno not in _STALE or time.monotonic() < at.checked_until or at.is_current():
         error.filename = path
         try:
             raise descriptors.ran_out(error) from None

@@ -322,7 +322,7 @@ def _remove_segment(record: Record) -> None:
 
 
 def _unlink_aliases(status: os.stat_result) -> None:
-    """Remove the other segment names (hard links) of a file whose lifetime is over."""
+    """Remove the other segment names (hard links) of a removed segment."""
     if status.st_nlink > 1:
         for name, inode in paths.inodes().items():
             if inode == status.st_ino:

@@ -92,8 +92,8 @@ _Place = tuple[str, int]
 _mine: dict[_Place, _Own] = {}
 _inherited: dict[_Place, str] = {}  # in a forked child: the id of the parent's session, likewise
 _SIZE = 4096  # bytes read of a session's file
-_SURE = 0.01  # seconds
-_sure = 0.0  # until then `covers` does not check again that the lock is held
+_RECHECK = 0.01  # seconds
+_checked_until = 0.0  # until then `covers` does not check again that the lock is held
 _opening: set[int] = set()  # locks that are not yet in _mine
 _guard = interrupts.Guard()
 
@@ -106,12 +106,12 @@ def mine() -> Session | None:
 
 def covers(path: str) -> bool:
     """Return whether this process has a session in the folder of a segment's path."""
-    global _sure  # noqa: PLW0603  a check takes 1.5 us, a fifth of an attach
+    global _checked_until  # noqa: PLW0603  a check takes 1.5 us, a fifth of an attach
     own = _mine.get((path.rpartition("/")[0], os.geteuid()))
-    if own is not None and (now := time.monotonic()) > _sure:
+    if own is not None and (now := time.monotonic()) > _checked_until:
         if not own.lock.ours():
             return False
-        _sure = now + _SURE
+        _checked_until = now + _RECHECK
     return own is not None
 
 

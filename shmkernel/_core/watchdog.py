@@ -1,9 +1,9 @@
 """The watchdog: a process that waits for the end of a session, then unlinks what the session owned.
 
 `launch` runs this file as a script, ``python -I -S watchdog.py SESSION_FILE [PID]``. Standard input is the session's
-lock, standard output the pipe for the answer. It imports the standard library alone. It sleeps in flock until the
-session's lock is free: a pipe could be inherited by a child, a pid could be recycled, and nothing polls. With PID it
-holds the lock itself, on behalf of that process.
+lock, standard output the pipe for the answer. It imports this package and the standard library alone. It sleeps in
+flock until the session's lock is free. A pipe instead could be inherited by a child, a pid could be recycled, and
+polling would cost time. With PID it holds the lock itself, on behalf of that process.
 
     fork -> reopen the lock's file, close the lock -> answer -> flock(SH), which sleeps -> sweep
     -> wait for each child session, sweep

@@ -56,7 +56,7 @@ class Waiter:
     """
 
     def __init__(self, *paths: str, key: object = None) -> None:
-        self.blind, self._key = True, key
+        self.polling, self._key = True, key
         self.watched: set[int] = set()
         self._poll = self.event = None
         try:
@@ -70,11 +70,11 @@ class Waiter:
             if self._poll is not None and (instance := _instance()) is not None:
                 self._poll.register(instance, select.EPOLLIN)
                 watching = [self._watch(instance, path) for path in paths]
-                self.blind = not all(watching)
+                self.polling = not all(watching)
 
     def wait(self, timeout: float | None = None) -> None:
         """Sleep until a change or the timeout, or wake for no reason: check the condition again in any case."""
-        longest = _POLL if self.blind else _LONGEST
+        longest = _POLL if self.polling else _LONGEST
         left = longest if timeout is None else max(min(timeout, longest), 0)
         if self._poll is None:
             time.sleep(left)
@@ -85,7 +85,7 @@ class Waiter:
         """Sleep likewise, until `end` of time.monotonic at the latest, while other tasks run."""
         import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
-        tick = _POLL if self.blind else TICK
+        tick = _POLL if self.polling else TICK
         left = tick if end is None else max(0, min(tick, end - time.monotonic()))
         if self._poll is None:
             await asyncio.sleep(left)
@@ -102,7 +102,7 @@ class Waiter:
                 loop.remove_reader(self._poll.fileno())
         self._take()
 
-    def goes_on(self, key: object) -> bool:
+    def resume(self, key: object) -> bool:
         """Return whether it waited for the same key, and if so wait again."""
         if self._key != key:
             return False
@@ -114,7 +114,7 @@ class Waiter:
         global _resting
         with _guard:
             _waiters.discard(self)
-            replaced, _resting = (self, _resting) if self.blind else (_resting, self)
+            replaced, _resting = (self, _resting) if self.polling else (_resting, self)
         if replaced is not None:
             replaced.close()
 
@@ -166,7 +166,7 @@ def waiter(key: object, *paths: str) -> Waiter:
     global _resting
     with _guard:
         rested, _resting = _resting, None
-        if rested is not None and rested.goes_on(key):
+        if rested is not None and rested.resume(key):
             return rested
     if rested is not None:
         rested.close()

@@ -196,7 +196,7 @@ class Lock(Holding):
     def _entered(self, inside: Inside, level: int = 4) -> None:
         """Note the new holder, and warn at the caller's line if the one before died holding the lock."""
         file = self._file
-        if time.monotonic() > file.sure:
+        if time.monotonic() > file.checked_until:
             file.check(inside.hold.fd)
         self.abandoned = file.holder() if file.words[HOLDER] else None
         holds.began(inside)
@@ -275,24 +275,24 @@ class _Attempt:
         if not self._at_gate:
             if not _try(self._fd, _GATES[self._shared]):
                 return False
-            self._stand()
+            self._reached_gate()
         if not _try(self._fd, _LOCKS[self._shared]):
             return False
-        self._pass()
+        self._passed_gate()
         return True
 
     def sleep(self) -> None:
         """Wait in the OS's queue."""
         fcntl.fcntl(self._fd, _SLEEP, _GATES[self._shared])
-        self._stand()
+        self._reached_gate()
         fcntl.fcntl(self._fd, _SLEEP, _LOCKS[self._shared])
-        self._pass()
+        self._passed_gate()
 
-    def _stand(self) -> None:
+    def _reached_gate(self) -> None:
         self._at_gate = True
         self._words[WAITING] = 1
 
-    def _pass(self) -> None:
+    def _passed_gate(self) -> None:
         self._words[WAITING] = 0
         self._at_gate = False
         fcntl.fcntl(self._fd, TRY, _UNGATE)

@@ -45,7 +45,7 @@ MAGIC = int.from_bytes(b"shmksyn1", "little")
 PUBLISHED, RELEASED, INODE, WAITING, WATCHED, HOLDER = 1, 2, 3, 4, 5, 8
 _WHO = struct.Struct("=QQ40s136s")  # the words from HOLDER on
 WHO = _WHO.size
-_SURE = 0.1  # seconds
+_RECHECK = 0.1  # seconds
 _RECENT = 32  # files kept open for the next call
 _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -110,18 +110,18 @@ class SyncFile:
     """
 
     __slots__ = (
-        "__weakref__", "holds", "idle", "inherited", "inode", "leads", "listened", "name", "page", "path", "queued",
-        "sure", "target", "words",
+        "__weakref__", "checked_until", "holds", "idle", "inherited", "inode", "listened", "name", "page", "path",
+        "queued", "segment_path", "target", "words",
     )  # fmt: skip
 
     def __init__(self, name: str, path: str) -> None:
         self.idle: list[Descriptor] = []
-        self.name, self.path, self.leads = name, path, paths.path_of(name)
-        self.target = whereto.Target(self.leads)
+        self.name, self.path, self.segment_path = name, path, paths.path_of(name)
+        self.target = whereto.Target(self.segment_path)
         self.inode, self.page = _mapped(name, path)
         self.words = self.page.cast("Q")
         self.listened = 0  # the segment whose writers were last asked to publish (`versions.listen`)
-        self.sure = 0.0
+        self.checked_until = 0.0
         self.holds: list[Hold] = []
         self.queued: list[Hold] = []  # of waiting tasks
         self.inherited = 0  # explicit enterings in the parent before the fork: leaving them here does nothing
@@ -149,10 +149,10 @@ class SyncFile:
 
         This package removes no file that is open. Others may: logind at the last logout, or rm.
         """
-        if time.monotonic() > self.sure:
+        if time.monotonic() > self.checked_until:
             if not os.fstat(fd).st_nlink:
                 raise FileNotFoundError(self.path)
-            self.sure = time.monotonic() + _SURE
+            self.checked_until = time.monotonic() + _RECHECK
 
     def holder(self) -> Who | None:
         """Return the process that holds the exclusive lock, or died holding it."""
@@ -167,11 +167,11 @@ def opened(name: str) -> SyncFile:
     """Return the sync file of a name, made if there is none."""
     path = _path(name)
     file = _recent(path, name)
-    if time.monotonic() <= file.sure:
+    if time.monotonic() <= file.checked_until:
         return file
     with contextlib.suppress(FileNotFoundError):
         if os.stat(path).st_ino == file.inode:
-            file.sure = time.monotonic() + _SURE
+            file.checked_until = time.monotonic() + _RECHECK
             return file
     return renewed(file)
 
@@ -190,8 +190,8 @@ def peek(name: str) -> tuple[int, Who | None]:
     try:
         with open(_path(name), "rb") as file:
             page = file.read(SIZE)
-        leads = paths.path_of(name)
-        inode = whereto.number(leads, os.lstat(leads).st_ino)
+        segment_path = paths.path_of(name)
+        inode = whereto.number(segment_path, os.lstat(segment_path).st_ino)
     except OSError:
         return 0, None
     if len(page) != SIZE:

@@ -119,7 +119,7 @@ class _Watch:
         file = self._file = sync_file.opened(self._name)
         file.words[WATCHED] = 1
         inode = file.segment()
-        beside = file.leads if inode else paths.folder()
+        beside = file.segment_path if inode else paths.folder()
         return inotify.waiter((file.path, file.inode, inode), file.path, beside)
 
     def valid(self) -> bool:

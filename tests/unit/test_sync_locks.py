@@ -321,6 +321,6 @@ def test_a_folder_that_was_emptied_gets_a_new_sync_file():
     with lock:
         pass
     os.unlink(sync_file.opened("x").path)
-    until(lambda: lock._file.sure < locks.time.monotonic(), "a look at the path")
+    until(lambda: lock._file.checked_until < locks.time.monotonic(), "a look at the path")
     with lock, Child(lambda connection: connection.send(other.acquire(block=False))) as child:
         assert child.hear() is False

@@ -179,12 +179,12 @@ def _tuple(key: tuple[object, ...], stored: bool) -> tuple[bytes, bool]:
     raw, exact = _TUPLE, True
     for at, part in enumerate(key):
         try:
-            one, sure = _encode(part, stored)
+            raw_part, exact_part = _encode(part, stored)
         except NoKeyError as error:
             error.at = (at, *error.at)
             raise
-        raw += _LENGTH.pack(len(one)) + one
-        exact &= sure
+        raw += _LENGTH.pack(len(raw_part)) + raw_part
+        exact &= exact_part
     return raw, exact
 
 

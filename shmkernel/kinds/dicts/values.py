@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Ext = msgspec.msgpack.Ext
 SCALARS: frozenset[type] = frozenset({str, int, float, bool, bytes, type(None)})  # types that MessagePack has
-_SURE: frozenset[type] = SCALARS - {str, int}  # types of which MessagePack has all values
+_NATIVE: frozenset[type] = SCALARS - {str, int}  # types of which MessagePack has all values
 (
     _TUPLE, _SET, _FROZENSET, _MAP, _INT, _TEXT, _COMPLEX, _DATETIME, _DATE, _TIME, _SPAN, _DECIMAL, _UUID, _SCALAR,
     _ARRAY, _FILE,
@@ -73,7 +73,7 @@ def pack(value: object) -> bytes:
     try:
         with contextlib.suppress(OverflowError, UnicodeEncodeError):  # large numbers and lone surrogates are rare
             return encode(_lower(value, SCALARS))
-        return encode(_lower(value, _SURE))
+        return encode(_lower(value, _NATIVE))
     except RecursionError:
         raise NoValueError(value, "it is nested too deep, or contains itself") from None
 
@@ -116,16 +116,16 @@ _decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=
 _skip: Callable[[bytes | memoryview], object] = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
-def _lower(value: object, sure: frozenset[type]) -> object:
-    """Return a value in types of MessagePack, or as an extension. Types in `sure` need no conversion."""
+def _lower(value: object, native: frozenset[type]) -> object:
+    """Return a value in types of MessagePack, or as an extension. Types in `native` need no conversion."""
     kind = type(value)
-    if kind in sure:
+    if kind in native:
         return value
     if (code := _PARTS.get(kind)) is not None:
-        parts = _items(cast("Iterable[object]", value), sure)
+        parts = _items(cast("Iterable[object]", value), native)
         return Ext(code, encode(parts)) if code else parts
     if kind is dict:
-        return _dict(cast("Mapping[Any, object]", value), sure)
+        return _dict(cast("Mapping[Any, object]", value), native)
     if make := _LOWER.get(kind):
         return make(value)
     if isinstance(value, np.generic):
@@ -136,29 +136,29 @@ def _lower(value: object, sure: frozenset[type]) -> object:
     raise NoValueError(value)
 
 
-def _items(value: Iterable[object], sure: frozenset[type]) -> list[object]:
+def _items(value: Iterable[object], native: frozenset[type]) -> list[object]:
     items = list(value)
-    if not set(map(type, items)) <= sure:
+    if not set(map(type, items)) <= native:
         for at, item in enumerate(items):
             try:
-                items[at] = _lower(item, sure)
+                items[at] = _lower(item, native)
             except NoValueError as error:
                 error.path = (at, *error.path)
                 raise
     return items
 
 
-def _dict(value: Mapping[Any, object], sure: frozenset[type]) -> object:
+def _dict(value: Mapping[Any, object], native: frozenset[type]) -> object:
     lowered: dict[Any, object] = {}
     for key, item in value.items():
         try:
-            lowered[key] = _lower(item, sure)
+            lowered[key] = _lower(item, native)
         except NoValueError as error:
             error.path = (key, *error.path)
             raise
-    if set(map(type, lowered)) <= {str} and (str in sure or all(type(_text(key)) is str for key in lowered)):
+    if set(map(type, lowered)) <= {str} and (str in native or all(type(_text(key)) is str for key in lowered)):
         return lowered
-    return Ext(_MAP, encode([_items(lowered, _SURE), list(lowered.values())]))
+    return Ext(_MAP, encode([_items(lowered, _NATIVE), list(lowered.values())]))
 
 
 def _int(value: int) -> object:
