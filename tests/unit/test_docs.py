@@ -178,5 +178,14 @@ def test_the_glossary_defines_these_words():
     assert {*DEFINED} <= {*re.findall(r"^\w+$", (ROOT / "docs/reference/glossary.md").read_text(), re.MULTILINE)}
 
 
+def test_contributing_has_a_line_for_each_module():
+    (tree,) = re.findall(r"^```text\n(shmkernel/\n.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    listed = set()
+    for folder, lines in re.findall(r"^(\S+/)\n((?: +.*\n)+)", tree, re.MULTILINE):
+        listed |= {f"{folder}{name}.py" for name in re.findall(r"^ +(\S+)", lines, re.MULTILINE)}
+    modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("shmkernel/**/*.py") if path.stem != "__init__"}
+    assert listed == modules
+
+
 def test_the_readme_takes_one_look():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
