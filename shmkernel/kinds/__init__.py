@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from shmkernel.kinds.preview import Look, Preview, Source
 
+__all__ = [  # what a kind needs, ours or another package's; the rest is for the verbs
+    "HEAD", "Description", "Keeper", "Kind", "Plan", "a_type", "known", "named", "only", "preview", "read",
+]  # fmt: skip
+
 
 class Plan(NamedTuple):
     """How to write a value: ``size`` in bytes, of which ``pieces`` yields the first.

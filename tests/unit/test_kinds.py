@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,15 @@ def test_a_kind_of_another_package_explains_why_it_refuses_a_value(monkeypatch):
         shm.create("x", Proud())
     with pytest.raises(shm.UnsupportedError, match="'x': an object cannot be shared as it is"):
         shm.create("x", object())
+
+
+def test_the_import_contract_lists_every_kind():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (modules,) = (contract["modules"] for contract in contracts if contract["type"] == "independence")
+    assert {module.split(".")[2] for module in modules} == {module.split(".")[2] for module in kinds._OURS.values()}
+
+
+def test_every_name_for_kinds_of_other_packages_exists():
+    assert all(hasattr(kinds, name) or importlib.import_module(f"shmkernel.kinds.{name}") for name in kinds.__all__)
