@@ -179,7 +179,9 @@ def test_the_glossary_defines_these_words():
 
 
 def test_contributing_has_a_line_for_each_module():
-    (tree,) = re.findall(r"^```text\n(shmkernel/\n.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    (tree,) = re.findall(
+        r"^```text\n(shmkernel/\n.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     listed = set()
     for folder, lines in re.findall(r"^(\S+/)\n((?: +.*\n)+)", tree, re.MULTILINE):
         listed |= {f"{folder}{name}.py" for name in re.findall(r"^ +(\S+)", lines, re.MULTILINE)}
