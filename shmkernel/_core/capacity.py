@@ -104,7 +104,8 @@ def full(name: str, needed: int, *, code: int = errno.ENOSPC) -> FullError:
     if code == errno.EDQUOT:
         bound = "quota"
         why = (
-            f"your quota in {folder} is used up. What it is: quota. Ask for more, or choose another with SHMKERNEL_DIR"
+            f"your quota in {folder} is used up (in a terminal, quota shows it). "
+            "Ask for more, or choose another folder with SHMKERNEL_DIR"
         )
     elif bound == "inodes":
         count = os.statvfs(folder).f_files
@@ -158,7 +159,7 @@ def no_mapping(name: str, size: int, error: OSError) -> OSError:
     most = cgroups.read("/proc/sys/vm/max_map_count").strip()
     if most.isdigit() and cgroups.read("/proc/self/maps").count("\n") + _NEAR > int(most):
         cure = f"More: sudo sysctl vm.max_map_count={int(most) * 4}"
-        message = f"{name!r} needs a mapping, and this process has all {most} that it may have. {cure}"
+        message = f"{name!r} needs a mapping, and this process has the {most} that it may have. {cure}"
         return LimitError(message, name=name, errno=errno.ENOMEM, limit="vm.max_map_count", allowed=int(most))
     message = (
         f"{name!r} needs {human(size)} of addresses, and this process has no more of them. "

@@ -61,7 +61,7 @@ def seconds(value: object, *, least: float = 0.0) -> float:
         number = math.nan
     if not least <= number <= _LONGEST:
         shown = value if isinstance(value, str) else repr(value)
-        raise ArgumentError(f"{shown} is no number of seconds, {least:g} or more", value=value)
+        raise ArgumentError(f"{shown} is not a number of seconds, {least:g} or more", value=value)
     return number
 
 

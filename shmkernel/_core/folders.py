@@ -218,7 +218,9 @@ def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
         number = ctypes.get_errno()
         if number != errno.ENOENT:
             raise OSError(number, os.strerror(number), rest)
-        message = "there is no /proc here, by which a new file gets its name. Mount it: mount -t proc proc /proc"
+        message = (
+            "there is no /proc here, which a new segment needs to get its name. Mount it: mount -t proc proc /proc"
+        )
         raise FolderError(message, path=at.path)
 
 
@@ -356,8 +358,8 @@ def _check_uid(folder: str) -> None:
         return
     if not any(first <= uid < first + count for first, _, count in spans):
         message = (
-            f"this process has no user of its own here: uid {uid} stands for everybody whom its user namespace "
-            f"does not know, so nothing in {folder} can be told to be yours. Give it one: unshare --map-root-user"
+            f"this process has no user of its own here: uid {uid} stands for every user that its user namespace "
+            f"does not know, so no file in {folder} is known to be yours. Give it one: unshare --map-root-user"
         )
         raise RefusedError(message, path=folder, owner=uid)
 

@@ -67,14 +67,14 @@ def path_of(name: str) -> str:
     True
     >>> path_of("two words")
     Traceback (most recent call last):
-    shmkernel.errors.ArgumentError: 'two words' is no name for a segment: use letters, digits and _, ...
+    shmkernel.errors.ArgumentError: 'two words' cannot be the name of a segment: use letters, digits, _ and dots...
     """
     try:
         return _path(name, os.environ.get("SHMKERNEL_DIR"), os.geteuid())
     except TypeError:
         kind = type(name).__name__
         article = "an" if kind[:1].lower() in "aeio" else "a"
-        raise ArgumentError(f"a name for a segment is a text, not {article} {kind}") from None
+        raise ArgumentError(f"the name of a segment is a str, not {article} {kind}") from None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -84,10 +84,10 @@ def _path(name: str, chosen: str | None, uid: int) -> str:
     elif _POSIX.fullmatch(name) and name not in ("/.", "/.."):
         base = name[1:]
     else:
-        message = f"{name!r} is no name for a segment: use letters, digits and _, parts joined by a dot{_example(name)}"
+        message = f"{name!r} cannot be the name of a segment: use letters, digits, _ and dots{_example(name)}"
         raise ArgumentError(message, name=name)
     if len(os.fsencode(base)) > _NAME_MAX:
-        message = f"the name {name[:20]}... is too long: its file name may have {_NAME_MAX} bytes"
+        message = f"the name {name[:20]}... is too long: a file name has at most {_NAME_MAX} bytes"
         raise ArgumentError(message, name=name)
     return f"{_folder(chosen)}/{base}"
 

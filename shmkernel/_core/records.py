@@ -100,8 +100,12 @@ def confirm(name: str, status: os.stat_result) -> None:
         return
     record = of(status)
     if not (record and _is_of(record, name)):
-        what = f"that {record.name!r} has, too" if record else f"that has {status.st_nlink} names (hard links)"
-        message = f"{name!r} leads to a file {what}, so it is not trusted: {paths.path_of(name)}"
+        what = (
+            f"is a second name (hard link) of {record.name!r}"
+            if record
+            else f"has {status.st_nlink} names (hard links)"
+        )
+        message = f"the file of {name!r} {what}, so it is not trusted: {paths.path_of(name)}"
         cure = Cure("Remove this name (the file stays)", "unlink", name)
         raise RefusedError(message, cure, name=name, owner=status.st_uid)
 

@@ -165,7 +165,7 @@ def named(kind: str) -> Kind:
         return _own(kind)
     if external := known().get(kind):
         return external
-    raise ArgumentError(f"kind {kind!r} is unknown. There are: {', '.join(known())}", kind=kind)
+    raise ArgumentError(f"kind {kind!r} is unknown. Known kinds: {', '.join(known())}", kind=kind)
 
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:

@@ -90,7 +90,7 @@ class Array:
             raise UnsupportedError(f"{name!r} has the shape {source.shape}: {why}", name=name, shape=source.shape)
         head = encode(source.shape, dtype, order)
         if len(head) > _LONGEST:
-            message = f"{name!r}: its dtype takes {len(head)} bytes to describe, and numpy.load reads {_LONGEST}"
+            message = f"{name!r}: its dtype needs a header of {len(head)} bytes, and numpy.load reads {_LONGEST}"
             raise UnsupportedError(message, name=name)
         rows = source.T if order == "F" else source
         size = len(head) + math.prod(source.shape) * dtype.itemsize
@@ -216,7 +216,7 @@ def _dtype(name: str, wanted: object) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(cast("Any", wanted))
     except (TypeError, ValueError, SyntaxError):
-        message = f"{name!r}: {wanted!r} is no dtype. Examples: float64, int16, uint8, bool, <U20, datetime64[ns]"
+        message = f"{name!r}: {wanted!r} is not a dtype. Examples: float64, int16, uint8, bool, <U20, datetime64[ns]"
         raise ArgumentError(message, name=name, dtype=wanted) from None
     return dtype
 
@@ -226,7 +226,7 @@ def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDA
     try:
         lengths = counts.lengths(shape)
     except (TypeError, ValueError):
-        raise ArgumentError(f"{name!r}: {shape!r} is no shape. Examples: 10, (3, 4)", name=name) from None
+        raise ArgumentError(f"{name!r}: {shape!r} is not a shape. Examples: 10, (3, 4)", name=name) from None
     try:
         element = np.zeros((), dtype) if fill is None else conversions.convert(fill, dtype)
     except (TypeError, ValueError, OverflowError) as error:
@@ -252,7 +252,7 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
             raise UnsupportedError(f"{name!r} is {kinds.a_type(value)}: {what}", name=name, type=type(value).__name__)
         return value.view(np.ndarray)
     if isinstance(value, int) and dtype is None and not -(1 << 63) <= value < 1 << 64:
-        message = f"{name!r}: an int of {value.bit_length()} bits has no room in an array, whose ints have 64 at most"
+        message = f"{name!r}: an int of {value.bit_length()} bits does not fit into an array: its ints have at most 64"
         raise UnsupportedError(message, name=name, type=type(value).__name__)
     try:
         return conversions.natural(value) if dtype is None else conversions.convert(value, dtype)

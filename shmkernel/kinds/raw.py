@@ -36,14 +36,14 @@ class Raw:
         if size < body.nbytes:
             raise ArgumentError(f"{name!r}: {body.nbytes} bytes do not fit into size {size}", name=name, size=size)
         if size == 0:
-            raise ArgumentError(f"{name!r}: no block can have 0 bytes. Give bytes or a size", name=name)
+            raise ArgumentError(f"{name!r}: a block cannot have 0 bytes. Give bytes or a size", name=name)
         return Plan(size, lambda: iter((body,)))
 
     def load(self, name: str, path: str) -> Plan:
         """Plan the bytes of any file."""
         size = os.stat(path).st_size
         if size == 0:
-            raise ArgumentError(f"{name!r}: {path} is empty, and no block can have 0 bytes", name=name, path=path)
+            raise ArgumentError(f"{name!r}: {path} is empty, and a block cannot have 0 bytes", name=name, path=path)
         return Plan(size, lambda: kinds.read(path, 0, size))
 
     def matches(self, head: bytes) -> bool:  # noqa: ARG002
@@ -77,5 +77,5 @@ def _bytes(name: str, value: object) -> memoryview:
 def _size(name: str, wanted: object) -> int:
     size = counts.whole(wanted)
     if size is None or size < 0:
-        raise ArgumentError(f"{name!r}: {wanted!r} is no size: give a number of bytes", name=name, size=wanted)
+        raise ArgumentError(f"{name!r}: {wanted!r} is not a size: give a number of bytes", name=name, size=wanted)
     return size

@@ -267,7 +267,7 @@ def lengths(text: str) -> tuple[int, ...]:
         shape = value if isinstance(value, (tuple, list)) else (value,)
         if all(type(length) is int for length in shape):
             return tuple(shape)
-    raise ArgumentError(f"--shape {text} is no shape. Examples: --shape 10, --shape 3,4", shape=text)
+    raise ArgumentError(f"--shape {text} is not a shape. Examples: --shape 10, --shape 3,4", shape=text)
 
 
 def literal(text: str) -> object:
@@ -295,7 +295,7 @@ def size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise ArgumentError(f"--size {text} is no size. Examples: --size 100, --size 64K, --size 1.5G", size=text)
+        raise ArgumentError(f"--size {text} is not a size. Examples: --size 100, --size 64K, --size 1.5G", size=text)
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 

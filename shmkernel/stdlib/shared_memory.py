@@ -227,7 +227,7 @@ def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> 
     if known[0] != here[0] or (known[1] and here[1] and known[1] != here[1]):  # 0: no record says when it was made
         name = handle._called()  # noqa: SLF001  its own
         handle.close()
-        raise NotFoundError(f"{name!r} was replaced since this reference to it was made. Make another", name=name)
+        raise NotFoundError(f"{name!r} was replaced after this reference to it was made. Make a new one", name=name)
     return made
 
 

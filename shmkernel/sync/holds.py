@@ -191,7 +191,7 @@ def latest(file: sync_file.SyncFile) -> Inside | None:
         if candidates:
             return candidates[-1]
     if entered:
-        message = f"{file.name!r} is held by another thread or task of this process, which has to leave it"
+        message = f"{file.name!r} is held by another thread or task of this process, and only that one can release it"
         raise LockError(message, name=file.name)
     if file.inherited:
         file.inherited -= 1
@@ -201,8 +201,8 @@ def latest(file: sync_file.SyncFile) -> Inside | None:
 
 def _upgrade(name: str) -> LockError:
     message = (
-        f"this thread holds {name!r} shared already: leave that first, or take it exclusively "
-        "from the start. Two that wait for each other's share would wait for ever"
+        f"this thread holds the shared lock {name!r} already: leave it first, or take the exclusive lock from the "
+        "start. Two holders of a shared lock that both wanted the exclusive one would wait for ever"
     )
     return LockError(message, name=name)
 

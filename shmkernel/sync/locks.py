@@ -201,7 +201,7 @@ class Lock(Holding):
         self.abandoned = file.holder() if file.words[HOLDER] else None
         holds.began(inside)
         if self.abandoned is not None and self.warns:
-            message = f"{self.abandoned} died holding {self.name!r}: what it protects may be half written"
+            message = f"{self.abandoned} died while it held {self.name!r}: what the lock protects may be half written"
             warnings.warn(message, RuntimeWarning, stacklevel=level)
 
     def _queue(self, hold: Hold, timeout: float | None, *, busy: bool) -> None:

@@ -50,7 +50,7 @@ def snapshot(name: str, copy: Callable[[], T]) -> T:
     with lock:
         if lock.abandoned:
             message = (
-                f"{name!r} may be half written: {lock.abandoned} died in the middle. "
+                f"{name!r} may be half written: {lock.abandoned} died while it wrote. "
                 f"Write it again under shm.writing({name!r}), which clears this"
             )
             raise AbandonedError(message, name=name, holder=lock.abandoned)

@@ -247,7 +247,8 @@ def _attachment(x: Any) -> attachments.Attachment:  # noqa: ANN401
             if attachment() is part or attachment.value() is part:
                 return attachment
         part = getattr(part, "base", None)
-    message = f"this {type(x).__name__} is not shared from here. Give a name, or what create or attach returned"
+    advice = "Give a name, or what create or attach returned"
+    message = f"this {type(x).__name__} is not a shared object of this process. {advice}"
     raise UnsupportedError(message, type=type(x).__name__)
 
 

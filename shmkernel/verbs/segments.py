@@ -264,7 +264,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
         if inode is None and left is None:
             raise segment_file.missing(name)
         if lifetime == "attached" and not registry.in_use(name):
-            message = f"nobody has {name!r} attached, so with that lifetime it would be gone at once: keep, or session"
+            message = f"nobody has {name!r} attached, so lifetime attached would remove it at once. Use keep or session"
             raise ArgumentError(message, name=name, lifetime=lifetime)
         if inode is not None:
             record = records.read(inode) or _adopted(name, inode)

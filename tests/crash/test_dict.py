@@ -137,7 +137,7 @@ def test_more_readers_than_it_has_room_for_wait_for_the_writers_instead():
     with Child(attach) as child:
         assert child.hear() == (
             "readers",
-            "'x' is read by 510 others at this moment, and has no place for more. Try again",
+            "'x' is read by 510 others at this moment, and a dict allows no more. Try again",
         )
     assert x["a"] == 2, "a child drops no reader of its parent's"
     assert readers[0].get(b"a") is not None

@@ -129,6 +129,8 @@ def test_one_with_the_number_of_another_learns_why_it_cannot_have_the_dict():
     with Elsewhere(3, *attach) as first:
         assert first.hear() == "0"
         with Elsewhere(3, *attach) as second:
-            assert second.hear().startswith("'x' is open in another container, in a process with the number 3 as well")
+            assert second.hear().startswith(
+                "'x' is open in another container, in a process that has the same process id, 3"
+            )
     with Elsewhere(3, *attach) as third:
         assert third.hear() == "0"

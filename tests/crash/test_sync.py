@@ -203,10 +203,10 @@ def asleep(pid):
 def test_death_inside_writing_is_told_until_somebody_writes_again():
     x = shm.create("x", np.zeros(100))
     pid = killed_inside(lambda: shm.writing("x"))
-    with pytest.raises(shm.AbandonedError, match="died in the middle") as caught:
+    with pytest.raises(shm.AbandonedError, match="died while it wrote") as caught:
         shm.snapshot(x)
     assert caught.value.holder.pid == pid
-    with pytest.warns(RuntimeWarning, match="died holding 'x'"), shm.writing(x):
+    with pytest.warns(RuntimeWarning, match="died while it held 'x'"), shm.writing(x):
         x[:] = 1
     assert shm.snapshot(x).sum() == 100
 

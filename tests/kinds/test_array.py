@@ -270,7 +270,7 @@ def test_options_make_the_array(options, text):
         ({"shape": (10**10, 10**10)}, "no array can have the shape"),
         ({"shape": 10**30}, "no array can have the shape"),
         ({"shape": (1,) * 99}, "no array can have the shape"),
-        ({"shape": 3, "dtype": "floaty"}, "no dtype"),
+        ({"shape": 3, "dtype": "floaty"}, "not a dtype"),
         ({"shape": 3, "order": "K"}, "order 'K'"),
         ({"shape": 3, "fill": "text"}, "cannot fill"),
         ({"shape": 3, "fill": 300, "dtype": "uint8"}, "it would become 44"),

@@ -70,9 +70,9 @@ def test_a_size_leaves_room_behind_the_bytes():
     ("options", "hint"),
     [
         ({"size": 0}, "0 bytes"),
-        ({"size": -1}, "no size"),
-        ({"size": 1.5}, "no size"),
-        ({"size": "64K"}, "no size"),
+        ({"size": -1}, "not a size"),
+        ({"size": 1.5}, "not a size"),
+        ({"size": "64K"}, "not a size"),
         ({"value": b"abc", "size": 2}, "do not fit"),
         ({"value": b""}, "0 bytes"),
         ({"value": 5, "size": 2}, "takes no size"),

@@ -57,7 +57,7 @@ def test_a_slot_within_a_slot_is_refused():
     ring = made()
     with ring.slot() as out:
         out[:] = 1
-        with pytest.raises(shm.LockError, match="being filled already"):
+        with pytest.raises(shm.LockError, match=r"is filling a slot of .* already"):
             ring.put(frame(2))
     assert (ring.newest, ring.latest().max()) == (1, 1)
 
@@ -252,12 +252,12 @@ def test_frames_of_any_shape_and_dtype(shape, dtype):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"slots": 1}, shm.ArgumentError, "2 slots at least"),
-        ({"slots": 2.5}, shm.ArgumentError, "2 slots at least"),
+        ({"slots": 1}, shm.ArgumentError, "at least 2 slots"),
+        ({"slots": 2.5}, shm.ArgumentError, "at least 2 slots"),
         ({"shape": None}, shm.ArgumentError, "a stream begins empty"),
         ({"value": [1, 2]}, shm.ArgumentError, "a stream begins empty"),
         ({"shape": (3, 0)}, shm.ArgumentError, "hold nothing"),
-        ({"dtype": "nonsense"}, shm.ArgumentError, "cannot be"),
+        ({"dtype": "nonsense"}, shm.ArgumentError, "cannot be made"),
         ({"dtype": object}, shm.UnsupportedError, "would not come back"),
         ({"fill": 3}, shm.ArgumentError, "takes no fill"),
         ({"mode": "c"}, shm.UnsupportedError, "no private changes"),

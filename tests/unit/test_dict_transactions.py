@@ -288,7 +288,7 @@ class TestLeftElsewhere:
         suspended = writes(x)
         next(suspended)
         x["mine"] = 1
-        with pytest.warns(RuntimeWarning, match="all that its thread wrote"):
+        with pytest.warns(RuntimeWarning, match="everything that this thread wrote"):
             suspended.close()
         assert x == {}
 
@@ -302,7 +302,7 @@ class TestLeftElsewhere:
         x["a"] = 1
         with pytest.raises(shm.LockError, match="has not been left"):
             outer_exit(None, None, None)
-        with pytest.raises(shm.LockError, match="ended before"):
+        with pytest.raises(shm.LockError, match="had ended already"):
             inner_exit(None, None, None)
         assert x == {}
 

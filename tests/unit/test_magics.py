@@ -194,15 +194,15 @@ def test_a_mistyped_line_is_an_error_of_ours(notebook, line, error):
     [
         ("attach x --mode w", "mode 'w' is unknown: r (read only), r+ (read and write) or c (changes stay private)"),
         ("create x --shape 3 --order G", "'x': order 'G' is unknown"),
-        ("create x --shape 2,,3", "--shape 2,,3 is no shape"),
-        ("create x --shape 1e3", "--shape 1e3 is no shape"),
-        ("create x --shape ,", "--shape , is no shape"),
-        ("create x --shape n", "--shape n is no shape. Examples: --shape 10, --shape 3,4"),
+        ("create x --shape 2,,3", "--shape 2,,3 is not a shape"),
+        ("create x --shape 1e3", "--shape 1e3 is not a shape"),
+        ("create x --shape ,", "--shape , is not a shape"),
+        ("create x --shape n", "--shape n is not a shape. Examples: --shape 10, --shape 3,4"),
         ("create x --fill 3", "--fill fills a new array: give its --shape too"),
         ("create x --shape 3 --from y", "--from copies a value, --shape makes an array: give one of them"),
         ("create x y --from z", "--from gives one value, so give one NAME, not x, y"),
-        ("create x --shape 3 --dtype f17", "'x': 'f17' is no dtype"),
-        ("create 2x --shape 3", "'2x' is no name for a segment"),
+        ("create x --shape 3 --dtype f17", "'x': 'f17' is not a dtype"),
+        ("create 2x --shape 3", "'2x' cannot be the name of a segment"),
     ],
 )
 def test_a_bad_argument_is_told_in_one_line(notebook, line, error):

@@ -131,7 +131,7 @@ def test_names_are_completed(notebook, line):
 @pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "1e300", "soon"])
 def test_a_time_that_is_none_is_refused(notebook, seconds):
     for line in ("%%shm_lock x --timeout {}\nnever = 1", "%shm_wait x --timeout {}", "%shm_watch --every {}"):
-        assert f"{seconds} is no number of seconds, 0 or more" in str(notebook.fails(line.format(seconds)))
+        assert f"{seconds} is not a number of seconds, 0 or more" in str(notebook.fails(line.format(seconds)))
     assert "never" not in notebook
     notebook.fails("%shm_watch --every 0")
     assert "is no version" in str(notebook.fails("%shm_wait x --since -1"))
@@ -141,6 +141,6 @@ def test_a_time_that_is_none_is_refused(notebook, seconds):
 def test_python_refuses_a_time_that_is_none_too(seconds):
     x = shm.create("x", shape=3)
     for call in (shm.lock, shm.wait, shm.writing):
-        with pytest.raises(shm.ArgumentError, match="is no number of seconds"):
+        with pytest.raises(shm.ArgumentError, match="is not a number of seconds"):
             call(x, timeout=seconds)
     shm.unlink("x")

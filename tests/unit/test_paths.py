@@ -25,7 +25,7 @@ def test_posix_names_are_taken_as_they_are(name):
     "name", ["", ".", "..", "a b", "a/b", "../x", "a..b", ".a", "a.", "9a", "a-b", "ü", "x\n", "x\0", "/", "//x"]
 )  # fmt: skip
 def test_all_else_is_refused(name):
-    with pytest.raises(shm.ArgumentError, match="is no name for a segment") as caught:
+    with pytest.raises(shm.ArgumentError, match="cannot be the name of a segment") as caught:
         paths.path_of(name)
     assert caught.value.name == name
 
@@ -46,7 +46,7 @@ def test_where_no_letter_is_left_nothing_is_proposed():
 
 
 def test_what_is_no_text_is_named_with_its_article():
-    with pytest.raises(shm.ArgumentError, match=r"a text, not an int$"):
+    with pytest.raises(shm.ArgumentError, match=r"a str, not an int$"):
         paths.path_of(5)
 
 
@@ -63,7 +63,7 @@ def test_names_that_no_file_can_have_are_refused(name):
 
 @pytest.mark.parametrize("name", [None, 1, b"x", ["x"], ("x",)])
 def test_what_is_no_text_is_refused(name):
-    with pytest.raises(shm.ArgumentError, match="is a text, not a"):
+    with pytest.raises(shm.ArgumentError, match="is a str, not a"):
         paths.path_of(name)
 
 

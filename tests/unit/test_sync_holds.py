@@ -335,7 +335,7 @@ def test_a_timeout_that_makes_no_sense_is_refused(timeout):
         lambda: shm.lock("x").acquire(timeout=timeout),
         lambda: shm.wait("x", timeout=timeout),
     ):
-        with pytest.raises(shm.ArgumentError, match="is no number of seconds, 0 or more"):
+        with pytest.raises(shm.ArgumentError, match="is not a number of seconds, 0 or more"):
             wait()
 
 

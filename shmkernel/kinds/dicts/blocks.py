@@ -83,8 +83,8 @@ class Block:
         if not self.over and self.owner.is_thread():
             name = self.store.name
             message = (
-                f"{name!r} is in a transaction of another task of this thread, which would wait for it for ever. "
-                f"It can wait without blocking the loop: async with {name}.transaction():"
+                f"another task of this thread is in a transaction of {name!r}, and waiting for it here would block the "
+                f"event loop for ever. Wait without blocking it: async with {name}.transaction():"
             )
             raise LockError(message, name=name)
 

@@ -34,7 +34,7 @@ def check_engine() -> None:
         lmdb.version(lib_version=0)
     except lmdb.Error:
         message = (
-            "shared dicts need LMDB 0.9, and this py-lmdb was built with another alone. Its wheels have it: "
+            "shared dicts need LMDB 0.9, and the py-lmdb that is installed lacks it. Its wheels have it: "
             "pip install --force-reinstall --only-binary lmdb lmdb"
         )
         raise UnsupportedError(message, package="lmdb") from None
@@ -44,9 +44,7 @@ def check_owner(name: str, fd: int) -> None:
     """Raise RefusedError if this process has changed its user since it opened the store."""
     owner = os.fstat(fd).st_uid
     if owner != os.geteuid():
-        message = (
-            f"{name!r} belongs to uid {owner}, and this process has become uid {os.geteuid()}: open it before that"
-        )
+        message = f"{name!r} belongs to uid {owner}, and this process has become uid {os.geteuid()}. Attach it before"
         raise RefusedError(message, name=name, owner=owner)
 
 
@@ -54,10 +52,10 @@ def of(name: str, error: lmdb.Error) -> Exception:
     """Make the error to raise in place of one of LMDB."""
     code = error.code or 0
     if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
-        message = f"{name!r} would need more than the {capacity.human(MAP)} that a dict can have. Use several"
+        message = f"{name!r} would need more than the {capacity.human(MAP)} that a dict can have. Use several dicts"
         return FullError(message, name=name, needed=MAP, free=capacity.room().free)
     if isinstance(error, lmdb.ReadersFullError):
-        message = f"{name!r} is read by 510 others at this moment, and has no place for more. Try again"
+        message = f"{name!r} is read by 510 others at this moment, and a dict allows no more. Try again"
         return LimitError(message, name=name, errno=errno.EAGAIN, limit="readers", allowed=510)
     if code == errno.ENOMEM or isinstance(error, lmdb.MemoryError):
         return capacity.no_mapping(name, MAP, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
@@ -69,8 +67,8 @@ def of(name: str, error: lmdb.Error) -> Exception:
         return descriptors.ran_out(OSError(code, os.strerror(code)), name)
     if code in (errno.EAGAIN, errno.EACCES):
         message = (
-            f"{name!r} is open in another container, in a process with the number {os.getpid()} as well, by "
-            "which LMDB knows them apart. Start this one again (or both with docker run --pid=container:NAME)"
+            f"{name!r} is open in another container, in a process that has the same process id, {os.getpid()}, so LMDB "
+            "cannot tell them apart. Start this one again (or both with docker run --pid=container:NAME)"
         )
         return RefusedError(message, name=name, pid=os.getpid())
     cure = Cure("Remove it", "unlink", name)
@@ -100,7 +98,7 @@ def of_new(name: str, error: lmdb.Error) -> Exception:
     if error.code != errno.EFBIG:
         return of(name, error)
     message = (
-        f"{paths.folder()} cannot hold dicts: its file system has no files of {capacity.human(MAP)}, empty or not. "
+        f"{paths.folder()} cannot hold dicts: its file system has no room for a sparse file of {capacity.human(MAP)}. "
         "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
     )
     return FolderError(message, Cure("More", "doctor"), path=paths.folder())

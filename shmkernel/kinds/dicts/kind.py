@@ -50,7 +50,7 @@ class Dict:
         try:
             content = value if type(value) is dict else dict(cast("Any", value if value is not None else {}))
         except (TypeError, ValueError) as error:
-            raise UnsupportedError(f"{name!r}: no dict can be made of it: {error}", name=name) from None
+            raise UnsupportedError(f"{name!r}: it cannot become a dict: {error}", name=name) from None
         large: dict[str, Plan] = {}
 
         def pack(key: object, item: object) -> bytes:
@@ -91,7 +91,7 @@ class Dict:
             yield parts.values.pack(content)
             return
         if wrong := [key for key, item in content.items() if type(key) is not str or not _is_json(item)]:
-            message = f"{value.name!r}: JSON would change {wrong[0]!r}: give a path that ends in .msgpack"
+            message = f"{value.name!r}: JSON would change {wrong[0]!r}. Save to a path that ends in .msgpack"
             raise UnsupportedError(message, name=value.name, key=wrong[0])
         yield json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
 

@@ -75,7 +75,7 @@ def key_bytes(name: str, key: object) -> tuple[bytes, bool]:
         what = f"in the key {key!r}, {where} is" if where else f"the key {key!r} is"
         cure = f": {error.cure}" if error.cure else ""
         message = (
-            f"{name!r}: {what} a {error.type.__name__}{cure}. Keys are texts, numbers, bytes, None and tuples of these"
+            f"{name!r}: {what} a {error.type.__name__}{cure}. A key is a str, number, bytes, None, or a tuple of these"
         )
         raise UnsupportedError(message, name=name, type=error.type.__name__) from None
 

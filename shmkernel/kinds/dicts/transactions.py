@@ -94,14 +94,16 @@ class Transaction(interrupts.Holding):
         block: Block = entry.taken
         if block.over:
             if kind is None:
-                raise LockError(f"{name!r}: nothing of the transaction is stored, since it was ended before", name=name)
+                raise LockError(
+                    f"{name!r}: nothing of the transaction is stored, since it had ended already", name=name
+                )
             return
         if not block.owner.is_me():
             block.undo(wait=kind is not GeneratorExit)
             if kind is None:
                 message = (
-                    f"{name!r}: nothing of the transaction is stored, since it is left in another thread or task than "
-                    "it was entered in"
+                    f"{name!r}: nothing of the transaction is stored, since it was left in another thread or "
+                    "task than it was entered in"
                 )
                 raise LockError(message, name=name)
             self._warn(block, kind)
@@ -134,7 +136,7 @@ class Transaction(interrupts.Holding):
         if opened.left_to_parent:
             opened.left_to_parent -= 1
             return None
-        raise LockError(f"{name!r} is in no transaction that this thread, or task, has entered", name=name)
+        raise LockError(f"this thread or task is in no transaction of {name!r}", name=name)
 
     def _abort(self, entry: Entry) -> None:
         block: Block | None = entry.taken
@@ -149,8 +151,8 @@ class Transaction(interrupts.Holding):
     def _warn(self, block: Block, kind: Kind) -> None:
         if kind is GeneratorExit and block.wrote:
             message = (
-                f"{self._dict.name!r}: a generator was closed inside a transaction, so all that its thread wrote since "
-                "it was entered is undone, in the generator or not"
+                f"{self._dict.name!r}: a generator was closed inside a transaction, so everything that this thread "
+                "wrote since the transaction began is undone, also what the generator did not write"
             )
             warnings.warn(message, RuntimeWarning, stacklevel=5)
 

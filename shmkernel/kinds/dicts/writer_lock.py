@@ -135,7 +135,7 @@ class WriterLock:
         while end is None or time.monotonic() < end:
             yield delay if end is None else max(0, min(delay, end - time.monotonic()))
             delay = min(delay * 2, _LONGEST)
-        message = f"{self._name!r} is in another's transaction, and still was after {limit:g} s"
+        message = f"{self._name!r} is still in another transaction after {limit:g} s"
         if inside:
             message += (
                 f", while this one waited inside a transaction of {', '.join(map(repr, inside))}. Two that wait for "

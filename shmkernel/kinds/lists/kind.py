@@ -57,7 +57,7 @@ class List:
         """Plan the items of any iterable."""
         kinds.only(name, "a list", options)
         if isinstance(value, str) or not hasattr(value, "__iter__"):
-            message = f"{name!r}: no list can be made of {kinds.a_type(value)}"
+            message = f"{name!r}: {kinds.a_type(value)} cannot become a list"
             raise UnsupportedError(message, name=name, type=type(value).__name__)
         try:
             pieces = layout.encode(cast("Iterable[object]", value))
@@ -254,8 +254,8 @@ class View:
 
     def _torn(self, position: int) -> DamagedError:
         message = (
-            f"item {position} of {self._name!r} cannot be read: its format does not fit its bytes. Another process is "
-            "storing it just now, or the stdlib has cut a text there"
+            f"item {position} of {self._name!r} cannot be read: its format does not fit its bytes. Perhaps another "
+            "process is storing it at this moment, or the standard library has cut a str there"
         )
         return DamagedError(message, name=self._name, position=position)
 

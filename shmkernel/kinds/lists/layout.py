@@ -156,7 +156,7 @@ def _lay_str(value: str, room: int | None) -> Item:
     try:
         return _lay_text(len(value), value.encode(), TEXT, room)
     except UnicodeEncodeError as error:
-        message = f"{value[:20]!r} is no text that UTF-8 can hold ({error.reason}). Share bytes: .encode(...)"
+        message = f"{value[:20]!r} cannot be encoded as UTF-8 ({error.reason}). Share bytes: .encode(...)"
         raise ArgumentError(message) from None
 
 

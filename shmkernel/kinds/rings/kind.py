@@ -63,12 +63,12 @@ class RingKind:
             raise ArgumentError(message, Cure("For example", ring=64, shape=(480, 640)), name=name)
         slots = counts.whole(count)
         if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one has the newest number
-            raise ArgumentError(f"{name!r}: a ring has 2 slots at least, not {count!r}", name=name, ring=count)
+            raise ArgumentError(f"{name!r}: a stream has at least 2 slots, not {count!r}", name=name, ring=count)
         try:
             lengths, given = counts.lengths(shape), options.get("dtype")
             record = _record(np.dtype(cast("Any", float if given is None else given)), lengths)
         except (TypeError, ValueError, SyntaxError) as error:
-            raise ArgumentError(f"{name!r}: frames of this shape and dtype cannot be: {error}", name=name) from None
+            raise ArgumentError(f"{name!r}: such frames cannot be made: {error}", name=name) from None
         if any(n < 1 for n in lengths):
             raise ArgumentError(f"{name!r}: frames of shape {lengths} hold nothing", name=name)
         head = encode(slots, record) if _is_fit(record["frame"]) and _survives(record) else b""

@@ -124,11 +124,11 @@ class Ring:
             A TypeError, if its values would change in the ring's dtype.
         """
         if conversions.is_masked(frame):
-            message = f"{self.name!r}: the mask of this frame would be lost. Give its filled() values"
+            message = f"{self.name!r}: the mask of this frame would be lost. Put its filled() values"
             raise UnsupportedError(message, name=self.name, type=type(frame).__name__)
         source = np.asarray(frame)
         if source.shape != self.shape:
-            message = f"{self.name!r} holds frames of shape {self.shape}, and this has {source.shape}"
+            message = f"{self.name!r} holds frames of shape {self.shape}, and this frame has {source.shape}"
             raise ArgumentError(message, name=self.name, shape=source.shape)
         if source.dtype != self.dtype and not (self.dtype.kind in "iufc" and np.can_cast(source.dtype, self.dtype)):
             source = self._converted(frame if isinstance(frame, (list, tuple)) else source, source.dtype)
@@ -183,7 +183,7 @@ class Ring:
         """Set the number of the next slot to 0, under the exclusive lock, and return its frame."""
         before = self._filling
         if before is not None and not before.over and before.taken.hold is entry.taken.hold:
-            raise LockError(f"a slot of {self.name!r} is being filled already, by this very thread", name=self.name)
+            raise LockError(f"this thread is filling a slot of {self.name!r} already", name=self.name)
         self._number = self.newest + 1
         self._words[self._place(self._number)] = 0
         self._filling = entry
@@ -226,7 +226,7 @@ class Ring:
                 why = f": {error}"
         message = (
             f"{self.name!r} holds {self.dtype}, and values of this {given} frame would change{why}. "
-            f"If that is meant: {plain}.astype({str(self.dtype)!r})"
+            f"To convert it anyway: {plain}.astype({str(self.dtype)!r})"
         )
         raise UnsupportedError(message, name=self.name, dtype=str(given))
 
@@ -277,7 +277,7 @@ class Slot(Holding):
     def _leave(self, entry: Entry | None, kind: Kind) -> None:
         entry = entry or self._entry
         if entry is None or entry.taken is None:
-            raise LockError(f"no slot of {self._lock.name!r} is being filled by this", name=self._lock.name)
+            raise LockError(f"this object is filling no slot of {self._lock.name!r}", name=self._lock.name)
         if entry.inherited:
             return
         try:
