@@ -1,4 +1,4 @@
-"""What the monitor's buttons do. Each returns the sentence that says what happened, or raises an error of ours."""
+"""Carry out the actions of the monitor's buttons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def act(verb: str, name: str, inode: int, workspace: Workspace) -> str:
-    """Do to a segment what a button says. `inode` is the one that was clicked on, 0 for one that is only here."""
+    """Carry out a button's action, and return a sentence about it; raise a ShmError if it fails.
+
+    `inode` is that of the row that was clicked, 0 for unlinked memory: the name may belong to another segment by now.
+    """
     if inode and registry.inode_at(name) != inode:
         state = "unlinked" if registry.inode_at(name) is None else "replaced by another of its name"
         raise NotFoundError(f"{name!r} has been {state} meanwhile", name=name)

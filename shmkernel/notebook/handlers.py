@@ -1,4 +1,4 @@
-"""What each magic does: it calls a verb, changes the notebook's variables, and prints a sentence for each name."""
+"""Carry out the magics. Each prints one line that says what happened, also to the notebook's variables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CellLock(locks.Lock):
 
 
 def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Make variables of what is shared; all of them or none."""
+    """Attach segments, and set variables to them: all or none."""
     if args.variable and len(args.names) > 1:
         raise ArgumentError("--as names one variable, so give one NAME")
     if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
@@ -48,7 +48,7 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
 
 
 def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
-    """Delete the variables that are the segment's array, and say what still holds the memory."""
+    """Delete the variables that hold the segments, and print what still keeps the memory."""
     for name in args.names:
         if not actions.attached(name):
             attachment = attachments.given(args.scope.get(name))
@@ -64,36 +64,36 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
             variables.release(magics.shell, attachment.value())
         magics.workspace.bound.pop(name, None)
         keepers = _keepers(args.scope, name)
-        if variables.UNKNOWN in keepers:  # a traceback, perhaps
+        if variables.UNKNOWN in keepers:  # perhaps the last traceback
             variables.forget_errors(magics.shell)
             keepers = _keepers(args.scope, name)
         print(f"{name}: closed here. {_whereabouts(name, keepers)}")
 
 
 def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
-    """Remove names, and say who still holds the memory."""
+    """Remove names, and print who still has the memory."""
     for text in actions.unlink(args.names):
         print(text)
 
 
 def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
-    """Change lifetimes; what only this process has gets its name back, and the variable follows."""
+    """Change lifetimes; share a copy of memory that has lost its name."""
     for text in actions.keep(magics.workspace, args.scope, args.names, args.lifetime or "keep"):
         print(text)
 
 
 def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:  # noqa: ARG001
-    """Return what is shared, to be shown as a table."""
+    """Return all segments, displayed as a table."""
     return _rows(magics, shm.list())
 
 
 def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
-    """Return all that is known of segments, to be shown as cards."""
+    """Return the details of segments, displayed as cards."""
     return _rows(magics, [shm.info(name) for name in args.names], cards=True)
 
 
 def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
-    """Return a monitor, to be shown."""
+    """Return a monitor, displayed as a widget."""
     if len(args.names) > 1:
         raise ArgumentError(f"the content of one segment is shown first, so give one NAME, not {', '.join(args.names)}")
     return shm.watch(*args.names, **({"interval": args.every} if args.every is not None else {}))
@@ -142,24 +142,24 @@ def shm_wait(magics: ShmMagics, args: argparse.Namespace) -> int:  # noqa: ARG00
 
 
 def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
-    """Clean up after the dead."""
-    over = shm.gc(dry_run=args.dry_run)
-    if not over:
-        print("Nothing is left of kernels that ended")
+    """Remove what ended kernels have left behind."""
+    leftovers = shm.gc(dry_run=args.dry_run)
+    if not leftovers:
+        print("Nothing to clean up")
         return
-    size = capacity.human(sum(size for _, size in over))
-    done = "would be unlinked: %shm_gc" if args.dry_run else "unlinked"
-    print(f"{', '.join(name for name, _ in over)}: left by kernels that ended, {size}, {done}")
+    size = capacity.human(sum(size for _, size in leftovers))
+    done = "would be unlinked by %shm_gc" if args.dry_run else "unlinked"
+    print(f"{', '.join(name for name, _ in leftovers)}: left behind by ended kernels, {size}, {done}")
 
 
 def shm_doctor(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
-    """Print what was found, each with its cure."""
+    """Print the findings with their cures."""
     for level, text, cure in shm.doctor():
         print(f"{level:4}  {text}{f': {cure}' if cure else ''}")
 
 
 def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
-    """Print one screen."""
+    """Print one screen of examples."""
     print(_HELP)
 
 
@@ -168,51 +168,55 @@ def _keepers(scope: Scope, name: str) -> list[str]:
 
 
 def _whereabouts(name: str, keepers: list[str]) -> str:
-    """Say where the memory of a closed segment is now."""
+    """Return a sentence about the memory of a closed segment."""
     if keepers:
-        return f"Its memory stays attached, by a view of it: {', '.join(keepers)}"
+        return f"Its memory stays attached, still used by {', '.join(keepers)}"
     if registry.inode_at(name) is None:
-        return "It is gone, and its memory free"
+        return "No segment has this name any more"
     return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"
 
 
 def _rows(magics: ShmMagics, rows: list[Info], *, cards: bool = False) -> render.Rows:
-    remarks = {info.name: text for info in rows if not info.state and (text := _remark(magics, info))}
+    remarks = {row.name: text for row in rows if not row.state and (text := _remark(magics, row))}
     return render.Rows(rows, remarks, cards=cards)
 
 
-def _remark(magics: ShmMagics, info: Info) -> str:
-    """Say that a variable has parted from its segment, as it does in ``x = x + 1``."""
-    variable = magics.workspace.bound.get(info.name, info.name if info.mine else "")
+def _remark(magics: ShmMagics, row: Info) -> str:
+    """Return a remark if the variable is no longer the segment's value, as after ``x = x + 1``."""
+    name = row.name
+    variable = magics.workspace.bound.get(name, name if row.mine else "")
     if variable not in magics.workspace.space:
         return ""
     now = attachments.given(magics.workspace.space[variable])
-    if now is not None and now.name == info.name:
+    if now is not None and now.name == name:
         return ""
-    back = f"%shm_create {variable}" if info.mine and variable == info.name else f"%shm_attach {info.name} --overwrite"
-    return f"your {variable} is another object: {variable}[:] = ... would have kept it, {back}"
+    share = row.mine and variable == name
+    back = f"share the new one: %shm_create {name}" if share else f"attach again: %shm_attach {name} --overwrite"
+    return f"your {variable} is no longer the shared one; {back} (next time {variable}[:] = ...)"
 
 
 _HELP = """\
 Share          %shm_create x                        the variable x becomes the shared array
                %shm_create x --from a[:, 0]         a copy of any expression; a stays as it is
 without two    %shm_create x --shape 1000,1000 --dtype float32
-copies         x[:] = ...                           made empty in shared memory, then filled there
+copies         x[:] = ...                           created in shared memory, then filled there
+Dicts, lists   %shm_create d --dict                 an empty dict, which every notebook can fill
+               %shm_create l --list "[1, 'a']"      a list of numbers, texts, bytes and None
 Use elsewhere  %shm_attach x                        x is the array of the other notebook, not a copy
-               %shm_attach x --as y --mode r        under another name, protected from writing
-Look           %shm_list                            what is shared, by whom, who has it
-               %shm_info x                          all that is known of one
-               %shm_watch                           all of it live, and what it holds, with buttons
+               %shm_attach x --as y --mode r        under another name, read only
+Look           %shm_list                            all segments, their owners and users
+               %shm_info x                          all details of one
+               %shm_watch                           live: the table, the contents, buttons
 Let go         %shm_close x                         here; the others keep it
-               %shm_unlink x                        the name goes, the memory with its last user
-Lifetime       %shm_keep x                          survives this kernel, until unlinked
-               %shm_keep x --lifetime session       ends with its owner again
-Files          %shm_save x x.npy                    write it
-               %shm_load x x.npy                    share what a file holds
-Take turns     %%shm_lock x                         nobody else is under the lock meanwhile
-Wait           %shm_wait x --timeout 10             sleep until there is something new
-               %shm_publish x                       say so
+               %shm_unlink x                        remove the name; the last user frees the memory
+Lifetime       %shm_keep x                          until it is unlinked; it survives this kernel
+               %shm_keep x --lifetime session       until its owner ends
+Files          %shm_save x x.npy                    write it to a file
+               %shm_load x x.npy                    share the content of a file
+Take turns     %%shm_lock x                         others that lock x wait until the cell ends
+Wait           %shm_wait x --timeout 10             sleep until there is a new version
+               %shm_publish x                       announce a new version
 Streams        %shm_create f --ring 64 --shape 480,640           f.put(a), for a in f: ...
-Care           %shm_gc --dry-run                    what kernels left that died by force
-               %shm_doctor                          what this machine allows, with cures
-Flags of each  %shm_create -h                       Defaults: %config ShmMagics"""
+Care           %shm_gc --dry-run                    leftovers of killed kernels
+               %shm_doctor                          check this machine
+All flags      %shm_create -h                       Defaults: %config ShmMagics"""

@@ -1,12 +1,12 @@
-"""Sharing the notebook's values: ``%shm_create`` and ``%shm_load``.
+"""Share the notebook's values: ``%shm_create`` and ``%shm_load``.
 
-    request  name, value, variable, flags: may it be?  -> all are checked before anything is allocated
-    draft    nameless segments, filled                 -> discarded, all of them, if one fails
-    name     all drafts, or none
-    tell     each variable becomes its segment's array; what keeps the private copy alive is named
+    request  name, value, flags           -> all are checked before memory is allocated
+    draft    fill segments without names  -> if one fails, all are discarded
+    name     name all drafts or none
+    report   set each variable to its segment's value; say what keeps its private copy alive
 
-The steps are functions of their own, so that no local name of theirs outlives them: whether the private copy has
-gone is seen by a weak reference.
+Each step is a function, so that its local variables do not outlive it: a weak reference tells whether the private
+copy was freed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class _Request(NamedTuple):
-    """What one name asks for: a segment to be made, or, without a plan, ``done`` already."""
+    """A name to share: with a plan for a new segment, or without one if ``done`` is its shared value already."""
 
     name: str
     done: Any = None
@@ -46,7 +46,7 @@ class _Request(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """How what is made is to be used, how long it lives, and what gives way to it."""
+    """The mode and lifetime of new segments, and which segments they may replace."""
 
     mode: str
     lifetime: str
@@ -54,17 +54,18 @@ class _Terms(NamedTuple):
 
 
 def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Share variables, the value of an expression, or what is made new."""
+    """Share variables, the value of an expression, or a new array, list, dict or block."""
     _check_flags(args)
     terms, read = _terms(magics, args), _is_variable(args)
     requests = [_checked(magics, args, name, terms) for name in args.names]
-    asked = [request._replace(plan=None) for request in requests]  # a plan holds the private copy
+    reports = [request._replace(plan=None) for request in requests]  # a plan holds the private copy
     values_of = _named(requests, terms)
-    values = [values_of.pop(request.name) if request.kind else request.done for request in asked]
-    for request, value in zip(asked, values, strict=True):
-        if variables.is_variable(request.name):
-            magics.workspace.bind(args.scope, request.name, value, request.name, read=read)
-        print(_made(args, request, value) if request.kind else _done(args, request))
+    values = [values_of.pop(request.name) if request.kind else request.done for request in reports]
+    for request, value in zip(reports, values, strict=True):
+        name = request.name
+        if variables.is_variable(name):
+            magics.workspace.bind(args.scope, name, value, name, read=read)
+        print(_made(args, request, value) if request.kind else _done(args, name))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -110,7 +111,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Terms) -> _Request:
-    """Check one name; what can be shared in the value's place is proposed as a line."""
+    """Check one name. If its value cannot be shared, propose a line that shares it in another form."""
     try:
         return _request(magics, args, name, terms)
     except UnsupportedError as error:
@@ -122,7 +123,7 @@ def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
 
 
 def _other_name(args: argparse.Namespace, name: str, value: object) -> str:
-    """Say what to do for a name that is the variable of another value."""
+    """Propose what to do about a variable of this name with another value."""
     cure = f"Use another name, such as {name}_shared"
     if args.expression is not None:
         cure = f"Keep both: %shm_create {name}_shared --from {args.expression}"
@@ -158,8 +159,8 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         "size": size(args.size) if args.size else None,
         "ring": args.ring,
     }
-    wanted = args.kind or (args.items and "list") or (args.empty and "dict")
-    kind, plan = kinds.planned(name, value, options, wanted)
+    kind_name = args.kind or (args.items and "list") or (args.empty and "dict")
+    kind, plan = kinds.planned(name, value, options, kind_name)
     private = variables.watch(space.get(name))
     return _Request(name, None, kind, plan, _earlier(name) if taken else "", private)
 
@@ -181,61 +182,62 @@ def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # no
 
 
 def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
-    """Say whether the value is that very segment, as it is asked for."""
+    """Return whether the value is already this segment's, in the form that the flags ask for."""
     attachment = attachments.given(value)
     if attachment is None or attachment.name != name or attachment.key[1] != registry.inode_at(name):
         return False
     if (args.replace and not shm.info(name).mine) or (args.kind or attachment.kind) != attachment.kind:
         return False
+    mode = attachment.key[2]
     if not isinstance(value, np.ndarray):
-        return not (args.dtype or args.order or args.size) and attachment.key[2] == (args.mode or attachment.key[2])
+        return not (args.dtype or args.order or args.size) and mode == (args.mode or mode)
     try:
         same = args.dtype is None or np.dtype(args.dtype) == value.dtype
     except (TypeError, ValueError, SyntaxError):
         return False
     ordered = {None: True, "C": value.flags.c_contiguous, "F": value.flags.f_contiguous}.get(args.order, False)
-    return same and ordered and attachment.key[2] == (args.mode or attachment.key[2])
+    return same and ordered and mode == (args.mode or mode)
 
 
 def _named(requests: list[_Request], terms: _Terms) -> dict[str, Any]:
-    """Make what is asked for; the requests are consumed, since their plans hold the private copies."""
-    made: list[staging.Draft] = []
+    """Make and name the segments. Empty the list of requests, whose plans hold the private copies."""
+    drafts: list[staging.Draft] = []
     try:
         while requests:
             name, _, kind, plan, *_ = requests.pop(0)
             if kind and plan:
-                made.append(staging.make(name, kind, plan, terms.mode, terms.lifetime))
+                drafts.append(staging.make(name, kind, plan, terms.mode, terms.lifetime))
     except BaseException:
-        staging.discard(made)
-        made.clear()  # an interrupt's traceback keeps this frame
+        staging.discard(drafts)
+        drafts.clear()  # an interrupt's traceback keeps this frame
         raise
-    values = staging.name_all(made, terms.replace) if made else []
-    return dict(zip([draft.record.name for draft in made], values, strict=True))
+    values = staging.name_all(drafts, terms.replace) if drafts else []
+    return dict(zip([draft.record.name for draft in drafts], values, strict=True))
 
 
 def _is_variable(args: argparse.Namespace) -> bool:
-    """Say whether what is shared are the variables of the names."""
+    """Return whether the magic shares variables: no flag gives another value."""
     return args.expression is None and args.items is None and not (args.shape or args.size or args.empty)
 
 
 def _made(args: argparse.Namespace, request: _Request, value: object) -> str:
-    info, remarks = listing.of_value(request.name, value), request.before
+    name, remarks = request.name, request.before
     keepers = variables.left(args.scope, request.private)
     if keepers and keepers != args.expression:
         which = "The earlier one" if variables.is_shared(request.private) else "Its private copy"
         remarks += f" {which} stays in memory, held by {keepers}."
-    if args.expression and args.expression.isidentifier() and args.expression != request.name:
+    if args.expression and args.expression.isidentifier() and args.expression != name:
         remarks += f" {args.expression} stays as it is, a copy."
-    return f"{_shared(info)}{args.scope.remark(request.name)}.{remarks} {_invitation(request.name)}"
+    return f"{_shared(listing.of_value(name, value))}{args.scope.remark(name)}.{remarks} {_invitation(name)}"
 
 
-def _done(args: argparse.Namespace, request: _Request) -> str:
-    info = shm.info(request.name)
+def _done(args: argparse.Namespace, name: str) -> str:
+    info = shm.info(name)
     if args.lifetime and args.lifetime != info.lifetime:
-        info = shm.keep(request.name, args.lifetime)
-        return f"{info.name}: shared already, now {actions.until(info)}"
+        info = shm.keep(name, args.lifetime)
+        return f"{name}: shared already, now {actions.until(info)}"
     by = "" if info.mine else f", by {render.clean(info.owner)}"
-    return f"{info.name}: shared already{by}, {actions.until(info)}; nothing to do"
+    return f"{name}: shared already{by}, {actions.until(info)}; nothing to do"
 
 
 def _shared(info: Info, source: str = "") -> str:
@@ -243,12 +245,12 @@ def _shared(info: Info, source: str = "") -> str:
 
 
 def _invitation(name: str) -> str:
-    """Say how others get it."""
+    """Return the line that attaches the segment in another notebook."""
     return f"In another notebook: %shm_attach {name}{'' if variables.is_variable(name) else ' --as NAME'}"
 
 
 def _earlier(name: str) -> str:
-    """Say what a new segment of this name will replace, and who goes on with the old one."""
+    """Return a sentence about the segment that will be replaced, and about the processes that keep it."""
     inode = registry.inode_at(name)
     if inode is None:
         return ""
@@ -258,6 +260,7 @@ def _earlier(name: str) -> str:
             return ""
     info = shm.info(name)
     others = [holder for holder in info.attached if holder.pid != os.getpid()]
-    whose = "the earlier one" if info.mine else f"that of {render.clean(info.owner)}"
-    held = f", which {render.people(others)} still hold{'s' * (len(others) == 1)} (there: %shm_attach {name})"
-    return f" It replaces {whose}{held if others else ''}."
+    whose = "the earlier one" if info.mine else f"the one of {render.clean(info.owner)}"
+    verb = "has" if len(others) == 1 else "have"
+    held = f" {render.people(others)} still {verb} the old one; there: %shm_attach {name}."
+    return f" It replaces {whose}.{held if others else ''}"

@@ -1,4 +1,4 @@
-"""Cures in the words of a notebook: ``%shm_unlink x``."""
+"""Write cures as magics: ``%shm_unlink x``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARKS = str.maketrans({"$": "$$", "{": "{{", "}": "}}"})
 
 
 def in_magics(cure: Cure) -> str:
-    """Word a cure as a magic; as Python where no magic does it, or where a name cannot be typed in one.
+    """Write a cure as a magic, or as Python if no magic does it or if a magic cannot take the name.
 
     Examples
     --------
@@ -24,7 +24,7 @@ def in_magics(cure: Cure) -> str:
     >>> in_magics(Cure("Its bytes", "attach", "x", kind="raw"))
     "import shmkernel as shm; shm.attach('x', kind='raw')"
     """
-    if not cure.verb:  # the call that failed may have been a magic, or Python
+    if not cure.verb:  # the failed call may have been a magic or Python
         return f"{' '.join(_flags(cure))} (in Python {in_python(cure)})"
     parser: Parser | None = getattr(getattr(ShmMagics, f"shm_{cure.verb}", None), "parser", None)
     words = [shlex.quote(str(value).translate(_MARKS)) for value in cure.arguments]
@@ -39,11 +39,11 @@ def _flags(cure: Cure) -> list[str]:
 
 
 def _understood(parser: Parser, line: str, cure: Cure) -> bool:
-    """Say whether the parser gets the arguments back from the line."""
+    """Return whether the parser reads the cure's arguments from the line."""
     if not line.isprintable():
         return False
     try:
-        found: dict[str, Any] = vars(parser.parse_line(line, {}))
+        parsed: dict[str, Any] = vars(parser.parse_line(line, {}))
     except ArgumentError:
         return False
-    return [*found.get("names", ()), *filter(None, [found.get("path")])] == [*map(str, cure.arguments)]
+    return [*parsed.get("names", ()), *filter(None, [parsed.get("path")])] == [*map(str, cure.arguments)]

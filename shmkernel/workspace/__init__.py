@@ -1,8 +1,10 @@
-"""The variables of a notebook, and what the magics and the monitor's buttons both do with them.
+"""The notebook's variables, and the actions that the magics and the monitor's buttons share.
 
-scope       the variables that a line sees
-variables   which of them are segments, what keeps memory in use, and how to let go of it
-actions     attach, keep and unlink; the variables follow, and a sentence says what happened
+    scope       the variables that a line sees
+    variables   which variables hold which memory
+    actions     attach, keep and unlink; the variables follow
+
+`Workspace` remembers which variable belongs to which segment.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ _KEY = "_shmkernel_workspace"
 
 
 class Workspace:
-    """The variables of one shell. ``bound`` has the variable that was made of a segment, by the segment's name."""
+    """The variables of one shell. ``bound`` maps a segment's name to the variable that was set to its value."""
 
     def __init__(self, shell: InteractiveShell | None) -> None:
         self._shell = shell
@@ -31,7 +33,7 @@ class Workspace:
         return space
 
     def bind(self, scope: Scope, variable: str, value: object, name: str, *, read: bool = False) -> None:
-        """Make a variable of a segment's value where the scope says."""
+        """Set a variable to a segment's value, in the given scope."""
         scope.bind(variable, value, read=read)
         if self.space.get(variable) is value:
             self.bound[name] = variable
@@ -40,7 +42,7 @@ class Workspace:
 
 
 def of(shell: InteractiveShell | None) -> Workspace:
-    """Return the workspace of a shell: the same for every caller. Without a shell it is empty, and new."""
+    """Return the workspace of a shell, the same at each call. Without a shell return a new, empty one."""
     if shell is None:
         return Workspace(None)
     workspace: Workspace = vars(shell).setdefault(_KEY, Workspace(shell))

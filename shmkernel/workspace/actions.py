@@ -1,6 +1,6 @@
-"""Attach, keep and unlink in a notebook: the variables follow, and a sentence says what happened.
+"""Attach, keep and unlink for the magics and the monitor's buttons; the notebook's variables follow.
 
-The magics and the monitor's buttons call these. Each checks all names first, then yields a sentence for each.
+Each function checks all names first, then yields a sentence about each that says what happened.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ACCESS = {"r+": "writable", "r": "read only", "c": "changes stay private"}
 def attach(
     workspace: Workspace, scope: Scope, targets: Mapping[str, str], mode: str = "r+", *, overwrite: bool = False
 ) -> Iterator[tuple[Any, str]]:
-    """Make variables of segments, all or none; ``targets`` has the variable of each name. Yield values, too."""
+    """Set variables to segments, all or none; `targets` maps names to variables. Yield values and sentences."""
     for name, variable in targets.items():
         paths.path_of(name)
         if not variables.is_variable(variable):
@@ -44,7 +44,7 @@ def attach(
 
 
 def keep(workspace: Workspace, scope: Scope, names: Sequence[str], lifetime: str = "keep") -> Iterator[str]:
-    """Change lifetimes. A segment without a name is copied into a new one, and the variables follow."""
+    """Change lifetimes. Of a segment that was unlinked, share a copy, and set the variables to it."""
     nameless = {name: attached(name) for name in names if registry.inode_at(name) is None}
     for name, held in nameless.items():
         if not any(attachment.value() is not None for attachment in held):
@@ -57,7 +57,7 @@ def keep(workspace: Workspace, scope: Scope, names: Sequence[str], lifetime: str
 
 
 def unlink(names: Sequence[str]) -> Iterator[str]:
-    """Remove names, and say what still uses the memory."""
+    """Remove names. The sentences say what still uses the memory."""
     for name in names:
         if registry.inode_at(name) is None:
             raise segment_file.missing(name)
@@ -69,9 +69,9 @@ def unlink(names: Sequence[str]) -> Iterator[str]:
         if others:
             keepers.append(f"{render.people(others)} let{'s' * (len(others) == 1)} go")
         if attached(name):
-            keepers.append(f"%shm_close {name} here")
+            keepers.append(f"you run %shm_close {name} here")
         size = capacity.human(info.size)
-        fate = f"stay until {' and '.join(keepers)}" if keepers else "freed"
+        fate = f"stay in memory until {' and '.join(keepers)}" if keepers else "freed"
         yield f"{name}: unlinked, {size} {fate}"
 
 
@@ -81,16 +81,16 @@ def attached(name: str) -> list[attachments.Attachment]:
 
 
 def until(info: Info) -> str:
-    """Say how long a segment lives, and how to make it live longer."""
+    """Return how long a segment lives, and which magic makes it live longer."""
     return {
         "session": f"until {'this kernel' if info.mine else info.owner} ends (longer: %shm_keep {info.name})",
-        "attached": "until the last one lets go of it",
+        "attached": "until the last process lets go of it",
         "keep": f"until %shm_unlink {info.name}",
     }[info.lifetime]
 
 
 def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, value: object, mode: str) -> str:
-    """Make the variable, and say what it is now."""
+    """Set the variable, and return a sentence about it."""
     again, before = "", None
     if (now := scope.target(variable).get(variable)) is value:
         again = " (already attached)"
@@ -109,14 +109,14 @@ def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, valu
 def _named_again(
     workspace: Workspace, scope: Scope, name: str, nameless: list[attachments.Attachment], lifetime: str
 ) -> str:
-    """Copy what has lost its name into a new segment, and give that to the variables which are the old one."""
+    """Share a copy of an unlinked segment, and set the variables that held the old one to it."""
     old = [value for attachment in nameless if (value := attachment.value()) is not None]
     new = shm.create(name, old[0], lifetime=lifetime)
     rebound = variables.aliases(scope, old)
     for key in rebound:
         workspace.bind(scope, key, new, name, read=True)
-    yours = f" and now your {' and '.join(rebound)}" if rebound else ""
-    return f"named again, a copy{yours}; "
+    yours = f", now your {' and '.join(rebound)}" if rebound else ""
+    return f"shared again as a copy{yours}; "
 
 
 def _others(info: Info) -> list[Holder]:
@@ -124,7 +124,7 @@ def _others(info: Info) -> list[Holder]:
 
 
 def _still(name: str, others: list[Holder]) -> str:
-    """Say who stays on the memory of which a copy was made."""
+    """Name the processes that still have the memory of which a copy was made."""
     if not others:
         return ""
     verb = "has" if len(others) == 1 else "have"

@@ -44,7 +44,7 @@ def test_two_notebooks_share_an_array_through_all_that_can_happen_to_it(kernel, 
     assert "2: prepare, here" in bundle["text/plain"] or "2: here, prepare" in bundle["text/plain"]
     assert "<td" in bundle["text/html"]
 
-    assert "replaces the earlier one, which plot still holds (there: %shm_attach elevation)" in prepare(
+    assert "replaces the earlier one. plot still has the old one; there: %shm_attach elevation" in prepare(
         "elevation = np.ones(3)\n%shm_create elevation"
     )
     assert "replaced: %shm_attach elevation" in plot("%shm_list")
@@ -54,9 +54,11 @@ def test_two_notebooks_share_an_array_through_all_that_can_happen_to_it(kernel, 
     prepare.manager.shutdown_kernel(now=True)
     until_left(shm_dir, *_sessions(alive="plot.ipynb"))
     assert "owner ended, only here: %shm_keep elevation" in plot("%shm_list")
-    assert "named again, a copy and now your elevation" in plot("%shm_keep elevation")
+    assert "shared again as a copy, now your elevation" in plot("%shm_keep elevation")
     assert shm.attach("elevation").tolist() == [1, 1, 1]
-    assert plot("elevation[1] = 5\n%shm_unlink elevation").startswith("elevation: unlinked, 152 B stay until ")
+    assert plot("elevation[1] = 5\n%shm_unlink elevation").startswith(
+        "elevation: unlinked, 152 B stay in memory until "
+    )
 
 
 def _sessions(alive):

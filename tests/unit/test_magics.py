@@ -93,9 +93,9 @@ def test_close_frees_the_memory_wherever_ipython_hides_it(notebook, hide):
 def test_close_names_the_views_that_live_on(notebook):
     notebook("%shm_create x --shape 3\nview = x[1:]")
     notebook("x[:1]")
-    assert "attached, by a view of it: view, Out[2] (%xdel _2)\n" in notebook("%shm_close x")
+    assert "attached, still used by view, Out[2] (%xdel _2)\n" in notebook("%shm_close x")
     assert notebook("print(view)") == "[0. 0.]\n"
-    assert "by a view of it: view, Out[2]" in notebook("%shm_unlink x\n%shm_close x")
+    assert "still used by view, Out[2]" in notebook("%shm_unlink x\n%shm_close x")
     notebook("del view\n%xdel _2")
     assert not attachments.everything()
 
@@ -105,9 +105,9 @@ def test_unlink_names_who_still_holds_the_memory(notebook):
     with elsewhere(lambda: shm.attach("x", "r")):
         assert notebook.fails("%shm_unlink y nope").name == "nope"
         x, y = notebook("%shm_unlink x y").splitlines()
-    assert x == "x: unlinked, 152 B stay until plot lets go and %shm_close x here"
+    assert x == "x: unlinked, 152 B stay in memory until plot lets go and you run %shm_close x here"
     assert y == "y: unlinked, 152 B freed"
-    assert "It is gone, and its memory free" in notebook("%shm_close x")
+    assert "No segment has this name any more" in notebook("%shm_close x")
 
 
 def test_keep_names_again_what_is_only_here_and_the_variable_follows(notebook):
@@ -119,14 +119,14 @@ def test_keep_names_again_what_is_only_here_and_the_variable_follows(notebook):
     shm.gc()
     assert "owner ended, only here: %shm_keep x" in notebook("%shm_list")
     assert notebook("%shm_keep x") == (
-        "x: named again, a copy and now your x; array float64 (3,), 152 B, shared until %shm_unlink x\n"
+        "x: shared again as a copy, now your x; array float64 (3,), 152 B, shared until %shm_unlink x\n"
     )
     assert notebook["x"] is shm.attach("x")
     assert notebook["x"] is not before
     del before
     assert "until this kernel ends" in notebook("%shm_keep x --lifetime session")
-    assert "until the last one lets go of it" in notebook("%shm_unlink x\n%shm_keep x --lifetime attached")
-    assert notebook("%shm_close x") == "x: closed here. It is gone, and its memory free\n"
+    assert "until the last process lets go of it" in notebook("%shm_unlink x\n%shm_keep x --lifetime attached")
+    assert notebook("%shm_close x") == "x: closed here. No segment has this name any more\n"
     notebook("%shm_create x --shape 3")
     assert str(notebook.fails("%shm_keep x --lifetime forever")).startswith("lifetime 'forever' is unknown: session")
     assert isinstance(notebook.fails("%shm_keep x nope"), shm.NotFoundError)
@@ -139,16 +139,16 @@ def test_the_list_shows_what_is_unusual(notebook):
         notebook("%shm_attach b --as c\nc = c + 1")
         head, b, x, total = notebook("%shm_list").splitlines()
         assert head.split() == ["name", "kind", "type", "size", "owner", "attached", "lifetime", "age", "note"]
-        assert "your c is another object: c[:] = ... would have kept it, %shm_attach b --overwrite" in b
-        assert "your x is another object: x[:] = ... would have kept it, %shm_create x" in x
+        assert "your c is no longer the shared one; attach again: %shm_attach b --overwrite (next time c[:] = ...)" in b
+        assert "your x is no longer the shared one; share the new one: %shm_create x (next time x[:] = ...)" in x
         assert "(here)" in x
         assert "1: plot" in x
         assert total.startswith("2 segments, 352 B. /dev/shm/")
         rows = notebook.run("rows = %shm_list\nrows").value
     assert isinstance(rows, list)
     assert [(type(one), one.name) for one in rows] == [(shm.Info, "b"), (shm.Info, "x")]
-    assert "your x is another object" in rows._repr_html_()
-    assert "\nnote      your x is another object" in notebook("%shm_info x")
+    assert "your x is no longer the shared one" in rows._repr_html_()
+    assert "\nnote      your x is no longer the shared one" in notebook("%shm_info x")
 
 
 def test_a_bare_magic_makes_no_out(notebook):
@@ -236,7 +236,7 @@ def test_help_shows_each_verb_on_one_screen(notebook):
 
 
 def test_gc_and_doctor_say_what_they_found(notebook):
-    assert notebook("%shm_gc") == "Nothing is left of kernels that ended\n"
+    assert notebook("%shm_gc") == "Nothing to clean up\n"
     assert " O_TMPFILE" in notebook("%shm_doctor")
 
 

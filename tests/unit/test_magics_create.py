@@ -117,7 +117,7 @@ def test_what_is_shared_already_stays_as_it_is(notebook):
 def test_who_replaces_a_segment_learns_who_goes_on_with_the_old_one(notebook):
     notebook("%shm_create x --shape 3")
     with elsewhere(lambda: shm.attach("x", "r")):
-        assert "replaces the earlier one, which plot still holds (there: %shm_attach x). " in notebook(
+        assert "replaces the earlier one. plot still has the old one; there: %shm_attach x. " in notebook(
             "%shm_create x --shape 4"
         )
 
@@ -129,7 +129,9 @@ def test_the_name_of_another_living_session_is_taken_only_by_replace(notebook):
         assert isinstance(error, shm.TakenError)
         assert str(error).startswith("'x' is taken, by plot.ipynb (alive). Use another name, or replace it")
         assert [one.name for one in shm.list()] == ["x"]
-        assert "replaces that of plot.ipynb, which plot still holds" in notebook("%shm_create x --replace")
+        assert "replaces the one of plot.ipynb. plot still has the old one; there: %shm_attach x" in notebook(
+            "%shm_create x --replace"
+        )
         assert shm.info("x").mine
     notebook("%shm_attach x --mode r\n%shm_create x --replace")
 

@@ -134,13 +134,13 @@ def test_close_and_keep_in_a_function_are_about_its_variables(notebook):
     cell = (
         "def work():\n    data = np.zeros(3)\n    %shm_create data\n    %shm_close data\n    return data\ndata = work()"
     )
-    assert "Its memory stays attached, by a view of it: data" in notebook(cell)
+    assert "Its memory stays attached, still used by data" in notebook(cell)
     notebook("%shm_unlink data\ndel data")
     cell = (
         "def work():\n    data = np.ones(3)\n    %shm_create data\n    %shm_unlink data\n    %shm_keep data\n"
         "    data[:] = 7\nwork()"
     )
-    assert "data: named again, a copy and now your data; " in notebook(cell)
+    assert "data: shared again as a copy, now your data; " in notebook(cell)
     assert shared() == [7, 7, 7]
     shm.unlink("data")
 

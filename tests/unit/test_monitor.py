@@ -306,7 +306,7 @@ def test_buttons_attach_keep_and_unlink(notebook):
         assert notebook["x"].tolist() == [0, 1, 2]
         assert act("attach", "x", notebook).endswith(" (already attached)")
         assert act("keep", "x", notebook).endswith("shared until %shm_unlink x")
-        assert act("unlink", "x", notebook).endswith("go and %shm_close x here")
+        assert act("unlink", "x", notebook).endswith("go and you run %shm_close x here")
         assert registry.inode_at("x") is None
 
 
@@ -328,7 +328,7 @@ def test_a_button_does_to_variables_what_its_magic_does_and_says_the_same(notebo
             notebook("%shm_close x")
             told.append(said)
     assert told[0] == told[1]
-    assert "your x is another object" in told[0][1]["x"]
+    assert "your x is no longer the shared one" in told[0][1]["x"]
 
 
 def test_buttons_refuse_with_a_cure(notebook):
@@ -491,7 +491,7 @@ def test_keep_of_what_lost_its_name_gives_the_notebook_the_copy_and_names_who_st
     with holding(lambda: shm.create("x", np.arange(3))):
         notebook("%shm_attach x --as mine\nother = 3\n%shm_unlink x")
         text = act("keep", "x", notebook)
-        assert text.startswith("x: named again, a copy and now your mine; ")
+        assert text.startswith("x: shared again as a copy, now your mine; ")
         assert text.endswith(" still has the old memory; there: %shm_attach x")
         assert notebook["mine"] is shm.attach("x")
         assert notebook["other"] == 3
