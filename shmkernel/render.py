@@ -78,17 +78,21 @@ def source(segment: Info) -> str:
     return "this notebook" if segment.mine else clean(segment.owner + ended)
 
 
+def others(segment: Info) -> list[Holder]:
+    """Return the processes that have a segment attached, without this one."""
+    return [holder for holder in segment.attached if holder.pid != os.getpid()]
+
+
 def note(segment: Info) -> str:
     """Say what is unusual about a segment, and what to run then."""
     if segment.state == "replaced":
         return _then("replaced", "attach", segment)
     if segment.state == "unlinked":
-        others = [holder for holder in segment.attached if holder.pid != os.getpid()]
         why = "unlinked" if segment.owner_alive else "owner ended"
-        if not others:
+        if not (those := others(segment)):
             return _then(f"{why}, only here", "keep", segment)
-        verb = "has" if len(others) == 1 else "have"
-        return _then(f"{why}, {people(others, shown=_SHOWN)} {verb} it too. To share a copy", "keep", segment)
+        verb = "has" if len(those) == 1 else "have"
+        return _then(f"{why}, {people(those, shown=_SHOWN)} {verb} it too. To share a copy", "keep", segment)
     return _then("damaged", "unlink", segment) if segment.state == "damaged" else ""
 
 

@@ -12,7 +12,6 @@ copy was freed.
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -259,7 +258,7 @@ def _earlier(name: str) -> str:
         if record and registry.ended(record):
             return ""
     info = shm.info(name)
-    others = [holder for holder in info.attached if holder.pid != os.getpid()]
+    others = render.others(info)
     whose = "the earlier one" if info.mine else f"the one of {render.clean(info.owner)}"
     verb = "has" if len(others) == 1 else "have"
     held = f" {render.people(others)} still {verb} the old one; there: %shm_attach {name}."

@@ -5,7 +5,6 @@ Each function checks all names first, then yields a sentence about each that say
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
@@ -49,7 +48,7 @@ def keep(workspace: Workspace, scope: Scope, names: Sequence[str], lifetime: str
     for name, held in nameless.items():
         if not any(attachment.value() is not None for attachment in held):
             raise segment_file.missing(name)
-    stayed = {name: _others(shm.info(name)) for name, held in nameless.items() if held}
+    stayed = {name: render.others(shm.info(name)) for name, held in nameless.items() if held}
     for name in names:
         copied = _named_again(workspace, scope, name, nameless[name], lifetime) if name in nameless else ""
         info = shm.info(name) if copied else shm.keep(name, lifetime)
@@ -64,7 +63,7 @@ def unlink(names: Sequence[str]) -> Iterator[str]:
     for name in names:
         info = shm.info(name)
         shm.unlink(name)
-        others = _others(info)
+        others = render.others(info)
         keepers = ["processes in another container let go"] if info.elsewhere else []
         if others:
             keepers.append(f"{render.people(others)} let{'s' * (len(others) == 1)} go")
@@ -117,10 +116,6 @@ def _named_again(
         workspace.bind(scope, key, new, name, read=True)
     yours = f", now your {' and '.join(rebound)}" if rebound else ""
     return f"shared again as a copy{yours}; "
-
-
-def _others(info: Info) -> list[Holder]:
-    return [holder for holder in info.attached if holder.pid != os.getpid()]
 
 
 def _still(name: str, others: list[Holder]) -> str:
