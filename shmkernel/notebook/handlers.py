@@ -38,10 +38,9 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN
         raise ArgumentError("--as names one variable, so give one NAME")
     if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
         raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
-    mode = args.mode or magics.mode
     targets = {name: args.variable or name for name in args.names}
     values = []
-    for value, text in actions.attach(magics.workspace, args.scope, targets, mode, overwrite=args.overwrite):
+    for value, text in actions.attach(magics.workspace, args.scope, targets, args.mode, overwrite=args.overwrite):
         values.append(value)
         print(text)
     return values[0] if len(values) == 1 else tuple(values)

@@ -98,6 +98,7 @@ class ShmMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self.workspace = workspace.of(shell)
+        self.workspace.mode = lambda: self.mode
 
     @_verb
     @_NAMES

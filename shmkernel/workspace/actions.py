@@ -25,7 +25,7 @@ _ACCESS = {"r+": "writable", "r": "read only", "c": "changes stay private"}
 
 
 def attach(
-    workspace: Workspace, scope: Scope, targets: Mapping[str, str], mode: str = "r+", *, overwrite: bool = False
+    workspace: Workspace, scope: Scope, targets: Mapping[str, str], mode: str | None = None, *, overwrite: bool = False
 ) -> Iterator[tuple[Any, str]]:
     """Set variables to segments, all or none; `targets` maps names to variables. Yield values and sentences."""
     for name, variable in targets.items():
@@ -37,6 +37,7 @@ def attach(
             line = f"%shm_attach {name}" if variable == name else f"%shm_attach {name} --as {variable}"
             cure = f"Keep both: %shm_attach {name} --as NAME. Replace it: {line} --overwrite"
             variables.check_free(scope.target(variable), variable, name, cure)
+    mode = mode or workspace.mode()
     values = [shm.attach(name, mode) for name in targets]
     for (name, variable), value in zip(targets.items(), values, strict=True):
         yield value, _attached(workspace, scope, name, variable, value, mode)

@@ -331,6 +331,14 @@ def test_a_button_does_to_variables_what_its_magic_does_and_says_the_same(notebo
     assert "your x is no longer the shared one" in told[0][1]["x"]
 
 
+def test_the_attach_button_takes_the_mode_that_is_configured(notebook):
+    with holding(lambda: shm.create("x", np.arange(3))):
+        assert notebook("%config ShmMagics.mode = 'r'") == ""
+        assert act("attach", "x", notebook).endswith(", read only")
+        assert not notebook["x"].flags.writeable
+        notebook("%shm_close x")
+
+
 def test_buttons_refuse_with_a_cure(notebook):
     x = shm.create("x", shape=3)
     other = shm.create("a.b", shape=3)
