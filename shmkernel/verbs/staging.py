@@ -28,8 +28,6 @@ class Draft(NamedTuple):
     fd: int
     record: records.Record
     value: Any
-    mode: str
-    stat: os.stat_result
 
 
 def draft(
@@ -75,7 +73,7 @@ def make(
             mapping, shared = open_(kind, fd, status, path, name, mode, view)
             record = records.Record(status.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
             given = attachments.put(mapping, shared, attachments.Segment(status, mode, path, name, kind.name, record))
-            return Draft(fd, record, given, mode, status)
+            return Draft(fd, record, given)
         except BaseException:
             inode = os.fstat(fd).st_ino
             os.close(fd)  # first, because abandon needs a descriptor, and this may be the last one

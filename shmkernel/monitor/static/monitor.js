@@ -117,7 +117,6 @@ class View {
     this.filter.addEventListener("keydown", (event) => event.key === "ArrowDown" && this.table.select(this.table.selected, true));
     this.seen = new IntersectionObserver((entries) => this.watch(entries[entries.length - 1].isIntersecting));
     this.seen.observe(this.element);
-    this.watch = this.watch.bind(this);
     this.turned = () => this.watch(this.near);
     document.addEventListener("visibilitychange", this.turned);
     this.sized = new ResizeObserver(() => this.panel.picture.draw());
