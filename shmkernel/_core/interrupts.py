@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from shmkernel._core import fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
     Kind = type[BaseException] | None
@@ -120,10 +120,6 @@ class Holding:
     A subclass acquires in `_enter`, which first sets ``entry.taken`` (never to None), and releases in `_leave`. If the
     statement is torn down, or `_leave` raises, `_abort` releases what is still held. It must work after any number of
     steps of the others.
-
-    For ``async with`` a subclass defines ``__aenter__`` as a plain method that calls `entry_of` at once and returns
-    a coroutine, and ``__aexit__ = Exit("_exit_async")``, a plain method too: the token dies after the call, before the
-    returned coroutine runs.
     """
 
     __slots__ = ()
@@ -163,6 +159,38 @@ class Holding:
         else:
             self._leave(entry, kind)
             entry.over, entry.token = True, None  # as `end` does; every lock of ours passes here
+
+
+class _Done:
+    """The awaitable of an ``async with`` that has been left already."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+_DONE = _Done()
+
+
+class AsyncHolding(Holding):
+    """The base of objects for ``async with`` as well.
+
+    A subclass defines ``__aenter__`` as a plain method that calls `entry_of` at once and returns a coroutine. What
+    leaves is a plain method too: the token dies after the call, before the awaitable that it returns ends.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        async def __aexit__(self, kind: Kind, error: BaseException | None, at: TracebackType | None) -> None: ...
+    else:
+        __aexit__ = Exit("_exit_async")
+
+    def _exit_async(
+        self, entry: Entry | None, kind: Kind, error: BaseException | None, at: TracebackType | None
+    ) -> Awaitable[None]:
+        self._exit(entry, kind, error, at)
+        return _DONE
 
 
 class Guard(Holding):

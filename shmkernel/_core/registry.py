@@ -16,7 +16,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from shmkernel._core import folders, names_lock, paths, records, segment_file, sessions
+from shmkernel._core import folders, names_lock, oflock, paths, records, segment_file, sessions
 from shmkernel.errors import Cure, RefusedError, TakenError
 from shmkernel.sync import sync_file
 
@@ -63,7 +63,7 @@ def in_use(name: str) -> bool:
     except OSError:
         return False
     try:
-        return not _locks_at_once(fd)
+        return not oflock.take_whole(fd)
     finally:
         _release(fd)
 
@@ -78,7 +78,7 @@ def _claim(record: Record) -> int | None:
     if record.lifetime == "session":
         return folders.open_(paths.path_of(record.name), os.O_PATH)
     fd = _open(record.name)
-    if _locks_at_once(fd):
+    if oflock.take_whole(fd):
         return fd
     os.close(fd)
     return None
@@ -86,14 +86,6 @@ def _claim(record: Record) -> int | None:
 
 def _open(name: str) -> int:
     return folders.open_(paths.path_of(name), os.O_RDONLY | os.O_NONBLOCK)
-
-
-def _locks_at_once(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _release(fd: int) -> None:
@@ -368,7 +360,7 @@ def _busy(folder: str) -> bool:
         return False
     fd = folders.open_(store, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        return not _locks_at_once(fd)
+        return not oflock.take_whole(fd)
     finally:
         _release(fd)
 

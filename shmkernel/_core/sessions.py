@@ -27,7 +27,7 @@ import sys
 import time
 from typing import NamedTuple, cast
 
-from shmkernel._core import folders, fork, identity, interrupts, launch, paths, segment_file
+from shmkernel._core import folders, fork, identity, interrupts, launch, oflock, paths, segment_file
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _PIDS = 1 << 31
@@ -285,11 +285,7 @@ def _locked(id_: str) -> bool:
     if fd is None:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not oflock.take_whole(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
 

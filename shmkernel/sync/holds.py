@@ -17,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
 from threading import get_ident
 from typing import TYPE_CHECKING
 
+from shmkernel._core import oflock
 from shmkernel.errors import LockError
 from shmkernel.sync import sync_file
 from shmkernel.sync.sync_file import HOLDER, RELEASED, WATCHED
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from shmkernel._core.owners import Owner
     from shmkernel.sync.closing import Descriptor
 
-TRY = fcntl.F_OFD_SETLK
-UNLOCK_ALL = struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)
 _HOLDER = slice(HOLDER * 8, HOLDER * 8 + sync_file.WHO)
 
 
@@ -159,7 +157,7 @@ def unlock(hold: Hold) -> None:
         file.words[HOLDER] = 0
         hold.noted = False
     fd = hold.description[0].fileno()
-    fcntl.fcntl(fd, TRY, UNLOCK_ALL)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, oflock.UNLOCK_ALL)
     if file.words[WATCHED]:  # a waiter sets it before it tries the lock; system calls order both sides
         os.utime(fd)
     _forget(hold)

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel._core import counts
-from shmkernel._core.interrupts import Entry, Exit, Holding, entry_of
+from shmkernel._core import counts, oflock
+from shmkernel._core.interrupts import AsyncHolding, Entry, entry_of
 from shmkernel._core.owners import Owner, greenlets
 from shmkernel.errors import TimedOutError
 from shmkernel.sync import holds, inotify, sync_file
-from shmkernel.sync.holds import TRY, Hold, Inside
+from shmkernel.sync.holds import Hold, Inside
 from shmkernel.sync.sync_file import HOLDER, WAITING, WATCHED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Generator
-    from types import TracebackType
+    from collections.abc import Coroutine
 
     from shmkernel._core.interrupts import Kind
 
@@ -38,17 +36,12 @@ _SLEEP = fcntl.F_OFD_SETLKW
 _NAP = 0.001  # seconds
 
 
-def request(kind: int, byte: int) -> bytes:
-    """Return a struct flock for one byte."""
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+_LOCKS = {False: oflock.request(fcntl.F_WRLCK, _LOCK), True: oflock.request(fcntl.F_RDLCK, _LOCK)}  # by `shared`
+_GATES = {False: oflock.request(fcntl.F_WRLCK, _GATE), True: oflock.request(fcntl.F_RDLCK, _GATE)}
+_UNGATE = oflock.request(fcntl.F_UNLCK, _GATE)
 
 
-_LOCKS = {False: request(fcntl.F_WRLCK, _LOCK), True: request(fcntl.F_RDLCK, _LOCK)}  # by `shared`
-_GATES = {False: request(fcntl.F_WRLCK, _GATE), True: request(fcntl.F_RDLCK, _GATE)}
-_UNGATE = request(fcntl.F_UNLCK, _GATE)
-
-
-class Lock(Holding):
+class Lock(AsyncHolding):
     """Excludes other processes, threads and tasks that lock the same name; with `shared` only exclusive holders.
 
     Parameters
@@ -108,18 +101,6 @@ class Lock(Holding):
         """Return a coroutine that enters on behalf of the caller, whatever task awaits it."""
         return self._enter_async(entry, Owner(), holds.find(self._file, shared=self.shared)[0])
 
-    if TYPE_CHECKING:
-
-        async def __aexit__(self, kind: Kind, error: BaseException | None, at: TracebackType | None) -> None: ...
-    else:
-        __aexit__ = Exit("_exit_async")
-
-    def _exit_async(
-        self, entry: Entry | None, kind: Kind, error: BaseException | None, at: TracebackType | None
-    ) -> Awaitable[None]:
-        self._exit(entry, kind, error, at)
-        return DONE
-
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Enter, as multiprocessing's locks do: return False after `timeout` seconds, by default the lock's own."""
         timeout = self.timeout if timeout is None else counts.seconds(timeout)
@@ -153,7 +134,7 @@ class Lock(Holding):
                         continue
                 inside = self._first(file, entry, Owner())
                 hold = inside.hold
-                if file.words[WAITING] or not _try(hold.fd, self._request):
+                if file.words[WAITING] or not oflock.take(hold.fd, self._request):
                     self._queue(hold, timeout, busy=busy)
                 self._entered(inside)
             except FileNotFoundError:  # the sync file was removed: logind does that at the last logout
@@ -273,10 +254,10 @@ class _Attempt:
     def __call__(self) -> bool:
         """Try without waiting; return whether the lock is acquired."""
         if not self._at_gate:
-            if not _try(self._fd, _GATES[self._shared]):
+            if not oflock.take(self._fd, _GATES[self._shared]):
                 return False
             self._reached_gate()
-        if not _try(self._fd, _LOCKS[self._shared]):
+        if not oflock.take(self._fd, _LOCKS[self._shared]):
             return False
         self._passed_gate()
         return True
@@ -295,27 +276,9 @@ class _Attempt:
     def _passed_gate(self) -> None:
         self._words[WAITING] = 0
         self._at_gate = False
-        fcntl.fcntl(self._fd, TRY, _UNGATE)
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _UNGATE)
         os.utime(self._fd)
-
-
-def _try(fd: int, request: bytes) -> bool:
-    try:
-        fcntl.fcntl(fd, TRY, request)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _rebuild(name: str, shared: bool, timeout: float | None) -> Lock:
     return Lock(name, shared=shared, timeout=timeout)
-
-
-class _Done:
-    """The awaitable of an ``async with`` that has been left already."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield from ()
-
-
-DONE = _Done()

@@ -14,9 +14,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from shmkernel._core import paths, segment_file
+from shmkernel._core import oflock, paths, segment_file
 from shmkernel.errors import ArgumentError, Cure, TimedOutError
-from shmkernel.sync import holds, inotify, locks, sync_file
+from shmkernel.sync import inotify, locks, sync_file
 from shmkernel.sync.sync_file import INODE, PUBLISHED, RELEASED, WATCHED
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from shmkernel.sync.closing import Descriptor
 
-_LOCK = locks.request(fcntl.F_WRLCK, locks.VERSION)
+_LOCK = oflock.request(fcntl.F_WRLCK, locks.VERSION)
 on_wait: list[Callable[[str], None]] = []  # called when this process first asks for the version of a name's segment
 
 
@@ -41,11 +41,6 @@ def publish(name: str) -> int:
     if not file.listened:
         _listen(file, file.segment())
     return _alone(name, _publish)
-
-
-def touch(name: str) -> None:
-    """Wake the waiters of a name without raising its version."""
-    os.utime(sync_file.opened(name).path)
 
 
 def version(name: str) -> int:
@@ -180,7 +175,7 @@ def _alone(name: str, change: Callable[[sync_file.SyncFile], None]) -> int:
             file.check(fd)
             change(file)
             version = _read(file)
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, holds.UNLOCK_ALL)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, oflock.UNLOCK_ALL)
             os.utime(fd)
             file.idle.append(held.pop())
         except FileNotFoundError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import glob
 import mmap
 import os
@@ -16,7 +15,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel._core import capacity, descriptors, folders, paths, registry, segment_file
+from shmkernel._core import capacity, descriptors, folders, oflock, paths, registry, segment_file
 from shmkernel.errors import Cure, ShmError
 
 if TYPE_CHECKING:
@@ -151,12 +150,9 @@ def _mechanisms() -> Iterator[Finding]:
 def _is_locked(path: str) -> bool:
     fd = folders.open_(path, os.O_RDONLY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not oflock.take_whole(fd)
     finally:
         os.close(fd)
-    return False
 
 
 def _leftovers() -> Iterator[Finding]:

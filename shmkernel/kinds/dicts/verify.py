@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import sys
 from typing import Any
 
-from shmkernel._core import folders, segment_file
+from shmkernel._core import folders, oflock, segment_file
 from shmkernel.kinds.dicts import freelist, lmdb_pages
 
 _SMALL = 32  # pages: checked in some milliseconds
-_ANY = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_ANY = oflock.request(fcntl.F_WRLCK, length=0)
 _INTEGERKEY = 8  # the keys of LMDB's list of free pages are numbers
 _TRIES = 5  # checks, if other processes write meanwhile
 
@@ -32,8 +31,7 @@ def vouched(home: str, words: memoryview) -> bool:
     except OSError:
         return False
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _ANY)
-        return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
+        return not oflock.is_free(fd, _ANY)
     finally:
         os.close(fd)
 

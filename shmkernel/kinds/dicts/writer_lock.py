@@ -18,12 +18,11 @@ import io
 import mmap
 import os
 import secrets
-import struct
 import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from shmkernel._core import descriptors, interrupts, owners, segment_file
+from shmkernel._core import descriptors, interrupts, oflock, owners, segment_file
 from shmkernel.errors import FolderError, TimedOutError
 from shmkernel.kinds.dicts import lmdb_pages
 
@@ -34,7 +33,7 @@ _SECOND = 10**9  # ns
 _ERA = 1 << 62  # ns: the latest modification time
 PATIENCE = 10.0  # seconds that a transaction waits for another dict
 AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
-_TAKE, _FREE = (struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
+_TAKE, _FREE = oflock.request(fcntl.F_WRLCK), oflock.request(fcntl.F_UNLCK)
 _FIRST, _LONGEST = 0.0005, 0.01  # seconds between two attempts of a wait with a limit
 _open: weakref.WeakSet[Description] = weakref.WeakSet()
 
@@ -65,7 +64,7 @@ class WriterLock:
         """Take the lock; without `wait`, raise BlockingIOError if it is not free."""
         into.description = file = self._description()
         try:
-            if not _try(file):
+            if not oflock.take(file, _TAKE):
                 if not wait:
                     raise BlockingIOError  # noqa: TRY301  the description is closed below
                 self._wait(file, timeout)
@@ -79,10 +78,10 @@ class WriterLock:
         """Take the lock for a long change, without blocking the event loop."""
         into.description = file = self._description()
         try:
-            if not _try(file):
+            if not oflock.take(file, _TAKE):
                 for delay in self._delays(timeout, self._inside()):
                     await asyncio.sleep(delay)
-                    if _try(file):
+                    if oflock.take(file, _TAKE):
                         break
             file.held = True
             self._page[lmdb_pages.LOCK_FIRST * 8] = 1
@@ -126,7 +125,7 @@ class WriterLock:
             return
         for delay in self._delays(timeout, inside):
             time.sleep(delay)
-            if _try(file):
+            if oflock.take(file, _TAKE):
                 return
 
     def _delays(self, timeout: float | None, inside: list[str]) -> Iterator[float]:
@@ -193,11 +192,3 @@ def close_all() -> None:
 
 def _open_file(path: str, _: int) -> int:
     return descriptors.beyond_streams(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-
-
-def _try(file: Description) -> bool:
-    try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _TAKE)
-    except BlockingIOError:
-        return False
-    return True

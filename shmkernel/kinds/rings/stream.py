@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 
-from shmkernel._core.interrupts import Entry, Exit, Holding, entry_of
+from shmkernel._core.interrupts import AsyncHolding, Entry, entry_of
 from shmkernel.errors import ArgumentError, Cure, LockError, NotFoundError, RefusedError, UnsupportedError
 from shmkernel.kinds import conversions
 from shmkernel.sync import holds, locks, seqlock, versions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
-    from types import TracebackType
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -256,7 +255,7 @@ def _is_alike(given: str, kind: str) -> bool:
     return given == kind or any(given in kinds and kind in kinds for kinds in ("biufc", "SU")) or given in "OT"
 
 
-class Slot(Holding):
+class Slot(AsyncHolding):
     """The next slot of a ring, for ``with`` and ``async with``."""
 
     __slots__ = ("_begin", "_end", "_entry", "_lock")
@@ -306,18 +305,6 @@ class Slot(Holding):
         except BaseException:
             self._abort(entry)
             raise
-
-    if TYPE_CHECKING:
-
-        async def __aexit__(self, kind: Kind, error: BaseException | None, at: TracebackType | None) -> None: ...
-    else:
-        __aexit__ = Exit("_exit_async")
-
-    def _exit_async(
-        self, entry: Entry | None, kind: Kind, error: BaseException | None, at: TracebackType | None
-    ) -> Awaitable[None]:
-        self._exit(entry, kind, error, at)
-        return locks.DONE
 
 
 class Frames:

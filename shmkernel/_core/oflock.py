@@ -1,0 +1,55 @@
+"""Locks of files that belong to open file descriptions: byte locks (fcntl, F_OFD_SETLK) and flock, of a whole file.
+
+They exclude threads as well as processes, and the OS frees those of a dead process. Forked copies of a descriptor are
+one open file description: they hold the lock together.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import io
+
+_FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: type, whence, start, length, pid
+
+
+def request(kind: int, start: int = 0, length: int = 1) -> bytes:
+    """Return the struct flock that asks for some bytes; a length of 0 reaches to the end of the file.
+
+    Examples
+    --------
+    >>> len(request(fcntl.F_WRLCK))
+    32
+    """
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
+
+
+UNLOCK_ALL = request(fcntl.F_UNLCK, length=0)
+
+
+def take(file: int | io.FileIO, wanted: bytes) -> bool:
+    """Take a byte lock if it is free; return whether it was."""
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_free(fd: int, wanted: bytes) -> bool:
+    """Return whether a byte lock could be taken, without taking it."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted)
+    return bool(struct.unpack(_FLOCK, answer)[0] == fcntl.F_UNLCK)
+
+
+def take_whole(fd: int, how: int = fcntl.LOCK_EX) -> bool:
+    """Take a flock, ``LOCK_EX`` or ``LOCK_SH``, if it is free; return whether it was."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
