@@ -18,8 +18,8 @@ INLINED = "<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"  # of these, newe
 @pytest.fixture(autouse=True)
 def _steady(monkeypatch):
     """Look at the folder each time, and at its room never: else that depends on how long ago the last look was."""
-    monkeypatch.setattr(folders, "_SURE", 0)
-    monkeypatch.setattr(sessions, "_SURE", 0)
+    monkeypatch.setattr(folders, "_RECHECK", 0)
+    monkeypatch.setattr(sessions, "_RECHECK", 0)
     monkeypatch.setattr(capacity, "_FRESH", 1e9)
     monkeypatch.setattr(capacity, "_known", capacity._Known())
 
