@@ -54,7 +54,7 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
             hint = (
                 f"Your {name} is {attachment.name}: %shm_close {attachment.name}"
                 if attachment
-                else "What is: %shm_list"
+                else "Live names: %shm_list"
             )
             raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
     for name in args.names:

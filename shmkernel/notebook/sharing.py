@@ -97,10 +97,12 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise ArgumentError(f"--from needs an expression. Example: %shm_create {args.names[0]} --from [1, 2, 3]")
         if len(args.names) > 1:
             raise ArgumentError(f"--from gives one value, so give one NAME, not {', '.join(args.names)}")
-    if args.items is not None and (clash := args.expression or args.shape or args.size):
-        raise ArgumentError(f"--list makes a list, so nothing else gives a value: leave out {clash}")
-    if args.empty and (clash := args.expression or args.items or args.shape or args.size):
-        raise ArgumentError(f"--dict makes an empty dict, so nothing else gives a value: leave out {clash}")
+    values = {"--list": args.items, "--from": args.expression, "--shape": args.shape, "--size": args.size}
+    given = [f"{flag} {value}" for flag, value in values.items() if value]
+    if args.empty and given:
+        raise ArgumentError(f"--dict makes an empty dict, so no other flag may give a value: leave out {given[0]}")
+    if args.items is not None and given[1:]:
+        raise ArgumentError(f"--list makes a list, so no other flag may give a value: leave out {given[1]}")
     if args.size and args.shape:
         raise ArgumentError("--size makes a block of bytes, --shape makes an array: give one of them")
     if args.ring is not None and not args.shape:
