@@ -186,7 +186,7 @@ def test_an_error_of_an_action_shows_in_place(b):
     b.does("x = 'mine'", 0)
     b.row("x").click()
     b.button("attach").click()
-    check(b.monitor.locator(".shm-result[data-state=bad]")).to_contain_text("something else (str)")
+    check(b.monitor.locator(".shm-result[data-state=bad]")).to_contain_text("something else (a str)")
 
 
 def test_the_attach_line_is_copied(b):
