@@ -1,7 +1,7 @@
 """Two real kernels share an array, and one of them is killed.
 
-Sockets, connection files, logs and IPython's own files lie in one temporary folder. Whatever happens, both kernels are
-ended before the demo returns, and their segments with them.
+Sockets, connection files, logs and IPython's files are in one temporary folder. Whatever happens, the demo ends both
+kernels and removes their segments before it returns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _pressed: list[int] = []  # Ctrl-C
-_GONE = 5.0  # seconds for a name to go; the promise is 0.1
+_GONE = 5.0  # seconds until a name must be gone; the promise is 0.1
 _HEIGHT = 4321  # meters: higher than anything in the data
 
 _LOAD = """
@@ -45,11 +45,11 @@ _NEXT = """
 Next, in a notebook                   and in another
     %load_ext shmkernel                   %load_ext shmkernel
     %shm_create x                         %shm_attach x
-All there is, one line each: %shm_help"""
+An example of each magic: %shm_help"""
 
 
-class Unmet(Exception):  # noqa: N818  no error of the API: an expectation
-    """What was expected, and did not happen."""
+class Unmet(Exception):  # noqa: N818  not an error of the API
+    """An expectation of the demo failed; the message completes "expected ..."."""
 
 
 class Kernel(kernels.Kernel):
@@ -108,7 +108,7 @@ class Kernel(kernels.Kernel):
 
 
 def main() -> int:
-    """Run the demo; return 0 if all happened as promised."""
+    """Run the demo; return 0 if everything worked as promised."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ShmError('the demo shows data that comes with matplotlib: pip install "shmkernel[demo]"')
     try:
@@ -117,10 +117,10 @@ def main() -> int:
             stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, _press))
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-"))  # short: it holds sockets
             first, second = (Kernel(f"{which}.ipynb", folder) for which in ("first", "second"))
-            stack.callback(shm.gc)  # their watchdogs have done that, unless they are what failed
+            stack.callback(shm.gc)  # needed only if a watchdog has failed
             for kernel in (first, second):
                 stack.callback(kernel.end)
-            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the way out is not interrupted
+            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # no interrupts while cleaning up
             _play(first, second)
     except Unmet as unmet:
         print(f"shmkernel demo: expected {unmet}", file=sys.stderr)
@@ -131,7 +131,7 @@ def main() -> int:
 
 def _play(first: Kernel, second: Kernel) -> None:
     taken = paths.names()
-    name = next(one for one in ("dem", *(f"dem{number}" for number in range(2, 1000))) if one not in taken)
+    name = next(free for free in ("dem", *(f"dem{number}" for number in range(2, 1000))) if free not in taken)
     path = os.path.realpath(paths.path_of(name))
     _say(f"Two kernels, one array in {paths.folder()}\n")
     for kernel in (first, second):
@@ -185,14 +185,14 @@ def _cell(kernel: Kernel, code: str, size: str = "", what: str = "") -> None:
 
 
 def _say(line: str) -> None:
-    """Show a step when it is done. Here Ctrl-C takes effect, not in the midst of jupyter_client, which minds."""
+    """Print a finished step. Ctrl-C takes effect here, because an interrupt inside jupyter_client breaks it."""
     print(line, flush=True)
     if _pressed:
         raise KeyboardInterrupt
 
 
 def _press(number: int, _: object) -> None:
-    if _pressed:  # again: a step must be hanging
+    if _pressed:  # pressed twice: a step seems to hang
         raise KeyboardInterrupt
     _pressed.append(number)
 
@@ -203,7 +203,7 @@ def _expect(found: object, wanted: object, what: str) -> None:
 
 
 def _maps(pid: int, device: str, inode: int) -> bool:
-    """Say whether a process has mapped a file; its path there is that of before it had a name."""
+    """Return whether a process has mapped a file, by device and inode: maps shows the path of the nameless file."""
     with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
         return any(line.split()[3:5] == [device, str(inode)] for line in file)
 

@@ -1,4 +1,4 @@
-"""A Jupyter kernel of this Python, started and ended: what peers, the demo and the tests have in common."""
+"""Start and end a Jupyter kernel of this Python, for peers, the demo and the tests."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ANSWER = 60.0  # seconds for a kernel to start or to run a cell, on a busy machi
 
 
 class Kernel:
-    """``start``, ``client.wait_for_ready``, then cells by ``client``; ``end`` at any time, started or not."""
+    """A kernel: `start`, ``client.wait_for_ready``, then cells by ``client``. `end` may be called at any time."""
 
     def __init__(self, notebook: str, connection_file: str) -> None:
         self.notebook = notebook
         self.client: Any = None
         self.manager = KernelManager(
             transport="ipc", connection_file=connection_file,
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python's, whatever is installed as python3
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # use this Python, not the installed kernel python3
         )  # fmt: skip
 
     def start(self, *arguments: str, env: dict[str, str], output: Any = DEVNULL, **options: Any) -> None:  # noqa: ANN401
-        """Start the kernel as that of the notebook, and do not wait."""
+        """Start the kernel under the notebook's name, and do not wait."""
         self._avoid_debugger()
         self.manager.start_kernel(
             env=env | {"JPY_SESSION_NAME": self.notebook}, extra_arguments=[*arguments],
@@ -39,7 +39,7 @@ class Kernel:
 
     @property
     def process(self) -> Any:  # noqa: ANN401
-        """The kernel's `subprocess.Popen`, None before its start."""
+        """The kernel's `subprocess.Popen`, or None before it starts."""
         provisioner: Any = self.manager.provisioner
         return provisioner.process if provisioner else None
 
@@ -58,9 +58,10 @@ class Kernel:
         self.manager.cleanup_resources()
 
     def _avoid_debugger(self) -> None:
-        """Start the kernel so that a debugger of this process does not take it over: it would wait for a client.
+        """Start the kernel through ``env``, so that a debugger of this process does not attach to it.
 
-        pydevd rewrites the command lines of Pythons. ``env`` is none, and becomes one.
+        pydevd rewrites the command line of every Python that is started, and the kernel would wait for its client. It
+        ignores ``env``, which then executes Python.
         """
         env = shutil.which("env")
         spec = self.manager.kernel_spec

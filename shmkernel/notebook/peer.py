@@ -1,15 +1,15 @@
 """A second kernel inside a notebook: ``%load_ext shmkernel.peer``, then cells that begin with ``%%peer``.
 
-For notebooks about two kernels: each name is a real ipykernel, and what its cells print, show and raise appears as if
-they ran in a notebook of their own.
+For notebooks about two kernels. Each peer is a real ipykernel; what its cells print, show and raise appears as if they
+ran in a notebook of their own.
 
-    %%peer      the text -> the peer's shell channel; what it publishes is published here, until it is idle; so is what
+    %%peer      send the cell to the peer's shell channel; publish here what it publishes, until it is idle, and what
                 its threads have published since its last cell
-    Ctrl-C      becomes the peer's; a second one stops waiting for it
-    its death   a pidfd beside the sockets tells at once
-    our death   atexit ends the peers; after SIGKILL they see it themselves within a second
+    Ctrl-C      interrupt the peer; a second Ctrl-C stops waiting for it
+    its death   a pidfd, polled together with the sockets, reports it at once
+    our death   atexit ends the peers; after a SIGKILL they notice it within a second
 
-The sockets lie in a private folder, removed once they are connected: whatever death leaves no files.
+The sockets are in a private folder that is removed once they are connected, so no way to die leaves files.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _END = 10.0  # seconds for a peer to shut down
-_LAST = 1.5  # seconds for all, at the end: after 2.5 Jupyter sends SIGTERM to the notebook's own kernel
-_SOCKETS = 64  # descriptors that the sockets of a peer may take: zmq aborts the process when it gets none
-_LONGEST = 70  # bytes of a folder for sockets, whose path may have 107
+_LAST = 1.5  # seconds for all peers at exit: after 2.5 s Jupyter sends SIGTERM to this kernel
+_SOCKETS = 64  # descriptors for the sockets of a peer: zmq aborts the process if it gets none
+_LONGEST = 70  # bytes of the folder's path; the path of a socket may have 107
 _LATE = ("stream", "display_data", "update_display_data", "clear_output", "comm_open", "comm_msg", "comm_close")
 
 
 class PeerError(ShmError, RuntimeError):
-    """A peer's cell failed, or the peer has died. ``ename`` is the name of the error in its kernel, if it has one.
+    """A peer's cell failed, or the peer has died. ``ename`` is the name of the error in its kernel, if there was one.
 
-    Mend the cell. Of a peer that has died the next ``%%peer`` cell starts another.
+    Fix the cell. If the peer has died, the next ``%%peer`` cell starts a new one.
     """
 
 
@@ -64,9 +64,9 @@ class Peer(kernels.Kernel):
         descriptors.check_spare(_SOCKETS)
         self.name, self._death = name, -1
         self._mine = os.getpid()
-        self._guard = threading.Lock()  # cells in subshells: sockets belong to one thread at a time
+        self._guard = threading.Lock()  # subshells run cells in threads; only one may use the sockets
         env = {**os.environ}
-        env.pop("PYTEST_CURRENT_TEST", None)  # ipykernel would not capture what the peer's children print
+        env.pop("PYTEST_CURRENT_TEST", None)  # with it, ipykernel does not capture output of child processes
         with _folder_for_sockets(name) as folder:
             super().__init__(f"{name}.ipynb", f"{folder}/kernel.json")
             try:
@@ -87,7 +87,7 @@ class Peer(kernels.Kernel):
                 raise
 
     def run(self, code: str, publish: Callable[[dict[str, Any]], None], *, allow_stdin: bool) -> None:
-        """Run a cell, and publish what it publishes; raise what it raises."""
+        """Run a cell in the peer. Publish its output here, and raise its error."""
         with self._guard:
             failed, reply = self._follow(self._ask(code, allow_stdin=allow_stdin), publish)
         if any(
@@ -95,29 +95,29 @@ class Peer(kernels.Kernel):
         ):
             _peers.pop(self.name, None)
             _end_within(_END, [self])
-            print(f"{self.name}: ended. The next %%peer {self.name} starts anew")
+            print(f"{self.name}: ended. The next %%peer {self.name} starts a new one")
         if failed:
             raise _as_there(self.name, failed)
-        if reply["status"] != "ok":  # a UsageError, which kernels print
+        if reply["status"] != "ok":  # a UsageError, which a kernel only prints
             raise UsageError(f"the cell of peer {self.name!r} failed")
 
     def check(self) -> None:
-        """Raise PeerError if it has died since its last cell."""
+        """Raise PeerError if the peer has died since its last cell."""
         if self.process.poll() is not None:
             raise self._dead("has died since its last cell")
 
     def ask_to_end(self) -> None:
-        """Send it what Jupyter's menu sends, and do not wait."""
+        """Request a shutdown, as Jupyter's menu does, and do not wait."""
         if self.process.poll() is None:
             self.client.shutdown()
 
     def await_end(self, deadline: float) -> None:
-        """Wait until it has ended, and give it time for a last word, but not for ever."""
+        """Wait for the end until the deadline, then kill the peer."""
         select.select([self._death], [], [], max(deadline - time.monotonic(), 0))
         self.end()
 
     def end(self) -> None:
-        """Kill it, and close what leads to it."""
+        """Kill the peer, and close its sockets and pidfd."""
         if self._death < 0:
             return
         super().end()
@@ -126,11 +126,11 @@ class Peer(kernels.Kernel):
 
     @property
     def ours(self) -> bool:
-        """Whether this process started it; a forked child did not."""
+        """Whether this process started the peer; false in a forked child."""
         return self._mine == os.getpid()
 
     def _connect(self) -> None:
-        """Wait until the kernel answers, and every socket is connected: the files of the sockets will go."""
+        """Wait until the kernel answers and every socket is connected: then the sockets' files are removed."""
         client = self.client
         channels = client.shell_channel, client.iopub_channel, client.stdin_channel, client.control_channel
         monitors = [channel.socket.get_monitor_socket(zmq.EVENT_CONNECTED) for channel in channels]
@@ -149,7 +149,7 @@ class Peer(kernels.Kernel):
     def _follow(
         self, asked: str, publish: Callable[[dict[str, Any]], None]
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Publish until the peer is idle; return its error, if it showed one, and its reply."""
+        """Publish until the peer is idle; return its error, if there is one, and its reply."""
         failed, idle, interrupted = None, False, False
         reply: dict[str, Any] = {}
         while not (idle and reply):
@@ -172,7 +172,7 @@ class Peer(kernels.Kernel):
         return failed, reply
 
     def _next(self, asked: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """Return the next message that answers a cell; raise PeerError if none will come any more."""
+        """Return the next message about a cell; raise PeerError if the peer has died."""
         channels = self.client.iopub_channel, self.client.stdin_channel, self.client.shell_channel
         poller = zmq.Poller()
         for source in (*(channel.socket for channel in channels), self._death):
@@ -180,7 +180,7 @@ class Peer(kernels.Kernel):
         while True:
             ready = dict(poller.poll())
             channel = next((channel for channel in channels if channel.socket in ready), None)
-            if channel is None:  # all that it sent before it died has been read
+            if channel is None:  # the peer died, and all its messages have been read
                 raise self._dead("died while it ran this cell")
             message = channel.get_msg(timeout=0)
             kind: str = message["msg_type"]
@@ -197,7 +197,7 @@ class Peer(kernels.Kernel):
 
 
 def _folder_for_sockets(name: str) -> tempfile.TemporaryDirectory[str]:
-    """Make a private folder with a short path, wherever one can be made."""
+    """Make a private folder with a short path, in the first place where that works."""
     tried: list[str] = []
     for find in (tempfile.gettempdir, lambda: "/tmp", lambda: "/var/tmp", paths.folder):  # noqa: S108  private in it
         try:
@@ -215,24 +215,24 @@ _peers: dict[str, Peer] = {}
 
 @magics_class
 class PeerMagics(Magics):
-    """A second kernel, or several."""
+    """The magic for peers."""
 
     shell: InteractiveShell
 
     @line_cell_magic
     @in_one_line
     @arguments()
-    @argument("name", nargs="?", default="peer", metavar="NAME", help="of the peer, as of a notebook; by default peer")
-    @argument("--kill", action="store_true", help="end it by SIGKILL, its process group with it")
-    @argument("--restart", action="store_true", help="end it as Jupyter's menu does, and start a new one")
-    @argument("--shutdown", action="store_true", help="end it as Jupyter's menu does")
+    @argument("name", nargs="?", default="peer", metavar="NAME", help="name of the peer, by default peer")
+    @argument("--kill", action="store_true", help="kill its process group (SIGKILL)")
+    @argument("--restart", action="store_true", help="shut it down as Jupyter's menu does, and start a new one")
+    @argument("--shutdown", action="store_true", help="shut it down as Jupyter's menu does")
     def peer(self, line: str, cell: str | None = None) -> None:
-        """Run a cell in a second kernel, which starts at its first cell; what it shows appears here.
+        """Run a cell in a second kernel, and show its output here. The kernel starts with its first cell.
 
-        %%peer              the cell below runs in the kernel named peer
-        %%peer plot         in another one, which takes itself for the kernel of plot.ipynb
+        %%peer              run the cell below in the kernel named peer
+        %%peer plot         run it in another one, which has the name of plot.ipynb
         %peer plot --kill
-        %peer               say which peers there are
+        %peer               list the peers
         """
         parser: Parser = vars(PeerMagics.peer)["parser"]
         args = parser.parse_line(line)
@@ -257,7 +257,7 @@ class PeerMagics(Magics):
         return getattr(self.shell, "kernel", None)
 
     def _publish(self, name: str, message: dict[str, Any]) -> None:
-        """Show an output of the peer as one of this cell."""
+        """Show output of the peer as output of this cell."""
         kind, content = message["msg_type"], message["content"]
         if kind == "stream":
             stream = getattr(sys, content["name"])
@@ -297,7 +297,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
 
 @atexit.register
 def end_all() -> None:
-    """End all peers, all at once."""
+    """End all peers at the same time."""
     ours = [peer for peer in _peers.values() if peer.ours]
     _peers.clear()
     _end_within(_LAST, ours)
@@ -333,7 +333,7 @@ def _end_within(seconds: float, peers: list[Peer]) -> None:
 
 
 def _as_there(name: str, content: dict[str, Any]) -> PeerError:
-    """Make an error that shows as the peer's own: its type's name, its text, its traceback."""
+    """Return an error that is shown like the peer's: with its class name, text and traceback."""
     ename, evalue = content["ename"], content["evalue"]
     error: PeerError = type(ename, (PeerError,), {})(evalue, name=name, ename=ename)
     vars(error)["_render_traceback_"] = lambda: content["traceback"]

@@ -1,14 +1,14 @@
-"""Tasks and results whose values may fail to be rebuilt in the process that receives them.
+"""Report a value that cannot be unpickled as an error of its task, so that a Pool does not hang.
 
-The loop of a worker, and the thread that reads results, die of an error while they unpickle a message, and the Pool
-waits for ever. So a message travels inside another one that says whose it is. What comes out of that is the message,
-or an ordinary one that tells the error to who waits for it:
+An error while unpickling kills a worker's loop, or the thread that reads results, and the Pool waits forever. So a
+message is wrapped in another one with the number of its job. Unpickling the wrapper returns the message, or one that
+reports the error to the job:
 
     task (job, f, x)     -> deliver(task as bytes, fail_task, job)     -> task, or (job, raise the error)
     result (job, value)  -> deliver(result as bytes, fail_result, job) -> result, or (job, the error)
 
-Anybody else who receives values, from a Queue or a Pipe, gets the error at once. References and functions of a notebook
-say by `note` that they may fail; without one of them a large message goes as it is, since this takes a copy of it.
+Values from a Queue or Pipe are not wrapped: there the receiver gets the error directly. Wrapping copies the message,
+so a large message is wrapped only if it holds a reference or a notebook's function: these call `note`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Recovery = tuple[Callable[..., object], tuple[Any, ...]]
 
 _SMALL = 1 << 16  # bytes; a larger message is copied only if it has to be
-_DEEPEST = 6  # frames between the loop that sends and what pickles: queues of joblib have four
+_DEEPEST = 6  # frames between the sending loop and the pickler; joblib's queues have four
 _LOOPS = ("_handle_tasks", "worker")
 
 
@@ -35,16 +35,16 @@ class _State(threading.local):
 
 
 _state = _State()
-reducers: dict[type, Callable[[Any], Any]] = {}  # of all types, for joblib's own Pool, which asks no registry of them
+reducers: dict[type, Callable[[Any], Any]] = {}  # for joblib's own Pool, which ignores copyreg and `register`
 
 
 def note() -> None:
-    """Say that the message which this thread is pickling holds a value that may fail to be rebuilt."""
+    """Note that the message which this thread is pickling holds a value that may fail to unpickle."""
     _state.noted = True
 
 
 def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> Any:  # noqa: ANN401  bytes-like
-    """Pickle a message that is sent from this frame, by a function that pickles."""
+    """Pickle a message with `dump`; wrap it if the calling frame sends tasks or results."""
     recovery = _recovery(message, frame)
     if recovery is None:
         return dump(message)
@@ -66,11 +66,11 @@ class _Sent:
 
 
 def deliver(message: bytes, recover: Callable[..., object], about: tuple[Any, ...]) -> object:
-    """Rebuild a message, or one that tells the error; what this process answers travels like that too."""
+    """Unpickle a message, or return one that reports the error. Patch this process's picklers for its answers."""
     teach()
     try:
         return pickle.loads(message)  # noqa: S301  as the pool would
-    except Exception as error:  # noqa: BLE001  whatever it is: it is the task's
+    except Exception as error:  # noqa: BLE001  every error belongs to the task
         return recover(_portable(error), *about)
 
 
@@ -100,7 +100,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the error, or where that would be the next message that cannot be rebuilt, one that says the same."""
+    """Return the error, or an UnpicklingError with the same text if the error itself cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301
     except Exception:  # noqa: BLE001
@@ -109,7 +109,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _recovery(message: Any, frame: FrameType) -> Recovery | None:  # noqa: ANN401
-    """Say how to tell an error to who waits for a message; None if it is no task and no result."""
+    """Return the function and arguments that report an error to the message's job; None for other messages."""
     kind = type(message)
     if kind is tuple:
         if len(message) not in (3, 5) or not _is_loop(frame):
@@ -134,7 +134,7 @@ def _is_loop(frame: FrameType | None) -> bool:
 
 
 def teach() -> None:
-    """Step in where the modules that are loaded pickle messages. To be repeated: others may be loaded by then."""
+    """Patch the picklers of modules that are loaded. Call it again later, since more may be loaded by then."""
     for name in [*_lessons]:
         if (module := sys.modules.get(name)) and (lesson := _lessons.pop(name, None)):
             lesson(module)
@@ -163,7 +163,7 @@ def _teach_loky(module: ModuleType) -> None:
 def _teach_joblib(module: ModuleType) -> None:
     original = module.CustomizablePickler
 
-    class Pickler(original):  # type: ignore[misc, valid-type]  # it is whatever joblib has
+    class Pickler(original):  # type: ignore[misc, valid-type]  # joblib's class, which has no types
         def __init__(self, writer: Any, more: Any = None, **options: Any) -> None:  # noqa: ANN401
             self._writer, self._reducers = writer, {**reducers, **(more or {})}
             super().__init__(writer, self._reducers, **options)

@@ -1,9 +1,8 @@
-"""Functions and classes of a notebook on their way to another process.
+"""Send functions and classes that a notebook defines to worker processes.
 
-A process that multiprocessing starts with spawn or forkserver has not the notebook's ``__main__``, and one that was
-forked has only what was there then: it cannot find the function, dies while it unpickles its task, and the Pool waits
-for ever. So such a function or class travels as a request to look for it there, and where it is missing, the task
-raises an error that says what to do.
+A worker started with spawn or forkserver does not have the notebook's ``__main__``; a forked one has it as it was at
+the fork. If the function is missing there, the worker dies while it unpickles its task, and the Pool waits forever. So
+the function is pickled as a lookup by name; if that fails in the worker, the task raises an error with a cure.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from shmkernel.stdlib import delivery
 
 
 def in_notebook() -> bool:
-    """Say whether ``__main__`` is one that no new process can import."""
+    """Return whether this ``__main__`` cannot be imported by another process."""
     main = sys.modules["__main__"]
-    return not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None  # %reset takes it away
+    return not hasattr(main, "__file__") and getattr(main, "__spec__", None) is None  # %reset removes __spec__
 
 
 def reducer_override(_: object, value: object) -> object:
-    """Reduce what is defined in a notebook to a search for it; leave all else to the pickler, whose method this is."""
+    """Reduce functions and classes of a notebook to a lookup by name. This becomes a method of a pickler."""
     if not isinstance(value, (FunctionType, type)) or value.__module__ != "__main__":
         return NotImplemented
     try:
         found = _look_up(value.__qualname__) is value
     except AttributeError:
         found = False
-    if not found:  # a lambda, a function inside another: pickle says what is wrong with it
+    if not found:  # a lambda or a nested function: pickle raises its own error
         return NotImplemented
     delivery.note()
     return find, (value.__qualname__, "class" if isinstance(value, type) else "function")
 
 
 def find(name: str, what: str) -> object:
-    """Return the function or class of this process's ``__main__``; UnsupportedError says why it is not there."""
+    """Return the function or class from this process's ``__main__``; raise UnsupportedError if it is missing."""
     try:
         return _look_up(name)
     except AttributeError:

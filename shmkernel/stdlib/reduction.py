@@ -1,20 +1,19 @@
-"""Shared values on their way to another process: a reference travels, not the values.
+"""Send shared values to other processes as references instead of copies.
 
-Only what sends to a process that lives now does so: multiprocessing's pickler, loky's and joblib's if they are loaded.
-`pickle.dumps` and `copy.deepcopy` take the values, since a pickle on disk must not hold a name that dies with a
-kernel.
+Only picklers that send to a running process do this: multiprocessing's, and loky's and joblib's if they are loaded.
+`pickle.dumps` and `copy.deepcopy` take the values: a pickle on disk must not hold a name that ends with a kernel.
 
-    array   -> the mapping that its addresses lie in -> which segment, from where, shape, strides  -> the same view
-    others  -> the mapping that it was given out for -> which segment                              -> attach
+    array   -> the mapping that contains its addresses -> segment, offset, shape, strides -> the same view
+    others  -> the attachment of the value             -> segment                         -> attach
 
-An array is of ours if all its bytes lie in a mapping of ours, whatever object it is a view of. What a segment is called
-may be another's name by the time a reference arrives, so a reference tells the inode too, and when it was made.
+An array is shared if all its bytes lie in a mapping of a segment, whatever object it is a view of. A name may belong to
+another segment when a reference arrives, so a reference has the inode and the time of creation too.
 """
 
 from __future__ import annotations
 
 import mmap
-import multiprocessing.reduction  # noqa: F401  so that there is one to teach
+import multiprocessing.reduction  # noqa: F401  so that its pickler exists
 import os
 import pickle
 import sys
@@ -39,7 +38,7 @@ _taught: list[ModuleType] = []  # those that have a `register`
 
 
 def register() -> None:
-    """Teach the picklers that are loaded to send references. To be repeated: others may be loaded by then."""
+    """Patch the picklers that are loaded, so that they send references. Call it again later for new ones."""
     delivery.teach()
     for name in [*_lessons]:
         if module := sys.modules.get(name):
@@ -61,7 +60,7 @@ def _register(kind: type, reducer: Callable[[Any], Any]) -> None:
 
 
 def _teach_functions(module: ModuleType) -> None:
-    if functions.in_notebook():  # the dispatch table, which `register` fills, is not asked about functions
+    if functions.in_notebook():  # `register` has no effect on functions
         module.ForkingPickler.reducer_override = functions.reducer_override
 
 
@@ -72,9 +71,9 @@ def _teach(module: ModuleType) -> None:
 
 
 def _teach_joblib(module: ModuleType) -> None:
-    """Step in before joblib's own reducer: that loses the strides of views of a numpy.memmap (joblib#1019)."""
+    """Run before joblib's own reducer, which loses the strides of views of a numpy.memmap (joblib#1019)."""
     forward = getattr(module, "ArrayMemmapForwardReducer", None)
-    if forward is None:  # another joblib than we know: it will send the values
+    if forward is None:  # an unknown version of joblib: it sends the values
         return
     values = forward.__call__
 
@@ -95,9 +94,9 @@ class Reference(NamedTuple):
 
 
 def reduce_named(value: object) -> Any:  # noqa: ANN401
-    """Reduce what was handed out to its name, or to its values if that leads elsewhere now."""
-    one = next((one for one in attachments.alive() if one.value() is value), None)
-    reference = one and _to(one)
+    """Reduce a value of `attach` to its name, or to its content if the name belongs to another segment now."""
+    attachment = next((attachment for attachment in attachments.alive() if attachment.value() is value), None)
+    reference = attachment and _to(attachment)
     if reference is None:
         return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
     delivery.note()
@@ -105,7 +104,7 @@ def reduce_named(value: object) -> Any:  # noqa: ANN401
 
 
 def reduce_handle(value: Any) -> Any:  # noqa: ANN401
-    """Reduce a block or a list: the stdlib's classes go by name however they are pickled."""
+    """Reduce a block or list. As in the stdlib, one made by its class is always sent by name."""
     if value._by_value:  # noqa: SLF001
         return reduce_named(value)
     delivery.note()
@@ -113,29 +112,29 @@ def reduce_handle(value: Any) -> Any:  # noqa: ANN401
 
 
 def rebuild_named(reference: Reference) -> Any:  # noqa: ANN401
-    """Attach in the receiving process."""
+    """Attach the segment in the receiving process."""
     _, value = _attached(reference, given=True)
     return value
 
 
 def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
-    """Reduce a view of a segment to where it lies, anything else to its values."""
+    """Reduce a view of a segment to a reference, any other array to its values."""
     return _reference(array) or array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
 def reduce_subclass(array: NDArray[Any]) -> Any:  # noqa: ANN401
-    """Reduce likewise what is an array but for its class."""
+    """Reduce an instance of a subclass in the same way."""
     reduced = _reference(array.view(np.ndarray))
     return (rebuild_subclass, (type(array), *reduced[1])) if reduced else array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
 def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:  # noqa: ANN401
-    """Cut out the same view, of the same class."""
+    """Return the same view, of the same class."""
     return rebuild(*about).view(kind)
 
 
 def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
-    """Reduce a masked array to where its data lie, and its mask."""
+    """Reduce a masked array to a reference to its data, and its mask."""
     reduced = type(array.data) is np.ndarray and _reference(array.data)
     if not reduced:
         return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
@@ -144,7 +143,7 @@ def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
 
 
 def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:  # noqa: ANN401
-    """Put the mask over the same view."""
+    """Return the same view with its mask."""
     over: Any = np.ma.nomask if mask is None else mask
     made: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(rebuild(*about), over, fill_value=fill, hard_mask=hard)
     return made
@@ -171,13 +170,13 @@ def rebuild(
     dtype: np.dtype[Any],
     writable: bool,
 ) -> NDArray[Any]:
-    """Attach in the receiving process, and cut out the same view."""
-    one, whole = _beside(reference) if reference.file else _attached(reference)
-    mapping = one()
+    """Attach the segment in the receiving process, and return the same view."""
+    attachment, whole = _beside(reference) if reference.file else _attached(reference)
+    mapping = attachment()
     assert mapping is not None, "its value is held here"
     if isinstance(whole, np.ndarray):
         given = (whole.shape, whole.strides, whole.dtype, bool(whole.flags.writeable), _address(whole))
-        if given == (shape, strides, dtype, writable, _start(one, mapping) + offset):
+        if given == (shape, strides, dtype, writable, _start(attachment, mapping) + offset):
             return whole
     view: NDArray[Any] = np.ndarray(shape, dtype, mapping, offset, strides)
     if not writable:
@@ -186,35 +185,35 @@ def rebuild(
 
 
 def _inside(low: int, high: int) -> tuple[Reference, int] | None:
-    """Find the mapping that these addresses lie in, and its address; None if that cannot be referred to."""
-    for one in attachments.alive():
-        mapping = one()
+    """Return a reference to the mapping with these addresses, and its start; None if there is none to refer to."""
+    for attachment in attachments.alive():
+        mapping = attachment()
         if mapping is not None:
-            start = _start(one, mapping)
+            start = _start(attachment, mapping)
             if start <= low and high <= start + len(mapping):
-                reference = _to(one)
+                reference = _to(attachment)
                 return reference and (reference, start)
     return None
 
 
-def _to(one: attachments.Attachment) -> Reference | None:
-    """Refer to a segment; None for private changes, and for a name that leads elsewhere now."""
-    created = one.record.created if one.record else None
-    if one.key[2] == "c":
+def _to(attachment: attachments.Attachment) -> Reference | None:
+    """Return a reference to a segment; None for private changes, or if its name belongs to another segment now."""
+    created = attachment.record.created if attachment.record else None
+    if attachment.key[2] == "c":
         return None
-    if file := _in_store(one.path):
-        return Reference(one.name, one.key[1], None, one.key[2], file)
-    if os.path.dirname(one.path) != paths.folder() or registry.inode_at(one.name) != one.key[1]:
+    if file := _in_store(attachment.path):
+        return Reference(attachment.name, attachment.key[1], None, attachment.key[2], file)
+    if os.path.dirname(attachment.path) != paths.folder() or registry.inode_at(attachment.name) != attachment.key[1]:
         return None
-    return Reference(one.name, one.key[1], created, one.key[2])
+    return Reference(attachment.name, attachment.key[1], created, attachment.key[2])
 
 
 def _in_file(low: int, high: int) -> tuple[Reference, int] | None:
-    """Find the file that somebody else has mapped at these addresses: numpy.memmap, a shared dict."""
+    """Find the file at these addresses that shmkernel has not mapped itself: by numpy.memmap, in a shared dict."""
     try:
         with open("/proc/self/maps", "rb") as file:
             lines = file.readlines()
-    except OSError:  # then it goes by its values
+    except OSError:  # without /proc: send the values
         return None
     for line in lines:
         span, access, offset, _, inode, *rest = line.split(None, 5)
@@ -248,17 +247,17 @@ def _in_store(path: str) -> str:
 
 
 def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments.Attachment, Any]:
-    """Attach what is referred to; return its mapping, and the value over it, which keeps that alive.
+    """Attach the segment of a reference; return its attachment and a value that keeps the mapping alive.
 
-    If `given`, return the value that is given out; else one that is there already will do.
+    With `given` the value is that of `attach`; else it may be the mapping itself.
     """
     register()
     name, inode, _, mode, _ = reference
     if not given and registry.inode_at(name) == inode:
-        for one in attachments.alive():
-            if _is(one, reference) and (mapping := one()) is not None:
-                value = one.value()
-                return one, mapping if value is None else value
+        for attachment in attachments.alive():
+            if _is(attachment, reference) and (mapping := attachment()) is not None:
+                value = attachment.value()
+                return attachment, mapping if value is None else value
     try:
         value = segments.attach(name, mode)
     except NotFoundError as error:
@@ -268,16 +267,16 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments
             "'session'"
         )
         raise NotFoundError(message, name=name, similar=[]) from None
-    for one in attachments.alive():
-        if _is(one, reference) and one.value() is value:
-            return one, value
+    for attachment in attachments.alive():
+        if _is(attachment, reference) and attachment.value() is value:
+            return attachment, value
     message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
     raise NotFoundError(message, name=name)
 
 
-def _is(one: attachments.Attachment, reference: Reference) -> bool:
-    created = one.record.created if one.record else None
-    same = (one.name, one.key[1], one.key[2]) == (reference.name, reference.inode, reference.mode)
+def _is(attachment: attachments.Attachment, reference: Reference) -> bool:
+    created = attachment.record.created if attachment.record else None
+    same = (attachment.name, attachment.key[1], attachment.key[2]) == (reference.name, reference.inode, reference.mode)
     return same and (created is None or reference.created is None or created == reference.created)
 
 
@@ -286,9 +285,9 @@ def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
     register()
     _, inode, _, mode, file = reference
     path = f"{paths.runtime('stores')}/{file}"
-    for one in attachments.alive():
-        if one.path == path and one.key[1:] == (inode, mode) and (mapping := one()) is not None:
-            return one, mapping
+    for attachment in attachments.alive():
+        if attachment.path == path and attachment.key[1:] == (inode, mode) and (mapping := attachment()) is not None:
+            return attachment, mapping
     fd, found = segment_file.attach(path, mode, os.path.basename(file))
     try:
         if found.st_ino != inode:
@@ -302,25 +301,25 @@ def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
     return made, mapping
 
 
-def _start(one: attachments.Attachment, mapping: mmap.mmap) -> int:
-    if one.start < 0:
-        one.start = _address(np.frombuffer(mapping, np.uint8))
-    return one.start
+def _start(attachment: attachments.Attachment, mapping: mmap.mmap) -> int:
+    if attachment.start < 0:
+        attachment.start = _address(np.frombuffer(mapping, np.uint8))
+    return attachment.start
 
 
 def _source(value: Any) -> object:  # noqa: ANN401
-    """Return what an array is a view of in the end."""
+    """Return the object at the end of an array's chain of bases."""
     while True:
         if isinstance(value, memoryview):
             value = value.obj
-        elif isinstance(value, np.ndarray) or type(value).__name__ == "DummyArray":  # of as_strided
+        elif isinstance(value, np.ndarray) or type(value).__name__ == "DummyArray":  # from as_strided
             value = value.base
         else:
             return value
 
 
 def _bounds(array: NDArray[Any]) -> tuple[int, int]:
-    """Return the addresses of an array's first byte and of what follows its last."""
+    """Return the addresses of an array's first byte and of the byte after its last."""
     low = high = _address(array)
     if not array.size:
         return low, high

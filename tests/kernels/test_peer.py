@@ -267,7 +267,7 @@ def test_a_question_that_nobody_can_answer_fails_and_leaves_the_peer_usable(note
 
 def test_a_peer_that_ends_itself_ends_quietly_and_the_next_cell_starts_another(notebook):
     first = pid_of(notebook, "brief")
-    assert notebook("%%peer brief\nx = 1\nexit()") == "brief: ended. The next %%peer brief starts anew\n"
+    assert notebook("%%peer brief\nx = 1\nexit()") == "brief: ended. The next %%peer brief starts a new one\n"
     assert ended(first)
     assert "brief" not in notebook("%peer")
     second = pid_of(notebook, "brief")
