@@ -8,14 +8,14 @@ import random
 import pytest
 
 import shmkernel as shm
-from shmkernel.kinds.dicts import freelist, lmdb_pages, reservation
+from shmkernel.kinds.dicts import lmdb_pages, reservation
 
 
 def free(opened):
     """Return the free pages by LMDB's list, and by the unused pages of the file."""
     words = opened.words
     at = 0 if words[lmdb_pages.NUMBERS[0]] > words[lmdb_pages.NUMBERS[1]] else lmdb_pages.PAGE // 8
-    listed = freelist.records(
+    listed = lmdb_pages.freed(
         lambda page: os.pread(opened._fd, lmdb_pages.PAGE, page * lmdb_pages.PAGE), words[at + 10]
     )
     pages = words[at + 17] + 1 - 2
@@ -84,11 +84,11 @@ def test_one_map_size_for_everybody_and_none_of_it_taken_before_it_is_needed():
 def test_the_oldest_snapshot_is_found_in_what_lmdb_says_of_its_readers():
     x = shm.create("x", {"a": 1})
     env = x._store.env
-    assert freelist.oldest(env.readers()) == freelist.NONE
+    assert lmdb_pages.oldest_reader(env.readers()) == lmdb_pages.NONE
     reader = x._store.reading()
     x["a"] = 2
     later = x._store.reading()
-    assert freelist.oldest(env.readers()) == reader.id() == later.id() - 1
+    assert lmdb_pages.oldest_reader(env.readers()) == reader.id() == later.id() - 1
     reader.abort()
     later.abort()
-    assert freelist.oldest(env.readers()) == freelist.NONE
+    assert lmdb_pages.oldest_reader(env.readers()) == lmdb_pages.NONE

@@ -12,7 +12,7 @@ import os
 import lmdb
 
 from shmkernel._core import capacity, descriptors, folders
-from shmkernel.kinds.dicts import errors, freelist, lmdb_pages
+from shmkernel.kinds.dicts import errors, lmdb_pages
 from shmkernel.kinds.dicts.lmdb_pages import MAP, PAGE
 
 KEPT = (1 << 20) // PAGE  # pages kept at the end for deleting when memory is full
@@ -134,8 +134,8 @@ class Reservation:
         """Return the number of free pages that LMDB can use: freed before the last commit and every open snapshot."""
         words = self._words
         at = lmdb_pages.current(words)
-        limit = min(int(words[at + lmdb_pages.NUMBER]), freelist.oldest(self._env.readers()))
-        freed = freelist.records(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + lmdb_pages.FREE])
+        limit = min(int(words[at + lmdb_pages.NUMBER]), lmdb_pages.oldest_reader(self._env.readers()))
+        freed = lmdb_pages.freed(lambda page: os.pread(self.fd, PAGE, page * PAGE), words[at + lmdb_pages.FREE])
         return sum(count for number, count in freed if number < limit)
 
 

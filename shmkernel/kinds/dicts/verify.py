@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from shmkernel._core import folders, oflock, segment_file
-from shmkernel.kinds.dicts import freelist, lmdb_pages
+from shmkernel.kinds.dicts import lmdb_pages
 
 _SMALL = 32  # pages: checked in some milliseconds
 _ANY = oflock.request(fcntl.F_WRLCK, length=0)
@@ -98,10 +98,10 @@ def _more(path: str, words: memoryview) -> list[str]:
     at = lmdb_pages.current(words)
     with open(path, "rb") as file:
         for root in (words[at + lmdb_pages.FREE], words[at + lmdb_pages.ROOT]):
-            pages = [] if root == freelist.NONE else [root]
+            pages = [] if root == lmdb_pages.NONE else [root]
             while pages:
                 number = pages.pop()
                 page = os.pread(file.fileno(), lmdb_pages.PAGE, number * lmdb_pages.PAGE)
-                if not freelist.is_filled(page, pages):
+                if not lmdb_pages.is_filled(page, pages):
                     return [f"page {number} is not filled by what is in it"]
     return []
