@@ -40,7 +40,7 @@ def publish(name: str) -> int:
     file = sync_file.opened(name)
     if not file.listened:
         _listen(file, file.segment())
-    return _alone(name, _publish)
+    return _alone(file, _publish)
 
 
 def version(name: str) -> int:
@@ -137,7 +137,7 @@ def _settled(file: sync_file.SyncFile, inode: int | None = None) -> int:
     if inode is None:
         inode = file.segment()
     _listen(file, inode)
-    return _read(file) if inode in (0, file.words[INODE]) else _alone(file.name, _replace)
+    return _read(file) if inode in (0, file.words[INODE]) else _alone(sync_file.opened(file.name), _replace)
 
 
 def _listen(file: sync_file.SyncFile, inode: int) -> None:
@@ -163,9 +163,8 @@ def _read(file: sync_file.SyncFile) -> int:
     return int(file.words[PUBLISHED] + file.words[RELEASED])
 
 
-def _alone(name: str, change: Callable[[sync_file.SyncFile], None]) -> int:
+def _alone(file: sync_file.SyncFile, change: Callable[[sync_file.SyncFile], None]) -> int:
     """Change words under the byte lock VERSION, wake the waiters, and return the version."""
-    file = sync_file.opened(name)
     held: list[Descriptor] = []  # emptied on errors: a traceback keeps local variables, and would keep the lock
     while True:
         try:
