@@ -410,7 +410,7 @@ def test_a_comm_has_the_hook_that_lets_clicks_pass_a_running_cell():
 def test_watch_refuses_nonsense():
     with pytest.raises(shm.ArgumentError, match="interval"):
         shm.watch(interval=0)
-    with pytest.raises(shm.ArgumentError, match="no name"):
+    with pytest.raises(shm.ArgumentError, match="cannot be the name"):
         shm.watch("two words")
 
 
