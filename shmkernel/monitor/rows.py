@@ -86,7 +86,7 @@ class Board:
             if clock := _file(name):
                 files[name] = clock
         stale = [name for name, clock in files.items() if self._files.get(name) != clock]
-        fresh = {info.name: info for info in listing.look(stale, probe=False) if info.state not in GHOSTS}
+        fresh = {info.name: info for info in listing.rows_of(stale, probe=False) if info.state not in GHOSTS}
         found = {}
         for name, (inode, *_) in files.items():
             if info := fresh.get(name):
@@ -109,7 +109,7 @@ class Board:
         live = [row for row in self.rows.values() if row.info.state not in GHOSTS]
         fresh = {info.name: info for info in listing.refreshed(row.info for row in live)}
         lost = _lost()
-        ghosts = ghosts_of(listing.look(lost, probe=False)) if lost else []
+        ghosts = ghosts_of(listing.rows_of(lost, probe=False)) if lost else []
         found = {
             row.key: row if fresh[row.key] is row.info else row._replace(info=fresh[row.key])
             for row in live if row.key in fresh

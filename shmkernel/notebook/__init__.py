@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from shmkernel import errors
 from shmkernel.notebook.completion import matcher_for
 from shmkernel.notebook.magics import ShmMagics, forget_bad_defaults
-from shmkernel.notebook.output import Bare, catch_up
+from shmkernel.notebook.output import OutputTransformer, catch_up
 from shmkernel.notebook.wording import in_magics
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ def load(shell: InteractiveShell) -> None:
         return
     forget_bad_defaults(shell.config)
     magics = ShmMagics(shell)
-    magics.bare, magics.matcher = Bare(shell), matcher_for(shell)
+    magics.transformer, magics.matcher = OutputTransformer(shell), matcher_for(shell)
     shell.register_magics(magics)
-    shell.ast_transformers.append(magics.bare)
-    catch_up(magics.bare)
+    shell.ast_transformers.append(magics.transformer)
+    catch_up(magics.transformer)
     errors.word = in_magics  # not in every IPython: without the extension there are no magics to paste
     if shell.Completer is not None:
         shell.Completer.custom_matchers.append(magics.matcher)
@@ -53,7 +53,7 @@ def unload(shell: InteractiveShell) -> None:
     for kind, ours in magics.magics.items():
         for name in ours:
             shell.magics_manager.magics[kind].pop(name, None)
-    _remove(shell.ast_transformers, magics.bare)
+    _remove(shell.ast_transformers, magics.transformer)
     _remove(shell.configurables, magics)
     if shell.Completer is not None:
         _remove(shell.Completer.custom_matchers, magics.matcher)

@@ -118,7 +118,7 @@ def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN40
             f"a cell that awaits cannot run under a magic. Take the lock in it: async with shm.lock({name!r}):"
         )
     with shm.lock(name, shared=args.shared, timeout=args.timeout):
-        bodies.run(magics.shell, args.cell, magics.bare.transform)
+        bodies.run(magics.shell, args.cell, magics.transformer.transform)
     return None
 
 

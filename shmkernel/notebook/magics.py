@@ -92,7 +92,7 @@ class ShmMagics(Magics):
     )
 
     shell: InteractiveShell
-    bare: output.Bare
+    transformer: output.OutputTransformer
     matcher: Matcher
 
     def __init__(self, shell: InteractiveShell) -> None:

@@ -1,8 +1,8 @@
 """Suppress the Out entry of an unassigned magic: it would keep the array alive.
 
 IPython compiles a magic into ``get_ipython().run_line_magic(...)``. If that is a statement, this module wraps it:
-``bare(get_ipython().run_line_magic(...))``. `bare` returns None for the value that one of our magics has just
-returned. It compares the value, not the magic's name, so aliases and ``%time`` work too.
+``suppressed(get_ipython().run_line_magic(...))``. `suppressed` returns None for the value that one of our magics has
+just returned. It compares the value, not the magic's name, so aliases and ``%time`` work too.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class _Returned(threading.local):
 _returned = _Returned()
 
 
-class Bare(ast.NodeTransformer):
-    """Wraps magics that are statements in `bare`, and compiles ``%%shm_lock`` cells into ``with`` statements."""
+class OutputTransformer(ast.NodeTransformer):
+    """Wraps magics that are statements in `suppressed`, and compiles ``%%shm_lock`` cells into ``with`` statements."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -58,7 +58,7 @@ class Bare(ast.NodeTransformer):
         """Wrap the statement if it calls a magic."""
         verb, name = _magic(node.value)
         if verb and not (verb == "run_cell_magic" and self._resolved(name) == "shm_lock"):
-            function = ast.parse(f"__import__({__name__!r}, fromlist=['bare']).bare", mode="eval").body
+            function = ast.parse(f"__import__({__name__!r}, fromlist=['suppressed']).suppressed", mode="eval").body
             node.value = ast.copy_location(ast.Call(function, [node.value], []), node.value)
         return node
 
@@ -79,7 +79,7 @@ class Bare(ast.NodeTransformer):
         return name
 
 
-def catch_up(bare: Bare) -> None:
+def catch_up(transformer: OutputTransformer) -> None:
     """Transform the rest of the cell that loads the extension: IPython transformed it before our transformer existed.
 
     IPython's run_ast_nodes compiles the statements in its variable `nodelist` one by one. A test checks that it does.
@@ -88,7 +88,7 @@ def catch_up(bare: Bare) -> None:
     while frame is not None and frame.f_code.co_name != "run_ast_nodes":
         frame = frame.f_back
     for node in frame.f_locals.get("nodelist", ()) if frame is not None else ():
-        ast.fix_missing_locations(bare.visit(node))
+        ast.fix_missing_locations(transformer.visit(node))
 
 
 def returned(value: object, name: str) -> None:
@@ -96,7 +96,7 @@ def returned(value: object, name: str) -> None:
     _returned.identity, _returned.shown = id(value), name in _SHOWN
 
 
-def bare(value: object) -> object:
+def suppressed(value: object) -> object:
     """Return the value for Out: None for a value of our magics, which is displayed if it is a listing."""
     if value is None or id(value) != _returned.identity:
         return value

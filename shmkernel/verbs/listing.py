@@ -72,7 +72,7 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     """
     inodes = paths.inodes()
     posix = [record.name for record in records.others(inodes.values()) if record.name.startswith("/")]
-    return look([*sorted(inodes), *sorted(posix)])
+    return rows_of([*sorted(inodes), *sorted(posix)])
 
 
 def info(name: str) -> Info:
@@ -92,13 +92,13 @@ def info(name: str) -> Info:
     >>> shm.unlink("x")
     """
     paths.path_of(name)
-    rows = [row for row in look([name]) if row.name == name]
+    rows = [row for row in rows_of([name]) if row.name == name]
     if not rows:
         raise segment_file.missing(name)
     return rows[0]
 
 
-def look(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
+def rows_of(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]:
     """Describe the wanted segments that exist, and the unlinked or replaced memory that this process still has.
 
     `probe` looks for holders in other containers. It takes the registry's lock, which other threads may have to wait

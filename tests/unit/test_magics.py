@@ -243,7 +243,7 @@ def test_gc_and_doctor_say_what_they_found(notebook):
 def test_loading_twice_is_loading_once_and_unloading_leaves_the_segments(notebook):
     shell = notebook.shell
     shm.load_ipython_extension(shell)
-    assert sum(type(one).__name__ == "Bare" for one in shell.ast_transformers) == 1
+    assert sum(type(one).__name__ == "OutputTransformer" for one in shell.ast_transformers) == 1
     before = len(shell.Completer.custom_matchers)
     notebook("%shm_create x --shape 3")
     notebook("%reload_ext shmkernel")

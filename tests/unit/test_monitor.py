@@ -114,7 +114,7 @@ def test_a_board_at_rest_looks_at_no_segment(monkeypatch):
     seen = Board()
     until(lambda: seen.scan() == ([], []) and seen._folders, "settled clocks")
     seen._due = float("inf")
-    monkeypatch.setattr("shmkernel.verbs.listing.look", lambda *_, **__: pytest.fail("looked"))
+    monkeypatch.setattr("shmkernel.verbs.listing.rows_of", lambda *_, **__: pytest.fail("looked"))
     assert seen.scan() == ([], [])
     monkeypatch.undo()
     for at in range(len(kept)):
