@@ -124,5 +124,5 @@ def _segment(name: str, count: int, *, sparse: bool) -> None:
     os.write(fd, head)
     os.ftruncate(fd, len(head) + 8 * count)
     record = records.Record(os.fstat(fd).st_ino, name, "array", session.id, "", "session", time.time())
-    registry.publish([(fd, record)], lambda _: False)
+    registry.link_all([(fd, record)], lambda _: False)
     os.close(fd)
