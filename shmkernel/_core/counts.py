@@ -76,5 +76,5 @@ def seconds_given(text: str, *, least: float = 0.0) -> float:
 def version_given(text: str) -> int:
     """Convert an argument of the command line to a version, for argparse."""
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text} is no version: a whole number, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a version: a whole number, 0 or more")
     return int(text)

@@ -285,4 +285,4 @@ def test_an_output_of_ascii_shows_what_it_can(tmp_path):
 def test_a_time_or_version_that_is_none_is_refused(said, argv):
     status, _, err = said(*argv)
     assert status == 2
-    assert f"argument {argv[-2]}: {argv[-1]} is no " in err
+    assert f"argument {argv[-2]}: {argv[-1]} is not a " in err

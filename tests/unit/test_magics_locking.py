@@ -134,7 +134,7 @@ def test_a_time_that_is_none_is_refused(notebook, seconds):
         assert f"{seconds} is not a number of seconds, 0 or more" in str(notebook.fails(line.format(seconds)))
     assert "never" not in notebook
     notebook.fails("%shm_watch --every 0")
-    assert "is no version" in str(notebook.fails("%shm_wait x --since -1"))
+    assert "is not a version" in str(notebook.fails("%shm_wait x --since -1"))
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), -1, float("inf"), "soon", 1e300])
