@@ -15,7 +15,8 @@ SCRIPT = """
 import importlib.util, os, tempfile
 import numpy as np
 import shmkernel as shm
-from shmkernel import cli, sessions
+from shmkernel import cli
+from shmkernel._core import sessions
 
 x = shm.create("x", np.zeros(3))
 shm.create("big", np.zeros(20 << 20, "u1"))
@@ -79,7 +80,7 @@ def test_the_doctor_says_what_is_missing():
     script = "import shmkernel as shm; print(*[one for one in shm.doctor() if one.level != 'ok'])"
     said = without_proc(MOUNTS["none"], script)
     assert said.count("Finding") == 1
-    assert "there is no /proc/locks to say who has a segment attached" in said
+    assert "there is no /proc/locks to say which processes have a segment attached" in said
     assert "mount -t proc proc /proc" in said
 
 
