@@ -152,6 +152,7 @@ def _setup(namespace):
     namespace["get_config"] = Config  # as in the configuration files of Jupyter
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-docs-", dir="/dev/shm"))
     patch = stack.enter_context(pytest.MonkeyPatch.context())
+    namespace["folder"] = folder
     patch.setenv("SHMKERNEL_DIR", folder)
     patch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
     patch.setattr(errors, "word", errors.in_python)  # the magics set it
@@ -161,6 +162,7 @@ def _setup(namespace):
 def _teardown(namespace):
     from shmkernel._core import sessions  # noqa: PLC0415  only when a document has run
 
+    folder = namespace["folder"]
     with namespace.pop("stack"):
         if shell := namespace.pop("shell", None):
             shell.reset(new_session=False)
@@ -170,7 +172,6 @@ def _teardown(namespace):
         if loky := sys.modules.get("joblib.externals.loky"):  # its workers wait for more, with sessions of their own
             loky.get_reusable_executor().shutdown(wait=True)
         sessions.end()
-        folder = os.environ["SHMKERNEL_DIR"]
         until(lambda: all("/sync/" in path for path in left(folder)), "an empty folder")  # locks outlive segments
 
 

@@ -6,6 +6,7 @@ import copy
 import errno
 import gc
 import json
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -14,6 +15,7 @@ import threading
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -737,7 +739,8 @@ def test_a_limit_of_the_size_of_files_is_named(shm_dir):
 @pytest.mark.parametrize("act", [lambda: shm.create("y", {}), lambda: shm.attach("x")], ids=["create", "attach"])
 def test_a_limit_of_addresses_is_named_and_the_dict_is_not_called_damaged(act):
     def limited(connection):
-        resource.setrlimit(resource.RLIMIT_AS, (32 << 30, 32 << 30))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+        resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 30), used + (32 << 30)))  # a dict takes 64
         try:
             act()
         except shm.LimitError as error:
