@@ -26,6 +26,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from shmkernel._core import descriptors, segment_file
+from shmkernel._core.imports import importing
 from shmkernel.errors import Cure, WatchdogError
 
 if TYPE_CHECKING:
@@ -207,6 +208,14 @@ def _reap(deadline: float = 0.0) -> None:
                 break
             else:
                 _original("select").poll().poll(_NAP)
+
+
+@functools.cache
+def prepare() -> None:
+    """Import what a start needs. Call it without a guard: a fork waits for imports first, and for guards then."""
+    with importing:
+        _original("select")
+        _original("time")
 
 
 @functools.cache

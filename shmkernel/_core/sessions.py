@@ -123,6 +123,7 @@ def begin() -> tuple[Session, bool]:
     WatchdogError
         If the watchdog cannot be started.
     """
+    launch.prepare()
     with _guard:
         root, here = folders.prepare(), _here()
         own = _mine.get(here)
