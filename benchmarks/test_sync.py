@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import multiprocessing
 import os
 import signal
@@ -99,7 +100,7 @@ def _child(work: Callable[[], None]) -> Iterator[int]:
     if pid == 0:
         try:
             work()
-        except BaseException:  # noqa: BLE001  print it, else the parent waits without a reason
+        except BaseException:
             traceback.print_exc()
         finally:
             os._exit(0)
@@ -197,6 +198,8 @@ def _zmq(folder: Path, name: str, end: contextlib.ExitStack) -> Pair:
 
 def _iceoryx2(_: Path, name: str, end: contextlib.ExitStack) -> Pair:
     made: dict[int, Any] = {}
+    before = {*glob.glob("/dev/shm/iox2_*")}
+    end.callback(lambda: [os.unlink(path) for path in {*glob.glob("/dev/shm/iox2_*")} - before])  # of the killed child
     end.callback(made.clear)
     title = f"shmkernel-{os.getpid()}-{name}"
 
