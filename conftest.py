@@ -92,7 +92,7 @@ def shm_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-def posix_name(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: ARG001  left before it ends
+def posix_name(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A name that nobody else has, in /dev/shm itself: the one folder that shm_open knows."""
     monkeypatch.delenv("SHMKERNEL_DIR")
     name = f"test_{os.getpid()}_{secrets.token_hex(4)}"

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-    from shmkernel.errors import *  # noqa: F403
+    from shmkernel.errors import *  # noqa: F403  for type checkers
     from shmkernel.monitor.widget import watch as watch
-    from shmkernel.stdlib.manager import ManagerError, SharedMemoryManager  # noqa: F401
+    from shmkernel.stdlib.manager import ManagerError, SharedMemoryManager  # noqa: F401  likewise
     from shmkernel.stdlib.shareable_list import ShareableList as ShareableList
     from shmkernel.stdlib.shared_memory import SharedMemory as SharedMemory
-    from shmkernel.verbs import *  # noqa: F403
+    from shmkernel.verbs import *  # noqa: F403  for type checkers
 
 _ERRORS = (
     "AbandonedError", "ArgumentError", "DamagedError", "FolderError", "FullError", "LimitError", "LockError",
@@ -73,14 +73,14 @@ def __dir__() -> Sequence[str]:
 
 def _prevent_reloading() -> None:
     if "IPython" in sys.modules:
-        from shmkernel._core import reloading  # noqa: PLC0415
+        from shmkernel._core import reloading  # noqa: PLC0415  lazy
 
         reloading.prevent()
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Add the magics: ``%load_ext shmkernel``."""
-    from shmkernel import notebook  # noqa: PLC0415
+    from shmkernel import notebook  # noqa: PLC0415  lazy
 
     _prevent_reloading()
     notebook.load(shell)
@@ -88,6 +88,6 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Remove the magics. Variables, segments and the watchdog stay."""
-    from shmkernel import notebook  # noqa: PLC0415
+    from shmkernel import notebook  # noqa: PLC0415  lazy
 
     notebook.unload(shell)

@@ -231,7 +231,7 @@ def _demo(_: Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401  as in the base class
+    def _print_message(self, message: str, file: Any = None) -> None:
         """Write without hiding errors, as argparse would."""
         if message and (file := file or sys.stderr) is not None:
             file.write(message)

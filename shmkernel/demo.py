@@ -93,7 +93,7 @@ class Kernel(kernels.Kernel):
             raise Unmet(f"{expression} in {self.notebook} to have a value, and it said: {found['evalue']}")
         return str(found["data"]["text/plain"])
 
-    def _execute(self, code: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401  jupyter_client's
+    def _execute(self, code: str, **options: Any) -> dict[str, Any]:
         try:
             reply: dict[str, Any] = self.client.execute_interactive(
                 code, store_history=False, timeout=kernels.ANSWER, **options

@@ -27,7 +27,7 @@ class Kernel:
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # use this Python, not the installed kernel python3
         )  # fmt: skip
 
-    def start(self, *arguments: str, env: dict[str, str], output: Any = DEVNULL, **options: Any) -> None:  # noqa: ANN401
+    def start(self, *arguments: str, env: dict[str, str], output: Any = DEVNULL, **options: Any) -> None:
         """Start the kernel under the notebook's name, and do not wait."""
         self._avoid_debugger()
         self.manager.start_kernel(
@@ -38,7 +38,7 @@ class Kernel:
         self.client.start_channels(hb=False)
 
     @property
-    def process(self) -> Any:  # noqa: ANN401
+    def process(self) -> Any:
         """The kernel's `subprocess.Popen`, or None before it starts."""
         provisioner: Any = self.manager.provisioner
         return provisioner.process if provisioner else None

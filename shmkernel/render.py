@@ -178,11 +178,11 @@ class Rows(list["Info"]):
         super().__init__(rows)
         self._notes, self._cards = notes, cards
 
-    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401  as a list's
+    def __getitem__(self, at: Any) -> Any:
         part = super().__getitem__(at)
         return Rows(part, self._notes, cards=self._cards) if isinstance(at, slice) else part
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG002  IPython's protocol
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002  IPython's protocol
         cards = (card(row, self._notes.get(row.name, "")) for row in self)
         printer.text("\n\n".join(cards) if self._cards else table(self, self._notes, most=_MOST))
 

@@ -160,7 +160,7 @@ def _setup(namespace):
 
 
 def _teardown(namespace):
-    from shmkernel._core import sessions  # noqa: PLC0415  only when a document has run
+    from shmkernel._core import sessions
 
     folder = namespace["folder"]
     with namespace.pop("stack"):

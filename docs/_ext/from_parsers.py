@@ -81,8 +81,8 @@ def _section(title: str, text: str) -> Iterator[str]:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add a directive for each."""
     from docutils import nodes  # noqa: PLC0415  the tests read what is written without Sphinx
-    from docutils.statemachine import StringList  # noqa: PLC0415
-    from sphinx.util.docutils import SphinxDirective  # noqa: PLC0415
+    from docutils.statemachine import StringList  # noqa: PLC0415  Sphinx alone has it
+    from sphinx.util.docutils import SphinxDirective  # noqa: PLC0415  Sphinx alone has it
 
     def directive(write: Callable[..., Iterator[str]]) -> type[SphinxDirective]:
         class Written(SphinxDirective):

@@ -365,12 +365,12 @@ def _check_uid(folder: str) -> None:
 
 
 def _keep(folder: Folder) -> Folder:
-    global _held  # noqa: PLW0603  never changed in place
+    global _held
     others = [(path, held) for path, held in _held.items() if path != folder.path]
     _held = dict([*others[1 - _HELD :], (folder.path, folder)])
     return folder
 
 
 def _forget(folder: Folder) -> None:
-    global _held  # noqa: PLW0603
+    global _held
     _held = {path: held for path, held in _held.items() if held is not folder}

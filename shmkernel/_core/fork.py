@@ -67,7 +67,7 @@ def _in_order() -> list[_Handlers]:
 
 
 def _run(handlers: Iterable[Handler | None]) -> None:
-    global _interrupted  # noqa: PLW0603  read after the fork
+    global _interrupted
     for handler in handlers:
         try:
             if handler is not None:
@@ -85,7 +85,7 @@ def _before(*_: int) -> None:
 
 
 def _in_parent(attempt: int) -> None:
-    global _interrupted  # noqa: PLW0603
+    global _interrupted
     if threading.get_ident() not in _forking:
         return
     _interrupted |= attempt > 0
@@ -99,7 +99,7 @@ def _in_parent(attempt: int) -> None:
 
 
 def _in_child(*_: int) -> None:
-    global generation, _interrupted  # noqa: PLW0603
+    global generation, _interrupted
     if threading.get_ident() not in _forking:
         return
     generation += 1

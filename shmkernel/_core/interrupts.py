@@ -100,7 +100,7 @@ class Exit:
         return token
 
 
-def _leave_explicitly(leave: Callable[..., Any], holding: Holding, *error: Any) -> Any:  # noqa: ANN401  any __exit__
+def _leave_explicitly(leave: Callable[..., Any], holding: Holding, *error: Any) -> Any:
     return leave(holding, None, *error)
 
 
@@ -124,7 +124,7 @@ class Holding:
 
     __slots__ = ()
 
-    def __enter__(self) -> Any:  # noqa: ANN401  what the subclass gives
+    def __enter__(self) -> Any:
         waiting = _here.entries
         if waiting and waiting[-1].holding is self and not waiting[-1].over:  # as in `entry_of`, without a call
             return self._enter(waiting.pop())
@@ -136,7 +136,7 @@ class Holding:
     else:
         __exit__ = Exit("_exit")
 
-    def _enter(self, entry: Entry) -> Any:  # noqa: ANN401  what the subclass gives
+    def _enter(self, entry: Entry) -> Any:
         raise NotImplementedError
 
     def _leave(self, entry: Entry | None, kind: Kind) -> None:

@@ -219,7 +219,7 @@ def prepare() -> None:
 
 
 @functools.cache
-def _original(name: str) -> Any:  # noqa: ANN401  a module
+def _original(name: str) -> Any:
     """Return a fresh copy of a module of the standard library, without the functions that others have replaced."""
     import importlib.util  # noqa: PLC0415  the watchdog shares this module, and starts faster without
 

@@ -57,7 +57,7 @@ class Progress:
 
     def _show(self) -> tqdm[None]:
         with importing:
-            from tqdm.auto import tqdm  # noqa: PLC0415
+            from tqdm.auto import tqdm  # noqa: PLC0415  slow
 
         notebook = "ipykernel" in sys.modules  # tqdm hides its bar if the stream is no terminal, as in a kernel
         return tqdm(

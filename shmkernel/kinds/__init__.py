@@ -108,13 +108,13 @@ class Keeper(Kind, Protocol):
     file: str
     suffixes: tuple[str, ...]  # file names that `load` reads
 
-    def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> Any:  # noqa: ANN401
+    def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> Any:
         """Return the value for the user, which keeps the mapping alive; errors as for `open`.
 
         The mapping covers the file's first bytes; it keeps the segment attached.
         """
 
-    def save(self, value: Any, path: str) -> Iterator[bytes]:  # noqa: ANN401
+    def save(self, value: Any, path: str) -> Iterator[bytes]:
         """Yield the content of a file for this path, in pieces."""
 
 

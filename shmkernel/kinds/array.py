@@ -114,7 +114,7 @@ class Array:
         """Return whether these are the first bytes of a ``.npy`` file."""
         return head.startswith(npy.MAGIC_PREFIX)
 
-    def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:  # noqa: ARG002  as every kind
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> NDArray[Any]:
         """Return a plain array over the mapping."""
         shape, dtype, order, offset, _ = _whole(_parse(mapping[: _length(mapping[:_MAGIC])]), len(mapping))
         if dtype.names is not None:  # a new dtype each time: `x.dtype.names = ...` would change the cached one
@@ -233,7 +233,7 @@ def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDA
         raise ArgumentError(f"{name!r}: cannot fill {dtype} with {fill!r}: {error}", name=name) from None
     try:
         if why := dtypes.unbounded(lengths, element.dtype):
-            raise ValueError(why)  # noqa: TRY301
+            raise ValueError(why)  # noqa: TRY301  handled below
         return np.broadcast_to(element, lengths)
     except ValueError as error:  # too many or too long dimensions for numpy
         raise ArgumentError(f"{name!r}: no array can have the shape {lengths} here: {error}", name=name) from None

@@ -84,7 +84,7 @@ def natural(given: object) -> NDArray[Any]:
     return result
 
 
-def _check(result: NDArray[Any], given: NDArray[Any], same: Any) -> None:  # noqa: ANN401  a bool, or an array of them
+def _check(result: NDArray[Any], given: NDArray[Any], same: Any) -> None:
     """Raise ValueError if not all are the same; it shows the first value that has changed."""
     if np.all(same):
         return
@@ -119,7 +119,7 @@ def _plain(given: object, dtype: np.dtype[Any]) -> NDArray[Any]:
     return array if texts and dtype.kind not in (*_TEXTS, "b") else exact  # to be read as numbers or times
 
 
-def _records(given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:  # noqa: ANN401  a record, or lists of records
+def _records(given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return tuples as an array of records, each field checked."""
     records = np.array(given, dtype)
     rows: list[Any] = [given]
@@ -133,7 +133,7 @@ def _records(given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:  # noqa: ANN401 
     return records
 
 
-def _same(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401  a case a line
+def _same(result: NDArray[Any], given: NDArray[Any]) -> Any:
     """Return for each value whether it is unchanged."""
     to, of = result.dtype, given.dtype
     if to == of:
@@ -161,7 +161,7 @@ def _same(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401  a 
     return same | (missing(back) & missing(given))
 
 
-def _same_fields(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
+def _same_fields(result: NDArray[Any], given: NDArray[Any]) -> Any:
     to, of = result.dtype.names or (None,), given.dtype.names or (None,)
     if len(of) not in (1, len(to)) or (len(of) == 1 and result.dtype.names and given.dtype.names and len(to) > 1):
         return False
@@ -177,7 +177,7 @@ def _same_fields(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN
     return same
 
 
-def _same_objects(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
+def _same_objects(result: NDArray[Any], given: NDArray[Any]) -> Any:
     if result.dtype.kind in _TIMES:
         return _same(result, np.array(given.tolist(), f"{result.dtype.kind}8"))
     if result.dtype.kind in "fc":
@@ -187,7 +187,7 @@ def _same_objects(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: AN
     return _equal(given, result)
 
 
-def _is_finite(number: Any) -> bool:  # noqa: ANN401
+def _is_finite(number: Any) -> bool:
     return bool(np.isfinite(complex(number)))
 
 
@@ -198,7 +198,7 @@ def _equal(given: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_]:
     return np.array(same, bool).reshape(given.shape)
 
 
-def _same_parsed(result: NDArray[Any], given: NDArray[Any]) -> Any:  # noqa: ANN401
+def _same_parsed(result: NDArray[Any], given: NDArray[Any]) -> Any:
     """Return for each text whether it was read as the number or time that it shows."""
     if result.dtype.kind in _TIMES:
         return _same(result, given.astype(f"{result.dtype.kind}8"))

@@ -74,7 +74,7 @@ def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool
         return False
 
 
-def _sample(value: Any) -> Any:  # noqa: ANN401
+def _sample(value: Any) -> Any:
     """Return the value, or the beginning of a long one to try expressions on; ValueError if a row is too large."""
     size = getattr(value, "nbytes", 1)
     try:
@@ -90,7 +90,7 @@ def _sample(value: Any) -> Any:  # noqa: ANN401
     return value.iloc[:rows] if hasattr(value, "iloc") else value[:rows]
 
 
-def _candidates(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+def _candidates(value: Any) -> Iterator[Cure]:
     """Yield candidates by the value's library and type, the best first."""
     kind = type(value)
     library = kind.__module__.partition(".")[0]
@@ -124,7 +124,7 @@ def _candidates(value: Any) -> Iterator[Cure]:  # noqa: ANN401
         yield Cure(_DICT, "{{'x': {x}}}")
 
 
-def _anything(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+def _anything(value: Any) -> Iterator[Cure]:
     """Yield candidates for a value of any type."""
     if not isinstance(value, (list, tuple, str)):
         yield Cure(_VALUES, "numpy.asarray({x})")
@@ -142,14 +142,14 @@ def _anything(value: Any) -> Iterator[Cure]:  # noqa: ANN401
     yield Cure(_DICT, "{{'x': {x}.to_list()}}")
 
 
-def _sparse(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+def _sparse(value: Any) -> Iterator[Cure]:
     """Yield the parts of a sparse matrix of scipy, and the dense array if it is small."""
     yield Cure("Its parts, in a dict", _PARTS.format("" if hasattr(value, "indptr") else ".tocsr()"))
     if value.shape[0] * value.shape[-1] * value.dtype.itemsize <= _DENSE:
         yield Cure("All of it", "{x}.toarray()")
 
 
-def _table(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+def _table(value: Any) -> Iterator[Cure]:
     """Yield the numbers, columns and items of a table or column of pandas, polars, pyarrow and the like."""
     if getattr(value, "tzinfo", None) is not None and hasattr(value, "to_pydatetime") and not hasattr(value, "__len__"):
         yield Cure(_DICT, "{{'x': {x}.to_pydatetime()}}")
@@ -168,7 +168,7 @@ def _table(value: Any) -> Iterator[Cure]:  # noqa: ANN401
         yield Cure("Numbers, NaN for what is missing", "{x}.to_numpy('float64', na_value=float('nan'))")
 
 
-def _array(value: Any) -> Iterator[Cure]:  # noqa: ANN401
+def _array(value: Any) -> Iterator[Cure]:
     """Yield plain arrays with the same values."""
     if hasattr(value, "filled"):
         yield Cure(_VALUES, "{x}.filled()")
@@ -199,7 +199,7 @@ def _array(value: Any) -> Iterator[Cure]:  # noqa: ANN401
         yield Cure("As float32", "{x}.astype('float32')")
 
 
-def _converts(value: Any, plain: type) -> bool:  # noqa: ANN401
+def _converts(value: Any, plain: type) -> bool:
     """Return whether each object is a number that this type holds exactly."""
     part = value[:_MANY] if value.ndim else value
     try:

@@ -46,15 +46,15 @@ class Raw:
             raise ArgumentError(f"{name!r}: {path} is empty, and a block cannot have 0 bytes", name=name, path=path)
         return Plan(size, lambda: kinds.read(path, 0, size))
 
-    def matches(self, head: bytes) -> bool:  # noqa: ARG002
+    def matches(self, head: bytes) -> bool:
         """Return False: nothing in the bytes marks this kind."""
         return False
 
-    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
         """Return a view of the bytes."""
         return memoryview(mapping)
 
-    def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002
+    def describe(self, head: bytes, size: int) -> Description:
         """Describe the content as bytes; a listing shows their size."""
         return Description("bytes")
 

@@ -194,7 +194,7 @@ def plot(values: tuple[float, ...], low: float, high: float, width: int, height:
     for column in range(columns):
         first = column * places // columns
         part = slice(first, max(first + 1, (column + 1) * places // columns))
-        inside = [value for value in (*values[:places][part], *values[places:][part]) if value == value]  # noqa: PLR0124
+        inside = [value for value in (*values[:places][part], *values[places:][part]) if value == value]  # noqa: PLR0124  not NaN
         if not inside:
             continue
         ends = (round((max(low, min(high, end)) - low) / span * top) for end in (min(inside), max(inside)))
@@ -237,7 +237,7 @@ def _level(share: float, count: int) -> int:
     >>> _level(0.0, 5), _level(1.0, 5), _level(float("nan"), 5)
     (0, 4, 0)
     """
-    return round(max(0.0, min(1.0, share)) * (count - 1)) if share == share else 0  # noqa: PLR0124
+    return round(max(0.0, min(1.0, share)) * (count - 1)) if share == share else 0  # noqa: PLR0124  not NaN
 
 
 def _letters(line: bytes) -> str:

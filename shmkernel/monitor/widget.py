@@ -74,7 +74,7 @@ class Monitor(anywidget.AnyWidget):
         self._shell = None
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Add a table of the present state, for viewers without widgets, such as GitHub."""
         bundle: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
@@ -121,7 +121,7 @@ class Monitor(anywidget.AnyWidget):
         self._post({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
 
 
-def _has_page(shell: Any) -> bool:  # noqa: ANN401
+def _has_page(shell: Any) -> bool:
     """Return whether a page can show the widget. nbconvert, papermill and nbval have no page, and allow no input.
 
     They would save an empty widget in place of the table.

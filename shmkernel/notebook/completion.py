@@ -46,7 +46,7 @@ def matcher_for(shell: InteractiveShell) -> Matcher:
             "ordered": True,
         }
 
-    return matcher  # type: ignore[no-any-return]
+    return matcher  # type: ignore[no-any-return]  # IPython's decorator
 
 
 def _complete(shell: InteractiveShell, verb: str, parser: Parser, text: str) -> tuple[str, str, Iterable[str]]:

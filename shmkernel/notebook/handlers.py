@@ -32,7 +32,7 @@ class CellLock(locks.Lock):
     enter = in_one_line(locks.Lock.enter)
 
 
-def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Attach segments, and set variables to them: all or none."""
     if args.variable and len(args.names) > 1:
         raise ArgumentError("--as names one variable, so give one NAME")
@@ -69,7 +69,7 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
         print(f"{name}: closed here. {_whereabouts(name, keepers)}")
 
 
-def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Remove names, and print who still has the memory."""
     for text in actions.unlink(args.names):
         print(text)
@@ -81,7 +81,7 @@ def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
         print(text)
 
 
-def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:  # noqa: ARG001
+def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
     """Return all segments, displayed as a table."""
     return _rows(magics, shm.list())
 
@@ -91,21 +91,21 @@ def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
     return _rows(magics, [shm.info(name) for name in args.names], cards=True)
 
 
-def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
+def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Return a monitor, displayed as a widget."""
     if len(args.names) > 1:
         raise ArgumentError(f"the content of one segment is shown first, so give one NAME, not {', '.join(args.names)}")
     return shm.watch(*args.names, **({"interval": args.every} if args.every is not None else {}))
 
 
-def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Write a segment to a file."""
     (name,) = args.names
     shm.save(name, args.path)
     print(f"{name}: {capacity.human(os.stat(os.path.expanduser(args.path)).st_size)} written to {args.path}")
 
 
-def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Return the lock for a cell that was compiled into a ``with`` statement; run any other cell under the lock."""
     (name,) = args.names
     if args.cell is None:
@@ -122,14 +122,14 @@ def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN40
     return None
 
 
-def shm_publish(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401, ARG001
+def shm_publish(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Increase the versions, and print them."""
     versions = [shm.publish(name) for name in args.names]
     print(", ".join(f"{name}: version {version}" for name, version in zip(args.names, versions, strict=True)))
     return versions[0] if len(versions) == 1 else tuple(versions)
 
 
-def shm_wait(magics: ShmMagics, args: argparse.Namespace) -> int:  # noqa: ARG001
+def shm_wait(magics: ShmMagics, args: argparse.Namespace) -> int:
     """Wait for a new version, print it and return it."""
     (name,) = args.names
     paths.path_of(name)
@@ -140,7 +140,7 @@ def shm_wait(magics: ShmMagics, args: argparse.Namespace) -> int:  # noqa: ARG00
     return version
 
 
-def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Remove what ended kernels have left behind."""
     leftovers = shm.gc(dry_run=args.dry_run)
     if not leftovers:
@@ -151,13 +151,13 @@ def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
     print(f"{', '.join(name for name, _ in leftovers)}: left behind by ended kernels, {size}, {done}")
 
 
-def shm_doctor(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+def shm_doctor(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Print the findings with their cures."""
     for level, text, cure in shm.doctor():
         print(f"{level:4}  {text}{f': {cure}' if cure else ''}")
 
 
-def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:  # noqa: ARG001
+def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Print one screen of examples."""
     print(_HELP)
 

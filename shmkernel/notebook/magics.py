@@ -45,7 +45,7 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
 
     @in_one_line
     @functools.wraps(declared)
-    def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:  # noqa: ANN401
+    def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:
         caller = scope.calling(self.workspace.space)
         args = parser.parse_line(line, caller)
         args.cell, args.scope = cell, caller
@@ -63,7 +63,7 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
     return registered
 
 
-def forget_bad_defaults(config: Any) -> None:  # noqa: ANN401  traitlets'
+def forget_bad_defaults(config: Any) -> None:
     """Remove invalid values from IPython's configuration: it keeps even a value that ``%config`` has refused."""
     section = config.get(ShmMagics.__name__, {})
     traits: dict[str, Any] = ShmMagics.class_traits(config=True)

@@ -41,7 +41,7 @@ class OutputTransformer(ast.NodeTransformer):
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
 
-    def visit(self, node: ast.AST) -> Any:  # noqa: ANN401  as in the base class
+    def visit(self, node: ast.AST) -> Any:
         """Skip expressions: only statements matter, and a large cell has few of them."""
         return node if isinstance(node, ast.expr) else super().visit(node)
 
@@ -62,7 +62,7 @@ class OutputTransformer(ast.NodeTransformer):
             node.value = ast.copy_location(ast.Call(function, [node.value], []), node.value)
         return node
 
-    def transform(self, tree: Any) -> ast.Module:  # noqa: ANN401  transformers may return any node
+    def transform(self, tree: Any) -> ast.Module:
         """Transform a cell's body as IPython has transformed the cell: by all transformers up to this one."""
         for transformer in self._shell.ast_transformers:
             tree = transformer.visit(tree)
@@ -100,7 +100,7 @@ def suppressed(value: object) -> object:
     """Return the value for Out: None for a value of our magics, which is displayed if it is a listing."""
     if value is None or id(value) != _returned.identity:
         return value
-    if sys._getframe(1).f_code.co_filename.startswith(_TIMED):  # noqa: SLF001
+    if sys._getframe(1).f_code.co_filename.startswith(_TIMED):  # noqa: SLF001  the caller
         return value
     _returned.identity = 0
     if _returned.shown:

@@ -62,8 +62,8 @@ class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
         parser.add_argument("-h", "--help", action=_Help, nargs=0, help="print this")
         for declared in reversed(getattr(function, "decorators", [])):
             declared.add_to_parser(parser, None)
-        function.parser = parser  # type: ignore[attr-defined]
-        function.has_arguments = True  # type: ignore[attr-defined]
+        function.parser = parser  # type: ignore[attr-defined]  # IPython reads it
+        function.has_arguments = True  # type: ignore[attr-defined]  # IPython reads it
         function.__doc__ = parser.format_help()
         return function
 
@@ -71,7 +71,7 @@ class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
 class Parser(MagicArgumentParser):
     """Accepts no abbreviated flags, and raises ArgumentError: a plain UsageError would not fail the cell."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.allow_abbrev = False
         self.color = False  # Python 3.14 would colour the docstrings
@@ -114,7 +114,7 @@ class Parser(MagicArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = "%") -> None:  # noqa: ANN401
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = "%") -> None:
         super().add_usage(usage, actions, groups, prefix)
 
 
@@ -131,7 +131,7 @@ def in_one_line(run: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(run)
-    def guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return run(*args, **kwargs)
         except Helped as helped:
@@ -196,7 +196,7 @@ def split(line: str) -> tuple[str, str | None]:
     return before, text.strip()
 
 
-def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:
     """Evaluate an expression; raise ArgumentError with a message of one line if that fails."""
     try:
         space = {"numpy": sys.modules.get("numpy")}  # messages propose numpy.asarray(x)

@@ -253,7 +253,7 @@ class PeerMagics(Magics):
             print(f"peers: {', '.join(_peers) or 'none. The first cell that begins with %%peer starts one'}")
 
     @property
-    def _kernel(self) -> Any:  # noqa: ANN401  there is none in a terminal's IPython
+    def _kernel(self) -> Any:
         return getattr(self.shell, "kernel", None)
 
     def _publish(self, name: str, message: dict[str, Any]) -> None:

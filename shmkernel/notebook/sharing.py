@@ -52,7 +52,7 @@ class _Terms(NamedTuple):
     replace: staging.Replace
 
 
-def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def create(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Share variables, the value of an expression, or a new array, list, dict or block."""
     _check_flags(args)
     terms, read = _terms(magics, args), _is_variable(args)
@@ -68,7 +68,7 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def load(magics: ShmMagics, args: argparse.Namespace) -> Any:  # noqa: ANN401
+def load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Share the content of a file."""
     (name,) = args.names
     terms = _terms(magics, args)
@@ -166,7 +166,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
     return _Request(name, None, kind, plan, _earlier(name) if taken else "", private)
 
 
-def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:  # noqa: ANN401
+def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:
     if args.expression is not None:
         return evaluate(args.expression, args.scope)
     if args.items is not None:

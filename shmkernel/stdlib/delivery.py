@@ -43,7 +43,7 @@ def note() -> None:
     _state.noted = True
 
 
-def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> Any:  # noqa: ANN401  bytes-like
+def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> Any:
     """Pickle a message with `dump`; wrap it if the calling frame sends tasks or results."""
     recovery = _recovery(message, frame)
     if recovery is None:
@@ -58,7 +58,7 @@ def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> 
 
 
 class _Sent:
-    def __init__(self, *about: Any) -> None:  # noqa: ANN401
+    def __init__(self, *about: Any) -> None:
         self._about = about
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -102,13 +102,13 @@ def fail(error: Exception) -> NoReturn:
 def _portable(error: Exception) -> Exception:
     """Return the error, or an UnpicklingError with the same text if the error itself cannot be pickled."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301
-    except Exception:  # noqa: BLE001
+        pickle.loads(pickle.dumps(error))  # noqa: S301  just pickled
+    except Exception:  # noqa: BLE001  any error of the value's own code
         return pickle.UnpicklingError(f"{type(error).__name__}: {error}")
     return error.with_traceback(None)
 
 
-def _recovery(message: Any, frame: FrameType) -> Recovery | None:  # noqa: ANN401
+def _recovery(message: Any, frame: FrameType) -> Recovery | None:
     """Return the function and arguments that report an error to the message's job; None for other messages."""
     kind = type(message)
     if kind is tuple:
@@ -144,8 +144,8 @@ def _teach_multiprocessing(module: ModuleType) -> None:
     original = module.ForkingPickler.__dict__["dumps"].__func__
 
     @functools.wraps(original)
-    def dumps(cls: type, message: object, protocol: int | None = None) -> Any:  # noqa: ANN401
-        return dumped(lambda one: original(cls, one, protocol), message, sys._getframe(1))  # noqa: SLF001
+    def dumps(cls: type, message: object, protocol: int | None = None) -> Any:
+        return dumped(lambda one: original(cls, one, protocol), message, sys._getframe(1))  # noqa: SLF001  the caller
 
     module.ForkingPickler.dumps = classmethod(dumps)
 
@@ -154,8 +154,8 @@ def _teach_loky(module: ModuleType) -> None:
     original = module.dumps
 
     @functools.wraps(original)
-    def dumps(message: object, reducers: Any = None, protocol: int | None = None) -> Any:  # noqa: ANN401
-        return dumped(lambda one: original(one, reducers, protocol), message, sys._getframe(1))  # noqa: SLF001
+    def dumps(message: object, reducers: Any = None, protocol: int | None = None) -> Any:
+        return dumped(lambda one: original(one, reducers, protocol), message, sys._getframe(1))  # noqa: SLF001  the caller
 
     vars(module)["dumps"] = dumps
 
@@ -164,14 +164,14 @@ def _teach_joblib(module: ModuleType) -> None:
     original = module.CustomizablePickler
 
     class Pickler(original):  # type: ignore[misc, valid-type]  # joblib's class, which has no types
-        def __init__(self, writer: Any, more: Any = None, **options: Any) -> None:  # noqa: ANN401
+        def __init__(self, writer: Any, more: Any = None, **options: Any) -> None:
             self._writer, self._reducers = writer, {**reducers, **(more or {})}
             super().__init__(writer, self._reducers, **options)
 
         def dump(self, message: object) -> None:
-            self._writer.write(dumped(self._bytes, message, sys._getframe(1)))  # noqa: SLF001
+            self._writer.write(dumped(self._bytes, message, sys._getframe(1)))  # noqa: SLF001  the caller
 
-        def _bytes(self, message: object) -> Any:  # noqa: ANN401
+        def _bytes(self, message: object) -> Any:
             buffer = module.BytesIO()
             original(buffer, self._reducers).dump(message)
             return buffer.getbuffer()

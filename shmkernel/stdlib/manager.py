@@ -106,14 +106,14 @@ class SharedMemoryManager:
         """Create a list of numbers, str, bytes and None."""
         return self._keep(lambda: shareable_list.ShareableList(sequence), lambda made: f"/{made.shm.name}")
 
-    def array(self, value: object, dtype: object = None) -> Any:  # noqa: ANN401  numpy.ndarray
+    def array(self, value: object, dtype: object = None) -> Any:
         """Create an array of zeros from a shape (an int or a tuple of ints), or a copy of another array."""
         name = self._name()
         shape = counts.whole(value) is not None or (isinstance(value, tuple) and None not in map(counts.whole, value))
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
         return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
 
-    def dict(self, *args: Any, **items: Any) -> MutableMapping[Any, Any]:  # noqa: ANN401  what dict takes
+    def dict(self, *args: Any, **items: Any) -> MutableMapping[Any, Any]:
         """Create a dict from the arguments of `dict`. Every process can read and write it."""
         name = self._name()
         return self._keep(lambda: verbs.create(name, dict(*args, **items), kind="dict"), lambda _: name)

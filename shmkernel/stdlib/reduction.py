@@ -93,7 +93,7 @@ class Reference(NamedTuple):
     file: str = ""
 
 
-def reduce_named(value: object) -> Any:  # noqa: ANN401
+def reduce_named(value: object) -> Any:
     """Reduce a value of `attach` to its name, or to its content if the name belongs to another segment now."""
     attachment = next((attachment for attachment in attachments.alive() if attachment.value() is value), None)
     reference = attachment and _to(attachment)
@@ -103,37 +103,37 @@ def reduce_named(value: object) -> Any:  # noqa: ANN401
     return rebuild_named, (reference,)
 
 
-def reduce_handle(value: Any) -> Any:  # noqa: ANN401
+def reduce_handle(value: Any) -> Any:
     """Reduce a block or list. As in the stdlib, one made by its class is always sent by name."""
-    if value._by_value:  # noqa: SLF001
+    if value._by_value:  # noqa: SLF001  the stdlib faces' own
         return reduce_named(value)
     delivery.note()
     return value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def rebuild_named(reference: Reference) -> Any:  # noqa: ANN401
+def rebuild_named(reference: Reference) -> Any:
     """Attach the segment in the receiving process."""
     _, value = _attached(reference, given=True)
     return value
 
 
-def reduce(array: NDArray[Any]) -> Any:  # noqa: ANN401  what pickle takes
+def reduce(array: NDArray[Any]) -> Any:
     """Reduce a view of a segment to a reference, any other array to its values."""
     return _reference(array) or array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def reduce_subclass(array: NDArray[Any]) -> Any:  # noqa: ANN401
+def reduce_subclass(array: NDArray[Any]) -> Any:
     """Reduce an instance of a subclass in the same way."""
     reduced = _reference(array.view(np.ndarray))
     return (rebuild_subclass, (type(array), *reduced[1])) if reduced else array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:  # noqa: ANN401
+def rebuild_subclass(kind: type[NDArray[Any]], *about: Any) -> NDArray[Any]:
     """Return the same view, of the same class."""
     return rebuild(*about).view(kind)
 
 
-def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
+def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
     """Reduce a masked array to a reference to its data, and its mask."""
     reduced = type(array.data) is np.ndarray and _reference(array.data)
     if not reduced:
@@ -142,7 +142,7 @@ def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:  # noqa: ANN401
     return rebuild_masked, (mask, array.fill_value, array.hardmask, *reduced[1])
 
 
-def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:  # noqa: ANN401
+def rebuild_masked(mask: object, fill: Any, hard: bool, *about: Any) -> np.ma.MaskedArray[Any, Any]:
     """Return the same view with its mask."""
     over: Any = np.ma.nomask if mask is None else mask
     made: np.ma.MaskedArray[Any, Any] = np.ma.MaskedArray(rebuild(*about), over, fill_value=fill, hard_mask=hard)
@@ -307,7 +307,7 @@ def _start(attachment: attachments.Attachment, mapping: mmap.mmap) -> int:
     return attachment.start
 
 
-def _source(value: Any) -> object:  # noqa: ANN401
+def _source(value: Any) -> object:
     """Return the object at the end of an array's chain of bases."""
     while True:
         if isinstance(value, memoryview):

@@ -58,7 +58,7 @@ class ShareableList(kind.View):
             items = () if sequence is None else list(sequence)
             plan = kind.KIND.plan(name or "ShareableList", items, {})
             posix = None if name is None else posix_name(name)
-            shm._create(posix, kind.KIND, plan, partial(self._over, shm))  # noqa: SLF001
+            shm._create(posix, kind.KIND, plan, partial(self._over, shm))  # noqa: SLF001  its block
 
     @classmethod
     def over(cls, mapping: mmap.mmap, path: str, mode: str) -> Self:
@@ -69,7 +69,7 @@ class ShareableList(kind.View):
 
     def _over(self, shm: SharedMemory, mapping: mmap.mmap, path: str, mode: str) -> Self:
         kind.View.__init__(self, mapping, paths.called(path))
-        self.shm = shm._map(mapping, path, mode)  # noqa: SLF001
+        self.shm = shm._map(mapping, path, mode)  # noqa: SLF001  its block
         shm._views = self.views()  # noqa: SLF001  for close() to release
         return self
 

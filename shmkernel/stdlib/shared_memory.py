@@ -218,7 +218,7 @@ class SharedMemory:
             registry.unlink(paths.called(_path(self._name)))
 
 
-def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:  # noqa: ANN401
+def rebuild(make: Callable[..., Any], about: tuple[Any, ...], identity: str) -> Any:
     """Attach a block by its pickled name; raise NotFoundError if the name belongs to another block now."""
     made = make(*about)
     handle: SharedMemory = getattr(made, "shm", made)

@@ -28,7 +28,7 @@ class Descriptor(io.FileIO):
     _finalizing = False  # a class attribute hides FileIO's flag: no ResourceWarning when it is destroyed open
 
 
-def made(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN401  what `call` takes
+def made(call: Callable[..., int], *arguments: Any) -> Descriptor:
     """Return the descriptor that `call` opens; `call` may raise OSError.
 
     Examples
@@ -51,7 +51,7 @@ def made(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN4
     return new
 
 
-def _wrapped(call: Callable[..., int], *arguments: Any) -> Descriptor:  # noqa: ANN401
+def _wrapped(call: Callable[..., int], *arguments: Any) -> Descriptor:
     """Call and wrap in one bytecode: a Ctrl-C between two would leak the number."""
     return next(map(Descriptor, map(call, *([argument] for argument in arguments)), ["r+"]))
 

@@ -188,7 +188,7 @@ def _epoll() -> select.epoll:
 
 def _instance() -> Descriptor | None:
     """Return the process's inotify instance; None if it cannot have one."""
-    global _inotify  # noqa: PLW0603  one a process
+    global _inotify
     if _inotify is None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: inotify_init1 returned -1
             _inotify = closing.made(_libc.inotify_init1, _FLAGS)
@@ -201,10 +201,10 @@ def _number(descriptor: Descriptor | None) -> int:
 
 def _in_child() -> None:
     """Drop the parent's instance, whose events are the parent's; its descriptors are closed already."""
-    global _inotify, _resting  # noqa: PLW0603
+    global _inotify, _resting
     for waiter in (*_waiters, _resting):
-        if waiter is not None and waiter._poll is not None:  # noqa: SLF001
-            waiter._poll.close()  # noqa: SLF001
+        if waiter is not None and waiter._poll is not None:  # noqa: SLF001  of this module
+            waiter._poll.close()  # noqa: SLF001  of this module
     _waiters.clear()
     _watches.clear()
     _inotify = _resting = None

@@ -102,7 +102,7 @@ async def _changes(name: str, since: int) -> AsyncGenerator[int]:
 class _Watch:
     """The condition of a waiter: another version; NotFoundError if the segment was unlinked."""
 
-    def __init__(self, name: str, since: Any) -> None:  # noqa: ANN401  checked here
+    def __init__(self, name: str, since: Any) -> None:
         if since is not None and not isinstance(since, SupportsIndex):
             cure = Cure("The present one", "version", name)
             raise ArgumentError(f"since={since!r}: a version is a whole number", cure, name=name, since=since)

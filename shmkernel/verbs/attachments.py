@@ -63,13 +63,13 @@ class _Given(weakref.ref[Any]):
     attachment: Attachment | None
 
 
-def get(status: os.stat_result, mode: str) -> Any:  # noqa: ANN401  an array, or the value of another kind
+def get(status: os.stat_result, mode: str) -> Any:
     """Return the object that this process already has over this file in this mode, or None."""
     attachment = _open.get((status.st_dev, status.st_ino, mode))
     return None if attachment is None or attachment.value() is None else intact(attachment)
 
 
-def intact(attachment: Attachment) -> Any:  # noqa: ANN401
+def intact(attachment: Attachment) -> Any:
     """Return the object over a mapping, or a new one if the user has changed its shape, dtype, strides or flags.
 
     ``x.shape = ...`` changes the array object itself. It stays with its user; the next `attach` returns a new array
@@ -87,7 +87,7 @@ def intact(attachment: Attachment) -> Any:  # noqa: ANN401
     return attachment.value()
 
 
-def _form(value: Any) -> object:  # noqa: ANN401
+def _form(value: Any) -> object:
     """Return the attributes of an array that a user can change without changing its values; None for other objects."""
     try:
         dtype = value.dtype
@@ -97,12 +97,12 @@ def _form(value: Any) -> object:  # noqa: ANN401
         return None
 
 
-def _fields(dtype: Any) -> object:  # noqa: ANN401
+def _fields(dtype: Any) -> object:
     """Return the names of fields: they can be changed in place, and the dtype still compares equal to itself."""
     return dtype.names and [(name, _fields(dtype[name])) for name in dtype.names]
 
 
-def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:  # noqa: ANN401
+def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:
     """Track a new mapping. Return the value to use, which may be that of another thread that was faster."""
     for hook in on_put:
         hook(value, segment.kind)

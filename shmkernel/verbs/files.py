@@ -66,7 +66,7 @@ def load(
     mode: str = "r+",
     lifetime: str = "session",
     replace: staging.Replace = False,
-) -> Any:  # noqa: ANN401
+) -> Any:
     """Share the content of a file without a second copy in memory: an array from a ``.npy`` file.
 
     The other parameters are those of `create`. To load a list, give ``kind="list"``; to load any file as raw bytes,

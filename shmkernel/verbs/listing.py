@@ -168,7 +168,7 @@ def refreshed(rows: Iterable[Info]) -> builtins.list[Info]:
             continue
         holders, owner = now.holders((at.st_dev, at.st_ino)), now.owner(records.of(at))
         if (row.attached, row.owner_alive, row.mine) != (holders, owner["owner_alive"], owner["mine"]):
-            row = row._replace(attached=holders, **owner)  # noqa: PLW2901
+            row = row._replace(attached=holders, **owner)  # noqa: PLW2901  the row, completed
         current.append(row)
     return current
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
+def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:
     """Return a lock on a name: use it as ``with shm.lock(x):``, or ``async with`` in an event loop.
 
     It excludes other processes, threads and tasks; its holder may enter it again. When a holder dies, the lock is
@@ -64,7 +64,7 @@ def _patience(timeout: float | None) -> float | None:
     return None if timeout is None else counts.seconds(timeout)
 
 
-def publish(x: Any) -> int:  # noqa: ANN401
+def publish(x: Any) -> int:
     """Announce new content: increase the version and wake every process that waits for it.
 
     Returns
@@ -89,7 +89,7 @@ def publish(x: Any) -> int:  # noqa: ANN401
     return versions.publish(_writable(x))
 
 
-def version(x: Any) -> int:  # noqa: ANN401
+def version(x: Any) -> int:
     """Return the version: it counts calls of `publish`, exclusive locks that were left, and replacements.
 
     Examples
@@ -106,7 +106,7 @@ def version(x: Any) -> int:  # noqa: ANN401
     return versions.version(name_of(x))
 
 
-def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:  # noqa: ANN401
+def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     """Sleep until the version increases, and return it. Ctrl-C interrupts it.
 
     If the name has no segment yet, wait until it has one.
@@ -141,7 +141,7 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     return versions.wait(name_of(x), since, _patience(timeout))
 
 
-def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: ANN401
+def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:
     """Iterate over the versions published from now on: ``async for version in shm.changes(x):``.
 
     If several versions are published while the loop's body runs, the next step yields only the latest.
@@ -164,7 +164,7 @@ def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:  # noqa: AN
     return versions.changes(name_of(x), since)
 
 
-def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN401
+def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:
     """Lock out other writers: ``with shm.writing(x):``. A `snapshot` then has all changes of the block or none.
 
     Raises
@@ -185,7 +185,7 @@ def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:  # noqa: ANN
     return lock(_writable(x), timeout=timeout)
 
 
-def snapshot(x: Any) -> Any:  # noqa: ANN401
+def snapshot(x: Any) -> Any:
     """Return a consistent private copy: one made while nobody wrote under `writing` or `lock`.
 
     On x86 it takes no lock, so readers do not delay the writer. On other processors, and under a writer that hardly
@@ -217,7 +217,7 @@ def snapshot(x: Any) -> Any:  # noqa: ANN401
     return seqlock.snapshot(name, value.copy)
 
 
-def name_of(x: Any) -> str:  # noqa: ANN401
+def name_of(x: Any) -> str:
     """Return the segment's name for a shared object or a view of it. A str is checked and returned."""
     if isinstance(x, str):
         paths.path_of(x)
@@ -225,7 +225,7 @@ def name_of(x: Any) -> str:  # noqa: ANN401
     return _attachment(x).name
 
 
-def _writable(x: Any) -> str:  # noqa: ANN401
+def _writable(x: Any) -> str:
     """Return the name. Raise RefusedError if this process has attached it only read only or with private changes."""
     if isinstance(x, str):
         name, path = x, paths.path_of(x)
@@ -240,7 +240,7 @@ def _writable(x: Any) -> str:  # noqa: ANN401
     return name
 
 
-def _attachment(x: Any) -> attachments.Attachment:  # noqa: ANN401
+def _attachment(x: Any) -> attachments.Attachment:
     attached, part = attachments.everything(), x
     while part is not None:
         for attachment in attached:

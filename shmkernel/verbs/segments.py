@@ -31,7 +31,7 @@ def create(
     mode: str = "r+",
     lifetime: str = "session",
     replace: bool = False,
-) -> Any:  # noqa: ANN401  the kind's value
+) -> Any:
     """Share a value under a name, and return the shared value.
 
     Parameters
@@ -97,7 +97,7 @@ def create(
     return shared
 
 
-def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:  # noqa: ANN401
+def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
     """Return the value that is shared under a name. Nothing is copied.
 
     Parameters

@@ -26,7 +26,7 @@ class Session(MutableMapping[str, Any]):
     >>> del shm.session["x"]
     """
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+    def __getitem__(self, name: str) -> Any:
         return segments.attach(name)
 
     def __setitem__(self, name: str, value: object) -> None:

@@ -42,7 +42,7 @@ class Scope(Mapping[str, Any]):
         library = self._locals is not self._globals and self._globals.get("__name__") != "__main__"
         self._beyond: Any = user if library else self._globals
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  any value
+    def __getitem__(self, name: str) -> Any:
         for space in self._spaces():
             if (value := space.get(name, _MISSING)) is not _MISSING:
                 return value

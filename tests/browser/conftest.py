@@ -40,7 +40,7 @@ def server():
 
 @pytest.fixture(scope="session")
 def browser():
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         found = play.chromium.launch(executable_path=lab.CHROMIUM, args=lab.FLAGS)

@@ -44,7 +44,7 @@ KINDS = {
 
 def main(folder: Path) -> None:
     """Take them all."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415  the default group has no browser, and doctests import this
+    from playwright.sync_api import sync_playwright
 
     folder.mkdir(parents=True, exist_ok=True)
     with lab.server() as server, sync_playwright() as play:

@@ -47,7 +47,7 @@ def a(app):
 
 
 @pytest.fixture
-def b(app, a):  # noqa: ARG001  first a, since its segment is there when the monitor opens
+def b(app, a):
     found = app("b.ipynb")
     found.watch()
     return found
@@ -65,7 +65,7 @@ def alone(page, server):
 
 
 def expect():
-    from playwright.sync_api import expect  # noqa: PLC0415
+    from playwright.sync_api import expect
 
     expect.set_options(timeout=lab.PATIENCE)
     return expect
@@ -423,7 +423,7 @@ def test_a_dark_theme_changes_the_colours(b):
 
 
 def test_a_saved_notebook_shows_a_table_where_no_kernel_runs(b, server):
-    from nbconvert import HTMLExporter, MarkdownExporter  # noqa: PLC0415  one of the packages that may be missing
+    from nbconvert import HTMLExporter, MarkdownExporter
 
     b.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     saved = nbformat.read(server.root / "work" / "b.ipynb", as_version=4)

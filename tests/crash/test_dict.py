@@ -290,7 +290,7 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_dict_that_all_can_write(shm_dir):
 def until_full(x, values):
     """Store until memory is full; return the count of stores, and the error."""
     stored = 0
-    with pytest.raises(shm.FullError) as caught:  # noqa: PT012
+    with pytest.raises(shm.FullError) as caught:
         for value in values:
             x[f"key {stored}"] = value
             stored += 1
@@ -319,7 +319,7 @@ def test_in_a_full_folder_nothing_is_lost_and_reads_and_deletes_go_on(small, siz
             fill_up()
         assert list(x) == [f"key {n}" for n in range(count)]
         assert {len(value) for value in x.values()} == {size}
-        with pytest.raises(shm.FullError), x.transaction():  # noqa: PT012
+        with pytest.raises(shm.FullError), x.transaction():
             for n in range(count):
                 x[f"more {n}"] = bytes(size)
                 x[f"even more {n}"] = bytes(size)

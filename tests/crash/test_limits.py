@@ -73,7 +73,7 @@ def test_a_limit_of_the_process_is_named_and_its_cure_works(letter, kind, shm_di
         assert "unlink" not in caught.value.message
         used_up(letter)
         _, _, cure = caught.value.message.partition("import resource; ")
-        exec(cure.partition(", or before")[0].removesuffix("."), {"resource": resource})  # noqa: S102
+        exec(cure.partition(", or before")[0].removesuffix("."), {"resource": resource})
         assert resource.getrlimit(number)[0] == now[1]
         assert create() is not None
         assert y.sum() == 3

@@ -24,7 +24,7 @@ def reader(reading, shm_dir):
 
 
 @pytest.fixture
-def kernel(tmp_path, shm_dir):  # noqa: ARG001  the kernel ends before the folder is checked
+def kernel(tmp_path, shm_dir):
     started = Kernel("writer.ipynb", tmp_path)
     yield started
     started.end()

@@ -11,7 +11,7 @@ from tests.kernels.kernel import Kernel
 
 
 @pytest.fixture
-def kernel(tmp_path_factory, shm_dir):  # noqa: ARG001  the kernels end before the folder is checked
+def kernel(tmp_path_factory, shm_dir):
     started = []
 
     def start(notebook, *arguments):

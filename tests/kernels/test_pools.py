@@ -26,7 +26,7 @@ EXECUTOR = "with ProcessPoolExecutor(1, context) as pool: print([pool.submit(dou
 
 
 @pytest.fixture
-def kernel(tmp_path, shm_dir):  # noqa: ARG001  the kernel ends before the folder is checked
+def kernel(tmp_path, shm_dir):
     started = Kernel("pools.ipynb", tmp_path)
     yield started
     started.dies_of("exit")  # so that multiprocessing removes its semaphores from /dev/shm

@@ -109,7 +109,7 @@ def marked():
 
 
 @pytest.fixture
-def kernel(row, tmp_path, shm_dir):  # noqa: ARG001  the kernel ends before the folder is checked
+def kernel(row, tmp_path, shm_dir):
     started = (Served if row[0] == "loses its server" else Kernel)("writer.ipynb", tmp_path)
     yield started
     started.end()

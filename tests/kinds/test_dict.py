@@ -229,7 +229,7 @@ class TestViews:
         for one in (dict.fromkeys(range(100)), x):
             y = shm.attach("x") if change == "elsewhere" and one is x else one
             for view in (one, one.keys(), one.values(), one.items()):
-                with pytest.raises(RuntimeError) as caught:  # noqa: PT012
+                with pytest.raises(RuntimeError) as caught:
                     for _ in view:
                         if change in ("insert", "elsewhere"):
                             y[len(y)] = 0
@@ -368,7 +368,7 @@ class TestTransactions:
 
     def test_a_part_that_failed_and_was_ignored_undoes_all(self):
         x = shm.create("x", {})
-        with pytest.raises(shm.ArgumentError, match="part of it failed"), x.transaction():  # noqa: PT012
+        with pytest.raises(shm.ArgumentError, match="part of it failed"), x.transaction():
             x["a"] = 1
             with pytest.raises(KeyError), x.transaction():
                 x["missing"]

@@ -25,7 +25,7 @@ def test_wrong_bytes_are_damaged_or_harmless_the_same_ones_at_each_run(kind):
 )
 @pytest.mark.parametrize("shape", ["(2**31, 2**31)", "(1 << 21,)", "(1, 1048577)"])
 def test_elements_that_take_no_memory_are_no_billions(descr, shape):
-    write("x", header(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {eval(shape)}}}") + bytes(64))  # noqa: S307
+    write("x", header(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {eval(shape)}}}") + bytes(64))
     with pytest.raises(shm.DamagedError, match="'x' is damaged"):
         shm.attach("x")
     assert shm.info("x").state == "damaged"

@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), 
 DEFINITIONS = [block for block in BLOCKS if "class " in block]
 NAMES = {}
 for _block in DEFINITIONS:
-    exec(_block, NAMES)  # noqa: S102  our own page
+    exec(_block, NAMES)
 PUBLIC = {"shmkernel": None, "shmkernel.kinds": kinds.__all__, "shmkernel.testing": ["KindContract"]}
 
 

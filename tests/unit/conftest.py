@@ -51,7 +51,7 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(shm_dir, capsys, monkeypatch):  # noqa: ARG001  the folder is made before, and checked after
+def notebook(shm_dir, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
     monkeypatch.setattr(errors, "word", errors.in_python)  # as it is again after the test
     InteractiveShell.clear_instance()

@@ -38,7 +38,7 @@ def counted(notebook, line):
     with without_collector():
         sys.setprofile(note)
         try:
-            exec(code, notebook.shell.user_ns)  # noqa: S102  as IPython does with a cell
+            exec(code, notebook.shell.user_ns)
         finally:
             sys.setprofile(None)
     return called

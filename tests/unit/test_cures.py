@@ -115,7 +115,7 @@ NAMES = [
 
 def python(line, names):
     """Run a line of Python."""
-    exec(line, names)  # noqa: S102  as one that is pasted
+    exec(line, names)
 
 
 def shell_line(line):
@@ -410,7 +410,7 @@ def proposed_and_works(value, expression, **options):
     assert re.search(rf": {re.escape(expression)}(?=$|\. )", caught.value.message), caught.value.message
     for one in {expression, caught.value.expression}:
         if not one.startswith("list") or not hasattr(value, "__next__"):
-            shm.create("x", eval(one, {"x": value, "numpy": np}), **options)  # noqa: S307  as a person does
+            shm.create("x", eval(one, {"x": value, "numpy": np}), **options)
             shm.unlink("x")
 
 
@@ -498,7 +498,7 @@ def test_an_int_beyond_a_list_says_its_range_and_how_it_can_be_an_item(make):
     with pytest.raises(shm.RangeError, match=r"9223372036854775808 takes 65 bits .* -2\*\*63 to 2\*\*63 - 1") as caught:
         make([2**63])
     text = re.search(r"str\(\d+\)", str(caught.value))[0]
-    assert make([eval(text)])[0] == str(2**63)  # noqa: S307  as a person does
+    assert make([eval(text)])[0] == str(2**63)
 
 
 def test_what_the_checkup_proposes_cures(shm_dir):

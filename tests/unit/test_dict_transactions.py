@@ -147,7 +147,7 @@ def test_one_object_nested_in_itself_is_one_transaction():
         x["b"] = 1
         with one:
             x["c"] = 1
-    with pytest.raises(shm.ArgumentError, match="part of it failed"), one:  # noqa: PT012
+    with pytest.raises(shm.ArgumentError, match="part of it failed"), one:
         x["d"] = 1
         with contextlib.suppress(ZeroDivisionError), one:
             x["e"] = 1 / 0

@@ -82,7 +82,7 @@ def test_two_threads_that_save_to_the_same_file_leave_one_whole_file(npy):
         while time.monotonic() < end:
             try:
                 shm.save("x", npy)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 failed.append(error)
 
     threads = [threading.Thread(target=save) for _ in range(3)]
@@ -122,7 +122,7 @@ def test_a_load_takes_the_options_of_create(npy):
 
 
 def test_what_is_larger_than_a_piece_comes_whole(npy, monkeypatch):
-    from shmkernel.kinds import array  # noqa: PLC0415
+    from shmkernel.kinds import array
 
     monkeypatch.setattr(files, "_PIECE", 1000)
     monkeypatch.setattr(array, "_PIECE", 1000)

@@ -123,7 +123,7 @@ def test_functions_that_others_replace_are_not_used(monkeypatch):
     def replaced(*_, **__):
         raise AssertionError
 
-    import select  # noqa: PLC0415
+    import select
 
     for name in ("fork", "posix_spawn", "posix_spawnp", "execv", "execve", "waitpid", "read", "pipe", "killpg"):
         monkeypatch.setattr(os, name, replaced)
@@ -150,7 +150,7 @@ def test_what_python_is_told_by_the_environment_to_do_at_its_start_it_does_not(t
 
 def test_it_starts_in_a_program_patched_by_gevent():
     try:
-        import gevent  # noqa: F401, PLC0415
+        import gevent  # noqa: F401  what is tested
     except ImportError:
         lacking("gevent is not installed: uv run --group large pytest tests/unit/test_launch.py")
     before = "from gevent import monkey; monkey.patch_all()\n"
@@ -196,7 +196,7 @@ def test_it_is_in_no_group_and_folder_of_its_session(shm_dir):
 
 
 def test_many_descriptors_do_not_hide_whether_it_lives(shm_dir):
-    import resource  # noqa: PLC0415
+    import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
@@ -218,7 +218,7 @@ def test_many_descriptors_do_not_hide_whether_it_lives(shm_dir):
 
 
 def test_the_limit_of_open_files_is_named():
-    import resource  # noqa: PLC0415
+    import resource
 
     sessions.begin()
     sessions.end()
@@ -230,7 +230,7 @@ def test_the_limit_of_open_files_is_named():
             try:
                 sessions.begin()
                 break
-            except Exception as error:  # noqa: BLE001  of any kind
+            except Exception as error:
                 errors.append(error)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -275,7 +275,7 @@ thread.join()
 
 
 def test_a_package_in_a_zip_file_starts_it(tmp_path, shm_dir):
-    import zipfile  # noqa: PLC0415
+    import zipfile
 
     package = Path(shm.__file__).parent
     archive = tmp_path / "app.pyz"
@@ -330,7 +330,7 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who has no other process")
 def test_the_limit_of_processes_is_named(shm_dir):
-    import resource  # noqa: PLC0415
+    import resource
 
     shm_dir.chmod(0o1777)
 

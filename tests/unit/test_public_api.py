@@ -39,7 +39,7 @@ def test_every_public_name_is_there():
         assert getattr(shm, name) is not None
     assert "list" in dir(shm)
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
-        shm.nonsense  # noqa: B018
+        shm.nonsense
 
 
 def test_importing_every_submodule_hides_no_public_name():

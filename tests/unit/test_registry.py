@@ -210,7 +210,7 @@ def test_a_dry_run_changes_nothing(shm_dir):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # about files that end without close()
-def test_the_lock_of_names_is_free_after_an_interrupt_at_any_bytecode(interrupted):  # noqa: F811
+def test_the_lock_of_names_is_free_after_an_interrupt_at_any_bytecode(interrupted):
     def act():
         with registry.locked():
             pass

@@ -148,7 +148,7 @@ def test_what_this_process_has_shared_itself_it_is_told_how_to_get():
     with pytest.raises(shm.TakenError, match="this process shares it already") as caught:
         shm.create("x", 1)
     assert caught.value.mine
-    assert eval(re.search(r"shm\.attach\('x'\)", str(caught.value))[0]) is x  # noqa: S307  as a person does
+    assert eval(re.search(r"shm\.attach\('x'\)", str(caught.value))[0]) is x
     with elsewhere(lambda: shm.create("y", 1)), pytest.raises(shm.TakenError, match=r"by plot\.ipynb") as caught:
         shm.create("y", 1)
     assert not caught.value.mine

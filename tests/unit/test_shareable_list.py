@@ -19,7 +19,7 @@ ITEMS = ["howdy", b"HoWdY", -273.154, 100, None, True, 42, "é" * 9]
 
 
 @pytest.fixture
-def stdlib(posix_name, monkeypatch):  # noqa: ARG001  in /dev/shm itself
+def stdlib(posix_name, monkeypatch):
     """The stdlib's class without its tracker, which would unlink the memory."""
     monkeypatch.setattr(resource_tracker, "register", lambda *_: None)
     monkeypatch.setattr(resource_tracker, "unregister", lambda *_: None)

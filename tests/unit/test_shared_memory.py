@@ -25,7 +25,7 @@ ATTACHES = "import sys, shmkernel; block = shmkernel.SharedMemory(sys.argv[1]); 
 
 
 @pytest.fixture
-def stdlib(posix_name, monkeypatch):  # noqa: ARG001  in /dev/shm itself
+def stdlib(posix_name, monkeypatch):
     """The stdlib's class without its tracker, which would unlink the memory."""
     monkeypatch.setattr(resource_tracker, "register", lambda *_: None)
     monkeypatch.setattr(resource_tracker, "unregister", lambda *_: None)
@@ -323,7 +323,7 @@ def test_a_name_that_is_no_text_is_a_type_error_as_in_the_stdlib(name, make):
 @pytest.mark.parametrize("name", ["", "/", "a/b", "x" * 300])
 def test_a_name_that_cannot_be_is_an_os_error_as_in_the_stdlib(name, make):
     for block in (SharedMemory, shared_memory.SharedMemory):
-        with pytest.raises(OSError) as caught:  # noqa: PT011
+        with pytest.raises(OSError) as caught:
             block(name=name, **make)
         assert caught.value.errno in (errno.EINVAL, errno.ENAMETOOLONG)  # as the C library has it
     assert isinstance(pickle.loads(pickle.dumps(theirs := caught.value)), type(theirs))

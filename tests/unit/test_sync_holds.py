@@ -37,7 +37,7 @@ def in_a_thread(act):
     def run():
         try:
             found.append(act())
-        except Exception as error:  # noqa: BLE001  returned
+        except Exception as error:
             found.append(error)
 
     thread = threading.Thread(target=run)

@@ -36,7 +36,7 @@ def segments():
         shm.unlink(name)
 
 
-def test_the_chosen_segments_content_is_drawn_in_characters(segments):  # noqa: ARG001
+def test_the_chosen_segments_content_is_drawn_in_characters(segments):
     screen = Screen("line")
     line = shown(screen)
     assert line.index("⠉⠉⠉") < line.index("⣀⣀⣀")  # the greatest above, the least below
@@ -64,7 +64,7 @@ def test_many_segments_scroll_with_the_choice():
         shm.unlink(f"x{at:02}")
 
 
-def test_without_a_terminal_it_prints_once(segments, capsys):  # noqa: ARG001
+def test_without_a_terminal_it_prints_once(segments, capsys):
     assert cli.main(["watch", "words"]) == 0
     assert "3 items" in capsys.readouterr().out
     assert cli.main(["watch", "wordz"]) == 1
@@ -78,7 +78,7 @@ def test_without_rich_it_names_the_cure(monkeypatch, capsys):
     assert 'pip install "shmkernel[terminal]"' in capsys.readouterr().err
 
 
-def test_on_a_terminal_keys_choose_and_end_it(segments):  # noqa: ARG001
+def test_on_a_terminal_keys_choose_and_end_it(segments):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 100))
     before = termios.tcgetattr(theirs)

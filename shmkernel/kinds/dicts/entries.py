@@ -105,7 +105,7 @@ def head_of(entry: B) -> B:
 
 
 @_checked
-def value_of(entry: bytes) -> Any:  # noqa: ANN401
+def value_of(entry: bytes) -> Any:
     """Return the value in the entry of a key."""
     _, value = values.decode(entry)
     return value

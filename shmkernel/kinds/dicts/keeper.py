@@ -90,7 +90,7 @@ def can_wait() -> bool:
 
 
 def _start() -> SimpleQueue[Job] | None:
-    global _jobs  # noqa: PLW0603  the queue is the thread's
+    global _jobs
     jobs: SimpleQueue[Job] = SimpleQueue()
     try:
         _thread.start_new_thread(_work, (jobs, held))
@@ -102,7 +102,7 @@ def _start() -> SimpleQueue[Job] | None:
 
 
 def _work(jobs: SimpleQueue[Job], _held: set[object]) -> None:
-    global _ident  # noqa: PLW0603
+    global _ident
     while True:
         job = jobs.get()
         _ident = _thread.get_ident()
@@ -111,7 +111,7 @@ def _work(jobs: SimpleQueue[Job], _held: set[object]) -> None:
 
 
 def _in_child() -> None:
-    global _jobs, _ident  # noqa: PLW0603
+    global _jobs, _ident
     _jobs = _ident = None
 
 

@@ -159,7 +159,7 @@ def _of_numpy(key: np.generic, stored: bool) -> object:
     return plain
 
 
-def _one(key: Any) -> tuple[bytes, bool]:  # noqa: ANN401  one of _TYPES
+def _one(key: Any) -> tuple[bytes, bool]:
     if isinstance(key, str):
         try:
             raw = str.encode(key)

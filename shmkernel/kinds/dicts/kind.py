@@ -37,7 +37,7 @@ class Dict:
     file = "data.mdb"
     suffixes = (".json", ".msgpack")
 
-    def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take mappings."""
         return isinstance(value, Mapping)
 
@@ -78,7 +78,7 @@ class Dict:
         try:
             content = json.loads(text) if text.lstrip()[:1] == b"{" else parts.values.unpack(text)
             if not isinstance(content, dict):
-                raise TypeError(f"it holds a {type(content).__name__}")  # noqa: TRY301
+                raise TypeError(f"it holds a {type(content).__name__}")  # noqa: TRY301  handled below
         except (ValueError, TypeError, RecursionError) as error:
             what = "It has to be JSON, or a file that a dict was saved to"
             raise DamagedError(f"{path} cannot be loaded: {error}. {what}", name=name, path=path) from None
@@ -99,7 +99,7 @@ class Dict:
         """Return whether these are the first bytes of an LMDB file."""
         return lmdb_pages.count_in(head) is not None
 
-    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
         """Raise ValueError: a store cannot be used without its folder."""
         raise ValueError("it was put there by another program, which alone can say where its lock file is")
 
@@ -119,7 +119,7 @@ class Dict:
         """Make writers of the dict publish their changes."""
         lmdb_pages.listen(f"{home}/{self.file}")
 
-    def describe(self, head: bytes, size: int) -> Description:  # noqa: ARG002  the size of the map
+    def describe(self, head: bytes, size: int) -> Description:
         """Describe the number of keys."""
         count = lmdb_pages.count_in(head)
         if count is None:

@@ -58,7 +58,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     # Reading
 
-    def __getitem__(self, key: object) -> Any:  # noqa: ANN401
+    def __getitem__(self, key: object) -> Any:
         opened = self._store
         words, cache = opened.words, opened.cache
         if words[_FIRST] + words[_SECOND] == cache.tag and type(key) in KEYS:
@@ -71,7 +71,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
             raise KeyError(key)
         return value
 
-    def get(self, key: object, default: Any = None) -> Any:  # noqa: ANN401
+    def get(self, key: object, default: Any = None) -> Any:
         """Return the value of the key, or `default`."""
         opened = self._store
         words, cache = opened.words, opened.cache
@@ -155,7 +155,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
             return NotImplemented
         return self.to_dict() == (other.to_dict() if isinstance(other, SharedDict) else dict(other))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as dict has it
 
     def __or__(self, other: object) -> dict[Any, Any]:
         return self.to_dict() | dict(other) if isinstance(other, Mapping) else NotImplemented
@@ -191,11 +191,11 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         if raw is None or not self._change(lambda txn: self._delete(txn, raw)):
             raise KeyError(key)
 
-    def pop(self, key: object, default: Any = MISSING) -> Any:  # noqa: ANN401
+    def pop(self, key: object, default: Any = MISSING) -> Any:
         """Remove the key and return its value. If it is missing return `default`, or without one raise KeyError."""
         raw = known(key)
 
-        def step(txn: Txn) -> Any:  # noqa: ANN401
+        def step(txn: Txn) -> Any:
             if raw is None or (entry := txn.get(raw)) is None:
                 return MISSING
             value = self._whole(entries.value_of(entry))
@@ -221,11 +221,11 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         return self._change(step)
 
-    def setdefault(self, key: object, default: Any = None) -> Any:  # noqa: ANN401
+    def setdefault(self, key: object, default: Any = None) -> Any:
         """Return the value of the key; if it is missing store and return `default`."""
         ready = self._ready(key, default)
 
-        def step(txn: Txn) -> Any:  # noqa: ANN401
+        def step(txn: Txn) -> Any:
             entry = txn.get(ready.raw)
             if entry is not None:
                 return self._whole(entries.value_of(entry))
@@ -234,7 +234,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         return self._change(step, ready)
 
-    def update(self, other: Any = (), /, **more: Any) -> None:  # noqa: ANN401
+    def update(self, other: Any = (), /, **more: Any) -> None:
         """Store all pairs of a mapping or iterable, and keyword arguments, atomically."""
         content = (other.to_dict() if isinstance(other, SharedDict) else dict(other)) | more
         if any(map(is_large, content.values())):
@@ -250,7 +250,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         self._change(step, *ready)
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # noqa: ANN401  | gives a plain dict
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # as dict has it
         self.update(other)
         return self
 
@@ -263,7 +263,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
         self._change(step)
 
-    def increment(self, key: object, by: Any = 1) -> Any:  # noqa: ANN401
+    def increment(self, key: object, by: Any = 1) -> Any:
         """Add `by` to a number atomically, and return the sum. A missing key counts as 0.
 
         Examples
@@ -276,7 +276,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
         """
         raw, _ = self._key(key)
 
-        def step(txn: Txn) -> Any:  # noqa: ANN401
+        def step(txn: Txn) -> Any:
             entry = txn.get(raw)
             total = by if entry is None else self._whole(entries.value_of(entry)) + by
             self._put(txn, self._ready(key, total))

@@ -104,7 +104,7 @@ class Access:
         """The name of the segment, for ``shm.attach(name)``."""
         return self._store.name
 
-    def _get(self, key: object) -> Any:  # noqa: ANN401
+    def _get(self, key: object) -> Any:
         """Read a value from the store; immutable values are cached until any process writes."""
         raw = known(key)
         if raw is None:
@@ -143,7 +143,7 @@ class Access:
                     raise
                 missed = value
 
-    def _whole(self, value: Any) -> Any:  # noqa: ANN401
+    def _whole(self, value: Any) -> Any:
         """Return the value; for a reference to a file attach the array."""
         if type(value) is not values.File:
             return value
@@ -219,7 +219,7 @@ class Access:
             return Ready(raw, exact, key, values.pack(values.File(file)), file, fd)
         return Ready(raw, exact, key, packed(self.name, key, value))
 
-    def _put_array(self, key: object, value: Any) -> int:  # noqa: ANN401  an array
+    def _put_array(self, key: object, value: Any) -> int:
         name = self._store.name
         try:
             return self._arrays.put(self._store.home, value, name)

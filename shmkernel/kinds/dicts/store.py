@@ -319,7 +319,7 @@ def _inside(home: str) -> list[str]:
 
 def _keys(path: str | bytes, subdir: bool) -> tuple[object, ...]:
     """Return py-lmdb's keys for open environments; none for inherited ones, which the child may open again."""
-    keys: tuple[object, ...] = () if os.fsdecode(path) in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]
+    keys: tuple[object, ...] = () if os.fsdecode(path) in _inherited else _env_keys(path, subdir)  # type: ignore[no-untyped-call]  # lmdb
     return keys
 
 

@@ -78,7 +78,7 @@ def pack(value: object) -> bytes:
         raise NoValueError(value, "it is nested too deep, or contains itself") from None
 
 
-def unpack(data: bytes | memoryview) -> Any:  # noqa: ANN401
+def unpack(data: bytes | memoryview) -> Any:
     """Decode a value; a list, dict or array is a new object each time. ValueError if the bytes are damaged."""
     try:
         return decode(data)
@@ -92,14 +92,14 @@ class ZoneError(Exception):
     """A time in a time zone that this machine does not know."""
 
 
-def _raise(code: int, data: memoryview) -> Any:  # noqa: ANN401
+def _raise(code: int, data: memoryview) -> Any:
     make = _RAISE.get(code)
     if make is None:
         raise ValueError(f"it holds a value of a later version of shmkernel (extension {code})")
     return make(data)
 
 
-def decode(data: bytes | memoryview) -> Any:  # noqa: ANN401
+def decode(data: bytes | memoryview) -> Any:
     """Decode a value; damaged bytes may raise any error."""
     try:
         return _decode(data)
@@ -196,7 +196,7 @@ def _zone(value: dt.datetime | dt.time) -> object:
     return [offset.days, offset.seconds, offset.microseconds, None if unnamed else name]
 
 
-def _in_zone(kind: Any, text: str, fold: int, zone: Any) -> Any:  # noqa: ANN401
+def _in_zone(kind: Any, text: str, fold: int, zone: Any) -> Any:
     tzinfo: dt.tzinfo | None = None
     if isinstance(zone, str):
         try:
@@ -220,7 +220,7 @@ def _array(value: NDArray[Any]) -> object:
     return Ext(_ARRAY, encode([_describe(value, value.dtype), value.shape, order, value.tobytes(order)]))
 
 
-def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
+def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:
     dtype = dtype_of(text)
     size = dtype.itemsize
     if not size and not shape and dtype.kind in "SU":  # an empty text of numpy has one character, its dtype none

@@ -64,20 +64,20 @@ def _problems(path: str) -> list[str]:
     """
     from lmdb import verify  # noqa: PLC0415  only for unsealed stores
 
-    problems: list[str] = verify.verify(path, subdir=False)  # type: ignore[no-untyped-call]
+    problems: list[str] = verify.verify(path, subdir=False)  # type: ignore[no-untyped-call]  # lmdb has no types
     if not any("mp_pages" in problem for problem in problems):
         return problems
     base: Any = verify._Verifier  # noqa: SLF001  the public function has no such choice
 
-    def with_all_its_pages(self: Any, *node: Any, want_bytes: bool) -> Any:  # noqa: ANN401  as in py-lmdb
+    def with_all_its_pages(self: Any, *node: Any, want_bytes: bool) -> Any:
         *where, page, at, size = node
         first = int.from_bytes(page[at : at + 8], sys.byteorder)
         head = self.read_page(first) if 1 < first < self.next_pgno else None
         count = 0 if head is None else int.from_bytes(head[self.hdrsz - 4 : self.hdrsz], sys.byteorder)
         if not 0 < count <= self.next_pgno - first:
-            return base._bigdata(self, *node, want_bytes=want_bytes)  # noqa: SLF001
+            return base._bigdata(self, *node, want_bytes=want_bytes)  # noqa: SLF001  of its base
         size_of_all = max(size, count * self.psize - self.hdrsz)
-        data = base._bigdata(self, *where, page, at, size_of_all, want_bytes=want_bytes)  # noqa: SLF001
+        data = base._bigdata(self, *where, page, at, size_of_all, want_bytes=want_bytes)  # noqa: SLF001  of its base
         return None if data is None else data[:size]
 
     with open(path, "rb") as file:

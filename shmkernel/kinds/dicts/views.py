@@ -29,7 +29,7 @@ class SharedValues(ValuesView[Any]):
         return (value for _, value in self._mapping.items())
 
     def __reversed__(self) -> Iterator[Any]:
-        return (value for _, value in self._mapping._pairs(backwards=True))  # noqa: SLF001
+        return (value for _, value in self._mapping._pairs(backwards=True))  # noqa: SLF001  one class in two
 
 
 class SharedItems(ItemsView[Any, Any]):
@@ -41,4 +41,4 @@ class SharedItems(ItemsView[Any, Any]):
         return self._mapping._pairs()  # noqa: SLF001  the view is a part of it
 
     def __reversed__(self) -> Iterator[tuple[Any, Any]]:
-        return self._mapping._pairs(backwards=True)  # noqa: SLF001
+        return self._mapping._pairs(backwards=True)  # noqa: SLF001  one class in two

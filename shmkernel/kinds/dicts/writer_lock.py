@@ -176,7 +176,7 @@ class HeldWriterLock(interrupts.Holding):
         entry.taken = True
         self._lock.take(self, long=self._long, wait=self._wait)
 
-    def _leave(self, entry: interrupts.Entry | None, kind: type[BaseException] | None) -> None:  # noqa: ARG002  as its base
+    def _leave(self, entry: interrupts.Entry | None, kind: type[BaseException] | None) -> None:
         if self.description is not None:
             self._lock.end(self.description)
 

@@ -38,7 +38,7 @@ class List:
 
     name = "list"
 
-    def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take flat lists and tuples of values that can be items, and shared lists."""
         if isinstance(value, (list, tuple)):
             return all(layout.may_be(kind) for kind in set(map(type, value)))
@@ -76,11 +76,11 @@ class List:
             raise DamagedError(message, name=name, path=path) from None
         return Plan(size, lambda: kinds.read(path, 0, size))
 
-    def matches(self, head: bytes) -> bool:  # noqa: ARG002
+    def matches(self, head: bytes) -> bool:
         """Return False: nothing in the bytes marks this kind."""
         return False
 
-    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:  # noqa: ARG002
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
         """Return a view of the list."""
         return View(mapping, paths.called(path))
 
@@ -115,7 +115,7 @@ class View:
     (View([1, 'abc', None]), None, 3, 1, 'q8sxxxxxx?x')
     """
 
-    def __init__(self, mapping: Any, name: str = "list") -> None:  # noqa: ANN401  any buffer
+    def __init__(self, mapping: Any, name: str = "list") -> None:
         self._name = name
         length, start, formats, codes = layout.decode(mapping)
         whole = memoryview(mapping)
@@ -340,4 +340,4 @@ class View:
 
 
 def _cast(view: memoryview, letter: str) -> memoryview:
-    return view.cast(letter) if len(view) else memoryview(array.array(letter))  # type: ignore[call-overload]
+    return view.cast(letter) if len(view) else memoryview(array.array(letter))  # type: ignore[call-overload]  # a literal

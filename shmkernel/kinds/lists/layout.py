@@ -80,10 +80,10 @@ def encode(values: Iterable[object]) -> list[memoryview]:
     return [piece.cast("B") for piece in pieces if len(piece)]
 
 
-def decode(data: Any) -> ListLayout:  # noqa: ANN401  any buffer
+def decode(data: Any) -> ListLayout:
     """Return the parts of a list in its bytes; ValueError if they are damaged."""
     with importing:
-        import numpy as np  # noqa: PLC0415
+        import numpy as np  # noqa: PLC0415  slow
 
     length = count(data[:WORD], len(data))
     slots = WORD * (length + 2)

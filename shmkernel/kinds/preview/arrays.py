@@ -78,7 +78,7 @@ def strides(lengths: tuple[int, ...], itemsize: int, order: str) -> tuple[int, .
 
 
 def _is_image(shape: Shape) -> bool:
-    return len(shape.lengths) > 2 and shape.dtype == np.uint8 and shape.lengths[-1] in (3, 4)  # noqa: PLR2004
+    return len(shape.lengths) > 2 and shape.dtype == np.uint8 and shape.lengths[-1] in (3, 4)  # noqa: PLR2004  plain
 
 
 def _fix(shape: Shape, leading: int, wanted: tuple[int, ...]) -> tuple[Shape, list[dict[str, int]]]:
@@ -173,7 +173,7 @@ def _cells(source: Source, shape: Shape, look: Look) -> Preview:
         texts = [
             [_text(value) for value in _row(source, _at(shape, at * steps[0]), range(wide), steps[1])] for at in rows
         ]
-        columns += [("", "")] * (lengths[1] - wide) if lengths[1] < 10_000 else []  # noqa: PLR2004
+        columns += [("", "")] * (lengths[1] - wide) if lengths[1] < 10_000 else []  # noqa: PLR2004  plain
     labels = map(str, rows) if shape.lengths else [""]
     return grid(columns, labels, texts, rows.start, lengths[0], note="" if shape.lengths else "a single value")
 
@@ -200,14 +200,14 @@ def _at(shape: Shape, further: int) -> Shape:
     return shape._replace(offset=shape.offset + further)
 
 
-def _field(value: Any, name: str) -> str:  # noqa: ANN401
+def _field(value: Any, name: str) -> str:
     try:
         return _text(value[name])
     except SystemError:
         return "out of range"
 
 
-def _text(value: Any) -> str:  # noqa: ANN401
+def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     try:

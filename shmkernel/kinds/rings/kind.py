@@ -50,7 +50,7 @@ class RingKind:
     name = "ring"
     by_name = True  # a stream has no values that could be sent in place of a reference
 
-    def recognises(self, value: object, options: Mapping[str, object]) -> bool:  # noqa: ARG002
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take any value with the option ring, a number of slots."""
         return options.get("ring") is not None
 
@@ -83,7 +83,7 @@ class RingKind:
         message = f"{name!r}: a stream cannot be loaded from {path}. Load its records as an array: kind='array'"
         raise UnsupportedError(message, name=name)
 
-    def matches(self, head: bytes) -> bool:  # noqa: ARG002
+    def matches(self, head: bytes) -> bool:
         """Return False: without a record the file is an array of records."""
         return False
 

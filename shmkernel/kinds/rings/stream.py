@@ -64,7 +64,7 @@ class Frame(np.ndarray[Any, np.dtype[Any]]):
         make, arguments, state = cast("tuple[Any, ...]", super().__reduce__())
         return make, arguments, (*state, self.number, self.missed)
 
-    def __setstate__(self, state: Any) -> None:  # noqa: ANN401  numpy's own, and ours at the end
+    def __setstate__(self, state: Any) -> None:
         *values, self.number, self.missed = state
         super().__setstate__(tuple(values))
 
