@@ -75,8 +75,8 @@ def main(path: str, behalf: int = -1) -> None:
     session, lock, tell = _reopened(path), _moved(0), _moved(1)
     if process < 0:
         os.close(lock)
+    _silence()  # before the answer: who has read it finds nothing of its own here
     os.write(tell, launch.WATCHING)
-    _silence()
     if process >= 0:
         poll = select.poll()
         poll.register(process, select.POLLIN)
