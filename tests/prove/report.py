@@ -1,0 +1,63 @@
+"""What a part of the proof reports, and the page that is made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One thing that was tried: what, how often, and what came of it."""
+
+    what: str
+    times: int
+    outcome: str = "held"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A promise that did not hold: what happened, and how to see it again."""
+
+    what: str
+    replay: str  # arguments of `python -m tests.prove`
+
+
+@dataclasses.dataclass
+class Report:
+    """What one part has tried, and the faults that it found."""
+
+    title: str
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+
+    def add(self, what: str, times: int, outcome: str = "held") -> None:
+        """Add a line to the table."""
+        self.rows.append(Row(what, times, outcome))
+
+    def fault(self, what: str, replay: str) -> None:
+        """Add a fault: the run fails, and prints it."""
+        self.faults.append(Fault(what, replay))
+        print(f"FAULT {self.title}: {what}\n      again: python -m tests.prove {replay}", file=sys.stderr, flush=True)
+
+
+def page(reports: Iterable[Report], minutes: float) -> str:
+    """Return the documentation page of a run, in Markdown."""
+    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    lines = [
+        "# What has been tried",
+        "",
+        "This page is written by the last long run of `uv run --group prove python -m tests.prove`, which tries",
+        f"combinations that nobody has written down. That run took {minutes:.0f} minutes on {machine}.",
+    ]
+    for report in reports:
+        lines += ["", f"## {report.title}", "", "| what | times | what came of it |", "|---|---:|---|"]
+        lines += [f"| {row.what} | {row.times:,} | {row.outcome} |" for row in report.rows]
+        lines += [f"\nNot mended: {fault.what} (`{fault.replay}`)" for fault in report.faults]
+    return "\n".join(lines) + "\n"
