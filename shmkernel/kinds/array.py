@@ -193,18 +193,8 @@ def _whole(layout: ArrayLayout, size: int) -> ArrayLayout:
 
 
 def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
-    why = dtypes.unfit(dtype)
-    if why is None:
-        try:
-            back = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
-        except (ValueError, TypeError):
-            why = "numpy.load refuses fields that overlap or are out of order" if dtype.names else dtypes.UNKNOWN
-        else:
-            if back != dtype or back.itemsize != dtype.itemsize:
-                why = f"a .npy file gives it back as {back}, so that its values would change"
-    if why is None:
-        return
-    raise UnsupportedError(f"{name!r} has dtype {_short(dtype)}: {why}", name=name, dtype=str(dtype))
+    if why := dtypes.unsaved(dtype):
+        raise UnsupportedError(f"{name!r} has dtype {_short(dtype)}: {why}", name=name, dtype=str(dtype))
 
 
 def _short(dtype: np.dtype[Any]) -> str:

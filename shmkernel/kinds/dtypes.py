@@ -7,8 +7,9 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
-UNKNOWN = "no file format says what its bytes mean"
+_UNKNOWN = "no file format says what its bytes mean"
 _KINDS = "?biufcmMSUV"
 _NOTHINGS = 1 << 20  # elements without bytes: few enough to loop over
 _DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
@@ -42,4 +43,19 @@ def unfit(dtype: np.dtype[Any]) -> str | None:
         return next((why for field in dtype.names if (why := unfit(dtype[field]))), None)
     if dtype.kind in "mM" and np.datetime_data(dtype)[1] < 1:
         return "its unit of time has no length"
-    return None if dtype.kind in _KINDS else UNKNOWN
+    return None if dtype.kind in _KINDS else _UNKNOWN
+
+
+def unsaved(dtype: np.dtype[Any]) -> str | None:
+    """Return why an ``.npy`` file would not give values of this dtype back as they are, or None."""
+    if dtype.isbuiltin == 1 and dtype.kind in "?biufc" and not dtype.metadata:
+        return None  # most arrays, at once
+    if why := unfit(dtype):
+        return why
+    try:
+        back = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
+    except (ValueError, TypeError):
+        return "a .npy file has no fields that overlap or are out of order" if dtype.names else _UNKNOWN
+    if back != dtype or back.itemsize != dtype.itemsize:
+        return f"a .npy file gives it back as {back}, so that its values would change"
+    return None

@@ -96,6 +96,19 @@ def test_a_numpy_scalar_keeps_its_type(value):
     assert same(values.unpack(values.pack(value[()])), value[()])
 
 
+def test_metadata_of_a_field_is_not_lost_without_a_word():
+    fields = np.zeros(2, [("x", np.dtype("i4", metadata={"enum": {"RED": 0}}))])
+    with pytest.raises(values.NoValueError) as caught:
+        values.pack(fields)
+    assert "metadata would be lost" in caught.value.why
+
+
+@pytest.mark.parametrize("text", ["O", "[('x', 'O')]", "<m8[0s]"])
+def test_a_dtype_that_cannot_be_shared_is_damage(text):
+    with pytest.raises(ValueError, match=r"addresses|unit|Invalid"):
+        values.dtype_of(text)
+
+
 def test_an_array_in_fortran_order_stays_so():
     value = np.asfortranarray(np.arange(6).reshape(2, 3))
     assert values.unpack(values.pack(value)).flags.f_contiguous
@@ -145,7 +158,8 @@ class Zone(dt.tzinfo):
         (np.array([object()]), (), "addresses"),
         (np.ma.array([1], mask=[True]), (), "filled"),
         (dt.datetime(2020, 1, 1, tzinfo=Zone()), (), "ZoneInfo"),
-        (np.zeros(2, {"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0]}), (), "another"),
+        (np.zeros(2, {"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0]}), (), "overlap"),
+        (np.zeros(2, np.dtype("i4", metadata={"enum": {"RED": 0}})), (), r"\.view\('<i4'\)"),
     ],
     ids=[
         "object",
@@ -159,6 +173,7 @@ class Zone(dt.tzinfo):
         "masked",
         "zone",
         "offsets",
+        "metadata",
     ],
 )
 def test_what_would_not_come_back_is_refused_with_its_path_and_a_cure(value, path, cure):

@@ -23,6 +23,8 @@ import msgspec
 import numpy as np
 from numpy.lib import format as npy
 
+from shmkernel.kinds import dtypes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -38,6 +40,7 @@ _NATIVE: frozenset[type] = SCALARS - {str, int}  # types of which MessagePack ha
 _PARTS: dict[type, int] = {list: 0, tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
 _SMALLEST, _GREATEST = -(1 << 63), (1 << 64) - 1
 _LONGEST = 1 << 16  # characters in the text of a dtype
+_SHORT = 80  # characters of it in an error
 _NAME = 16  # hexadecimal digits: secrets.token_hex(8)
 _PAIR = struct.Struct(">dd")
 
@@ -223,7 +226,7 @@ def _array(value: NDArray[Any]) -> object:
 def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:
     dtype = dtype_of(text)
     size = dtype.itemsize
-    if not size and not shape and dtype.kind in "SU":  # an empty text of numpy has one character, its dtype none
+    if not shape and _is_empty_text(dtype):  # an empty text of numpy has one character, its dtype none
         size = np.dtype(f"{dtype.kind}1").itemsize
     if not size or math.prod(shape) * size != len(data) or min(shape, default=0) < 0:
         raise ValueError(f"{len(data)} bytes are no array of {dtype} with the shape {tuple(shape)}")
@@ -234,17 +237,19 @@ def _describe(value: object, dtype: np.dtype[Any]) -> str:
     """Return a dtype as text; NoValueError if it cannot be stored."""
     if not dtype.itemsize and not isinstance(value, np.generic):
         raise NoValueError(value, f"its elements ({dtype}) take no memory")
-    if dtype.hasobject or dtype.kind not in "?biufcmMSUV":
-        raise NoValueError(value, f"its dtype {dtype} holds addresses, or bytes whose meaning no file format tells")
-    try:
-        descr: object = npy.dtype_to_descr(dtype)
-        text = descr if isinstance(descr, str) else repr(descr)
-        same = dtype_of(text) == dtype
-    except (ValueError, TypeError):
-        same = False
-    if not same:
-        raise NoValueError(value, f"its dtype {dtype} would come back as another")
+    if not _is_empty_text(dtype) and (why := dtypes.unsaved(dtype)):
+        cure = f": give .view({dtype.str!r}) of it" if dtype.metadata else ""
+        raise NoValueError(value, f"its dtype {dtype}: {why}{cure}")
+    descr: object = npy.dtype_to_descr(dtype)
+    text = descr if isinstance(descr, str) else repr(descr)
+    if len(text) > _LONGEST:
+        raise NoValueError(value, "its dtype is too long")
     return text
+
+
+def _is_empty_text(dtype: np.dtype[Any]) -> bool:
+    """Return whether it is the dtype of an empty text of numpy, which no array has."""
+    return dtype.kind in "SU" and not dtype.itemsize
 
 
 @functools.lru_cache(maxsize=256)
@@ -253,7 +258,10 @@ def dtype_of(text: str) -> np.dtype[Any]:
     if len(text) > _LONGEST:
         raise ValueError("a dtype is too long")
     descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
-    return npy.descr_to_dtype(descr)
+    dtype: np.dtype[Any] = npy.descr_to_dtype(descr)
+    if not _is_empty_text(dtype) and (why := dtypes.unfit(dtype)):
+        raise ValueError(f"{text[:_SHORT]}: {why}")
+    return dtype
 
 
 _LOWER: dict[type, Callable[[Any], object]] = {

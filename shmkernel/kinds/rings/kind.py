@@ -71,7 +71,8 @@ class RingKind:
             raise ArgumentError(f"{name!r}: such frames cannot be made: {error}", name=name) from None
         if any(n < 1 for n in lengths):
             raise ArgumentError(f"{name!r}: frames of shape {lengths} hold nothing", name=name)
-        head = encode(slots, record) if _is_fit(record["frame"]) and _survives(record) else b""
+        fit = record["frame"].itemsize and not dtypes.unsaved(record)
+        head = encode(slots, record) if fit else b""
         if not head or len(head) > _LONGEST:
             message = f"{name!r}: frames of dtype {record['frame'].base} would not come back as they are"
             raise UnsupportedError(message, name=name, dtype=str(record["frame"].base))
@@ -183,10 +184,3 @@ def _record(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
 def _is_fit(frame: np.dtype[Any]) -> bool:
     """Return whether frames have bytes, and a dtype that can be shared."""
     return frame.itemsize > 0 and dtypes.unfit(frame) is None
-
-
-def _survives(record: np.dtype[Any]) -> bool:
-    try:
-        return npy.descr_to_dtype(npy.dtype_to_descr(record)) == record
-    except (ValueError, TypeError):
-        return False
