@@ -29,6 +29,16 @@ class Fault:
     replay: str  # arguments of `python -m tests.prove`
 
 
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """Curves for the page: by name, lists of (x, y)."""
+
+    name: str  # of its file
+    x: str
+    y: str
+    curves: dict[str, list[tuple[float, float]]]
+
+
 @dataclasses.dataclass
 class Report:
     """What one part has tried, and the faults that it found."""
@@ -36,6 +46,7 @@ class Report:
     title: str
     rows: list[Row] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
+    figures: list[Figure] = dataclasses.field(default_factory=list)
 
     def add(self, what: str, times: int, outcome: str = "held") -> None:
         """Add a line to the table."""
