@@ -7,24 +7,45 @@
     functions        pickles functions and classes that a notebook defines
     delivery         reports a value that cannot be rebuilt as an error of its task
 
-The verbs do not import this package: importing it registers its hooks with them.
+The verbs do not import this package: importing it registers its hooks with them. What sends values to other processes
+is imported when the first library that starts some is: most notebooks never send a value.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from shmkernel._core.import_hooks import after_import
 from shmkernel._core.imports import importing
 from shmkernel.stdlib.shareable_list import ShareableList
 from shmkernel.stdlib.shared_memory import SharedMemory
 from shmkernel.verbs import attachments
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+PICKLERS = (  # modules that pickle what goes to other processes: those that `reduction` and `delivery` patch
+    "multiprocessing.reduction",
+    "loky.backend.reduction", "loky.backend.queues",
+    "joblib.externals.loky.backend.reduction", "joblib.externals.loky.backend.queues",
+    "joblib._memmapping_reducer", "joblib.pool",
+)  # fmt: skip
+_shared: dict[type, str] = {}  # types of the values that this process has had attached, and their kinds
+
 
 def _make_sendable(value: object, kind: str) -> None:
-    with importing:
-        from shmkernel.stdlib import reduction  # noqa: PLC0415  with numpy, without which much of the command line works
+    """Have values of this type sent as references, by picklers that are imported or will be."""
+    if type(value) not in _shared:
+        _shared[type(value)] = kind
+        for name in PICKLERS:
+            after_import(name, _teach)
 
-    hooks = attachments.on_put
-    hooks[:] = [reduction.make_sendable if hook is _make_sendable else hook for hook in hooks]
-    reduction.make_sendable(value, kind)
+
+def _teach(_: ModuleType) -> None:
+    with importing:
+        from shmkernel.stdlib import reduction  # noqa: PLC0415  see the docstring of this package
+
+    reduction.register(_shared)
 
 
 attachments.views.update(list=ShareableList.over, raw=SharedMemory.over)

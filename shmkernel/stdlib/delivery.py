@@ -19,6 +19,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shmkernel._core.import_hooks import after_import
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, ModuleType
@@ -133,11 +135,11 @@ def _is_loop(frame: FrameType | None) -> bool:
     return False
 
 
+@functools.cache
 def teach() -> None:
-    """Patch the picklers of modules that are loaded. Call it again later, since more may be loaded by then."""
-    for name in [*_lessons]:
-        if (module := sys.modules.get(name)) and (lesson := _lessons.pop(name, None)):
-            lesson(module)
+    """Patch the picklers that are imported, and each other one when it is."""
+    for name, lesson in LESSONS.items():
+        after_import(name, lesson)
 
 
 def _teach_multiprocessing(module: ModuleType) -> None:
@@ -179,7 +181,7 @@ def _teach_joblib(module: ModuleType) -> None:
     vars(module)["CustomizablePickler"] = Pickler
 
 
-_lessons: dict[str, Callable[[ModuleType], None]] = {
+LESSONS: dict[str, Callable[[ModuleType], None]] = {
     "multiprocessing.reduction": _teach_multiprocessing,
     "loky.backend.queues": _teach_loky,
     "joblib.externals.loky.backend.queues": _teach_loky,

@@ -12,23 +12,23 @@ another segment when a reference arrives, so a reference has the inode and the t
 
 from __future__ import annotations
 
+import functools
 import mmap
-import multiprocessing.reduction  # noqa: F401  so that its pickler exists
 import os
 import pickle
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from shmkernel import kinds
 from shmkernel._core import paths, records, registry, segment_file
+from shmkernel._core.import_hooks import after_import
 from shmkernel.errors import NotFoundError
 from shmkernel.stdlib import delivery, functions, shareable_list, shared_memory
 from shmkernel.verbs import attachments, segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -37,20 +37,22 @@ Reduced = tuple[Any, ...]
 _taught: list[ModuleType] = []  # those that have a `register`
 
 
-def register() -> None:
-    """Patch the picklers that are loaded, so that they send references. Call it again later for new ones."""
+def register(shared: Mapping[type, str]) -> None:
+    """Have values of these types sent as references: as the name that they are attached by, if their kind says so."""
+    _teach_all()
+    for kind, name in [*shared.items()]:
+        if kind not in delivery.reducers and kinds.goes_by_name(kinds.named(name)):
+            _register(kind, reduce_named)
+
+
+@functools.cache
+def _teach_all() -> None:
+    """Patch the picklers that are imported, and each other one when it is."""
     delivery.teach()
-    for name in [*_lessons]:
-        if module := sys.modules.get(name):
-            for lesson in _lessons.pop(name, ()):
-                lesson(module)
-
-
-def make_sendable(value: object, kind: str) -> None:
-    """Have a shared value sent as a reference: as the name it is attached by, if its kind says so."""
-    register()
-    if type(value) not in delivery.reducers and kinds.goes_by_name(kinds.named(kind)):
-        _register(type(value), reduce_named)
+    for name, lessons in LESSONS.items():
+        for lesson in lessons:
+            after_import(name, lesson)
+    after_import("numpy.ma", lambda module: _register(module.MaskedArray, reduce_masked))  # numpy imports it lazily
 
 
 def _register(kind: type, reducer: Callable[[Any], Any]) -> None:
@@ -251,7 +253,7 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments
 
     With `given` the value is that of `attach`; else it may be the mapping itself.
     """
-    register()
+    _teach_all()
     name, inode, _, mode, _ = reference
     if not given and registry.inode_at(name) == inode:
         for attachment in attachments.alive():
@@ -282,7 +284,7 @@ def _is(attachment: attachments.Attachment, reference: Reference) -> bool:
 
 def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
     """Map a file in the folder of a store."""
-    register()
+    _teach_all()
     _, inode, _, mode, file = reference
     path = f"{paths.runtime('stores')}/{file}"
     for attachment in attachments.alive():
@@ -338,10 +340,9 @@ def _address(array: NDArray[Any]) -> int:
 _register(np.ndarray, reduce)
 for _kind in (np.memmap, np.recarray, np.matrix):
     _register(_kind, reduce_subclass)
-_register(np.ma.MaskedArray, reduce_masked)
 _register(shared_memory.SharedMemory, reduce_handle)
 _register(shareable_list.ShareableList, reduce_handle)
-_lessons: dict[str, tuple[Callable[[ModuleType], None], ...]] = {
+LESSONS: dict[str, tuple[Callable[[ModuleType], None], ...]] = {
     "multiprocessing.reduction": (_teach_functions, _teach),
     "loky.backend.reduction": (_teach,),
     "joblib.externals.loky.backend.reduction": (_teach,),

@@ -16,10 +16,11 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 
 import shmkernel as shm
+from shmkernel import stdlib
 from shmkernel._core import paths, registry
-from shmkernel.stdlib import reduction
+from shmkernel.stdlib import delivery, reduction
 from tests import workers
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, python
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -236,8 +237,34 @@ def test_a_reference_may_be_read_more_than_once():
     assert pickle.loads(message).tolist() == pickle.loads(message).tolist() == [1, 2]
 
 
+def test_every_pickler_that_is_patched_is_waited_for():
+    assert {*stdlib.PICKLERS} == {*reduction.LESSONS, *delivery.LESSONS}
+    assert len({*stdlib.PICKLERS}) == len(stdlib.PICKLERS)
+
+
+def test_a_library_that_is_imported_after_the_value_was_shared_sends_references():
+    script = """
+import sys
+import numpy as np
+import shmkernel as shm
+
+x = shm.create("x", np.zeros(4))
+people = shm.create("people", [1, 2])
+print({"multiprocessing", "joblib", "numpy.ma", "shmkernel.stdlib.reduction"} & {*sys.modules})
+
+import pickle
+from multiprocessing.reduction import ForkingPickler
+from joblib.externals.loky.backend import queues, reduction
+
+for dumps in (ForkingPickler.dumps, reduction.dumps, queues.dumps):
+    over = lambda value: pickle.loads(dumps(value))
+    print(over(x) is x, over(people) is people, np.shares_memory(over(np.ma.array(x[1:])), x))
+shm.unlink("x"), shm.unlink("people")
+"""
+    assert python(script).stdout.splitlines() == ["set()", *["True True True"] * 3]
+
+
 def test_a_plain_pickle_takes_the_values_though_picklers_are_taught():
-    reduction.register()
     x = shm.create("x", np.arange(3))
     again = pickle.loads(pickle.dumps(x))
     assert not np.shares_memory(again, x)
