@@ -168,6 +168,8 @@ def card_html(segment: Info, remark: str = "") -> str:
 
 def clean(text: str) -> str:
     """Replace characters that are not printable: a file name may hold line breaks or terminal escapes."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 
+INITIAL = 0xEFFFFFFC  # the number of the machine's first pid namespace, which sees all processes: linux/proc_ns.h
 _KERNEL = re.compile(r"(?:^|/)kernel-([^/]+)\.json$")
 _TEXT = re.compile(r"\.(ipynb|md|Rmd|qmd|py|R|jl)$")  # what jupytext opens as a notebook
 _NOTEBOOK = re.compile(r"\.ipynb$")
@@ -55,7 +56,7 @@ def plain(text: str) -> str:
     >>> plain("caf\udce9\x1b[31m.ipynb")
     'caf??[31m.ipynb'
     """
-    clean = "".join(char if char.isprintable() else "?" for char in text)
+    clean = text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
     return clean if len(clean) <= _LONG else f"{clean[: _LONG // 2 - 3]}...{clean[-_LONG // 2 :]}"
 
 

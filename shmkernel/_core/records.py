@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,6 +38,10 @@ class Record(NamedTuple):
     created: float
 
 
+_values = operator.itemgetter(*Record._fields)
+_TYPES = [int, *[str] * 5]  # of all fields but the last
+
+
 def encode(record: Record) -> bytes:
     """Return the content of a record's file."""
     return json.dumps(record._asdict()).encode()
@@ -54,21 +59,23 @@ def parse(content: bytes) -> Record | None:
     True
     """
     try:
-        fields = json.loads(content)
-        record = Record(**{key: fields[key] for key in Record._fields})
-        paths.path_of(record.name)
+        record = Record._make(_values(json.loads(content.decode())))
+        paths.check(record.name)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    texts = all(isinstance(text, str) for text in (record.kind, record.owner, record.label, record.lifetime))
-    return record if texts and type(record.inode) is int and sessions.is_time(record.created) else None
+    right = [*map(type, record[:-1])] == _TYPES and sessions.is_time(record.created)
+    return record if right else None
 
 
-def of(segment: os.stat_result) -> Record | None:
-    """Return the record of an open segment, cached until the segment's ctime changes: `change` changes it."""
+def of(segment: os.stat_result, folder: str | None = None) -> Record | None:
+    """Return the record of an open segment, cached until the segment's ctime changes: `change` changes it.
+
+    `folder` is that of the records, for a caller that reads many.
+    """
     known = _known.get((segment.st_dev, segment.st_ino))
     if known and known[0] == segment.st_ctime_ns:
         return known[1]
-    record = read(segment.st_ino)
+    record = read(segment.st_ino, folder)
     if record:
         if len(_known) >= _KNOWN:
             _known.clear()
@@ -76,13 +83,16 @@ def of(segment: os.stat_result) -> Record | None:
     return record
 
 
-def read(inode: int | str) -> Record | None:
-    """Return the record of the segment with this inode, None for a file of another program."""
+def read(inode: int | str, folder: str | None = None) -> Record | None:
+    """Return the record of the segment with this inode, None for a file of another program; `folder` as for `of`."""
     try:
-        record = parse(folders.read(paths.runtime("records", str(inode)), _LONGEST))
+        record = parse(folders.read(f"{folder or paths.runtime('records')}/{inode}", _LONGEST))
     except (FileNotFoundError, IsADirectoryError):
         return None
-    return record._replace(label=identity.plain(record.label)) if record and str(record.inode) == str(inode) else None
+    if record is None or str(record.inode) != str(inode):
+        return None
+    label = identity.plain(record.label)
+    return record if label == record.label else record._replace(label=label)
 
 
 def at(name: str, status: os.stat_result) -> Record | None:

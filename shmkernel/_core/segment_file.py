@@ -139,8 +139,24 @@ def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
 
 def peek(path: str, size: int, name: str) -> bytes:
     """Return the first `size` bytes without attaching; errors as for `attach`."""
-    with reading(path, name) as fd:
-        return os.pread(fd, size, 0)
+    try:
+        return glance(path, size, name)[0]
+    except FileNotFoundError:
+        raise missing(name) from None
+
+
+def glance(path: str, size: int, name: str) -> tuple[bytes, os.stat_result]:
+    """Return the first `size` bytes and the stat, without attaching.
+
+    Errors are as for `attach`, but a missing file is a plain FileNotFoundError: to look for similar names takes long.
+    """
+    fd = _opened(path, _FLAGS["r"], name)
+    try:
+        status = os.fstat(fd)
+        _check(status, path, name)
+        return os.pread(fd, size, 0), status
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -186,9 +202,16 @@ def _check_owner(status: os.stat_result, path: str, name: str) -> None:
 
 def _open(path: str, flags: int, name: str) -> int:
     try:
-        return folders.open_(path, flags)
+        return _opened(path, flags, name)
     except FileNotFoundError:
         raise missing(name) from None
+
+
+def _opened(path: str, flags: int, name: str) -> int:
+    try:
+        return folders.open_(path, flags)
+    except FileNotFoundError:
+        raise
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     except ShmError:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
-from shmkernel._core import identity, paths, records, registry, segment_file, sessions
+from shmkernel._core import folders, identity, paths, records, registry, segment_file, sessions
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments
 
@@ -114,7 +114,7 @@ def rows_of(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]
             continue
         here.add(inode)
         rows.append(row)
-    if probe and not all(row.attached for row in rows):
+    if probe and not now.complete and not all(row.attached for row in rows):
         with registry.locked():
             rows = [row if row.attached else row._replace(elsewhere=registry.in_use(row.name)) for row in rows]
     live = {row.name for row in rows}
@@ -181,7 +181,15 @@ class _Now:
         self._by_id = {session.id: session for session in known}
         self._by_pid = {(session.pid, session.pid_ns): session for session in known}
         self._attached, self._mine = registry.holders(), sessions.mine()
+        # /proc/locks leaves out the processes of pid namespaces that are not inside its own.
+        self.complete = identity.pid_namespace() == identity.INITIAL and os.path.exists("/proc/locks")
+        self.records = paths.runtime("records")
+        self._synced = frozenset(folders.listdir(paths.runtime("sync")))
         self._owner, self._holder = functools.cache(self._ask), functools.cache(self._find)
+
+    def version(self, name: str, path: str) -> int:
+        """Return the version of a name, without a look for the sync files that are not there."""
+        return sync_file.peek(name)[0] if os.path.basename(path) in self._synced else 0
 
     def owner(self, record: records.Record | None) -> dict[str, Any]:
         """Return the fields of `Info` about the owner, except its label."""
@@ -229,25 +237,28 @@ class _Now:
 
 def _row(name: str, now: _Now) -> tuple[Info, int]:
     path = paths.path_of(name)
-    status = os.lstat(path)
-    record = records.of(status)
-    state, what = "", kinds.Description("unknown")
-    kind = record.kind if record else "file"
+    state, what, reader = "", kinds.Description("unknown"), None
     try:
-        head = segment_file.peek(path, kinds.HEAD, name)
-        reader = kinds.named(kind) if record else kinds.for_bytes(head, foreign=paths.foreign(name))
-        if reader:
-            kind, what = reader.name, reader.describe(head, status.st_size)
+        head, status = segment_file.glance(path, kinds.HEAD, name)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        state, what = "damaged", kinds.Description(str(error))
+        state, what, head, status = "damaged", kinds.Description(str(error)), b"", os.lstat(path)
+    record = records.of(status, now.records)
+    kind = record.kind if record else "file"
+    if not state:
+        try:
+            reader = kinds.named(kind) if record else kinds.for_bytes(head, foreign=paths.foreign(name))
+            if reader:
+                kind, what = reader.name, reader.describe(head, status.st_size)
+        except (OSError, ValueError) as error:
+            state, what = "damaged", kinds.Description(str(error))
     return Info(
         name=name, kind=kind, type=what.text, size=registry.size(status),
         owner=record.label if record else "another program", elsewhere=False,
         attached=now.holders((status.st_dev, status.st_ino)),
         lifetime=record.lifetime if record else "keep", created=record.created if record else status.st_mtime,
-        path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=sync_file.peek(name)[0],
+        path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=now.version(name, path),
         **now.owner(record),
     ), status.st_ino  # fmt: skip
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import paths, registry, sessions
+from shmkernel._core import identity, paths, registry, sessions
 from tests.helpers import holding, kill_watchdogs
 from tests.unit.elsewhere import answering, elsewhere
 
@@ -130,11 +130,13 @@ def test_info_of_a_bad_name_is_an_error(name):
         shm.info(name)
 
 
-def test_a_listing_takes_the_lock_of_names_once_for_all_that_nobody_here_has(monkeypatch):
+@pytest.mark.parametrize("container", [True, False])
+def test_a_container_s_listing_takes_the_lock_of_names_once_for_all_that_nobody_here_has(monkeypatch, container):
+    monkeypatch.setattr(identity, "INITIAL", -1 if container else identity.pid_namespace())
     for name in "abc":
         shm.create(name, 1)
     taken = []
     locked = registry.locked
     monkeypatch.setattr(registry, "locked", lambda: taken.append(1) or locked())
     assert [one.attached for one in shm.list()] == [(), (), ()]
-    assert taken == [1]
+    assert taken == [1] * container

@@ -1,0 +1,65 @@
+"""How many system calls and opened files an operation takes, with few segments and with many. Nothing is timed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+import shmkernel as shm
+from shmkernel._core import records
+
+FEW, MANY = 10, 60
+CALLS = ("open", "stat", "lstat", "fstat", "read", "pread", "listdir", "scandir", "close")
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Count the calls of functions of `os` while a function runs."""
+    calls = Counter()
+
+    def counting(name, original):
+        def call(*arguments, **options):
+            calls[name] += 1
+            return original(*arguments, **options)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, counting(name, getattr(os, name)))
+
+    def of(act):
+        act()
+        calls.clear()
+        act()
+        return Counter(calls)
+
+    return of
+
+
+def kept(count, start=0):
+    for number in range(start, count):
+        shm.create(f"x{number}", [1.5], lifetime="keep")
+
+
+def dropped(count):
+    for number in range(count):
+        shm.unlink(f"x{number}")
+
+
+def listing():
+    """List as a new process does, which knows no records yet."""
+    records._known.clear()
+    assert len(shm.list()) >= FEW
+
+
+def test_a_listing_opens_each_segment_and_each_record_once(work):
+    kept(FEW)
+    few = work(listing)
+    kept(MANY, FEW)
+    many = work(listing)
+    each = {name: (many[name] - few[name]) / (MANY - FEW) for name in CALLS}
+    assert each["open"] <= 2  # the segment, its record
+    assert sum(each.values()) <= 7, each
+    dropped(MANY)
