@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import operator
 import os
@@ -24,8 +25,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from shmkernel._core import descriptors, paths
-from shmkernel.errors import FolderError, RefusedError
+from shmkernel._core import descriptors, paths, protocol
+from shmkernel.errors import FolderError, RefusedError, ShmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,13 +85,22 @@ def prepare() -> str:
     RefusedError
         If it is no folder, belongs to another user, or others may enter it.
     FolderError, FullError
-        If it cannot be made in the folder of segments.
+        If it cannot be made in the folder of segments, or releases with another protocol use it.
     """
     root = paths.runtime()
     held = _held.get(root)
     if held is None or not held.prepared or not held.is_current():
         _hold(root, make=True)
     return root
+
+
+def check_protocol(root: str) -> None:
+    """Raise FolderError if releases with another protocol use the runtime folder. Call it with names locked."""
+    held = _held.get(root) or _hold(root, make=True)
+    with contextlib.suppress(OSError):  # the usual case without a call
+        if os.readlink(protocol.LINK, dir_fd=held) == protocol.TEXT:
+            return
+    protocol.claim(held, root)
 
 
 def open_(path: str, flags: int, mode: int = 0o600) -> int:
@@ -290,13 +300,14 @@ def _hold(root: str, *, make: bool) -> Folder:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(base, 0o700, dir_fd=segments)
         runtime = _ours(root, base, segments)
+        numbered = protocol.check(runtime, root)
         if make:
-            _fill(runtime)
+            _fill(runtime, numbered=numbered)
     except FileNotFoundError as error:
         if make:
             raise paths.no_folder(error, within) from None
         raise
-    except RefusedError:
+    except ShmError:
         raise
     except OSError as error:
         raise paths.no_folder(error, within) from None
@@ -328,8 +339,8 @@ def _mend(folder: Folder) -> None:
         os.chmod(at, 0o700)
 
 
-def _fill(runtime: Folder) -> None:
-    """Make the folders and names.lock inside the runtime folder."""
+def _fill(runtime: Folder, *, numbered: bool) -> None:
+    """Make the folders, names.lock and the protocol number inside the runtime folder."""
     for part in PARTS:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o700, dir_fd=runtime)
@@ -341,7 +352,11 @@ def _fill(runtime: Folder) -> None:
         fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
     try:
         os.fchmod(fd, 0o600)
+        if not numbered:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            protocol.claim(runtime, runtime.path)
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that another thread has just forked shares it
         os.close(fd)
 
 

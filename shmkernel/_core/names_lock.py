@@ -36,12 +36,14 @@ class NamesLock(interrupts.Holding):
         self._catch_up = catch_up
 
     def _enter(self, entry: Entry) -> None:
-        path = f"{folders.prepare()}/names.lock"
+        root = folders.prepare()
+        path = f"{root}/names.lock"
         try:
             with segment_file.no_fork:
                 entry.taken = _thread.file = file = io.FileIO(path, "r+", opener=_opened)
                 _files.add(file)
             fcntl.flock(file, fcntl.LOCK_EX)
+            folders.check_protocol(root)
         except BaseException:
             self._abort(entry)
             raise

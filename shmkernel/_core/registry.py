@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -198,6 +199,10 @@ def unlink_unused(inode: int) -> None:
             _clear(inode)
 
 
+# Exclude every other process and thread of this user from changing names: ``with locked():``. It is not re-entrant.
+locked = functools.partial(names_lock.NamesLock, unlink_unused)
+
+
 def _clear(inode: int) -> None:
     """Unlink a segment whose lifetime is over. Call it with names locked."""
     record = records.read(inode)
@@ -287,14 +292,6 @@ def holders() -> dict[tuple[int, int], list[int]]:
                 key = os.makedev(int(major, 16), int(minor, 16)), int(inode)
                 pids.setdefault(key, []).append(int(words[4]))
     return pids
-
-
-def locked() -> names_lock.NamesLock:
-    """Exclude every other process and thread of this user from changing names: ``with locked():``.
-
-    Not re-entrant.
-    """
-    return names_lock.NamesLock(unlink_unused)
 
 
 def _link(fd: int, new: Record) -> None:

@@ -15,7 +15,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel._core import capacity, descriptors, folders, oflock, paths, registry, segment_file
+from shmkernel._core import capacity, descriptors, folders, oflock, paths, protocol, registry, segment_file
 from shmkernel.errors import Cure, ShmError
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _trust() -> Iterator[Finding]:
         yield Finding("warn", f"others may delete your segments in {paths.folder()}", f"chmod +t {paths.folder()}")
     else:
         yield Finding("ok", f"{paths.runtime()} belongs to you alone, and nobody else may delete your segments")
+    yield Finding("ok", f"{paths.runtime()} is used by {protocol.SINCE} (protocol {protocol.NUMBER})")
 
 
 def _mechanisms() -> Iterator[Finding]:
