@@ -69,12 +69,12 @@ def in_use(name: str) -> bool:
         _release(fd)
 
 
-def _claim(record: Record) -> int | None:
+def _claim(record: Record, alive: Callable[[str], bool] = sessions.alive) -> int | None:
     """Return a descriptor of the segment if its lifetime is over, else None.
 
     For lifetime ``attached`` it holds an exclusive flock, so that no process attaches before the unlink.
     """
-    if record.lifetime == "keep" or (record.lifetime == "session" and sessions.alive(record.owner)):
+    if record.lifetime == "keep" or (record.lifetime == "session" and alive(record.owner)):
         return None
     if record.lifetime == "session":
         return folders.open_(paths.path_of(record.name), os.O_PATH)
@@ -226,10 +226,13 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
     claimed: list[int] = []
     try:
         with locked():
-            for entry in folders.listdir(paths.runtime("records")):
-                record = records.read(entry)
+            # A session that ends while this runs has a watchdog, which sweeps next.
+            alive, at, home = functools.cache(sessions.alive), paths.inodes(), paths.runtime("records")
+            for entry in folders.listdir(home):
+                record = records.read(entry, home)
                 try:
-                    fd = _claim(record) if record and inode_at(record.name) == record.inode else -1
+                    named = record and (at.get(record.name) or inode_at(record.name)) == record.inode
+                    fd = _claim(record, alive) if record and named else -1
                 except FileNotFoundError:  # another program has just removed the file
                     fd = -1
                 except OSError:  # a segment that cannot be opened must not stop the sweep
@@ -238,15 +241,14 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
                     continue
                 if record and fd >= 0:
                     claimed.append(fd)
-                    over.append((record, size(os.fstat(fd))))
+                    if (status := os.fstat(fd)).st_ino == record.inode:  # else another program has just replaced it
+                        over.append((record, size(status)))
+                        if not dry_run:  # the close, later, frees the memory: 65 ms a GB
+                            _remove_segment(record)
+                elif not dry_run:  # its maker died between record and link, or another program removed the file
+                    _remove(f"{home}/{entry}")
                 if len(claimed) > _CLAIMED:
                     _release(claimed.pop(0))
-                if dry_run:
-                    continue
-                if record and fd >= 0:  # the close, later, frees the memory: 65 ms a GB
-                    _remove_segment(record)
-                else:  # its maker died between record and link, or another program removed the file
-                    _remove(paths.runtime("records", entry))
             if not dry_run:
                 _sweep_leftovers()
     finally:

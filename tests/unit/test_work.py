@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import records
+from shmkernel._core import records, registry
 
 FEW, MANY = 10, 60
 CALLS = ("open", "stat", "lstat", "fstat", "read", "pread", "listdir", "scandir", "close")
@@ -63,3 +63,15 @@ def test_a_listing_opens_each_segment_and_each_record_once(work):
     assert each["open"] <= 2  # the segment, its record
     assert sum(each.values()) <= 7, each
     dropped(MANY)
+
+
+def test_a_sweep_reads_each_record_and_asks_once_whether_an_owner_lives(work):
+    for number in range(FEW):
+        shm.create(f"x{number}", [1.5])
+    few = work(registry.sweep)
+    for number in range(FEW, MANY):
+        shm.create(f"x{number}", [1.5])
+    many = work(registry.sweep)
+    each = {name: (many[name] - few[name]) / (MANY - FEW) for name in CALLS}
+    assert each["open"] <= 1
+    assert sum(each.values()) <= 3, each
