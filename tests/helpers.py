@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import itertools
@@ -20,6 +21,7 @@ import pytest
 
 from shmkernel._core import sessions
 
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 PATIENCE = 30.0  # seconds until a test gives up; the events that it waits for take milliseconds
 
 
@@ -117,6 +119,23 @@ def kill_watchdogs(folder):
     for dog in watchdogs(folder):
         os.kill(dog, signal.SIGKILL)
     until(lambda: not watchdogs(folder), "the watchdogs are dead")
+
+
+def mount(folder, options):
+    """Enter a mount namespace, and mount a small tmpfs on the folder; return why that fails, if it does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid = os.geteuid()
+    if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if uid else 0)):
+        return f"unshare: {os.strerror(ctypes.get_errno())}"
+    if uid:
+        for path, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {os.getegid()} 1")):
+            with open(f"/proc/self/{path}", "w") as file:
+                file.write(line)
+    for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", options, "small", folder]):
+        done = subprocess.run(["mount", *command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"mount: {done.stderr}"
+    return None
 
 
 def python(script, *arguments, flags=(), **options):

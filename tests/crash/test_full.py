@@ -6,11 +6,9 @@ Each test runs in a child with mounts of its own, on a tmpfs of one MiB.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import gc
 import os
-import subprocess
 from functools import partial
 
 import numpy as np
@@ -18,28 +16,10 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import capacity, paths, registry, sessions
-from tests.helpers import Child, lacking, left
+from tests.helpers import Child, lacking, left, mount
 
-CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MIB = 1 << 20
 CURE = "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"
-
-
-def mount(folder, options):
-    """Enter a mount namespace, and mount a small tmpfs on the folder; return why that fails, if it does."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    uid = os.geteuid()
-    if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if uid else 0)):
-        return f"unshare: {os.strerror(ctypes.get_errno())}"
-    if uid:
-        for path, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {os.getegid()} 1")):
-            with open(f"/proc/self/{path}", "w") as file:
-                file.write(line)
-    for command in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", options, "small", folder]):
-        done = subprocess.run(["mount", *command], capture_output=True, text=True, check=False)
-        if done.returncode:
-            return f"mount: {done.stderr}"
-    return None
 
 
 @pytest.fixture

@@ -1,0 +1,180 @@
+"""The acts of a storm on names: sharing, attaching, ending, waiting; and the standard library's classes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+
+import numpy as np
+
+import shmkernel as shm
+from tests.prove.storm.acts import SUBJECTS, BrokenError, Skip, act
+from tests.prove.storm.program import LIFETIMES, MODES, NAMES
+
+
+@act(
+    4,
+    shm.TakenError,
+    shm.LockError,
+    levels=(0, 1),
+    kind=("kinds",),
+    mode=MODES[:4],
+    lifetime=LIFETIMES,
+    replace=(True, False),
+)
+def create(runner, step):
+    name = step.name
+    options = {key: step[key] for key in ("lifetime", "replace")}
+    value = SUBJECTS[step["kind"]].create(name, runner.stamp(), **options)
+    runner.keep(name, value)
+
+
+@act(1, shm.TakenError, kind=("array", "list", "raw", "dict"))
+def set_in_session(runner, step):
+    stamp = runner.stamp()
+    values = {
+        "array": np.full(64, stamp), "list": [stamp] * 64, "raw": stamp.to_bytes(4, "little") * 64,
+        "dict": {str(key): stamp for key in range(64)},
+    }  # fmt: skip
+    shm.session[step.name] = values[step["kind"]]
+
+
+@act(5, shm.NotFoundError, names=NAMES, mode=MODES)
+def attach(runner, step):
+    try:
+        value = shm.attach(step.name, mode=step["mode"])
+    except (shm.ArgumentError, shm.UnsupportedError):  # a dict, a ring
+        if step["mode"] != "c":
+            raise
+    else:
+        runner.keep(step.name, value)
+
+
+@act(1, shm.NotFoundError, names=NAMES)
+def get_from_session(runner, step):
+    runner.keep(step.name, shm.session[step.name])
+
+
+@act(1, shm.NotFoundError)
+def delete_from_session(_, step):
+    del shm.session[step.name]
+
+
+@act(1, names=NAMES)
+def look_at_session(_, step):
+    step.name in shm.session, list(shm.session), len(shm.session), repr(shm.session)
+
+
+@act(2, shm.NotFoundError, names=NAMES)
+def close(_, step):
+    shm.close(step.name)
+
+
+@act(2, shm.NotFoundError)
+def unlink(_, step):
+    shm.unlink(step.name)
+
+
+@act(2, shm.NotFoundError, shm.TakenError, shm.ArgumentError, lifetime=LIFETIMES)
+def keep(_, step):
+    shm.keep(step.name, step["lifetime"])
+
+
+@act(1, shm.NotFoundError, names=NAMES)
+def info(_, step):
+    repr(shm.info(step.name))
+
+
+@act(1)
+def list_(_, step):
+    repr(shm.list())
+
+
+@act(1, dry_run=(True, False))
+def gc_(_, step):
+    shm.gc(dry_run=step["dry_run"])
+
+
+@act(0.2)
+def doctor(_, step):
+    repr(shm.doctor())
+
+
+@act(2)
+def drop(runner, step):
+    runner.values.pop(step.name, None)
+    gc.collect()
+
+
+@act(1, shm.NotFoundError, shm.ArgumentError, names=NAMES, levels=(0,))
+def save(runner, step):
+    shm.save(step.name, f"{runner.files}/{os.getpid()}-{runner.number}")
+
+
+@act(1, shm.TakenError, kind=("array", "list", "raw", "dict"), lifetime=LIFETIMES, replace=(True, False))
+def load(runner, step):
+    path = f"{runner.files}/{step['kind']}"
+    if not (found := [x for x in (path, f"{path}.msgpack") if os.path.exists(x)]):
+        raise Skip
+    kind = None if step["kind"] == "dict" else step["kind"]
+    runner.keep(step.name, shm.load(step.name, found[0], kind=kind, lifetime=step["lifetime"], replace=step["replace"]))
+
+
+@act(2, shm.NotFoundError, shm.RefusedError, names=NAMES)
+def publish(runner, step):
+    runner.rises(step.name, shm.publish(runner.reference(step.name)))
+
+
+@act(2, shm.NotFoundError, names=NAMES)
+def version(runner, step):
+    runner.rises(step.name, shm.version(runner.reference(step.name)))
+
+
+@act(2, shm.NotFoundError, shm.TimedOutError, names=NAMES, since=(None, 0), timeout=(0, 0.005, 0.02))
+def wait(runner, step):
+    runner.rises(step.name, shm.wait(runner.reference(step.name), step["since"], timeout=step["timeout"]))
+
+
+@act(1, shm.NotFoundError, TimeoutError, names=NAMES, since=(None, 0))
+def changes(runner, step):
+    async def follow():
+        async with asyncio.timeout(0.02):
+            async for number in shm.changes(runner.reference(step.name), step["since"]):
+                runner.rises(step.name, number)
+
+    if runner.in_task:
+        raise Skip
+    asyncio.run(follow())
+
+
+# The standard library's classes
+
+
+@act(1)
+def blocks(runner, step):
+    block = shm.SharedMemory(create=True, size=64)
+    try:
+        block.buf[:] = b"x" * 64
+        other = pickle.loads(pickle.dumps(block))
+        if bytes(other.buf) != b"x" * 64:
+            raise BrokenError("a block's pickle is another block")
+        other.close()
+    finally:
+        block.unlink()
+        block.close()
+
+
+@act(1)
+def lists(runner, step):
+    made = shm.ShareableList([runner.stamp(), "text", None, 1.5, True, b"bytes"])
+    try:
+        other = shm.ShareableList(name=made.shm.name)
+        other[1] = "else"
+        if made[1] != "else" or len(other) != 6:
+            raise BrokenError("a list's item was not set")
+        other.shm.close()
+    finally:
+        made.shm.unlink()
+        made.shm.close()
