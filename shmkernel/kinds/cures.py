@@ -133,7 +133,9 @@ def _anything(value: Any) -> Iterator[Cure]:
     for method in ("to_pylist", "to_list", "tolist"):
         if hasattr(value, method):
             yield Cure(_LIST, f"{{x}}.{method}()")
-    if hasattr(value, "__iter__") and not (isinstance(value, (list, tuple, str)) or hasattr(value, "columns")):
+    # without a length it may have no end: a stream waits for its next frame
+    sized = hasattr(value, "__iter__") and hasattr(value, "__len__")
+    if sized and not (isinstance(value, (list, tuple, str)) or hasattr(value, "columns")):
         yield Cure("Make it a list", "list({x})")
     if isinstance(value, memoryview):
         yield Cure("As bytes", "bytes({x})")

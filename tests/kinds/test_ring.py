@@ -311,6 +311,13 @@ def test_attached_to_be_read_it_takes_no_frame():
         ring.put(frame(1))
 
 
+def test_a_live_ring_is_refused_as_a_value_at_once():
+    ring = made()
+    ring.put(frame(1))
+    with pytest.raises(shm.UnsupportedError, match="a Ring cannot be shared"):
+        shm.create("y", ring)  # to try list(ring) as a cure would wait for the next frame
+
+
 def test_it_goes_to_another_process_by_name():
     ring = made()
     assert pickle.loads(ForkingPickler.dumps(ring)) is ring
