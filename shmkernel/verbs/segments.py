@@ -275,7 +275,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
     if inode is not None or left is None:
         return listing.info(name)
     others = tuple(holder for holder in listing.holders(left) if holder.pid != os.getpid())
-    create(name, attachments.intact(left), lifetime=lifetime)
+    _copy(left, lifetime)
     return listing.info(name)._replace(stayed=others)
 
 
@@ -307,6 +307,16 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     if not dry_run:
         unused += sync_file.remove_unused(all_=True)  # those of the segments that were just unlinked
     return over + [(f"lock of {name}", sync_file.SIZE) for name in unused]
+
+
+def _copy(left: attachments.Attachment, lifetime: str) -> None:
+    """Share a copy of an unlinked segment under its name: of its bytes, or of the value if its library keeps them."""
+    mapping, kind = left(), kinds.named(left.kind)
+    if mapping is None or kinds.keeps(kind):
+        create(left.name, left.value(), kind=left.kind, lifetime=lifetime)
+        return
+    plan = kinds.Plan(len(mapping), lambda: iter([memoryview(mapping)]))
+    staging.name_all([staging.make(left.name, kind, plan, "r+", lifetime)], replace=False)
 
 
 def _reader(name: str, fd: int) -> kinds.Kind:

@@ -2,9 +2,11 @@
 
 import os
 
+import numpy as np
 import pytest
 
 import shmkernel as shm
+from tests.prove.kinds import KINDS
 from tests.unit.elsewhere import answering
 
 
@@ -25,6 +27,30 @@ def test_what_only_this_process_still_has_is_named_again_as_a_copy():
     assert again.tolist() == [1, 2]
     again[0] = 7
     assert x.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("subject", KINDS, ids=lambda subject: subject.kind)
+def test_a_value_of_any_kind_is_named_again_after_the_unlink(subject):
+    x = subject.create("x", 5)
+    shm.unlink("x")
+    assert shm.keep("x").kind == subject.kind
+    again = shm.attach("x")
+    assert subject.stamps(again) == {5}
+    subject.change(again, 6)
+    assert subject.stamps(x) == {5}
+    shm.unlink("x")
+
+
+def test_an_array_that_is_named_again_is_the_same_byte_by_byte():
+    made = np.asfortranarray(np.arange(6).reshape(2, 3))
+    x = shm.create("x", made)
+    shm.unlink("x")
+    shm.keep("x")
+    assert x.tolist() == made.tolist()
+    again = shm.attach("x")
+    assert again.flags.f_contiguous
+    assert again.tolist() == made.tolist()
+    shm.unlink("x")
 
 
 def test_who_stays_on_the_old_memory_is_told():
