@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel import kinds
 from shmkernel.kinds.dicts import entries, lmdb_pages, values, verify
+from shmkernel.kinds.preview import Look, Source
 from tests.helpers import Child
 
 VALUES = {
@@ -149,6 +151,38 @@ def test_a_time_in_a_zone_that_is_unknown_here_is_no_damage():
     x._store.write(lambda txn: txn.put(b"a", entry))
     with pytest.raises(shm.UnsupportedError, match="tzdata"):
         x["a"]
+
+
+def test_a_file_with_a_time_in_a_zone_that_is_unknown_here_is_no_damage(tmp_path):
+    moment = msgspec.msgpack.Ext(8, msgspec.msgpack.encode(["2020-01-01T00:00:00", 0, "Mars/Olympus"]))
+    (tmp_path / "x.msgpack").write_bytes(msgspec.msgpack.encode({"a": moment}))
+    with pytest.raises(shm.UnsupportedError, match="tzdata"):
+        shm.load("x", tmp_path / "x.msgpack")
+
+
+@pytest.mark.parametrize("placed", [b"a", b"\xff", b"\xc4", b"\xff\x92\x02\x00"])
+def test_a_preview_shows_the_entries_beside_a_damaged_one(placed):
+    x = shm.create("x", {"a": 1, "b": 2})
+    x._store.write(lambda txn: (txn.put(b"a", b"\x93"), txn.put(entries.place(0), placed)))
+    path = shm.info("x").path
+    with open(path, "rb") as file:
+        seen = kinds.named("dict").preview(
+            Source(lambda at, size: os.pread(file.fileno(), size, at), 1 << 16, path), Look()
+        )
+    first, second = seen.facts["rows"]
+    assert first[1:] == ["?", "cannot be read"]
+    assert second == ["'b'", "int", "2"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93NUMPY", bytes(4096)])
+def test_a_damaged_file_of_a_large_array_is_damage_of_the_dict(shm_dir, data):
+    x = shm.create("x", {"large": np.zeros(1 << 17), "b": 1})
+    (file,) = shm_dir.glob(".shmk-*/stores/*/*.npy")
+    file.write_bytes(data)
+    for act in (lambda: x["large"], lambda: x.pop("large"), lambda: x.compare_and_set("large", 1, 2)):
+        with pytest.raises(shm.DamagedError, match="'x' is damaged: the file of a large array"):
+            act()
+    assert x["b"] == 1
 
 
 def test_a_store_is_not_checked_again_unless_somebody_has_written_to_it(monkeypatch, shm_dir):

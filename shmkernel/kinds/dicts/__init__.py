@@ -30,9 +30,9 @@ from shmkernel.errors import UnsupportedError
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from shmkernel.kinds.dicts import entries, mapping, operations, preview, reservation, store, values
+    from shmkernel.kinds.dicts import entries, errors, mapping, operations, preview, reservation, store, values
 
-__all__ = ["entries", "mapping", "operations", "preview", "reservation", "store", "values"]
+__all__ = ["entries", "errors", "mapping", "operations", "preview", "reservation", "store", "values"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -34,7 +34,7 @@ _TWO, _NUMBERS = b"\x92", 1 << 63
 _FILE = values.pack(values.File("0" * 16))[:2]
 
 
-class WrongError(Exception):
+class WrongError(ValueError):
     """Damaged bytes of an entry. ``raw`` are the bytes of the key if they are known."""
 
     def __init__(self, why: object, raw: bytes | None = None) -> None:

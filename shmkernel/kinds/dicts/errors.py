@@ -80,7 +80,7 @@ def ended(name: str) -> LockError:
     return LockError(f"{name!r}: another thread has ended this transaction, so nothing of it is stored", name=name)
 
 
-def wrong(name: str, error: Exception, key: object = None) -> Exception:
+def wrong(name: str, error: Exception | str, key: object = None) -> Exception:
     """Make the error for a damaged entry, or for one that this machine cannot read."""
     if isinstance(error, values.ZoneError):
         message = f"{name!r} has a time in the zone {error}, which this machine does not know: pip install tzdata"

@@ -79,6 +79,8 @@ class Dict:
             content = json.loads(text) if text.lstrip()[:1] == b"{" else parts.values.unpack(text)
             if not isinstance(content, dict):
                 raise TypeError(f"it holds a {type(content).__name__}")  # noqa: TRY301  handled below
+        except parts.values.ZoneError as error:
+            raise parts.errors.wrong(name, error) from None
         except (ValueError, TypeError, RecursionError) as error:
             what = "It has to be JSON, or a file that a dict was saved to"
             raise DamagedError(f"{path} cannot be loaded: {error}. {what}", name=name, path=path) from None

@@ -154,6 +154,8 @@ class Access:
             except FileNotFoundError:
                 message = f"{self.name!r} was unlinked or replaced, and this array with it"
                 raise GoneError(message, Cure("Live names", "list"), name=self.name, similar=[]) from None
+            except ValueError as error:
+                raise errors.wrong(self.name, f"the file of a large array cannot be read: {error}") from None
             self._attached[value] = array
         return array
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import reprlib
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Raw, msgpack
 
@@ -15,6 +16,10 @@ from shmkernel._core import capacity, paths
 from shmkernel.kinds.dicts import entries, lmdb_pages, store, values
 from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 _FAR = 5_000  # keys; later ones are not shown, since each step to them takes time
 _LONG = 4 << 10  # bytes: longer keys and values are not decoded whole
 _START = 280  # bytes decoded of a long text
@@ -23,6 +28,7 @@ _HEADS = {  # by the first byte of a long value: its type, and the bytes of its 
     0xC5: ("bytes", 2), 0xC6: ("bytes", 4), 0xDA: ("str", 2), 0xDB: ("str", 4), 0xDC: ("list", 2), 0xDD: ("list", 4),
     0xDE: ("dict", 2), 0xDF: ("dict", 4), 0xC8: ("", 2), 0xC9: ("", 4),
 }  # fmt: skip
+_UNREADABLE = "?", "cannot be read"
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 70
 _array = msgpack.Decoder(tuple[str, tuple[int, ...], str, Raw]).decode
@@ -42,12 +48,20 @@ def preview(source: Source, look: Look, count: int) -> Preview:
     with opened.viewing() as txn:
         rows = page(look, min(count, _FAR))
         placed, _ = entries.walk(txn, None, rows.stop)
-        shown = [_key(key) for key in placed[rows.start :]]
-        texts = [_row(txn.get(raw)) for raw, _ in shown]
+        shown = [_tried(_key, key) for key in placed[rows.start :]]
+        texts = [_tried(_row, txn.get(raw)) if type(raw) is bytes else _UNREADABLE for raw, _ in shown]
         labels = [label for _, label in shown]
         del placed  # views must not outlive the transaction
     note = f"the first {_FAR:,} of {count:,} keys" if count > _FAR else ""
     return grid(_COLUMNS, labels, texts, rows.start, min(count, _FAR), note=note)
+
+
+def _tried(show: Callable[[Any], T], packed: Any) -> T | tuple[str, str]:
+    """Show a key or a value; damage to one of them leaves the others to be seen."""
+    try:
+        return show(packed)
+    except Exception:  # noqa: BLE001  numpy, msgspec and datetime raise many types
+        return _UNREADABLE
 
 
 def _key(placed: memoryview) -> tuple[bytes, str]:

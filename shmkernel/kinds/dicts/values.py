@@ -91,7 +91,7 @@ def unpack(data: bytes | memoryview) -> Any:
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-class ZoneError(Exception):
+class ZoneError(ValueError):
     """A time in a time zone that this machine does not know."""
 
 
