@@ -101,6 +101,14 @@ def test_an_offset_that_another_process_changes_later_is_damage_and_no_error_of_
         view[6]
 
 
+def test_a_file_with_wrong_offsets_is_no_list_to_load(tmp_path):
+    data = bytearray(b"".join(layout.encode([1, "abc", 0.5])))
+    struct.pack_into("q", data, 16, 3)
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(shm.DamagedError, match="offsets"):
+        shm.load("x", tmp_path / "x", kind="list")
+
+
 def reading(data):
     """Read as pread does, which refuses offsets below 0."""
 

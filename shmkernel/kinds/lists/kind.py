@@ -68,9 +68,10 @@ class List:
     def load(self, name: str, path: str) -> Plan:
         """Plan the content of a file that `save` wrote."""
         try:
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-                size = len(mapping)
-                layout.decode(mapping)
+            with open(path, "rb") as file:  # the mapping is not closed: an error's traceback may keep views of it
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            size = len(mapping)
+            layout.decode(mapping)
         except ValueError as error:
             message = f"{path} cannot be loaded as a list: {error}. It has to be a file that a list was saved to"
             raise DamagedError(message, name=name, path=path) from None
