@@ -153,7 +153,7 @@ def unlock(hold: Hold) -> None:
         return
     file = hold.file
     if hold.noted:
-        file.words[RELEASED] += 1
+        sync_file.increase(file.words, RELEASED)
         file.words[HOLDER] = 0
         hold.noted = False
     fd = hold.description[0].fileno()

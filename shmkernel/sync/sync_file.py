@@ -90,6 +90,11 @@ def blank(inode: int) -> bytes:
     return struct.pack("=4Q", MAGIC, 0, 0, inode).ljust(SIZE, b"\0")
 
 
+def increase(words: memoryview, at: int) -> None:
+    """Add one to a counter; after the greatest number of 64 bits comes 0, since any bytes may lie in the file."""
+    words[at] = (words[at] + 1) % (1 << 64)
+
+
 def version_of(words: bytes | memoryview, inode: int) -> int:
     """Return the version in a page, if the name leads to `inode` now (0: nowhere).
 

@@ -149,13 +149,15 @@ def _listen(file: sync_file.SyncFile, inode: int) -> None:
 
 
 def _publish(file: sync_file.SyncFile) -> None:
-    file.words[PUBLISHED] += 1
+    sync_file.increase(file.words, PUBLISHED)
 
 
 def _replace(file: sync_file.SyncFile) -> None:
     now = file.segment()
     if now not in (0, file.words[INODE]):
-        file.words[PUBLISHED] += 1  # before INODE: a death in between may count it twice, never not at all
+        sync_file.increase(
+            file.words, PUBLISHED
+        )  # before INODE: a death in between may count it twice, never not at all
         file.words[INODE] = now
 
 

@@ -312,6 +312,19 @@ def test_a_replacement_that_has_the_number_of_the_old_inode_is_a_new_version(mon
     assert shm.wait("x", since=known, timeout=30) == known + 1
 
 
+def test_after_the_greatest_count_of_64_bits_comes_another_one():
+    """Any bytes may lie in a sync file, and publishing is not where that should fail."""
+    shm.create("x", shape=1)
+    words = sync_file.opened("x").words
+    words[sync_file.PUBLISHED] = words[sync_file.RELEASED] = 2**64 - 1
+    before = shm.version("x")
+    assert shm.publish("x") != before
+    with shm.lock("x"):
+        before = shm.version("x")
+    assert shm.version("x") != before
+    shm.unlink("x")
+
+
 def test_a_version_that_is_no_number_is_refused():
     with pytest.raises(shm.ArgumentError, match="a version is a whole number"):
         shm.wait("x", since="latest")
