@@ -34,7 +34,7 @@ _BRACES = re.compile(r"""("[^"]*"|'[^']*')|\{[^{}]*\}""")
 _CHOICE = re.compile(r"(?<=[{,])[^{},]+(?=[,}])")  # of a metavar such as {C,F}
 _GAP = re.compile(r"(?<=\d)\s+(?=\d)")
 _LENGTH = re.compile(r"[\d,()\[\]]+")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _TEXT_DTYPE = re.compile(r"[<>=|]?[SUa]\d*|str|bytes")
 
 
@@ -248,8 +248,8 @@ def number(text: str, dtype: str | None) -> object:
     """
     if dtype and _TEXT_DTYPE.fullmatch(dtype):
         return text
-    for read in (ast.literal_eval, float, complex):
-        with contextlib.suppress(ValueError, SyntaxError):
+    for read in (_literal, float, complex):
+        with contextlib.suppress(ValueError):
             return read(text)
     return text
 
@@ -262,8 +262,8 @@ def lengths(text: str) -> tuple[int, ...]:
     >>> lengths("3, 4"), lengths("(10,)"), lengths("()")
     ((3, 4), (10,), ())
     """
-    with contextlib.suppress(ValueError, SyntaxError):
-        value = ast.literal_eval(_GAP.sub(",", text.strip()))
+    with contextlib.suppress(ValueError):
+        value = _literal(_GAP.sub(",", text.strip()))
         shape = value if isinstance(value, (tuple, list)) else (value,)
         if all(type(length) is int for length in shape):
             return tuple(shape)
@@ -279,8 +279,8 @@ def literal(text: str) -> object:
     ([1, 'a', None], (1, 2))
     """
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return _literal(text)
+    except ValueError:
         message = f"--list {text}: no list. Example, in quotes: --list \"[1, 'a', None]\". Of variables: --from [a, b]"
         raise ArgumentError(message, items=text) from None
 
@@ -299,8 +299,19 @@ def size(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
+def _literal(text: str) -> Any:
+    """Return the value of a Python literal; ValueError if it is none.
+
+    Python raises TypeError for ``{[]}``, and MemoryError or RecursionError for what is nested too deep.
+    """
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
 def _is_python(text: str) -> bool:
-    with contextlib.suppress(SyntaxError, ValueError):
+    with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: nested too deep
         compile(text, "--from", "eval")
         return True
     return False
