@@ -25,6 +25,7 @@ _PARTS = ("texts.js", "pictures.js", "table.js", "panel.js", "monitor.js")
 _MODULE_WORDS = re.compile(
     r'^import [^;]*? from "\./[^"]*";\n|^export (?=(async )?(function|const|class) )', re.MULTILINE
 )
+_INODE = re.compile(r"[0-9]{1,20}")
 _QUICK = 0.05  # seconds
 _SAVED = 20  # rows of the table that is saved in the notebook
 
@@ -92,7 +93,7 @@ class Monitor(anywidget.AnyWidget):
         self.send(content, buffers)
 
     def _on_message(self, _: object, content: dict[str, Any], __: object) -> None:
-        """Handle a message from the page."""
+        """Handle a message from the page; any other message is ignored."""
         match content:
             case {"do": "hello"}:
                 self._sampler.hello()
@@ -100,10 +101,12 @@ class Monitor(anywidget.AnyWidget):
             case {"do": "see", "view": str(view), "on": bool(on)}:
                 self._sampler.set_visible(view, on=on)
                 self._start_if_watched()
-            case {"do": "look", "key": str(key), "axes": list(axes), "start": int(start)}:
+            case {"do": "look", "key": str(key), "axes": list(axes), "start": int(start)} if _are_ints(axes):
                 self.look = {"key": key, "axes": axes, "start": start}
-                self._sampler.select(key, Look(tuple(map(int, axes)), start))
-            case {"do": "act", "id": int(number), "verb": str(verb), "name": str(name), "inode": str(inode)}:
+                self._sampler.select(key, Look(tuple(axes), start))
+            case {"do": "act", "id": int(number), "verb": str(verb), "name": str(name), "inode": str(inode)} if (
+                _INODE.fullmatch(inode)
+            ):
                 self._act(number, verb, name, int(inode))
 
     def _start_if_watched(self) -> None:
@@ -119,6 +122,10 @@ class Monitor(anywidget.AnyWidget):
         except (ShmError, OSError) as error:
             text, good = str(error), False
         self._post({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
+
+
+def _are_ints(axes: list[object]) -> bool:
+    return all(isinstance(axis, int) for axis in axes)
 
 
 def _has_page(shell: Any) -> bool:

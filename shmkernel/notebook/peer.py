@@ -90,15 +90,13 @@ class Peer(kernels.Kernel):
         """Run a cell in the peer. Publish its output here, and raise its error."""
         with self._guard:
             failed, reply = self._follow(self._ask(code, allow_stdin=allow_stdin), publish)
-        if any(
-            payload["source"] == "ask_exit" and not payload.get("keepkernel") for payload in reply.get("payload", ())
-        ):
+        if any(payload.get("source") == "ask_exit" and not payload.get("keepkernel") for payload in _payloads(reply)):
             _peers.pop(self.name, None)
             _end_within(_END, [self])
             print(f"{self.name}: ended. The next %%peer {self.name} starts a new one")
         if failed:
             raise _as_there(self.name, failed)
-        if reply["status"] != "ok":  # a UsageError, which a kernel only prints
+        if reply.get("status") != "ok":  # a UsageError, which a kernel only prints
             raise UsageError(f"the cell of peer {self.name!r} failed")
 
     def check(self) -> None:
@@ -156,11 +154,12 @@ class Peer(kernels.Kernel):
             try:
                 kind, content, message = self._next(asked)
                 if kind == "status":
-                    idle = content["execution_state"] == "idle"
+                    idle = content.get("execution_state") == "idle"
                 elif kind == "error":
                     failed = content
                 elif kind == "input_request":
-                    self.client.input((getpass.getpass if content["password"] else input)(content["prompt"]))
+                    ask = getpass.getpass if content.get("password") else input
+                    self.client.input(ask(str(content.get("prompt", ""))))
                 else:
                     reply = content if kind == "execute_reply" else reply
                     publish(message)
@@ -257,30 +256,33 @@ class PeerMagics(Magics):
         return getattr(self.shell, "kernel", None)
 
     def _publish(self, name: str, message: dict[str, Any]) -> None:
-        """Show output of the peer as output of this cell."""
+        """Show output of the peer as output of this cell; ignore what is no message of Jupyter's protocol."""
         kind, content = message["msg_type"], message["content"]
-        if kind == "stream":
-            stream = getattr(sys, content["name"])
-            stream.write(content["text"])
-            stream.flush()
-        elif kind in ("display_data", "update_display_data", "execute_result"):
-            self.shell.display_pub.publish(
-                content["data"], content["metadata"], transient=content.get("transient", {}),
-                update=kind == "update_display_data",
-            )  # fmt: skip
-        elif kind == "clear_output":
-            self.shell.display_pub.clear_output(content["wait"])
-        elif kind == "execute_reply":
-            for payload in content.get("payload", ()):  # the help of `x?`, the text of `%load`
-                if payload["source"] == "set_next_input":
-                    payload["text"] = f"%%peer {name}\n{payload['text']}"
-                if payload["source"] != "ask_exit" and (payloads := self.shell.payload_manager):
-                    payloads.write_payload(payload)
-        elif kind.startswith("comm_") and (kernel := self._kernel):  # a progress bar, a widget
-            kernel.session.send(
-                kernel.iopub_socket, kind, content, parent=kernel.get_parent(), metadata=message["metadata"],
-                ident=f"comm-{content['comm_id']}".encode(), buffers=message["buffers"],
-            )  # fmt: skip
+        match kind, content:
+            case "stream", {"name": "stdout" | "stderr" as where, "text": str(text)}:
+                stream = getattr(sys, where)
+                stream.write(text)
+                stream.flush()
+            case "display_data" | "update_display_data" | "execute_result", {
+                "data": dict(data),
+                "metadata": dict(more),
+            }:
+                transient, update = content.get("transient"), kind == "update_display_data"
+                known = transient if isinstance(transient, dict) else {}
+                self.shell.display_pub.publish(data, more, transient=known, update=update)
+            case "clear_output", {"wait": bool(wait)}:
+                self.shell.display_pub.clear_output(wait)
+            case "execute_reply", _:
+                for payload in _payloads(content):  # the help of `x?`, the text of `%load`
+                    if payload.get("source") == "set_next_input":
+                        payload["text"] = f"%%peer {name}\n{payload.get('text', '')}"
+                    if payload.get("source") not in (None, "ask_exit") and (payloads := self.shell.payload_manager):
+                        payloads.write_payload(payload)
+            case "comm_open" | "comm_msg" | "comm_close", {"comm_id": str(comm)} if kernel := self._kernel:
+                kernel.session.send(  # a progress bar, a widget
+                    kernel.iopub_socket, kind, content, parent=kernel.get_parent(), metadata=message["metadata"],
+                    ident=f"comm-{comm}".encode(errors="replace"), buffers=message["buffers"],
+                )  # fmt: skip
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
@@ -332,9 +334,17 @@ def _end_within(seconds: float, peers: list[Peer]) -> None:
         peer.await_end(deadline)
 
 
+def _payloads(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    found = reply.get("payload", ())
+    return [payload for payload in found if isinstance(payload, dict)] if isinstance(found, list) else []
+
+
 def _as_there(name: str, content: dict[str, Any]) -> PeerError:
     """Return an error that is shown like the peer's: with its class name, text and traceback."""
-    ename, evalue = content["ename"], content["evalue"]
-    error: PeerError = type(ename, (PeerError,), {})(evalue, name=name, ename=ename)
-    vars(error)["_render_traceback_"] = lambda: content["traceback"]
+    ename, evalue = (str(content.get(part, "")) for part in ("ename", "evalue"))
+    kind = ename if ename and ename.isprintable() else PeerError.__name__  # not every text can name a class
+    error: PeerError = type(kind, (PeerError,), {})(evalue, name=name, ename=ename)
+    lines = content.get("traceback")
+    shown = [*map(str, lines)] if isinstance(lines, list) else [f"{kind}: {evalue}"]
+    vars(error)["_render_traceback_"] = lambda: shown
     return error

@@ -386,8 +386,14 @@ def test_the_widget_answers_its_page(monitor):
     monitor.hear({"do": "act", "id": 2, "verb": "keep", "name": "no_such", "inode": "1"})
     done = [content for content, _ in monitor.told if content["do"] == "done"]
     assert [(one["id"], one["good"]) for one in done] == [(1, True), (2, False)]
-    for nonsense in ({}, {"do": "look", "key": 3}, {"do": "act", "verb": "unlink"}, {"do": "see"}):
+    act = {"do": "act", "id": 3, "verb": "unlink", "name": "x"}
+    for nonsense in (
+        {}, {"do": "look", "key": 3}, {"do": "act", "verb": "unlink"}, {"do": "see"}, act | {"inode": ""},
+        act | {"inode": "x"}, act | {"inode": "9" * 5000}, {"do": "look", "key": "x", "axes": ["a"], "start": 0},
+    ):  # fmt: skip
         monitor.hear(nonsense)
+    assert monitor.look == {"key": "x", "axes": [], "start": 0}
+    assert registry.inode_at("x")
     shm.unlink("x")
     del x
 
