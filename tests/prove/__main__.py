@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.prove.report import Report, page
 
 SHARES: dict[str, float] = {  # of the time: a part's module and its weight
+    "hostile": 2,
     "life": 1,
     "storm": 4,
 }

@@ -1,0 +1,159 @@
+"""Parsers of the bytes of segments and of files to load: one function serves every kind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+from shmkernel import kinds
+from shmkernel.errors import DamagedError
+from shmkernel.kinds.preview import Look, Source
+from tests.kinds import hostile
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable
+
+MOST = 64 << 10  # bytes of a preview
+_LOOKS = (Look(), Look((1, 2, 3), 7), Look((-1, 10**30), -(10**30)))
+
+
+def opened(kind: str, read: Callable[[Any], object], changed: Callable[[Any], object] | None = None) -> Any:
+    """Describe, preview, open and read a segment; then another process stores to it, and it is read again.
+
+    The words that the other process stores are the end of the input. A kind may raise ValueError for bytes, which
+    `attach` turns into DamagedError; what reads the value may raise errors of the package alone.
+    """
+
+    def make() -> Callable[[bytes], None]:
+        own = kinds.named(kind)
+
+        def act(data: bytes) -> None:
+            segment, words = _parted(data) if changed else (data, [])
+            look(own, segment)
+            if not segment:  # which cannot be mapped, and `attach` says so
+                return
+            try:
+                memory = mmap.mmap(-1, len(segment))
+                memory[:] = segment
+                value = own.open(memory, "/dev/shm/shmk-0-x", "r+")
+            except ValueError:
+                return
+            read(value)
+            for at, word in words:
+                memory[at : at + 8] = word
+                read(value)
+            if changed is not None:
+                changed(value)
+                read(value)
+
+        return act
+
+    return make
+
+
+def look(kind: Any, segment: bytes) -> None:
+    """Describe and preview a segment."""
+    with contextlib.suppress(ValueError):
+        kind.describe(segment[: kinds.HEAD], len(segment))
+    part = _LOOKS[sum(segment[-8:]) % len(_LOOKS)]
+    with contextlib.suppress(ValueError):
+        seen = kind.preview(Source(lambda at, size: _pread(segment, at, size), len(segment)), part)
+        assert len(json.dumps(seen.facts, allow_nan=False)) + len(seen.data) < MOST, "a preview is too large"
+
+
+def described(kind: str) -> Any:
+    """Describe and preview a segment whose kind keeps a folder beside it."""
+
+    def make() -> Callable[[bytes], None]:
+        own = kinds.named(kind)
+        return lambda data: look(own, data)
+
+    return make
+
+
+def loaded(kind: str, suffix: str = "") -> Any:
+    """Load a file: make its plan, and all pieces of that."""
+
+    def make() -> Callable[[bytes], None]:
+        own = kinds.named(kind)
+        path = f"{os.environ['SHMKERNEL_DIR']}/file{suffix}"
+
+        def act(data: bytes) -> None:
+            with open(path, "wb") as file:
+                file.write(data)
+            kinds.for_file(path, data[: kinds.HEAD])
+            plan = own.load("x", path)
+            assert sum(map(len, plan.pieces())) <= plan.size
+
+        return act
+
+    return make
+
+
+def mutated(kind: str) -> Callable[[bytes, random.Random], bytes]:
+    """Change numbers, dtypes and shapes where a kind has them."""
+
+    def mutate(data: bytes, chance: random.Random) -> bytes:
+        mutations = hostile.Mutations.__new__(hostile.Mutations)
+        mutations.kind, mutations.random = kind, chance
+        return mutations.typical(data) if data else b"\0"
+
+    return mutate
+
+
+def seeds(kind: str) -> Callable[[], Iterable[bytes]]:
+    """Give valid segments of a kind."""
+    return hostile.SEEDS[kind]
+
+
+def read_array(x: Any) -> None:
+    """Read an array."""
+    x.tobytes()
+    with contextlib.suppress(SystemError, OverflowError, ValueError):  # numpy's own, for far dates and no letters
+        repr(x), x.tolist()
+
+
+def read_list(x: Any) -> None:
+    """Read a list; a position or a value that is not there is an answer too."""
+    for step in (list, repr, lambda x: x.count(1), lambda x: x.count("a"), lambda x: "b" in x, lambda x: x.format):
+        with contextlib.suppress(DamagedError):
+            step(x)
+
+
+def change_list(x: Any) -> None:
+    """Store to a list."""
+    for position, value in zip(range(min(len(x), 6)), (1, "a", b"bc", None, 0.5, True), strict=False):
+        with contextlib.suppress(ValueError):  # it does not fit
+            x[position] = value
+
+
+def read_ring(x: Any) -> None:
+    """Read all frames of a ring."""
+    frames, found = x.since(0), x.latest()
+    for _ in range(9):
+        frames.ready()
+    repr(x), None if found is None else found.tobytes()
+
+
+def change_ring(x: Any) -> None:
+    """Add a frame."""
+    with x.slot() as frame:
+        frame[...] = frame
+
+
+def _pread(data: bytes, at: int, size: int) -> bytes:
+    assert 0 <= at < 2**63 > size >= 0, f"pread of {size} bytes at {at}"
+    return data[at : at + size]
+
+
+def _parted(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
+    """Return the segment, and the words that another process stores into it: position and content."""
+    count = data[-1] % 3 if len(data) > 64 else 0
+    end = len(data) - 10 * count
+    pieces = [data[at : at + 10] for at in range(end, len(data), 10)]
+    room = max(end - 7, 1)
+    return data[:end], [(int.from_bytes(piece[:2], "little") % room // 8 * 8, piece[2:]) for piece in pieces]
