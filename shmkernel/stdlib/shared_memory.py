@@ -135,7 +135,8 @@ class SharedMemory:
         path = _path(posix)
         name = paths.called(path)
         if not sessions.covers(path):
-            registry.begin()
+            with staging.room_for(name):
+                registry.begin()
         fd, found = segment_file.attach(path, "r+", name)
         try:
             records.confirm(name, found)

@@ -22,6 +22,7 @@ A process that has the file open holds a shared flock on it. A sweep removes a f
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
@@ -32,8 +33,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel._core import folders, fork, identity, interrupts, paths, segment_file
-from shmkernel.errors import DamagedError
+from shmkernel._core import capacity, folders, fork, identity, interrupts, paths, segment_file
+from shmkernel.errors import DamagedError, ShmError
 from shmkernel.sync import closing, whereto
 
 if TYPE_CHECKING:
@@ -276,6 +277,15 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
 
 
 def _make(name: str, path: str) -> None:
+    try:
+        _link_blank(name, path)
+    except OSError as error:
+        if isinstance(error, ShmError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise capacity.full(name, SIZE, code=error.errno) from None
+
+
+def _link_blank(name: str, path: str) -> None:
     folders.prepare()
     inode = whereto.Target(paths.path_of(name)).now()
     fd = segment_file.blank(os.path.dirname(path))

@@ -215,6 +215,34 @@ def test_inodes_are_told_as_inodes(small):
     small(work, "size=10m,nr_inodes=30")
 
 
+SYNCS = {
+    "lock": lambda: shm.lock("free").acquire(),
+    "publish": lambda: shm.publish("free"),
+    "version": lambda: shm.version("x"),
+    "wait": lambda: shm.wait("x", timeout=0),
+    "snapshot": lambda: shm.snapshot("x"),
+    "a first attach": lambda: shm.SharedMemory(name="block"),
+}
+
+
+@pytest.mark.parametrize("verb", SYNCS)
+def test_what_needs_a_file_of_its_own_says_that_there_are_no_inodes(verb, small):
+    def work():
+        block = shm.SharedMemory("block", create=True, size=8, track=False)
+        x = shm.create("x", [1], dtype=int, lifetime="keep")
+        if verb == "a first attach":
+            sessions.end()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as files:
+            for number in range(40):
+                files.enter_context(open(f"{paths.folder()}/other{number}", "w"))
+        with pytest.raises(shm.FullError) as caught:
+            SYNCS[verb]()
+        assert caught.value.limit == "inodes"
+        del block, x
+
+    small(work, "size=10m,nr_inodes=30")
+
+
 @pytest.mark.parametrize("call", ["pwrite", "posix_fallocate"])
 def test_a_quota_is_told_as_a_quota(call, monkeypatch, shm_dir):
     """Few kernels support quotas on a tmpfs, so the OS's answer is simulated."""
