@@ -7,19 +7,16 @@ half of these samples with the first half: what comes and goes has the same medi
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import json
 import os
 import random
 import select
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -30,6 +27,7 @@ from shmkernel._core import paths, records
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments
 from tests import helpers
+from tests.prove import fresh
 from tests.prove.kinds import KINDS
 from tests.prove.report import Figure
 
@@ -38,7 +36,6 @@ _SAMPLES = 24  # of each kind
 _FULL = 4  # every fourth round locks and publishes its name too
 _WARM = 80  # rounds before the first sample: caches fill
 _CACHED = 16  # names in each cache, instead of up to 4,096: a cache that is not full yet would look like a leak
-_LIMIT = 120  # seconds for a process to end after its time is over
 
 
 class Sample(NamedTuple):
@@ -60,8 +57,9 @@ _SLACK = {"rss": 2048, "objects": 1500, "descriptors": 4, "threads": 1, "mapping
 def run(seconds, seed, report):
     """Run rounds of each kind for the given time, with sessions beside them."""
     replay = f"life --seed {seed} --minutes {seconds / 60:.2f}"
-    with _folder() as environment, _Guests(seed, environment) as guests:
-        for kind, samples in _measured(seconds, environment).items():
+    with fresh.folder() as environment, _Guests(seed, environment) as guests:
+        measured = fresh.answer(every_kind, seconds, environment=environment, seconds=seconds)
+        for kind, samples in ((kind, [Sample(*one) for one in many]) for kind, many in measured.items()):
             for fault in growth(samples):
                 report.fault(f"{kind}: {fault}", replay)
             last = samples[-1]
@@ -131,31 +129,12 @@ def _round(subject, name, stamp, each, *, full):
     shm.unlink(name)
 
 
-def _measured(seconds, environment):
-    """Run the rounds in a fresh process: the other parts of the proof have left their own marks in this one."""
-    command = [sys.executable, "-c", f"from tests.prove import life\nlife.every_kind({seconds})"]
-    limit = seconds * 2 + _LIMIT
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=limit, text=True, check=True)
-    return {kind: [Sample(*sample) for sample in samples] for kind, samples in json.loads(done.stdout).items()}
-
-
 def every_kind(seconds):
-    """Run rounds of each kind, in this process, and print the samples."""
+    """Run rounds of each kind, and return the samples. Call it in a fresh process: it makes caches smaller."""
     attachments._KNOWN = records._KNOWN = _CACHED
     for module, name in ((paths, "_path"), (sync_file, "_recent")):
         setattr(module, name, functools.lru_cache(maxsize=_CACHED)(getattr(module, name).__wrapped__))
-    samples = {subject.kind: rounds(subject, seconds / len(KINDS)) for subject in KINDS}
-    print(json.dumps(samples))
-
-
-@contextlib.contextmanager
-def _folder():
-    folder = tempfile.mkdtemp(prefix="shmkernel-prove-", dir="/dev/shm")
-    environment = {**os.environ, "SHMKERNEL_DIR": folder, "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        yield environment
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return {subject.kind: rounds(subject, seconds / len(KINDS)) for subject in KINDS}
 
 
 class _Guests:
@@ -175,7 +154,7 @@ class _Guests:
 
     def __exit__(self, kind, *_):
         try:
-            answer, _ = self._process.communicate(timeout=_LIMIT)  # which closes its standard input
+            answer, _ = self._process.communicate(timeout=fresh.LIMIT)  # which closes its standard input
         finally:
             self._process.kill()
             self._process.wait()
