@@ -153,6 +153,18 @@ def test_a_time_in_a_zone_that_is_unknown_here_is_no_damage():
         x["a"]
 
 
+def test_damage_is_told_once(shm_dir):
+    x = shm.create("x", {"a": 1}, lifetime="keep")
+    del x
+    (path,) = shm_dir.glob(".shmk-*/stores/*/data.mdb")
+    with open(path, "r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(shm.DamagedError) as caught:
+        shm.attach("x")
+    assert str(caught.value).count("is damaged") == str(caught.value).count("Remove it") == 1
+    shm.unlink("x")
+
+
 def test_a_file_with_a_time_in_a_zone_that_is_unknown_here_is_no_damage(tmp_path):
     moment = msgspec.msgpack.Ext(8, msgspec.msgpack.encode(["2020-01-01T00:00:00", 0, "Mars/Olympus"]))
     (tmp_path / "x.msgpack").write_bytes(msgspec.msgpack.encode({"a": moment}))

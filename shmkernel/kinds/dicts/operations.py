@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 
 from shmkernel._core import fork
-from shmkernel.errors import ArgumentError, Cure, FullError, NotFoundError, UnsupportedError
+from shmkernel.errors import ArgumentError, Cure, FullError, NotFoundError, ShmError, UnsupportedError
 from shmkernel.kinds.dicts import cache, entries, errors, fast_path, keys, lmdb_pages, store, values
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ class Access:
                 message = f"{self.name!r} was unlinked or replaced, and this array with it"
                 raise GoneError(message, Cure("Live names", "list"), name=self.name, similar=[]) from None
             except ValueError as error:
-                raise errors.wrong(self.name, f"the file of a large array cannot be read: {error}") from None
+                why = error.what if isinstance(error, ShmError) else error
+                raise errors.wrong(self.name, f"the file of a large array cannot be read: {why}") from None
             self._attached[value] = array
         return array
 
