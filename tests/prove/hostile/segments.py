@@ -8,14 +8,16 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
+import shmkernel as shm
 from shmkernel import kinds
-from shmkernel.errors import DamagedError
+from shmkernel._core import paths
+from shmkernel.errors import DamagedError, ShmError
 from shmkernel.kinds.preview import Look, Source
 from tests.kinds import hostile
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 MOST = 64 << 10  # bytes of a preview
 _LOOKS = (Look(), Look((1, 2, 3), 7), Look((-1, 10**30), -(10**30)))
@@ -63,6 +65,39 @@ def look(kind: Any, segment: bytes) -> None:
     with contextlib.suppress(ValueError):
         seen = kind.preview(Source(lambda at, size: _pread(segment, at, size), len(segment)), part)
         assert len(json.dumps(seen.facts, allow_nan=False)) + len(seen.data) < MOST, "a preview is too large"
+
+
+_ATTACHED = (*hostile.SEEDS, "dict", None)  # None: the first bytes tell the kind
+
+
+def attached() -> Callable[[bytes], None]:
+    """Attach, inspect, save and unlink a file of another program; the first byte says as which kind."""
+    path, saved = paths.path_of("x"), f"{os.environ['SHMKERNEL_DIR']}/saved"
+
+    def act(data: bytes) -> None:
+        with open(path, "wb") as file:
+            file.write(data[1:])
+        kind = _ATTACHED[data[0] % len(_ATTACHED)] if data else None
+        for step in (
+            lambda: shm.info("x"),
+            lambda: shm.attach("x", kind=kind),
+            lambda: shm.attach("x", "r", kind=kind),
+            lambda: shm.attach("x", "c", kind=kind),
+            lambda: shm.save("x", saved),
+            shm.list,
+        ):
+            with contextlib.suppress(ShmError):
+                step()
+        shm.unlink("x")
+
+    return act
+
+
+def attached_seeds() -> Iterator[bytes]:
+    """Give valid segments of all kinds, each as its own kind and as a file whose first bytes tell."""
+    for number, kind in enumerate(hostile.SEEDS):
+        for data in hostile.SEEDS[kind]():
+            yield from (bytes([number]) + data, bytes([len(_ATTACHED) - 1]) + data)
 
 
 def described(kind: str) -> Any:

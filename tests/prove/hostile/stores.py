@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import shmkernel as shm
-from shmkernel import kinds
+from shmkernel import kinds, render
 from shmkernel.errors import ShmError
 from shmkernel.kinds.dicts import entries as parts
 from shmkernel.kinds.dicts import keys, values
@@ -52,6 +52,20 @@ def pages() -> Callable[[bytes], None]:
     """Attach a dict whose file has other bytes here and there: the input is a list of changes."""
     shm.create("x", VALUES, lifetime="keep")
     shm.close("x")
+    return _changed()
+
+
+def tree() -> Callable[[bytes], None]:
+    """Do so with a larger one, which has branches and a list of free pages."""
+    x = shm.create("x", {f"key {number}": "x" * (number % 90) for number in range(1500)} | VALUES, lifetime="keep")
+    for number in range(0, 1500, 2):
+        del x[f"key {number}"]
+    del x
+    shm.close("x")
+    return _changed()
+
+
+def _changed() -> Callable[[bytes], None]:
     (path,) = glob.glob(f"{os.environ['SHMKERNEL_DIR']}/.shmk-*/stores/*/data.mdb")
     with open(path, "rb") as file:
         clean, size = file.read(1 << 20), os.fstat(file.fileno()).st_size
@@ -69,6 +83,44 @@ def pages() -> Callable[[bytes], None]:
         use(shm.attach("x", "r+"))
 
     return act
+
+
+def folder() -> Callable[[bytes], None]:
+    """Attach a dict with another file in its folder: a name, a NUL, and the content."""
+    x = shm.create("x", VALUES | {"large": np.arange(200_000.0)}, lifetime="keep")
+    del x
+    shm.close("x")
+    (home,) = glob.glob(f"{os.environ['SHMKERNEL_DIR']}/.shmk-*/stores/*")
+
+    def attach_and(do: Callable[[Any], object]) -> None:
+        do(shm.attach("x"))
+
+    def act(data: bytes) -> None:
+        name, _, content = data.partition(b"\0")
+        path = os.path.join(os.fsencode(home), name.replace(b"/", b"")[:250] or b"a")
+        if path.endswith((b"data.mdb", b"/.", b"/..")):
+            return
+        with open(path, "wb") as file:
+            file.write(content)
+        for step in (
+            lambda: attach_and(lambda x: x["large"].tobytes()),
+            lambda: attach_and(lambda x: x.update(new=1)),
+            lambda: render.table(shm.list()),
+        ):
+            with contextlib.suppress(ShmError):
+                step()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        shm.close("x")
+
+    return act
+
+
+def folder_seeds() -> Iterator[bytes]:
+    """Give the names that a store has, with other contents."""
+    for name in (b"lock.mdb", b"0123456789abcdef.open", b"0123456789abcdef.npy", b".open", b".npy", b"a"):
+        for content in (b"", b"\xde\xc0\xef\xbe\1" + bytes(100), b"\xff" * 8192):
+            yield name + b"\0" + content
 
 
 def page_seeds() -> Iterator[bytes]:

@@ -16,6 +16,7 @@ TARGETS = [
     Target("ring", opened("ring", segments.read_ring, segments.change_ring), seeds("ring"), mutate=mutated("ring")),
     Target("raw", opened("raw", bytes), seeds("raw")),
     Target("dict", described("dict"), lambda: [stores.head()], longest=16384),
+    Target("attach", segments.attached, segments.attached_seeds, (), addresses=_MAPS),
     # a file to load
     Target("array-file", loaded("array", ".npy"), seeds("array"), mutate=mutated("array")),
     Target("list-file", loaded("list"), seeds("list"), mutate=mutated("list")),
@@ -25,6 +26,8 @@ TARGETS = [
     Target("dict-msgpack", loaded("dict", ".msgpack"), stores.packed_seeds),
     # what a dict's store holds
     Target("dict-pages", stores.pages, stores.page_seeds, longest=400, addresses=_MAPS),
+    Target("dict-tree", stores.tree, stores.page_seeds, longest=400, addresses=_MAPS),
+    Target("dict-folder", stores.folder, stores.folder_seeds, (), longest=16384, addresses=_MAPS),
     Target("dict-entry", stores.entry, stores.entry_seeds, addresses=_MAPS),
     Target("dict-value", stores.packed, stores.packed_seeds, stores.known_errors()),
     Target("dict-key", stores.places, stores.key_seeds, stores.known_errors()),

@@ -15,7 +15,7 @@ from shmkernel import cli
 from shmkernel._core import paths
 from shmkernel.errors import ShmError
 from shmkernel.monitor.widget import watch
-from shmkernel.notebook import magics, parsing, peer
+from shmkernel.notebook import completion, magics, parsing, peer
 
 if TYPE_CHECKING:
     import random
@@ -73,15 +73,20 @@ def names() -> Callable[[bytes], None]:
 
 
 def lines() -> Callable[[bytes], None]:
-    """Parse the line of each magic, and the values of its flags; no expression is evaluated."""
+    """Parse and complete the line of each magic, and parse the values of its flags; no expression is evaluated."""
     parsers = [vars(function)["parser"] for function in vars(magics.ShmMagics).values() if "parser" in _vars(function)]
+    shell = InteractiveShell.instance()
     parsing.evaluate = lambda *_: "a"  # nobody's code is run
 
     def act(data: bytes) -> None:
         line = text(data)
         for step in (
             lambda: parsers[len(line) % len(parsers)].parse_line(line, None),
+            lambda: parsers[0].parse_line(line, {"n": 1}),
+            lambda: list(completion._complete(shell, "shm_create", parsers[0], line)[2]),
             lambda: parsing.uncommented(line),
+            lambda: parsing.expanded(line, {}),
+            lambda: parsing.python(line, {}),
             lambda: parsing.split(line),
             lambda: parsing.number(line, None),
             lambda: parsing.number(line, "U3"),
