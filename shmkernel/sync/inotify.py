@@ -3,7 +3,8 @@
 The waiter that wakes first reads the events from the instance, and wakes the others through their eventfds. So no
 waiter misses an event that another has read, and no extra thread is needed. A waiter does not learn what happened: it
 checks its condition again. Watches are shared too, since inotify returns the same watch for the same file. If the
-process cannot have an instance (a user has 128), waiters poll every 10 ms.
+process cannot have an instance (a user has 128), waiters poll every 10 ms. A waiter takes two descriptors. All take at
+most a quarter of those that the process may have; those beyond poll, too, the more there are the more rarely.
 
     utime on a sync file          a process left a lock, or published
     close of a sync file          a process died, perhaps before its utime
@@ -17,6 +18,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import select
 import sys
 import time
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from shmkernel.sync.closing import Descriptor
 
 TICK = 0.05  # seconds: an event loop that sleeps longer reacts late to Ctrl-C
-_POLL = 0.01
+_POLL, _POLLERS = 0.01, 16  # seconds between two looks, of so many waiters
+_SHARE = 8  # two descriptors of each waiter: a quarter
 _LONGEST = 3600.0  # seconds; epoll accepts up to 24 days
 _ATTRIB, _CLOSE_WRITE, _MOVED_TO, _CREATE, _DELETE_SELF = 0x4, 0x8, 0x80, 0x100, 0x400
 _MASK = _ATTRIB | _CLOSE_WRITE | _DELETE_SELF
@@ -60,6 +63,8 @@ class Waiter:
         self.watched: set[int] = set()
         self._poll = self.event = None
         try:
+            if len(_waiters) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE:
+                raise OSError  # noqa: TRY301  the handler serves all errors
             self.event = closing.made(os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._poll = _epoll()
             self._poll.register(self.event, select.EPOLLIN)
@@ -74,7 +79,7 @@ class Waiter:
 
     def wait(self, timeout: float | None = None) -> None:
         """Sleep until a change or the timeout, or wake for no reason: check the condition again in any case."""
-        longest = _POLL if self.polling else _LONGEST
+        longest = _pause() if self.polling else _LONGEST
         left = longest if timeout is None else max(min(timeout, longest), 0)
         if self._poll is None:
             time.sleep(left)
@@ -85,7 +90,7 @@ class Waiter:
         """Sleep likewise, until `end` of time.monotonic at the latest, while other tasks run."""
         import asyncio  # noqa: PLC0415  slow, and here it is loaded
 
-        tick = _POLL if self.polling else TICK
+        tick = _pause() if self.polling else TICK
         left = tick if end is None else max(0, min(tick, end - time.monotonic()))
         if self._poll is None:
             await asyncio.sleep(left)
@@ -171,6 +176,11 @@ def waiter(key: object, *paths: str) -> Waiter:
     if rested is not None:
         rested.close()
     return Waiter(*paths, key=key)
+
+
+def _pause() -> float:
+    """Return how long a waiter that polls sleeps: together they look 1,600 times a second at most."""
+    return _POLL * max(1, len(_waiters) / _POLLERS)
 
 
 def _wake(woken: asyncio.Future[None]) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+import resource
 import signal
 import threading
 
@@ -341,3 +342,27 @@ def test_a_waiter_that_runs_out_of_descriptors_leaks_none_and_looks_now_and_then
     assert shm.wait("x", timeout=30) == 1
     thread.join()
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # an open file description to lock
+
+
+def test_waiters_beyond_their_share_of_the_descriptors_wake_too(monkeypatch):
+    monkeypatch.setattr(inotify, "_SHARE", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    shm.create("x", 1)
+    since, woken = shm.version("x"), []
+    threads = [threading.Thread(target=lambda: woken.append(shm.wait("x", since))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(inotify._waiters) == 6, "all wait")
+    assert sum(waiter.event is not None for waiter in [*inotify._waiters]) <= 2
+    shm.publish("x")
+    for thread in threads:
+        thread.join()
+    assert woken == [since + 1] * 6
+
+
+def test_many_that_poll_look_together_as_often_as_a_few(monkeypatch):
+    def pause(count):
+        monkeypatch.setattr(inotify, "_waiters", range(count))
+        return inotify._pause()
+
+    assert 1000 / pause(1000) <= 16 / pause(16) == 1600
+    assert pause(1) == pause(16)
