@@ -45,7 +45,11 @@ def main() -> int:
         for row in report.rows:
             print(f"{name}: {row.what}: {row.times:,} times, {row.outcome}", flush=True)
     if asked.page:
-        asked.page.write_text(page(reports, (time.monotonic() - began) / 60))
+        from tests.prove import figures
+
+        parts = zip(chosen, reports, strict=True)
+        pictures = {report.title: figures.draw(report.figures, asked.page, name) for name, report in parts}
+        asked.page.write_text(page(reports, (time.monotonic() - began) / 60, pictures))
     return any(report.faults for report in reports)
 
 

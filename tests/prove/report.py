@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Figure:
     x: str
     y: str
     curves: dict[str, list[tuple[float, float]]]
+    log: str = ""  # the axes, x or xy, that are logarithmic
 
 
 @dataclasses.dataclass
@@ -58,8 +59,8 @@ class Report:
         print(f"FAULT {self.title}: {what}\n      again: python -m tests.prove {replay}", file=sys.stderr, flush=True)
 
 
-def page(reports: Iterable[Report], minutes: float) -> str:
-    """Return the documentation page of a run, in Markdown."""
+def page(reports: Iterable[Report], minutes: float, pictures: Mapping[str, Sequence[str]]) -> str:
+    """Return the documentation page of a run, in Markdown; `pictures` has lines that follow the table of a title."""
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     lines = [
         "# What has been tried",
@@ -70,5 +71,6 @@ def page(reports: Iterable[Report], minutes: float) -> str:
     for report in reports:
         lines += ["", f"## {report.title}", "", "| what | times | what came of it |", "|---|---:|---|"]
         lines += [f"| {row.what} | {row.times:,} | {row.outcome} |" for row in report.rows]
+        lines += pictures.get(report.title, ())
         lines += [f"\nNot mended: {fault.what} (`{fault.replay}`)" for fault in report.faults]
     return "\n".join(lines) + "\n"

@@ -83,9 +83,9 @@ def _segments(numbers, environment, report, replay):
     whole, bare = curves["command"][most], curves["interpreter"][most]
     report.add(f"shmkernel list, with {most:,} segments", 1, f"{whole - bare:,.0f} ms beyond the interpreter's start")
     per_segment = {name: sorted(curves[name].items()) for name in ("create", "attach", "unlink")}
-    report.figures.append(Figure("scale-one", "segments", "time of one, us", _microseconds(per_segment)))
+    report.figures.append(Figure("scale-one", "segments", "time of one, us", _microseconds(per_segment), "x"))
     of_all = {name: sorted(curves[name].items()) for name in ("list", "sweep", "complete")}
-    report.figures.append(Figure("scale-all", "segments", "time for all, ms", of_all))
+    report.figures.append(Figure("scale-all", "segments", "time for all, ms", of_all, "xy"))
 
 
 def _microseconds(curves):
