@@ -37,6 +37,7 @@ PARTS = ("sessions", "records", "pending", "stores", "sync")
 _HELD = 16  # folders kept open; a process needs two, more only if it changes SHMKERNEL_DIR or its user
 _RECHECK = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_EMPTY_PATH = 0x1000
 _identity: Callable[[os.stat_result], tuple[int, int]] = operator.attrgetter("st_dev", "st_ino")
@@ -166,13 +167,51 @@ def listdir(path: str) -> list[str]:
         os.close(fd)
 
 
-def read(path: str, most: int) -> bytes:
-    """Return the first `most` bytes of a file."""
-    fd = open_(path, os.O_RDONLY | os.O_NONBLOCK)
+def plain(path: str) -> int:
+    """Open a regular file to read; anything else in its place counts as missing: a link, folder, FIFO or device."""
     try:
-        return os.read(fd, most)
+        fd = open_(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _missing(path) from None
+        raise
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise _missing(path)
+
+
+def plain_inside(rest: str) -> int:
+    """Open a regular file to read, by its path inside the runtime folder."""
+    root = paths.runtime()
+    at = _held.get(root)
+    if at is not None:
+        with contextlib.suppress(OSError):  # the usual case with few calls
+            fd = os.open(rest, os.O_RDONLY | os.O_NONBLOCK | _SAFE, dir_fd=at)
+            if fd > descriptors.LAST and stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+    return plain(f"{root}/{rest}")
+
+
+def read(path: str, most: int) -> bytes:
+    """Return the first `most` bytes of a regular file, as `plain` opens it."""
+    try:
+        fd = open_(path, os.O_RDONLY | os.O_NONBLOCK)  # not `plain`: a call less in every attach
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _missing(path) from None
+        raise
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return os.read(fd, most)
     finally:
         os.close(fd)
+    raise _missing(path)
+
+
+def _missing(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def mkdir(path: str) -> None:

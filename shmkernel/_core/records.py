@@ -87,7 +87,7 @@ def read(inode: int | str, folder: str | None = None) -> Record | None:
     """Return the record of the segment with this inode, None for a file of another program; `folder` as for `of`."""
     try:
         record = parse(folders.read(f"{folder or paths.runtime('records')}/{inode}", _LONGEST))
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         return None
     if record is None or str(record.inode) != str(inode):
         return None

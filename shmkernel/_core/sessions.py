@@ -18,7 +18,6 @@ made on its behalf, and its watchdog holds the lock until the parent ends.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -155,7 +154,7 @@ def end() -> None:
 
 def everyone() -> list[Session]:
     """Return every session that has a file, alive or ended."""
-    return [session for id_ in os.listdir(f"{folders.prepare()}/sessions") if (session := read(id_))]
+    return [session for id_ in folders.listdir(f"{folders.prepare()}/sessions") if (session := read(id_))]
 
 
 def read(id_: str) -> Session | None:
@@ -260,7 +259,7 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
     except BaseException:
         _Own(session, lock, watchdog).close()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            folders.unlink(path)
         raise
 
 
@@ -271,14 +270,12 @@ def _descriptor(fd: int) -> _Descriptor:
 
 def _opened(id_: str) -> int | None:
     """Open a session's file; None if there is none, or a link or pipe in its place."""
-    if not is_id(id_):  # it comes from a record, which may be damaged
+    if not _ID.fullmatch(id_):  # it comes from a record, which may be damaged
         return None
     try:
-        return os.open(paths.runtime("sessions", id_), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-            return None
-        raise
+        return folders.plain_inside(f"sessions/{id_}")
+    except FileNotFoundError:
+        return None
 
 
 def _locked(id_: str) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,9 +53,7 @@ def test_another_folder_is_another_world(tmp_path, monkeypatch, shm_dir):
     until_left(other)
     monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
     assert sessions.mine() == here
-    for path in sorted(other.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    other.rmdir()
+    shutil.rmtree(other)
     assert tmp_path.exists()
 
 
