@@ -16,63 +16,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
-import operator
 import os
 import stat
-import sys
 import time
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from shmkernel._core import descriptors, paths, protocol
-from shmkernel.errors import FolderError, RefusedError, ShmError
+from shmkernel._core import descriptors, paths, protocol, trust
+from shmkernel._core.trust import Folder
+from shmkernel.errors import FolderError, ShmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Result = TypeVar("Result")
 
-PARTS = ("sessions", "records", "pending", "stores", "sync")
+PARTS = trust.PARTS
+has_proc = trust.has_proc
 _HELD = 16  # folders kept open; a process needs two, more only if it changes SHMKERNEL_DIR or its user
-_RECHECK = 0.01  # seconds
 _STALE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ESTALE)
-_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_EMPTY_PATH = 0x1000
-_identity: Callable[[os.stat_result], tuple[int, int]] = operator.attrgetter("st_dev", "st_ino")
+_STORES = "/stores"
 _RUNTIME = "/.shmk-"  # the end of the path of a runtime folder, before the uid
-
-
-class Folder(int):
-    """The descriptor of an open folder, for ``dir_fd``. It is closed with the last reference."""
-
-    path: str
-    prepared = False
-    checked_until = 0.0  # until then a missing file is no reason to check the folder again
-    _identity: tuple[int, int] | None = None
-
-    def __new__(cls, path: str, name: str, within: Folder | None = None, flags: int = 0) -> Self:
-        """Open the folder `name` inside `within`; `path` is for messages, and for `is_current`."""
-        flags |= os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        self = super().__new__(cls, descriptors.beyond_streams(os.open(name, flags, dir_fd=within)))
-        self.path, self._identity = path, _identity(os.fstat(self))
-        return self
-
-    def is_current(self) -> bool:
-        """Return whether path and descriptor still lead to this folder: a daemon may have closed all descriptors."""
-        try:
-            current = _identity(os.stat(self.path)) == self._identity == _identity(os.fstat(self))
-        except OSError:
-            return False
-        self.checked_until = time.monotonic() + _RECHECK if current else 0.0
-        return current
-
-    def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not ending():
-            with contextlib.suppress(OSError):
-                if _identity(os.fstat(self)) == self._identity:  # else the number belongs to another file now
-                    os.close(self)
 
 
 _held: dict[str, Folder] = {}  # by path; never changed in place: other threads read it without a lock
@@ -231,31 +198,23 @@ def rmdir(path: str) -> None:
 
 def rename(old: str, new: str) -> None:
     """Rename a file; it replaces one that has the new name."""
-    (first, source), (second, target) = _at(old), _at(new)
-    os.rename(source, target, src_dir_fd=first, dst_dir_fd=second)
+    _do_both(os.rename, old, new)
 
 
 def link(old: str, new: str) -> None:
     """Give a file a second name."""
-    (first, source), (second, target) = _at(old), _at(new)
-    os.link(source, target, src_dir_fd=first, dst_dir_fd=second, follow_symlinks=False)
+    _do_both(_link, old, new)
 
 
 def link_nameless(fd: int, path: str) -> None:
     """Give a nameless file its name; FileExistsError if the name is taken."""
-    at, rest = _at(path)
-    # Only linkat follows the link in /proc, and CPython calls it only if a dir_fd is given.
+    source = f"/proc/self/fd/{fd}"
     try:
-        os.link(f"/proc/self/fd/{fd}", rest, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=True)
+        _do(functools.partial(_link_from, source), path)
     except FileNotFoundError:
         if has_proc():
             raise
-        _link_without_proc(fd, at, rest)
-
-
-def has_proc() -> bool:
-    """Return whether /proc is mounted and knows this process: it may belong to another pid namespace."""
-    return os.path.exists("/proc/self/fd")
+        _link_without_proc(fd, *_at(path))
 
 
 def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
@@ -274,11 +233,17 @@ def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
 
 
 _lstat = functools.partial(os.stat, follow_symlinks=False)
+_link = functools.partial(os.link, follow_symlinks=False)
+
+
+def _link_from(source: str, path: str, *, dir_fd: Folder) -> None:
+    # Only linkat follows the link in /proc, and CPython calls it only if a dir_fd is given.
+    os.link(source, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=True)
 
 
 def _mkdir(path: str, *, dir_fd: Folder) -> None:
     os.mkdir(path, 0o700, dir_fd=dir_fd)
-    _mend(Folder(f"{dir_fd.path}/{path}", path, dir_fd, os.O_NOFOLLOW))
+    trust.mend(Folder(f"{dir_fd.path}/{path}", path, dir_fd, os.O_NOFOLLOW))
 
 
 def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
@@ -295,11 +260,33 @@ def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
     return function(rest, *arguments, dir_fd=at)
 
 
+def _do_both(function: Callable[..., None], old: str, new: str) -> None:
+    """Call a function with two paths; call it again if a held folder has been removed and made anew."""
+    (first, source), (second, target) = _at(old), _at(new)
+    try:
+        function(source, target, src_dir_fd=first, dst_dir_fd=second)
+    except OSError as error:
+        if error.errno not in _STALE or (first.is_current() and second.is_current()):
+            raise descriptors.ran_out(error) from None
+    else:
+        return
+    for folder in (first, second):
+        if not folder.is_current():
+            _forget(folder)
+    (first, source), (second, target) = _at(old), _at(new)
+    function(source, target, src_dir_fd=first, dst_dir_fd=second)
+
+
 def _forget_if_moved(at: Folder, error: OSError, path: str) -> None:
-    """Forget the held folder if it is no longer under its path; raise the error if it still is."""
+    """Forget the held folder if it is no longer under its path; raise the error if it still is.
+
+    If something else lies in place of a folder, what should be in it is missing.
+    """
     if error.errno not in _STALE or time.monotonic() < at.checked_until or at.is_current():
         error.filename = path
         try:
+            if error.errno == errno.ENOTDIR or (error.errno == errno.ELOOP and f"{_STORES}/" in path):
+                raise _missing(path) from None
             raise descriptors.ran_out(error) from None
         finally:
             del error  # error, traceback and this frame form a cycle: it would keep the callers' arrays until gc
@@ -333,15 +320,15 @@ def _hold(root: str, *, make: bool) -> Folder:
     segments = _held.get(within)
     if segments is None or not segments.is_current():
         segments = _hold_segments(within)
-    _check_uid(within)
+    trust.check_uid(within)
     try:
         if make:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(base, 0o700, dir_fd=segments)
-        runtime = _ours(root, base, segments)
+        runtime = trust.ours(root, base, segments)
         numbered = protocol.check(runtime, root)
         if make:
-            _fill(runtime, numbered=numbered)
+            trust.fill(runtime, numbered=numbered)
     except FileNotFoundError as error:
         if make:
             raise paths.no_folder(error, within) from None
@@ -352,70 +339,6 @@ def _hold(root: str, *, make: bool) -> Folder:
         raise paths.no_folder(error, within) from None
     runtime.prepared = make
     return _keep(runtime)
-
-
-def _ours(path: str, name: str, within: Folder) -> Folder:
-    """Open a folder that only this user can enter. If not even this user can, after an odd umask, repair its mode."""
-    try:
-        folder = Folder(path, name, within, os.O_NOFOLLOW)
-        status = os.fstat(folder)
-    except NotADirectoryError:
-        status = _lstat(name, dir_fd=within)
-    else:
-        if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
-            _mend(folder)
-            return folder
-    message = (
-        f"{path} is not a folder that only you can enter, so it is not trusted. "
-        "Have its owner remove it, or choose another folder with SHMKERNEL_DIR"
-    )
-    raise RefusedError(message, path=path, owner=status.st_uid)
-
-
-def _mend(folder: Folder) -> None:
-    if os.fstat(folder).st_mode & stat.S_IRWXU != stat.S_IRWXU:
-        at = f"/proc/self/fd/{int(folder)}" if has_proc() else folder.path  # O_PATH: no fchmod
-        os.chmod(at, 0o700)
-
-
-def _fill(runtime: Folder, *, numbered: bool) -> None:
-    """Make the folders, names.lock and the protocol number inside the runtime folder."""
-    for part in PARTS:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(part, 0o700, dir_fd=runtime)
-        _ours(f"{runtime.path}/{part}", part, runtime)
-    try:
-        fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
-    except PermissionError:  # its maker died before fchmod
-        os.chmod("names.lock", 0o600, dir_fd=runtime)
-        fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
-    try:
-        os.fchmod(fd, 0o600)
-        if not numbered:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            protocol.claim(runtime, runtime.path)
-    finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that another thread has just forked shares it
-        os.close(fd)
-
-
-def _check_uid(folder: str) -> None:
-    """Raise RefusedError if this process runs as the overflow uid, which stands for every unmapped user."""
-    uid = os.geteuid()
-    try:
-        with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as file:
-            if uid != int(file.read()):
-                return
-        with open("/proc/self/uid_map", encoding="utf-8") as file:
-            spans = [tuple(map(int, line.split())) for line in file]
-    except (OSError, ValueError):
-        return
-    if not any(first <= uid < first + count for first, _, count in spans):
-        message = (
-            f"this process has no user of its own here: uid {uid} stands for every user that its user namespace "
-            f"does not know, so no file in {folder} is known to be yours. Give it one: unshare --map-root-user"
-        )
-        raise RefusedError(message, path=folder, owner=uid)
 
 
 def _keep(folder: Folder) -> Folder:

@@ -172,8 +172,9 @@ def test_a_premade_runtime_folder_is_refused_at_once_by_every_verb(shm_dir, as_u
         os.close(lock)
 
 
-def test_a_process_without_a_user_of_its_own_trusts_nobody(shm_dir, as_user):
-    """In a user namespace without a map, every stranger's file looks like its own."""
+@pytest.mark.parametrize("uid", [None, 65534])
+def test_a_process_without_a_user_of_its_own_trusts_nobody(uid, shm_dir, as_user):
+    """In a user namespace without a map, or that maps it to the overflow uid, strangers' files look like its own."""
     os.mkdir(f"{shm_dir}/.shmk-65534", 0o700)
     os.chown(f"{shm_dir}/.shmk-65534", SOMEBODY, SOMEBODY)
 
@@ -183,7 +184,7 @@ def test_a_process_without_a_user_of_its_own_trusts_nobody(shm_dir, as_user):
             with pytest.raises(shm.RefusedError, match="no user of its own"):
                 call()
 
-    as_user(work, uid=None)
+    as_user(work, uid=uid)
 
 
 def test_hard_links_attach_no_other_segment_and_leak_none(shm_dir):

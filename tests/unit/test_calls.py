@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import capacity, folders, sessions
+from shmkernel._core import capacity, sessions, trust
 from tests.helpers import Child, without_collector
 
 PACKAGE = os.fspath(Path(shm.__file__).parent)
@@ -18,7 +18,7 @@ INLINED = "<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"  # of these, newe
 @pytest.fixture(autouse=True)
 def _steady(monkeypatch):
     """Look at the folder each time, and at its room never: else that depends on how long ago the last look was."""
-    monkeypatch.setattr(folders, "_RECHECK", 0)
+    monkeypatch.setattr(trust, "_RECHECK", 0)
     monkeypatch.setattr(sessions, "_RECHECK", 0)
     monkeypatch.setattr(capacity, "_FRESH", 1e9)
     monkeypatch.setattr(capacity, "_known", capacity._Known())

@@ -89,6 +89,33 @@ def test_a_link_inside_the_runtime_folder_is_refused(shm_dir):
     assert shm.create("x", 1) == 1
 
 
+def make_anew(root):
+    """Remove the runtime folder, and make another, as a cleaner and the next process do."""
+    shutil.rmtree(root)
+    for part in ("", *folders.PARTS):
+        os.mkdir(f"{root}/{part}", 0o700)
+
+
+def test_a_file_that_is_renamed_or_linked_goes_to_the_folder_that_was_made_anew():
+    root = folders.prepare()
+    old, new = paths.runtime("pending", "a"), paths.runtime("records", "a")
+    for act in (folders.rename, folders.link):
+        make_anew(root)
+        open(old, "w").close()
+        act(old, new)
+        assert os.path.exists(new)
+    fd = folders.nameless(root)
+    os.close(fd)
+    make_anew(root)
+    fd = os.open(root, os.O_TMPFILE | os.O_RDWR, 0o600)
+    folders.link_nameless(fd, new)
+    os.close(fd)
+    assert os.path.exists(new)
+    os.unlink(new)
+    with pytest.raises(FileNotFoundError):
+        folders.rename(old, new)
+
+
 @pytest.mark.parametrize("umask", [0o177, 0o277, 0o777, 0])
 def test_any_umask_at_the_first_use_leaves_what_works(umask, shm_dir, in_child):
     def work(_):
