@@ -353,11 +353,14 @@ def _busy(folder: str) -> bool:
     Only the store's data file may be opened: closing another file could release POSIX locks of this process.
     """
     inode = int(os.path.basename(folder))
-    paths = [f"{folder}/{entry}" for entry in folders.listdir(folder)]
+    try:
+        paths = [f"{folder}/{entry}" for entry in folders.listdir(folder)]
+    except FileNotFoundError:  # something else than a folder
+        return False
     store = next((path for path in paths if folders.lstat(path).st_ino == inode), None)
     if store is None:
         return False
-    fd = folders.open_(store, os.O_RDONLY | os.O_NONBLOCK)
+    fd = folders.plain(store)
     try:
         return not oflock.take_whole(fd)
     finally:

@@ -175,7 +175,7 @@ def opened(name: str) -> SyncFile:
     file = _recent(path, name)
     if time.monotonic() <= file.checked_until:
         return file
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if os.stat(path).st_ino == file.inode:
             file.checked_until = time.monotonic() + _RECHECK
             return file
@@ -194,8 +194,7 @@ def renewed(file: SyncFile) -> SyncFile:
 def peek(name: str) -> tuple[int, Who | None]:
     """Return the version of a name and the holder of its exclusive lock, without making a sync file."""
     try:
-        with open(_path(name), "rb") as file:
-            page = file.read(SIZE)
+        page = folders.read(_path(name), SIZE)
         segment_path = paths.path_of(name)
         inode = whereto.number(segment_path, os.lstat(segment_path).st_ino)
     except OSError:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import lmdb
 from lmdb import _envid
 
-from shmkernel._core import descriptors, folders, fork, identity, interrupts
+from shmkernel._core import descriptors, folders, fork, identity, interrupts, segment_file
 from shmkernel.kinds.dicts import entries, errors, lmdb_pages, verify, writer_lock
 from shmkernel.kinds.dicts.array_files import ArrayFiles
 from shmkernel.kinds.dicts.blocks import Block
@@ -73,7 +73,9 @@ class Store:
         path = f"{home}/data.mdb"
         try:
             descriptors.take_streams()
-            self._fd = self.reservation.fd = folders.open_(path, os.O_RDWR)
+            self._fd = self.reservation.fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
+            if os.fstat(self._fd).st_ino != int(os.path.basename(home)):
+                raise segment_file.damaged(name, "its store folder holds another file")
             self.lock = WriterLock(self._fd, path, name, functools.partial(_inside, home))
         except FileNotFoundError:
             raise errors.gone(name) from None
