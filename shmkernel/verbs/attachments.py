@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
-from shmkernel._core import fork, interrupts, paths, records, registry
+from shmkernel._core import fork, interrupts, paths, records, registry, segment_file
 
 if TYPE_CHECKING:
     import mmap
@@ -78,7 +78,10 @@ def intact(attachment: Attachment) -> Any:
     value, mapping = attachment.value(), attachment()
     if mapping is None or (value is not None and (attachment.form is None or _form(value) == attachment.form)):
         return value
-    fresh = kinds.named(attachment.kind).open(mapping, attachment.path, attachment.key[2])
+    try:
+        fresh = kinds.named(attachment.kind).open(mapping, attachment.path, attachment.key[2])
+    except ValueError as error:  # another process has damaged it since
+        raise segment_file.damaged(attachment.name, error) from None
     with guard:
         if attachment.value() is value:  # else another thread was faster
             given_now = _Given(fresh)

@@ -263,8 +263,16 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     ), status.st_ino  # fmt: skip
 
 
+def _described(kind: str, head: bytes, size: int) -> kinds.Description:
+    """Describe memory without a name; another process may have damaged it since it was attached."""
+    try:
+        return kinds.named(kind).describe(head, size)
+    except ValueError as error:
+        return kinds.Description(f"damaged: {error}")
+
+
 def _ghost(attachment: attachments.Attachment, head: bytes, state: str, now: _Now) -> Info:
-    what, record = kinds.named(attachment.kind).describe(head, attachment.size), attachment.record
+    what, record = _described(attachment.kind, head, attachment.size), attachment.record
     return Info(
         name=attachment.name, kind=attachment.kind, type=what.text, size=attachment.size,
         owner=record.label if record else "another program", attached=now.sharers(attachment), elsewhere=False,

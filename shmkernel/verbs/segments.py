@@ -156,10 +156,6 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
             if registry.inode_at(name) == status.st_ino:
                 raise segment_file.damaged(name, "the folder of its store is gone") from None
             return attach(name, mode, kind)
-        except (ArgumentError, DamagedError):
-            raise
-        except ValueError as error:  # an empty file cannot even be mapped
-            raise segment_file.damaged(name, error if status.st_size else "the file is empty") from None
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     finally:

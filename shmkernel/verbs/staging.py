@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from shmkernel import kinds
 from shmkernel._core import capacity, descriptors, paths, records, registry, segment_file, sessions
 from shmkernel._core.progress import Progress
-from shmkernel.errors import ArgumentError, Cure, FullError
+from shmkernel.errors import ArgumentError, Cure, FullError, ShmError
 from shmkernel.verbs import attachments, listing
 
 if TYPE_CHECKING:
@@ -120,12 +120,23 @@ def open_(
     mode: str,
     view: attachments.View | None = None,
 ) -> tuple[mmap.mmap, object]:
-    """Map a segment (of a store only its first bytes), and let its kind make the value over it."""
-    if not kinds.keeps(kind):
-        mapping = segment_file.map_(fd, status.st_size, mode, name)
-        return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
-    mapping = segment_file.map_(fd, min(status.st_size, kinds.HEAD), "r", name)
-    return mapping, kind.connect(mapping, paths.store_folder(status.st_ino), name, mode)
+    """Map a segment (of a store only its first bytes), and let its kind make the value over it.
+
+    Raises
+    ------
+    DamagedError
+        If the kind cannot read the bytes.
+    """
+    try:
+        if not kinds.keeps(kind):
+            mapping = segment_file.map_(fd, status.st_size, mode, name)
+            return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
+        mapping = segment_file.map_(fd, min(status.st_size, kinds.HEAD), "r", name)
+        return mapping, kind.connect(mapping, paths.store_folder(status.st_ino), name, mode)
+    except ShmError:
+        raise
+    except ValueError as error:  # an empty file cannot even be mapped
+        raise segment_file.damaged(name, error if status.st_size else "the file is empty") from None
 
 
 def check(name: str, mode: str, lifetime: str, replace: Replace) -> bool:

@@ -101,6 +101,33 @@ def test_an_offset_that_another_process_changes_later_is_damage_and_no_error_of_
         view[6]
 
 
+@pytest.mark.parametrize("value", [np.zeros(30), [1, "a"] * 20, {"a": 1}], ids=["array", "list", "dict"])
+def test_what_is_damaged_while_it_is_attached_does_not_hide_the_rest(value):
+    shm.create("other", shape=3)
+    x = shm.create("x", value)
+    with open(shm.info("x").path, "r+b") as file:
+        file.write(b"\xff" * 200)
+    assert [(row.name, row.state) for row in shm.list()] == [("other", ""), ("x", "damaged")]
+    shm.unlink("x")
+    assert [(row.name, row.state) for row in shm.list()] == [("other", ""), ("x", "unlinked")]
+    assert shm.info("x").type.startswith("damaged: ")
+    if not isinstance(value, dict):
+        with pytest.raises(shm.DamagedError, match="'x' is damaged"):
+            shm.keep("x")
+        assert shm.info("x").state == "unlinked"
+    del x
+
+
+def test_an_array_whose_header_was_damaged_is_not_attached_in_another_form():
+    x = shm.create("x", np.zeros(30))
+    with open(shm.info("x").path, "r+b") as file:
+        file.write(b"\xff" * 20)
+    x.shape = (3, 10)
+    with pytest.raises(shm.DamagedError, match="'x' is damaged"):
+        shm.attach("x")
+    shm.unlink("x")
+
+
 def test_a_file_with_wrong_offsets_is_no_list_to_load(tmp_path):
     data = bytearray(b"".join(layout.encode([1, "abc", 0.5])))
     struct.pack_into("q", data, 16, 3)
