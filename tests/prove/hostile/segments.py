@@ -8,6 +8,8 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import shmkernel as shm
 from shmkernel import kinds
 from shmkernel._core import paths
@@ -84,7 +86,6 @@ def attached() -> Callable[[bytes], None]:
             lambda: shm.attach("x", "r", kind=kind),
             lambda: shm.attach("x", "c", kind=kind),
             lambda: shm.save("x", saved),
-            shm.list,
         ):
             with contextlib.suppress(ShmError):
                 step()
@@ -98,6 +99,47 @@ def attached_seeds() -> Iterator[bytes]:
     for number, kind in enumerate(hostile.SEEDS):
         for data in hostile.SEEDS[kind]():
             yield from (bytes([number]) + data, bytes([len(_ATTACHED) - 1]) + data)
+
+
+_VALUES = (np.zeros(30), [1, "a", 0.5], b"x" * 90, {"a": 1}, None)
+
+
+def later() -> Callable[[bytes], None]:
+    """Use a segment that another process writes to after it was attached; the first byte chooses its kind."""
+    saved = f"{os.environ['SHMKERNEL_DIR']}/saved"
+    shm.create("other", shape=3)
+
+    def act(data: bytes) -> None:
+        value = _VALUES[data[0] % len(_VALUES)] if data else None
+        x = shm.create("x", value, replace=True, **({"ring": 3, "shape": 2} if value is None else {}))
+        with open(paths.path_of("x"), "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.write(data[1 : 1 + min(size, 8192)])
+        if isinstance(value, np.ndarray):
+            x.shape = (3, 10)
+        for step in (
+            *(lambda: shm.attach("x"), lambda: shm.attach("x", "r"), lambda: shm.save("x", saved), lambda: repr(x)),
+            *(
+                lambda: shm.snapshot(x),
+                lambda: shm.publish(x),
+                lambda: shm.unlink("x"),
+                shm.list,
+                lambda: shm.keep("x"),
+            ),
+        ):
+            with contextlib.suppress(ShmError):
+                step()
+        with contextlib.suppress(ShmError):
+            shm.unlink("x")
+
+    return act
+
+
+def later_seeds() -> Iterator[bytes]:
+    """Give nothing, words and zeros to be written."""
+    for number in range(len(_VALUES)):
+        for data in (b"", b"\xff" * 8, bytes(200), b"\x93NUMPY\1\0"):
+            yield bytes([number]) + data
 
 
 def described(kind: str) -> Any:

@@ -79,7 +79,6 @@ def _changed() -> Callable[[bytes], None]:
             file.write(content)
             file.truncate(used)
             file.truncate(size)
-        shm.info("x")
         use(shm.attach("x", "r+"))
 
     return act

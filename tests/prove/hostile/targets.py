@@ -17,6 +17,7 @@ TARGETS = [
     Target("raw", opened("raw", bytes), seeds("raw")),
     Target("dict", described("dict"), lambda: [stores.head()], longest=16384),
     Target("attach", segments.attached, segments.attached_seeds, (), addresses=_MAPS),
+    Target("later", segments.later, segments.later_seeds, (), addresses=_MAPS),
     # a file to load
     Target("array-file", loaded("array", ".npy"), seeds("array"), mutate=mutated("array")),
     Target("list-file", loaded("list"), seeds("list"), mutate=mutated("list")),
