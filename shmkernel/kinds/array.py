@@ -125,9 +125,9 @@ class Array:
 
     def describe(self, head: bytes, size: int) -> Description:
         """Describe dtype and shape."""
-        head = head[: _length(head)]
-        _whole(_parse(head), size)
-        return _described(head)
+        layout = _whole(_parse(head[: _length(head)]), size)
+        dtype = str(layout.dtype) if layout.dtype.names is None else f"struct[{len(layout.dtype.names)}]"
+        return Description(f"{dtype} {layout.shape}", str(layout.dtype), layout.shape, layout.order)
 
     def preview(self, source: Source, look: Look) -> Preview:
         """Preview numbers as a picture, other values as a grid."""
@@ -179,13 +179,6 @@ def _parse(head: bytes) -> ArrayLayout:
     if why := dtypes.unbounded(shape, dtype):
         raise ValueError(f"its header makes no sense: {why}")
     return ArrayLayout(shape, dtype, "F" if fortran else "C", len(head), math.prod(shape) * dtype.itemsize)
-
-
-@functools.lru_cache(maxsize=1024)
-def _described(head: bytes) -> Description:
-    layout = _parse(head)
-    dtype = str(layout.dtype) if layout.dtype.names is None else f"struct[{len(layout.dtype.names)}]"
-    return Description(f"{dtype} {layout.shape}", str(layout.dtype), layout.shape, layout.order)
 
 
 def decode(head: bytes, size: int) -> ArrayLayout:

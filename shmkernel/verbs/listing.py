@@ -237,7 +237,7 @@ class _Now:
 
 def _row(name: str, now: _Now) -> tuple[Info, int]:
     path = paths.path_of(name)
-    state, what, reader = "", kinds.Description("unknown"), None
+    state, what = "", kinds.Description("unknown")
     try:
         head, status = segment_file.glance(path, kinds.HEAD, name)
     except FileNotFoundError:
@@ -248,8 +248,9 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     kind = record.kind if record else "file"
     if not state:
         try:
-            reader = kinds.named(kind) if record else kinds.for_bytes(head, foreign=paths.foreign(name))
-            if reader:
+            if record:
+                what = kinds.described(kind, head, status.st_size)
+            elif reader := kinds.for_bytes(head, foreign=paths.foreign(name)):
                 kind, what = reader.name, reader.describe(head, status.st_size)
         except (OSError, ValueError) as error:
             state, what = "damaged", kinds.Description(str(error))

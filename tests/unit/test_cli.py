@@ -181,9 +181,11 @@ def test_doctor_succeeds_on_a_good_machine_and_fails_with_the_cure_on_another(sa
     assert (status, out.startswith("fail  ")) == (1, True)
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["list", "--help"], ["list"], ["gc"], ["unlink", "x"], ["doctor"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["list", "--help"], ["list"], ["info", "x"], ["gc"], ["unlink", "x"], ["doctor"]]
+)
 def test_what_can_do_without_starts_neither_numpy_nor_ipython(argv):
-    shm.create("x", shape=3) if "x" in argv else None
+    shm.create("x", shape=3)
     script = (
         "import sys\nfrom shmkernel.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print('loaded:', *sorted({'numpy', 'IPython', 'ipykernel', 'tqdm', 'jupyter_client'} & {*sys.modules}))"
