@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import threading
+import time
 
 import pytest
 
 import shmkernel as shm
-from shmkernel.kinds.dicts import lmdb_pages, reservation
+from shmkernel.kinds.dicts import lmdb_pages, reservation, writer_lock
+from tests.helpers import PATIENCE, Child
 
 
 def free(opened):
@@ -92,3 +96,62 @@ def test_the_oldest_snapshot_is_found_in_what_lmdb_says_of_its_readers():
     reader.abort()
     later.abort()
     assert lmdb_pages.oldest_reader(env.readers()) == lmdb_pages.NONE
+
+
+def test_a_store_that_another_thread_is_about_to_close_is_attached_when_it_has_been(monkeypatch):
+    """The finalizer of the store stands still until the other thread has found the store closed to it."""
+    shm.create("x", {"a": 1}, lifetime="keep")
+    closing, tried = threading.Event(), threading.Event()
+    seal, nap = writer_lock.WriterLock.seal, time.sleep
+
+    def stand_still(lock):
+        if threading.current_thread() is not threading.main_thread():
+            closing.set()
+            assert tried.wait(PATIENCE)
+        seal(lock)
+
+    def let_go():
+        x = shm.attach("x")
+        monkeypatch.setattr(writer_lock.WriterLock, "seal", stand_still)
+        del x
+
+    def sleep(seconds):
+        tried.set()
+        nap(seconds)
+
+    gc.collect()
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    assert closing.wait(PATIENCE)
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert shm.attach("x")["a"] == 1
+    thread.join()
+    shm.unlink("x")
+
+
+def test_a_child_that_was_forked_while_a_thread_closes_a_store_attaches_it(monkeypatch):
+    shm.create("x", {"a": 1}, lifetime="keep")
+    closing, forked = threading.Event(), threading.Event()
+    seal = writer_lock.WriterLock.seal
+
+    def stand_still(lock):
+        if threading.current_thread() is not threading.main_thread():
+            closing.set()
+            assert forked.wait(PATIENCE)
+        seal(lock)
+
+    def let_go():
+        x = shm.attach("x")
+        monkeypatch.setattr(writer_lock.WriterLock, "seal", stand_still)
+        del x
+
+    gc.collect()
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    assert closing.wait(PATIENCE)
+    with Child(lambda connection: connection.send(shm.attach("x")["a"]), kin=True) as child:
+        assert child.hear() == 1
+        assert child.join() == 0
+    forked.set()
+    thread.join()
+    shm.unlink("x")

@@ -71,8 +71,15 @@ def of(name: str, error: lmdb.Error) -> Exception:
             "cannot tell them apart. Start this one again (or both with docker run --pid=container:NAME)"
         )
         return RefusedError(message, name=name, pid=os.getpid())
+    if is_open(error):
+        return LockError(f"{name!r} is still being closed by another thread of this process. Try again", name=name)
     cure = Cure("Remove it", "unlink", name)
     return DamagedError(f"{name!r} cannot be used: {error}", cure, name=name, why=str(error))
+
+
+def is_open(error: lmdb.Error) -> bool:
+    """Return whether this process has the file open already."""
+    return "already open in this process" in str(error)
 
 
 def ended(name: str) -> LockError:

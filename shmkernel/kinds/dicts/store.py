@@ -8,6 +8,9 @@ A single change takes LMDB's mutex in its own thread, for microseconds. A change
 lock first (writer_lock.py). The keeper thread begins and ends a transaction of several changes (keeper.py, blocks.py),
 since the mutex belongs to a thread.
 
+A process may have a file open but once: closing the other one would drop the locks of both. So a thread that attaches a
+store waits while another thread, which has let go of the last reference to it, closes it.
+
 A forked child cannot use the parent's environment. It drops it, and opens the store anew when it needs it.
 """
 
@@ -17,6 +20,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import time
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
@@ -47,16 +51,40 @@ _NEVER = 1 << 64  # in place of the number of a transaction that is not committe
 _AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _stores: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _guard = interrupts.Guard()
+_opened: dict[str, weakref.ref[lmdb.Environment]] = {}  # by folder; a store is removed when it has been closed
 _inherited: set[str] = set()  # folders of stores that an ancestor had open when it forked
+_NAP = 0.001  # seconds between two looks whether a store has been closed
 _env_keys = _envid.env_keys
+
+
+class _Files:
+    """What a store has open. It is closed when nothing refers to the store any more.
+
+    The store itself has no finalizer: while one runs, another thread may get the store from `_stores`.
+    """
+
+    __slots__ = ("env", "fd", "home", "lock")
+
+    def __init__(self, home: str) -> None:
+        self.home, self.fd = home, -1
+        self.lock: WriterLock | None = None
+        self.env: lmdb.Environment | None = None
+
+    def __del__(self, *, _opened: dict[str, weakref.ref[lmdb.Environment]] = _opened) -> None:
+        if self.env is not None and self.lock is not None:  # no env in a child that has not used the store
+            self.lock.seal()
+            self.env.close()
+            _opened.pop(self.home, None)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class Store:
     """One LMDB file, open once in a process. ``words`` maps its first two pages."""
 
     __slots__ = (
-        "__weakref__", "_fd", "array_files", "block", "cache", "env", "home", "left_to_parent", "lock", "mapping",
-        "name", "on_change", "reservation", "resized", "words",
+        "__weakref__", "_fd", "_files", "array_files", "block", "cache", "env", "home", "left_to_parent", "lock",
+        "mapping", "name", "on_change", "reservation", "resized", "words",
     )  # fmt: skip
 
     def __init__(self, home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> None:
@@ -68,27 +96,21 @@ class Store:
         self.array_files, self.reservation = ArrayFiles(home), Reservation(name, self.words)
         self.cache = Cache(NOTHING)
         self.on_change: Callable[[str], object] | None = None  # called after a commit if LISTENED is set
-        self._fd = -1
+        self._files = _Files(home)
         self.env: lmdb.Environment | None = None
         path = f"{home}/data.mdb"
         try:
             descriptors.take_streams()
-            self._fd = self.reservation.fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
+            self._files.fd = self._fd = self.reservation.fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
             if os.fstat(self._fd).st_ino != int(os.path.basename(home)):
                 raise segment_file.damaged(name, "its store folder holds another file")
-            self.lock = WriterLock(self._fd, path, name, functools.partial(_inside, home))
+            self._files.lock = self.lock = WriterLock(self._fd, path, name, functools.partial(_inside, home))
         except FileNotFoundError:
             raise errors.gone(name) from None
         if new:
             self.lock.seal()
         self._reopen()
         self._join()
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            if self.env is not None:  # None in a child that has not used the store
-                self.lock.seal()
-            os.close(self._fd)
 
     def reading(self) -> Txn:
         """Begin a read transaction: a snapshot until it is aborted."""
@@ -266,11 +288,9 @@ class Store:
         """
         if self.env:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.env))
-            _inherited.add(self.home)
-            _envid.env_keys = _keys
         if self.block is not None:
             self.left_to_parent += sum(entry.explicit for entry in self.block.entries)
-        self.env = self.block = None
+        self.env = self._files.env = self.block = None
         self.array_files, self.cache = ArrayFiles(self.home), Cache(NOTHING)
 
     def _begin(self, env: lmdb.Environment) -> Txn:
@@ -286,10 +306,7 @@ class Store:
             verify.check(self.home, self.name, self.words)
         try:
             descriptors.take_streams()
-            env = lmdb.open(
-                os.fsencode(self.home), map_size=MAP, create=False, mode=0o600, writemap=True, sync=False,
-                metasync=False, lib_version=0,
-            )  # fmt: skip
+            env = self._environment()
         except FileNotFoundError:
             raise errors.gone(self.name) from None
         except lmdb.Error as error:
@@ -297,6 +314,25 @@ class Store:
         self.lock.seal()
         env.reader_check()
         return env
+
+    def _environment(self) -> lmdb.Environment:
+        """Open the file in LMDB, once another thread that is about to close it has done so."""
+        end = time.monotonic() + writer_lock.PATIENCE
+        while True:
+            known = _opened.get(self.home)
+            if known is None or known() is None or time.monotonic() > end:
+                try:
+                    env = lmdb.open(
+                        os.fsencode(self.home), map_size=MAP, create=False, mode=0o600, writemap=True, sync=False,
+                        metasync=False, lib_version=0,
+                    )  # fmt: skip
+                except lmdb.Error as error:
+                    if not errors.is_open(error) or time.monotonic() > end:
+                        raise
+                else:
+                    _opened[self.home] = weakref.ref(env)
+                    return env
+            time.sleep(_NAP)
 
     def _join(self) -> None:
         """Make all writers take the writer lock if processes of several pid namespaces use the store."""
@@ -310,7 +346,7 @@ class Store:
     def _reopen(self) -> lmdb.Environment:
         with _guard:
             if self.env is None:
-                self.env = self._open()
+                self.env = self._files.env = self._open()
             return self.env
 
 
@@ -337,6 +373,10 @@ def connect(home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> S
 def _after_fork() -> None:
     _guard.in_child()
     writer_lock.close_all()
+    if _opened:  # also what another thread of the parent was about to close
+        _inherited.update(_opened)
+        _opened.clear()
+        _envid.env_keys = _keys
     for store in list(_stores.values()):
         store.leave()
 
