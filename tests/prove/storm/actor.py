@@ -36,7 +36,7 @@ class Actor:
         self.errors: tuple[type[BaseException], ...] = errors
         self.values: dict[str, Any] = {}
         self.versions: dict[str, int] = {}
-        self.children: list[int] = []
+        self.suspended: set[Runner] = set()  # tasks inside of holds
 
     def run(self) -> None:
         """Run the strands to their ends."""
@@ -152,6 +152,8 @@ class Runner:
 
     def step(self, step: Step) -> None:
         """Run one step."""
+        if self.in_task and self.actor.suspended - {self} and holds.blocks(step.act):
+            return  # it might wait for another process, which waits for a hold of another task of this loop
         if step.act == "fork":
             self.fork(step.body)
         elif step.act in acts.ACTS:

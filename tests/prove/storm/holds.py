@@ -16,7 +16,7 @@ import numpy as np
 
 import shmkernel as shm
 from shmkernel.verbs import attachments
-from tests.prove.storm.acts import BrokenError, Skip, changing, subject_of
+from tests.prove.storm.acts import LEAVES, BrokenError, Skip, changing, subject_of
 
 if TYPE_CHECKING:
     from tests.prove.storm.actor import Runner
@@ -54,6 +54,11 @@ async def hold_async(runner: Runner, step: Step) -> None:
         _ended(runner, step, error)
     else:
         runner.log("end", runner.me, "done")
+
+
+def blocks(act: str) -> bool:
+    """Return whether an act, or a hold that is entered by a blocking call, waits for locks."""
+    return act in LOCKS or act == "transaction" or (act in LEAVES and bool(LEAVES[act].levels))
 
 
 def leave_explicit(runner: Runner) -> None:
@@ -195,20 +200,29 @@ class _Body:
         try:
             with self._changed(given):
                 self._runner.run_body(self._step.body)
+                self._break_off()
         finally:
             self._end()
         self._leave()
 
     async def run_async(self, given: Any) -> None:
         """Run the body in a task."""
-        self._begin(given)
+        suspended, runner = self._runner.actor.suspended, self._runner
+        outer = runner in suspended
+        suspended.add(runner)
         try:
-            with self._changed(given):
-                for step in self._step.body:
-                    await self._runner.step_in_task(step)
+            self._begin(given)
+            try:
+                with self._changed(given):
+                    for step in self._step.body:
+                        await runner.step_in_task(step)
+                    self._break_off()
+            finally:
+                self._end()
+            self._leave()
         finally:
-            self._end()
-        self._leave()
+            if not outer:
+                suspended.discard(runner)
 
     def after(self) -> None:
         """Go on after the hold; a forked child ends."""
@@ -291,7 +305,8 @@ class _Body:
         if (bytes(block.buf[:1]), made[1], array.sum(), shared) != (b"x", "b", 6, {"a": 1, "b": 2}):
             raise BrokenError("a manager's values are others")
 
-    def _leave(self) -> None:
+    def _break_off(self) -> None:
+        """Leave in one of the ways that do not wait until the change is complete."""
         way, runner = self.way_out, self._runner
         if way == "an exception":
             raise LeavingError
@@ -303,9 +318,11 @@ class _Body:
         elif way == "os._exit":
             runner.log("exit")
             os._exit(0)
-        elif way == "another thread":
+
+    def _leave(self) -> None:
+        if self.way_out == "another thread":
             self._by_another_thread()
-        elif way == "a forked child" and not runner.forked():
+        elif self.way_out == "a forked child" and not self._runner.forked():
             self._is_child = True
 
     def _by_another_thread(self) -> None:

@@ -223,7 +223,7 @@ class Stage:
 
     def _stack(self) -> str:
         self._stacks.flush()
-        return Path(self._stacks.name).read_text(errors="replace")[-6000:]
+        return Path(self._stacks.name).read_text(errors="replace")[-60000:]
 
     def _fault(self, what: str) -> None:
         self._outcome.faults.append(what)
