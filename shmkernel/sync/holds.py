@@ -20,7 +20,7 @@ import os
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from shmkernel._core import oflock
+from shmkernel._core import limits, oflock
 from shmkernel.errors import LockError
 from shmkernel.sync import sync_file
 from shmkernel.sync.sync_file import HOLDER, RELEASED, WATCHED
@@ -107,6 +107,7 @@ def began(inside: Inside) -> None:
         hold.noted = True
 
 
+@limits.explains
 def leave(inside: Inside) -> bool:
     """Leave; the last one unlocks. Return False if it has left already."""
     hold = inside.hold
@@ -158,10 +159,12 @@ def unlock(hold: Hold) -> None:
         hold.noted = False
     fd = hold.description[0].fileno()
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, oflock.UNLOCK_ALL)
-    if file.words[WATCHED]:  # a waiter sets it before it tries the lock; system calls order both sides
-        os.utime(fd)
-    _forget(hold)
-    file.idle.append(hold.description.pop())
+    try:
+        if file.words[WATCHED]:  # a waiter sets it before it tries the lock; system calls order both sides
+            os.utime(fd)
+    finally:  # a hold that stays known would let this thread enter without the byte lock
+        _forget(hold)
+        file.idle.append(hold.description.pop())
 
 
 def _forget(hold: Hold) -> None:

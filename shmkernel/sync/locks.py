@@ -18,7 +18,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel._core import counts, oflock
+from shmkernel._core import counts, limits, oflock
 from shmkernel._core.interrupts import AsyncHolding, Entry, entry_of
 from shmkernel._core.owners import Owner, greenlets
 from shmkernel.errors import TimedOutError
@@ -77,6 +77,7 @@ class Lock(AsyncHolding):
         self.enter(entry_of(self), self.timeout)
         return self
 
+    @limits.explains
     def _leave(self, entry: Entry | None, kind: Kind) -> None:
         del kind
         inside = None if entry is None else entry.taken
@@ -120,6 +121,7 @@ class Lock(AsyncHolding):
     def __repr__(self) -> str:
         return f"<shmkernel lock {self.name!r}{', shared' if self.shared else ''}>"
 
+    @limits.explains
     def enter(self, entry: Entry, timeout: float | None) -> Hold:
         """Enter, and return the hold. ``entry.taken`` is set before the lock is acquired."""
         while True:

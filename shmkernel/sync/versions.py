@@ -14,7 +14,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from shmkernel._core import oflock, paths, segment_file
+from shmkernel._core import limits, oflock, paths, segment_file
 from shmkernel.errors import ArgumentError, Cure, TimedOutError
 from shmkernel.sync import inotify, locks, sync_file
 from shmkernel.sync.sync_file import INODE, PUBLISHED, RELEASED, WATCHED
@@ -28,6 +28,7 @@ _LOCK = oflock.request(fcntl.F_WRLCK, locks.VERSION)
 on_wait: list[Callable[[str], None]] = []  # called when this process first asks for the version of a name's segment
 
 
+@limits.explains
 def publish(name: str) -> int:
     """Raise the version of a name, wake its waiters, and return it.
 
@@ -43,11 +44,13 @@ def publish(name: str) -> int:
     return _alone(file, _publish)
 
 
+@limits.explains
 def version(name: str) -> int:
     """Return the version: how often the name was published, its exclusive lock left, or its segment replaced."""
     return _settled(sync_file.opened(name))
 
 
+@limits.explains
 def wait(name: str, since: int | None = None, timeout: float | None = None) -> int:
     """Sleep until the version differs from `since`, by default the present version, and return it.
 

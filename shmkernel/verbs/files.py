@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
-from shmkernel._core import capacity, paths, records, registry, segment_file
+from shmkernel._core import capacity, limits, paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
-from shmkernel.errors import ArgumentError, ShmError
+from shmkernel.errors import ArgumentError, FullError, ShmError
 from shmkernel.verbs import segments, staging
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _PIECE = 16 << 20
 
 
+@limits.explains
 def save(name: str, path: str | os.PathLike[str]) -> None:
     """Write a segment to a file at exactly this path: an array in the ``.npy`` format.
 
@@ -58,6 +60,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
             os.unlink(part)
 
 
+@limits.explains
 def load(
     name: str,
     path: str | os.PathLike[str],
@@ -127,6 +130,11 @@ def _path(name: str, path: str | os.PathLike[str]) -> str:
 def _failed(name: str, path: str, error: OSError) -> Exception:
     if isinstance(error, ShmError):
         return error
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # a limit of this process, not of the file
+        return limits.explained(error, name)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"{name!r}: {path}: {error.strerror}. Choose a path on another disk"
+        return FullError(message, name=name, path=path, limit="quota" if error.errno == errno.EDQUOT else "disk")
     hint = ""
     if isinstance(error, FileNotFoundError):
         folder, file = os.path.split(path)

@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
-from shmkernel._core import folders, identity, paths, records, registry, segment_file, sessions
+from shmkernel._core import folders, identity, limits, paths, records, registry, segment_file, sessions
+from shmkernel.errors import LimitError
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments
 
@@ -56,6 +57,7 @@ class Info(NamedTuple):
     stayed: tuple[Holder, ...] = ()
 
 
+@limits.explains
 def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     """Return the segments of this user, and the unlinked or replaced memory that this process still has.
 
@@ -75,6 +77,7 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     return rows_of([*sorted(inodes), *sorted(posix)])
 
 
+@limits.explains
 def info(name: str) -> Info:
     """Return the description of one segment.
 
@@ -243,6 +246,8 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and isinstance(limits.explained(error), LimitError):
+            raise  # of this process: it says nothing about the segment
         state, what, head, status = "damaged", kinds.Description(str(error)), b"", os.lstat(path)
     record = records.of(status, now.records)
     kind = record.kind if record else "file"

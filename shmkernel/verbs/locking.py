@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkernel import kinds
-from shmkernel._core import counts, folders, paths, records, registry
+from shmkernel._core import counts, folders, limits, paths, records, registry
 from shmkernel.errors import Cure, RefusedError, UnsupportedError
 from shmkernel.sync import locks, seqlock, versions
 from shmkernel.verbs import attachments, segments
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@limits.explains
 def lock(x: Any, *, shared: bool = False, timeout: float | None = None) -> locks.Lock:
     """Return a lock on a name: use it as ``with shm.lock(x):``, or ``async with`` in an event loop.
 
@@ -64,6 +65,7 @@ def _patience(timeout: float | None) -> float | None:
     return None if timeout is None else counts.seconds(timeout)
 
 
+@limits.explains
 def publish(x: Any) -> int:
     """Announce new content: increase the version and wake every process that waits for it.
 
@@ -89,6 +91,7 @@ def publish(x: Any) -> int:
     return versions.publish(_writable(x))
 
 
+@limits.explains
 def version(x: Any) -> int:
     """Return the version: it counts calls of `publish`, exclusive locks that were left, and replacements.
 
@@ -106,6 +109,7 @@ def version(x: Any) -> int:
     return versions.version(name_of(x))
 
 
+@limits.explains
 def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     """Sleep until the version increases, and return it. Ctrl-C interrupts it.
 
@@ -164,6 +168,7 @@ def changes(x: Any, since: int | None = None) -> AsyncIterator[int]:
     return versions.changes(name_of(x), since)
 
 
+@limits.explains
 def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:
     """Lock out other writers: ``with shm.writing(x):``. A `snapshot` then has all changes of the block or none.
 
@@ -185,6 +190,7 @@ def writing(x: Any, *, timeout: float | None = None) -> locks.Lock:
     return lock(_writable(x), timeout=timeout)
 
 
+@limits.explains
 def snapshot(x: Any) -> Any:
     """Return a consistent private copy: one made while nobody wrote under `writing` or `lock`.
 

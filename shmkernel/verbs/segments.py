@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
-from shmkernel._core import descriptors, folders, paths, records, registry, segment_file, sessions
+from shmkernel._core import descriptors, folders, limits, paths, records, registry, segment_file, sessions
 from shmkernel.errors import ArgumentError, Cure, DamagedError, LimitError, NotFoundError
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments, listing, staging
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+@limits.explains
 def create(
     name: str,
     value: object = None,
@@ -97,6 +98,7 @@ def create(
     return shared
 
 
+@limits.explains
 def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
     """Return the value that is shared under a name. Nothing is copied.
 
@@ -163,6 +165,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
     return attachments.put(mapping, value, attachments.Segment(status, mode, path, name, reader.name, record))
 
 
+@limits.explains
 def close(name: str) -> bool:
     """Let go of a segment in this process. Its memory is released with the last array or view of it.
 
@@ -198,6 +201,7 @@ def close(name: str) -> bool:
     return True
 
 
+@limits.explains
 def unlink(name: str) -> None:
     """Remove a segment's name, no matter who made it. Processes that have it attached keep its memory.
 
@@ -217,6 +221,7 @@ def unlink(name: str) -> None:
     registry.unlink(name)
 
 
+@limits.explains
 def keep(name: str, lifetime: str = "keep") -> listing.Info:
     """Change the lifetime of a segment.
 
@@ -275,6 +280,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
     return listing.info(name)._replace(stayed=others)
 
 
+@limits.explains
 def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
     """Remove segments that ended sessions have left behind. This happens only if their watchdogs were killed too.
 

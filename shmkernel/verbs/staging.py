@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from shmkernel import kinds
-from shmkernel._core import capacity, descriptors, paths, records, registry, segment_file, sessions
+from shmkernel._core import capacity, limits, paths, records, registry, segment_file, sessions
 from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, Cure, FullError, ShmError
 from shmkernel.verbs import attachments, listing
@@ -183,7 +183,7 @@ def room_for(name: str) -> Iterator[None]:
         # caller's draft, which has no name, would stay attached until the next garbage collection.
         error.__traceback__ = None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise descriptors.ran_out(error, name) from None
+            raise limits.explained(error, name) from None
         known = isinstance(error, FullError) and "needed" in error.facts
         full = cast("FullError", error) if known else capacity.full(name, mmap.PAGESIZE, code=error.errno)
         raise FullError(full.what, *full.cures, *_largest(full), name=name, **full.facts) from None

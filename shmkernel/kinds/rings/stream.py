@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 
+from shmkernel._core import limits
 from shmkernel._core.interrupts import AsyncHolding, Entry, entry_of
 from shmkernel.errors import ArgumentError, Cure, LockError, NotFoundError, RefusedError, UnsupportedError
 from shmkernel.kinds import conversions
@@ -112,6 +113,7 @@ class Ring:
         self._newest = number
         return number
 
+    @limits.explains
     def put(self, frame: ArrayLike) -> int:
         """Add a frame, and return its number.
 
@@ -136,6 +138,7 @@ class Ring:
             np.copyto(out, source, casting="unsafe")
             return self._number
 
+    @limits.explains
     def slot(self) -> Slot:
         """Return a context manager that gives the next frame to fill in place. An error in the block discards it.
 
@@ -144,6 +147,7 @@ class Ring:
         self._check_writable()
         return self._slot()
 
+    @limits.explains
     def latest(self) -> Frame | None:
         """Return the newest frame, or None if there is none yet."""
         for _ in range(_TRIES):
@@ -155,10 +159,12 @@ class Ring:
         with self._shared:
             return self.read(self.newest)
 
+    @limits.explains
     def since(self, number: int) -> Frames:
         """Iterate over the frames after this number, then over new ones; 0 starts with the oldest frame."""
         return Frames(self, number, self._shared, self._memory.here)
 
+    @limits.explains
     def read(self, number: int) -> Frame | None:
         """Return the frame with this number, or None if it is not written yet, or overwritten."""
         if seqlock.ORDERED:

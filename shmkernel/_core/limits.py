@@ -1,0 +1,86 @@
+"""Raise errors of the OS about limits as errors of ours, also where no function expects them.
+
+Nearly every system call can fail for want of memory, or because a sandbox forbids it. A function that knows more, such
+as the size that was asked for, raises an error of ours itself. The others let the OS's error pass, and the public
+functions, which are decorated with `explains`, convert it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import mmap
+import os
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from shmkernel._core import capacity, descriptors
+from shmkernel.errors import Cure, LimitError, RefusedError, ShmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Parameters = ParamSpec("Parameters")
+    Result = TypeVar("Result")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FILES = (errno.EMFILE, errno.ENFILE)
+_MEMORY = (errno.ENOMEM, errno.ENOLCK)  # the latter: no memory for a lock
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+_KNOWN = frozenset((*_FULL, *_FILES, *_MEMORY, *_FORBIDDEN))
+
+
+def is_known(error: OSError) -> bool:
+    """Return whether this is an error about a limit, and says nothing about the file."""
+    return error.errno in _KNOWN
+
+
+def explained(error: OSError, name: str | None = None) -> OSError:
+    """Convert an error of the OS about a limit to one that names the limit; return any other error unchanged.
+
+    Examples
+    --------
+    >>> explained(OSError(errno.ENOMEM, "Cannot allocate memory"), "x").limit
+    'kernel memory'
+    """
+    if error.errno in _FILES:  # also an error of ours, made where the name was not known
+        return descriptors.ran_out(error, name)
+    if isinstance(error, ShmError):
+        return error
+    subject, code, path = f"{name!r}: " if name else "", error.errno, _path(error)
+    if code in _FULL:
+        return capacity.full(name or path or "this", mmap.PAGESIZE, code=code)
+    if code in _MEMORY:
+        message = (
+            f"{subject}the kernel has no memory left for this ({error.strerror}). Close other programs, or try again"
+        )
+        return LimitError(message, name=name, errno=code, limit="kernel memory")
+    if code in _FORBIDDEN:
+        message = f"{subject}the operating system forbids it: {error.strerror}{f': {path}' if path else ''}"
+        return RefusedError(message, Cure("More", "doctor"), name=name)
+    return error
+
+
+def explains(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Have a public function raise errors of the OS about a limit as ours. Its first argument is a name, or has one."""
+
+    @functools.wraps(function)
+    def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        try:
+            return function(*arguments, **options)
+        except OSError as error:
+            if isinstance(error, ShmError) or not is_known(error):
+                raise
+            error = explained(error, _name(arguments))
+            raise error from None
+
+    return call
+
+
+def _name(arguments: tuple[object, ...]) -> str | None:
+    first = arguments[0] if arguments else None
+    name = first if isinstance(first, str) else getattr(first, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def _path(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
