@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from shmkernel._core import segment_file
+from shmkernel._core import folders, segment_file
 
 _FILE, _MARK = ".npy", ".open"
 
@@ -72,7 +72,7 @@ class ArrayFiles:
 
     def _files(self, end: str) -> list[str]:
         try:
-            return [entry.removesuffix(end) for entry in os.listdir(self._home) if entry.endswith(end)]
+            return [entry.removesuffix(end) for entry in folders.listdir(self._home) if entry.endswith(end)]
         except FileNotFoundError:  # the dict was unlinked
             return []
 

@@ -9,7 +9,7 @@ import os
 
 import lmdb
 
-from shmkernel._core import capacity, descriptors, paths, segment_file
+from shmkernel._core import capacity, limits, paths, segment_file
 from shmkernel.errors import (
     Cure,
     DamagedError,
@@ -63,8 +63,12 @@ def of(name: str, error: lmdb.Error) -> Exception:
         return gone(name)
     if code in NO_ROOM:
         return full(name, PAGE, code)
-    if code in (errno.EMFILE, errno.ENFILE):  # a limit of the process or machine
-        return descriptors.ran_out(OSError(code, os.strerror(code)), name)
+    if code in (errno.EMFILE, errno.ENFILE, errno.ENOLCK):  # a limit of the process or machine
+        return limits.explained(OSError(code, os.strerror(code)), name)
+    if code == errno.EINTR:
+        return LimitError(
+            f"{name!r}: a signal interrupted a system call. Try again", name=name, errno=code, limit="signal"
+        )
     if code in (errno.EAGAIN, errno.EACCES):
         message = (
             f"{name!r} is open in another container, in a process that has the same process id, {os.getpid()}, so LMDB "

@@ -6,12 +6,13 @@ the change has to do with free pages inside the file; LMDB's list of free pages 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 import lmdb
 
-from shmkernel._core import capacity, descriptors, folders
+from shmkernel._core import capacity, descriptors, folders, limits
 from shmkernel.kinds.dicts import errors, lmdb_pages
 from shmkernel.kinds.dicts.lmdb_pages import MAP, PAGE
 
@@ -120,12 +121,13 @@ class Reservation:
             try:
                 changed = os.fstat(self.fd).st_mtime_ns
                 os.posix_fallocate(self.fd, start, end - start)
-                os.utime(self.fd, ns=(changed, changed))  # keeps the seal valid (verify.py)
             except OSError as error:
                 if error.errno not in errors.NO_ROOM:
-                    raise
+                    raise limits.explained(error, self.name) from None
                 self._code = error.errno
                 return False
+            with contextlib.suppress(OSError):  # keeps the seal valid; without one the next open checks the file
+                os.utime(self.fd, ns=(changed, changed))
             self.reserved = end
             self.safe_last_page = end // PAGE - KEPT - _SLACK - _QUICK
         return True

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from shmkernel._core import folders, oflock, segment_file
+from shmkernel._core import folders, limits, oflock, segment_file
 from shmkernel.kinds.dicts import lmdb_pages
 
 _SMALL = 32  # pages: checked in some milliseconds
@@ -38,15 +38,19 @@ def vouched(home: str, words: memoryview) -> bool:
 
 def check(home: str, name: str, words: memoryview) -> None:
     """Raise DamagedError unless LMDB could have written the file."""
+    from lmdb import verify  # noqa: PLC0415  only for unsealed stores; an error of the import is no damage
+
     first, second = lmdb_pages.NUMBERS
     problems: list[str] = []
     for _ in range(_TRIES):
         before = words[first], words[second]
         try:
-            problems = _problems(f"{home}/data.mdb") or _more(f"{home}/data.mdb", words)
+            problems = _problems(verify, f"{home}/data.mdb") or _more(f"{home}/data.mdb", words)
         except FileNotFoundError:
             return  # opening it raises the error
-        except Exception as error:  # noqa: BLE001  any error means damage
+        except Exception as error:  # noqa: BLE001  any error but a limit's means damage
+            if isinstance(error, OSError) and limits.is_known(error):
+                raise limits.explained(error, name) from None
             problems = [str(error)]
         if not problems or before == (words[first], words[second]):
             break
@@ -56,18 +60,16 @@ def check(home: str, name: str, words: memoryview) -> None:
         raise segment_file.damaged(name, problems[0])
 
 
-def _problems(path: str) -> list[str]:
+def _problems(verify: Any, path: str) -> list[str]:
     """Return the problems that py-lmdb's verifier finds, without false ones.
 
     A value that shrinks in the transaction that made it keeps all its pages. The first page has their number, but the
     verifier expects only as many as the value needs now. So it is run again with the number from the page.
     """
-    from lmdb import verify  # noqa: PLC0415  only for unsealed stores
-
-    problems: list[str] = verify.verify(path, subdir=False)  # type: ignore[no-untyped-call]  # lmdb has no types
+    problems: list[str] = verify.verify(path, subdir=False)
     if not any("mp_pages" in problem for problem in problems):
         return problems
-    base: Any = verify._Verifier  # noqa: SLF001  the public function has no such choice
+    base = verify._Verifier  # noqa: SLF001  the public function has no such choice
 
     def with_all_its_pages(self: Any, *node: Any, want_bytes: bool) -> Any:
         *where, page, at, size = node

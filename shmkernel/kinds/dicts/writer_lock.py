@@ -22,7 +22,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from shmkernel._core import descriptors, interrupts, oflock, owners, segment_file
+from shmkernel._core import descriptors, interrupts, limits, oflock, owners, segment_file
 from shmkernel.errors import FolderError, TimedOutError
 from shmkernel.kinds.dicts import lmdb_pages
 
@@ -111,12 +111,13 @@ class WriterLock:
         return seal != 0 and os.fstat(self._fd).st_mtime_ns == seal
 
     def seal(self) -> None:
-        """Seal the file: set its modification time to the seal (verify.py)."""
+        """Seal the file: set its modification time to the seal (verify.py). If that fails, the next open checks it."""
         seal = int.from_bytes(self._page[lmdb_pages.SEAL * 8 : lmdb_pages.SEAL * 8 + 8], "little")
         if not 0 < seal < _ERA:
             seal = time.time_ns() // _SECOND * _SECOND + secrets.randbelow(_SECOND - 1) + 1
             self.mark(lmdb_pages.SEAL, seal.to_bytes(8, "little"))
-        os.utime(self._fd, ns=(seal, seal))
+        with contextlib.suppress(OSError):
+            os.utime(self._fd, ns=(seal, seal))
 
     def _wait(self, file: Description, timeout: float | None) -> None:
         inside = self._inside()
@@ -154,7 +155,7 @@ class WriterLock:
         except FileNotFoundError:  # no /proc
             pass
         except OSError as error:
-            raise descriptors.ran_out(error, self._name) from None
+            raise limits.explained(error, self._name) from None
         with contextlib.suppress(FileNotFoundError):
             file = Description(self._path, "r+", opener=_open_file)
             if os.path.samestat(os.fstat(file.fileno()), os.fstat(self._fd)):
