@@ -86,7 +86,7 @@ def open_(path: str, flags: int, mode: int = 0o600) -> int:
     if fd <= descriptors.LAST:
         fd = descriptors.beyond_streams(fd)
     if flags & os.O_CREAT:
-        os.fchmod(fd, mode)
+        _set_mode(fd, mode)
     return fd
 
 
@@ -105,8 +105,17 @@ def nameless(path: str) -> int:
         fd = os.open(rest, flags, 0o600, dir_fd=at)
     if fd <= descriptors.LAST:
         fd = descriptors.beyond_streams(fd)
-    os.fchmod(fd, 0o600)
+    _set_mode(fd, 0o600)
     return fd
+
+
+def _set_mode(fd: int, mode: int) -> None:
+    """Set the mode of a new file; if that fails, close it."""
+    try:
+        os.fchmod(fd, mode)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def lstat(path: str) -> os.stat_result:

@@ -79,8 +79,12 @@ def _claim(record: Record, alive: Callable[[str], bool] = sessions.alive) -> int
     if record.lifetime == "session":
         return folders.open_(paths.path_of(record.name), os.O_PATH)
     fd = _open(record.name)
-    if oflock.take_whole(fd):
-        return fd
+    try:
+        if oflock.take_whole(fd):
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
     os.close(fd)
     return None
 
@@ -158,12 +162,13 @@ def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record
                 folders.rename(paths.runtime("pending", str(new.inode)), paths.path_of(new.name))
                 _drop(replaced)
         except BaseException:
-            for _, new in fresh:
-                if inode_at(new.name) == new.inode:
-                    _remove(paths.path_of(new.name))
-            for _, new in drafts:
-                if inode_at(new.name) != new.inode:
-                    _drop(new.inode)
+            with contextlib.suppress(OSError):  # the first error matters; a sweep removes what cannot be removed now
+                for _, new in fresh:
+                    if inode_at(new.name) == new.inode:
+                        _remove(paths.path_of(new.name))
+                for _, new in drafts:
+                    if inode_at(new.name) != new.inode:
+                        _drop(new.inode)
             raise
 
 
@@ -210,8 +215,10 @@ def _clear(inode: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             fd = _claim(record)
             if fd is not None:  # for lifetime attached locked, so that no process attaches before the unlink
-                _remove_segment(record)
-                _release(fd)
+                try:
+                    _remove_segment(record)
+                finally:
+                    _release(fd)
 
 
 def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
@@ -267,11 +274,15 @@ def make_store_folder(fd: int, file: str) -> str:
 
 
 def abandon(inode: int) -> None:
-    """Remove the folder of a store that was made and never got a record; do nothing to others."""
-    if folders.exists(paths.store_folder(inode)):
-        with locked():
-            if records.read(inode) is None:
-                _remove_store_folder(inode)
+    """Remove the folder of a store that was made and never got a record; do nothing to others.
+
+    It is called because of an error, which matters more than one that comes here: a sweep removes the folder too.
+    """
+    with contextlib.suppress(OSError):
+        if folders.exists(paths.store_folder(inode)):
+            with locked():
+                if records.read(inode) is None:
+                    _remove_store_folder(inode)
 
 
 def size(status: os.stat_result) -> int:

@@ -70,7 +70,11 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
             "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
         )
         raise FolderError(message, Cure("More", "doctor"), path=folder) from None
-    fcntl.flock(fd, lock)
+    try:
+        fcntl.flock(fd, lock)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
