@@ -91,7 +91,7 @@ def _of(kind: Subject) -> Iterator[Operation]:
     yield operation("lock, publish, wait", "lock", _lock, attach)
     yield operation("lock, publish, wait", "publish", shm.publish, attach)
     yield operation("lock, publish, wait", "wait", lambda x: shm.wait(x, since=-1), attach)
-    yield operation("list, info", "info", lambda _: shm.info(theirs))
+    yield operation("list, info", "info", lambda _: _sound(shm.info(theirs)))
 
 
 def _file(kind: Subject) -> str:
@@ -130,6 +130,15 @@ def _follow(x: Any) -> None:
     next(iter(x.since(0)))
 
 
+def _sound(info: shm.Info) -> None:
+    assert info.state != "damaged", info
+
+
+def _list(_: object) -> None:
+    for info in shm.list():
+        _sound(info)
+
+
 def _once() -> Iterator[Operation]:
     """Yield what does not depend on the kind, or what one kind alone can do."""
     array, list_, ring, dict_ = (partial(shm.attach, THEIRS.format(kind)) for kind in ("array", "list", "ring", "dict"))
@@ -150,7 +159,7 @@ def _once() -> Iterator[Operation]:
     yield Operation("lock, publish, wait", "wait in vain", _wait_in_vain, array)
     yield Operation("lock, publish, wait", "version", shm.version, array)
     yield Operation("unlink, keep, gc", "gc", lambda _: shm.gc())
-    yield Operation("list, info", "list", lambda _: shm.list())
+    yield Operation("list, info", "list", _list)
     yield Operation("list, info", "doctor", lambda _: shm.doctor())
     yield Operation(
         "start, end", "start a session", lambda _: limits.explains(registry.begin)(), sessions.end, cold=True
