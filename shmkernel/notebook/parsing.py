@@ -53,19 +53,37 @@ class Helped(UsageError):  # noqa: N818  no error: the help was asked for, and i
 
 
 class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
-    """IPython's `magic_arguments` with our parser, whose help becomes the docstring that ``%shm_create?`` shows."""
+    """IPython's `magic_arguments` with our parser, made when it is first used; ``%shm_create?`` shows its help.
+
+    To make the parsers of all magics takes 10 ms, which loading the extension would wait for.
+    """
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Build the parser from the `argument` decorators under this one."""
-        text = inspect.cleandoc(function.__doc__ or "")
-        parser = Parser(function.__name__, description=text, formatter_class=_Formatter)
-        parser.add_argument("-h", "--help", action=_Help, nargs=0, help="print this")
-        for declared in reversed(getattr(function, "decorators", [])):
-            declared.add_to_parser(parser, None)
+        """Declare the parser from the `argument` decorators under this one."""
+        parser = _Deferred(functools.partial(_parser_of, function))
         function.parser = parser  # type: ignore[attr-defined]  # IPython reads it
         function.has_arguments = True  # type: ignore[attr-defined]  # IPython reads it
-        function.__doc__ = parser.format_help()
+        function.getdoc = lambda: parser.format_help()  # type: ignore[attr-defined]  # IPython calls it for help
         return function
+
+
+class _Deferred:
+    """Stands for an object that is made when one of its attributes is read."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._made = functools.cache(make)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made(), name)
+
+
+def _parser_of(function: Callable[..., Any]) -> Parser:
+    text = inspect.cleandoc(function.__doc__ or "")
+    parser = Parser(function.__name__, description=text, formatter_class=_Formatter)
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="print this")
+    for declared in reversed(getattr(function, "decorators", [])):
+        declared.add_to_parser(parser, None)
+    return parser
 
 
 class Parser(MagicArgumentParser):
