@@ -31,19 +31,20 @@ _ERRORS = (
     "NotFoundError", "RangeError", "RefusedError", "ShmError", "TakenError", "TimedOutError", "UnsupportedError",
     "WatchdogError",
 )  # fmt: skip
-_VERBS = (
-    "Finding", "Holder", "Info", "Session", "attach", "changes", "close", "create",
-    "doctor", "gc", "info", "keep", "list", "load", "lock", "publish", "save", "session", "snapshot", "unlink",
-    "version", "wait", "writing",
-)  # fmt: skip
-_MANAGER = ("ManagerError", "SharedMemoryManager")
-_HOME = (
-    dict.fromkeys(_ERRORS, "shmkernel.errors")
-    | dict.fromkeys(_VERBS, "shmkernel.verbs")
-    | dict.fromkeys(_MANAGER, "shmkernel.stdlib.manager")
-    | {"ShareableList": "shmkernel.stdlib.shareable_list", "SharedMemory": "shmkernel.stdlib.shared_memory"}
-    | {"watch": "shmkernel.monitor.widget"}
-)
+_MODULES = {
+    "errors": _ERRORS,
+    "verbs.doctor": ("Finding", "doctor"),
+    "verbs.files": ("load", "save"),
+    "verbs.listing": ("Holder", "Info", "info", "list"),
+    "verbs.locking": ("changes", "lock", "publish", "snapshot", "version", "wait", "writing"),
+    "verbs.segments": ("attach", "close", "create", "gc", "keep", "unlink"),
+    "verbs.session": ("Session", "session"),
+    "stdlib.manager": ("ManagerError", "SharedMemoryManager"),
+    "stdlib.shareable_list": ("ShareableList",),
+    "stdlib.shared_memory": ("SharedMemory",),
+    "monitor.widget": ("watch",),
+}
+_HOME = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted({*_HOME} - {"list"})  # noqa: PLE0605  a star import must not hide the builtin
 

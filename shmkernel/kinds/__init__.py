@@ -128,9 +128,9 @@ def goes_by_name(kind: Kind) -> bool:
     return bool(getattr(kind, "by_name", keeps(kind)))
 
 
-_OURS = {  # a value goes to the first kind that recognises it
-    "ring": "shmkernel.kinds.rings.kind",
+_OURS = {  # a value goes to the first kind that recognises it, and later ones are not imported
     "array": "shmkernel.kinds.array",
+    "ring": "shmkernel.kinds.rings.kind",
     "list": "shmkernel.kinds.lists.kind",
     "raw": "shmkernel.kinds.raw",
     "dict": "shmkernel.kinds.dicts.kind",

@@ -20,9 +20,9 @@ from numpy.lib import format as npy
 
 from shmkernel import kinds
 from shmkernel._core import counts
+from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
 from shmkernel.kinds import HEAD, Description, Plan, conversions, dtypes
-from shmkernel.kinds.preview import arrays
 
 if TYPE_CHECKING:
     import mmap
@@ -55,7 +55,9 @@ class Array:
     name = "array"
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Take arrays, numbers, and any value with a shape, dtype, fill or order."""
+        """Take arrays, numbers, and any value with a shape, dtype, fill or order; but no stream of arrays."""
+        if options.get("ring") is not None:
+            return False
         return isinstance(value, (np.ndarray, np.generic, int, float, complex)) or any(
             options.get(key) is not None for key in ("shape", "dtype", "fill", "order")
         )
@@ -133,6 +135,9 @@ class Array:
         """Preview numbers as a picture, other values as a grid."""
         head = source.read(0, HEAD)
         layout = decode(head, source.size)
+        with importing:
+            from shmkernel.kinds.preview import arrays  # noqa: PLC0415  only the monitor shows previews
+
         steps = arrays.strides(layout.shape, layout.dtype.itemsize, layout.order)
         return arrays.preview(source, arrays.Shape(layout.dtype, layout.shape, steps, layout.offset), look)
 

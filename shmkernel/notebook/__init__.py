@@ -1,8 +1,9 @@
 """The magics: what ``%load_ext shmkernel`` adds to a notebook.
 
     magics      the magics, their flags and help
-    handlers    what each magic does
+    handlers    what each magic does, but for:
     sharing     %shm_create and %shm_load
+    cell_lock   %%shm_lock
     output      suppresses the Out entry of an unassigned magic
     bodies      the statements of a %%shm_lock cell
     parsing     from a line to names, flags and expressions
@@ -10,7 +11,7 @@
     wording     what an error says to run next, as a magic
 
 What the monitor's buttons do too is in `shmkernel.workspace`.
-Loading is quick: numpy is imported by the first verb that needs it.
+Loading is quick: what carries out a magic is imported when the magic is first called, and numpy with a value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Carry out the magics. Each prints one line that says what happened, also to the notebook's variables."""
+"""Carry out the magics but those of `sharing` and `cell_lock`. Each prints one line that says what happened."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import shmkernel as shm
 from shmkernel import render
 from shmkernel._core import capacity, paths, registry, segment_file
 from shmkernel.errors import ArgumentError, NotFoundError
-from shmkernel.notebook import bodies, sharing
-from shmkernel.notebook.parsing import in_one_line
-from shmkernel.sync import locks
 from shmkernel.verbs import attachments
 from shmkernel.workspace import actions, variables
 
@@ -21,15 +18,6 @@ if TYPE_CHECKING:
     from shmkernel.notebook.magics import ShmMagics
     from shmkernel.verbs.listing import Info
     from shmkernel.workspace.scope import Scope
-
-shm_create = sharing.create
-shm_load = sharing.load
-
-
-class CellLock(locks.Lock):
-    """A lock whose errors show in one line: a magic made the ``with`` statement that enters it."""
-
-    enter = in_one_line(locks.Lock.enter)
 
 
 def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
@@ -103,23 +91,6 @@ def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:
     (name,) = args.names
     shm.save(name, args.path)
     print(f"{name}: {capacity.human(os.stat(os.path.expanduser(args.path)).st_size)} written to {args.path}")
-
-
-def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:
-    """Return the lock for a cell that was compiled into a ``with`` statement; run any other cell under the lock."""
-    (name,) = args.names
-    if args.cell is None:
-        raise ArgumentError(f"the lock is for the rest of a cell, so it comes first in it: %%shm_lock {name}")
-    if isinstance(args.cell, bodies.Body):
-        bodies.remember(args.cell, args.scope.filename)
-        return CellLock(name, shared=args.shared, timeout=args.timeout)
-    if bodies.awaits(magics.shell, args.cell):
-        raise ArgumentError(
-            f"a cell that awaits cannot run under a magic. Take the lock in it: async with shm.lock({name!r}):"
-        )
-    with shm.lock(name, shared=args.shared, timeout=args.timeout):
-        bodies.run(magics.shell, args.cell, magics.transformer.transform)
-    return None
 
 
 def shm_publish(magics: ShmMagics, args: argparse.Namespace) -> Any:

@@ -1,8 +1,9 @@
-"""Declare the magics: their flags and their help. `handlers` has the functions that carry them out."""
+"""Declare the magics: their flags and their help. Functions of the same names in other modules carry them out."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
@@ -39,6 +40,8 @@ _TIMEOUT = argument(
 )
 _OVERWRITE = argument("--overwrite", action="store_true", help="replace a variable of this name that is something else")
 
+_HOMES = {"shm_create": "sharing", "shm_load": "sharing", "shm_lock": "cell_lock"}  # where each magic is carried out
+
 
 def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = line_magic) -> Callable[..., Any]:
     """Make a line magic from a declaration: its decorators are the flags, its docstring is the help."""
@@ -51,12 +54,11 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
         args.cell, args.scope = cell, caller
         if "names" in args:
             args.names = list(dict.fromkeys(args.names))
-        from shmkernel.notebook import handlers  # noqa: PLC0415  numpy comes with it
-
-        value = getattr(handlers, declared.__name__)(self, args)
+        value = getattr(importlib.import_module(home), declared.__name__)(self, args)
         output.returned(value, declared.__name__)
         return value
 
+    home = f"shmkernel.notebook.{_HOMES.get(declared.__name__, 'handlers')}"  # imported when it is first called
     magic = arguments()(run)
     parser: Parser = vars(magic)["parser"]
     registered: Callable[..., Any] = register(no_var_expand(magic))

@@ -61,20 +61,26 @@ class arguments(magic_arguments):  # noqa: N801  a decorator, as its base is
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Declare the parser from the `argument` decorators under this one."""
         parser = _Deferred(functools.partial(_parser_of, function))
+
+        def getdoc() -> str:
+            text: str = parser.format_help()
+            return text
+
         function.parser = parser  # type: ignore[attr-defined]  # IPython reads it
         function.has_arguments = True  # type: ignore[attr-defined]  # IPython reads it
-        function.getdoc = lambda: parser.format_help()  # type: ignore[attr-defined]  # IPython calls it for help
+        function.getdoc = getdoc  # type: ignore[attr-defined]  # IPython calls it for help
         return function
 
 
 class _Deferred:
-    """Stands for an object that is made when one of its attributes is read."""
+    """Stands for an object that is made when one of its methods is first read."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._made = functools.cache(make)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._made(), name)
+        method = vars(self)[name] = getattr(self._made(), name)
+        return method
 
 
 def _parser_of(function: Callable[..., Any]) -> Parser:

@@ -52,7 +52,7 @@ class _Terms(NamedTuple):
     replace: staging.Replace
 
 
-def create(magics: ShmMagics, args: argparse.Namespace) -> Any:
+def shm_create(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Share variables, the value of an expression, or a new array, list, dict or block."""
     _check_flags(args)
     terms, read = _terms(magics, args), _is_variable(args)
@@ -68,7 +68,7 @@ def create(magics: ShmMagics, args: argparse.Namespace) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def load(magics: ShmMagics, args: argparse.Namespace) -> Any:
+def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Share the content of a file."""
     (name,) = args.names
     terms = _terms(magics, args)

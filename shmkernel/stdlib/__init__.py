@@ -8,20 +8,20 @@
     delivery         reports a value that cannot be rebuilt as an error of its task
 
 The verbs do not import this package: importing it registers its hooks with them. What sends values to other processes
-is imported when the first library that starts some is: most notebooks never send a value.
+is imported when the first library that starts some is, and the classes with the first value of theirs: most notebooks
+need neither.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shmkernel._core.import_hooks import after_import
 from shmkernel._core.imports import importing
-from shmkernel.stdlib.shareable_list import ShareableList
-from shmkernel.stdlib.shared_memory import SharedMemory
 from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
+    import mmap
     from types import ModuleType
 
 PICKLERS = (  # modules that pickle what goes to other processes: those that `reduction` and `delivery` patch
@@ -48,5 +48,19 @@ def _teach(_: ModuleType) -> None:
     reduction.register(_shared)
 
 
-attachments.views.update(list=ShareableList.over, raw=SharedMemory.over)
+def _shareable_list(mapping: mmap.mmap, path: str, mode: str) -> Any:
+    with importing:
+        from shmkernel.stdlib.shareable_list import ShareableList  # noqa: PLC0415  see the docstring of this package
+
+    return ShareableList.over(mapping, path, mode)
+
+
+def _shared_memory(mapping: mmap.mmap, path: str, mode: str) -> Any:
+    with importing:
+        from shmkernel.stdlib.shared_memory import SharedMemory  # noqa: PLC0415  see the docstring of this package
+
+    return SharedMemory.over(mapping, path, mode)
+
+
+attachments.views.update(list=_shareable_list, raw=_shared_memory)
 attachments.on_put.append(_make_sendable)

@@ -11,11 +11,11 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from shmkernel import verbs
 from shmkernel._core import counts
 from shmkernel.errors import NotFoundError, ShmError
 from shmkernel.stdlib import shareable_list, shared_memory
 from shmkernel.sync.locks import Lock
+from shmkernel.verbs import segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
@@ -96,7 +96,7 @@ class SharedMemoryManager:
             pool.join()
         while self._made:
             with contextlib.suppress(NotFoundError):
-                verbs.unlink(self._made.pop())
+                segments.unlink(self._made.pop())
 
     def SharedMemory(self, size: int) -> shared_memory.SharedMemory:  # noqa: N802  the stdlib's name
         """Create a block of `size` bytes."""
@@ -111,12 +111,12 @@ class SharedMemoryManager:
         name = self._name()
         shape = counts.whole(value) is not None or (isinstance(value, tuple) and None not in map(counts.whole, value))
         options: dict[str, Any] = {"shape": value} if shape else {"value": value}
-        return self._keep(lambda: verbs.create(name, dtype=dtype, kind="array", **options), lambda _: name)
+        return self._keep(lambda: segments.create(name, dtype=dtype, kind="array", **options), lambda _: name)
 
     def dict(self, *args: Any, **items: Any) -> MutableMapping[Any, Any]:
         """Create a dict from the arguments of `dict`. Every process can read and write it."""
         name = self._name()
-        return self._keep(lambda: verbs.create(name, dict(*args, **items), kind="dict"), lambda _: name)
+        return self._keep(lambda: segments.create(name, dict(*args, **items), kind="dict"), lambda _: name)
 
     def Lock(self) -> Lock:  # noqa: N802  the stdlib's name
         """Create a lock for `with`. It can be sent to other processes; the death of its holder frees it."""
