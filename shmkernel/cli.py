@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import io
 import json
 import os
 import shlex
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shmkernel as shm
@@ -237,6 +237,14 @@ class _Parser(argparse.ArgumentParser):
             file.write(message)
 
 
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for: that takes as long as all else at the start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"shmkernel {shm.__version__}")
+        parser.exit()
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands; the parsed ``run`` is the function that carries the command out.
 
@@ -246,10 +254,11 @@ def argument_parser() -> argparse.ArgumentParser:
     'keep'
     """
     parser = _Parser("shmkernel", description=shm.__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"shmkernel {shm.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (run, arguments) in _commands.items():
-        text = inspect.getdoc(run) or ""
+        first, _, rest = (run.__doc__ or "").partition("\n")
+        text = f"{first}\n{textwrap.dedent(rest)}".strip()
         command = commands.add_parser(
             name, help=text.partition("\n")[0].rstrip("."), description=text, allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import operator
 import sys
@@ -70,11 +69,15 @@ def seconds_given(text: str, *, least: float = 0.0) -> float:
     try:
         return seconds(text, least=least)
     except ArgumentError as error:
+        import argparse  # noqa: PLC0415  kinds count too, and parse no arguments
+
         raise argparse.ArgumentTypeError(error.message) from None
 
 
 def version_given(text: str) -> int:
     """Convert an argument of the command line to a version, for argparse."""
     if not (text.isascii() and text.isdigit()):
+        import argparse  # noqa: PLC0415  kinds count too, and parse no arguments
+
         raise argparse.ArgumentTypeError(f"{text} is not a version: a whole number, 0 or more")
     return int(text)

@@ -8,7 +8,6 @@ wrapper.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
