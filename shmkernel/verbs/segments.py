@@ -313,9 +313,11 @@ def gc(*, dry_run: bool = False) -> builtins.list[tuple[str, int]]:
 
 def _copy(left: attachments.Attachment, lifetime: str) -> None:
     """Share a copy of an unlinked segment under its name: of its bytes, or of the value if its library keeps them."""
-    mapping, kind = left(), kinds.named(left.kind)
-    if mapping is None or kinds.keeps(kind):
-        create(left.name, left.value(), kind=left.kind, lifetime=lifetime)
+    mapping, value, kind = left(), left.value(), kinds.named(left.kind)
+    if mapping is None or value is None:  # another thread has let go of it meanwhile
+        raise segment_file.missing(left.name)
+    if kinds.keeps(kind):
+        create(left.name, value, kind=left.kind, lifetime=lifetime)
         return
     plan = kinds.Plan(len(mapping), lambda: iter([memoryview(mapping)]))
     staging.name_all([staging.make(left.name, kind, plan, "r+", lifetime)], replace=False)

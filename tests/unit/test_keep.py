@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel.verbs import listing
 from tests.prove.kinds import KINDS
 from tests.unit.elsewhere import answering
 
@@ -51,6 +52,14 @@ def test_an_array_that_is_named_again_is_the_same_byte_by_byte():
     assert again.flags.f_contiguous
     assert again.tolist() == made.tolist()
     shm.unlink("x")
+
+
+def test_what_another_thread_lets_go_of_meanwhile_is_not_found(monkeypatch):
+    values = [shm.create("x", 1)]
+    shm.unlink("x")
+    monkeypatch.setattr(listing, "holders", lambda _: values.clear() or ())
+    with pytest.raises(shm.NotFoundError):
+        shm.keep("x")
 
 
 def test_who_stays_on_the_old_memory_is_told():
