@@ -29,6 +29,7 @@ _SHRINK = 60.0  # seconds to make a program shorter
 _GROUPS = {
     "act": "operations", "in": "ways in", "out": "ways out", "condition": "conditions of a process",
     "room": "conditions of the folder", "blow": "signals from outside", "strand": "strands",
+    "end": "ends of processes that nobody kills",
 }  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def write(seed: int) -> Program:
 def _conditions(written: Program) -> collections.Counter[str]:
     counts = collections.Counter([f"room/{written.room}"])
     counts.update(f"condition/{process.condition}" for process in written.processes)
+    counts.update(f"end/{process.end}" for process in written.processes)
     counts.update(f"strand/{strand.way}" for process in written.processes for strand in process.strands)
     return counts
 

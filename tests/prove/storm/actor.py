@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import random
@@ -56,6 +57,9 @@ class Actor:
                 thread.join()
         for runner in (main, *others):
             runner.collect()
+        if self.process.end == "exit":
+            self.log("ended")
+            ctypes.pythonapi.Py_Exit(0)  # the values are still attached
         self.end()
 
     def end(self) -> None:
@@ -273,7 +277,7 @@ def _descriptors() -> list[str]:
 def _ignore_interrupts() -> None:
     for _ in range(3):
         with contextlib.suppress(KeyboardInterrupt):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a mask would not do: any thread may receive it
 
 
 def _report_the_unseen(log: Log) -> None:

@@ -158,7 +158,9 @@ def _by_generator(manager: Any, body: _Body) -> None:
         with contextlib.suppress(StopIteration):
             suspended.throw(error)
         raise
-    if body.way_out == "closing the generator":
+    if body.way_out == "another thread":
+        _in_another_thread(suspended.close)
+    elif body.way_out == "closing the generator":
         suspended.close()
     elif body.way_out == "dropping the generator":
         del suspended
@@ -320,16 +322,17 @@ class _Body:
             os._exit(0)
 
     def _leave(self) -> None:
-        if self.way_out == "another thread":
-            self._by_another_thread()
+        if self.way_out == "another thread" and self._step["way_in"] != "generator":
+            _in_another_thread(lambda: self._made.__exit__(None, None, None))
         elif self.way_out == "a forked child" and not self._runner.forked():
             self._is_child = True
 
-    def _by_another_thread(self) -> None:
-        def leave() -> None:
-            with contextlib.suppress(shm.LockError):
-                self._made.__exit__(None, None, None)
 
-        thread = threading.Thread(target=leave)
-        thread.start()
-        thread.join()
+def _in_another_thread(leave: Any) -> None:
+    def run() -> None:
+        with contextlib.suppress(shm.LockError):
+            leave()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()

@@ -76,7 +76,7 @@ def _count(outcome: Outcome, event: str, rest: str) -> None:
             outcome.counts[f"in/{parts[1]}"] += 1
             outcome.counts[f"out/{parts[2]}"] += 1
     elif event == "end":
-        outcome.counts[f"end/{rest.split(' ', 1)[1]}"] += 1
+        outcome.counts[f"result/{rest.split(' ', 1)[1]}"] += 1
     elif event in ("interrupted", "abandoned"):
         outcome.counts[f"seen/{event}"] += 1
 

@@ -65,6 +65,7 @@ class Process:
     condition: str
     strands: tuple[Strand, ...]
     blows: tuple[Blow, ...] = ()
+    end: str = "checked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Program:
         lines = [f"folder: {self.room}"]
         for number, process in enumerate(self.processes):
             blows = "".join(f", {blow.what} after {blow.after} lines" for blow in process.blows)
-            lines.append(f"process {number} ({process.condition}{blows})")
+            lines.append(f"process {number} ({process.condition}{blows}, end: {process.end})")
             for strand in process.strands:
                 lines.append(f"  {strand.way}")
                 lines += [line for step in strand.steps for line in step.lines("    ")]
@@ -127,9 +128,8 @@ class _Writer:
         ways = ["main", *rng.choices(STRANDS[1:], k=rng.choice((0, 0, 1, 2, 3)))]
         strands = tuple(Strand(way, self._steps((), way, 0, rng.randint(6, 20))) for way in ways)
         blows = [Blow(rng.choice(BLOWS), rng.randint(1, 120)) for _ in range(rng.choice((0, 0, 1, 2)))]
-        return Process(
-            rng.choice(CONDITIONS), strands, tuple(blow for blow in blows if self._deaths or blow.what != "SIGKILL")
-        )
+        survived = tuple(blow for blow in blows if self._deaths or blow.what != "SIGKILL")
+        return Process(rng.choice(CONDITIONS), strands, survived, rng.choice(("checked", "checked", "exit")))
 
     def _steps(self, held: tuple[tuple[int, int], ...], way: str, depth: int, count: int) -> tuple[Step, ...]:
         steps = (self._step(held, way, depth) for _ in range(count))

@@ -48,6 +48,8 @@ def _shorter_process(process: Process) -> Iterator[Process]:
         yield dataclasses.replace(process, strands=strands[:at] + strands[at + 1 :])
     if process.condition != "plain":
         yield dataclasses.replace(process, condition="plain")
+    if process.end != "checked":
+        yield dataclasses.replace(process, end="checked")
     for at in range(len(process.blows)):
         yield dataclasses.replace(process, blows=process.blows[:at] + process.blows[at + 1 :])
     for at, strand in enumerate(strands):
