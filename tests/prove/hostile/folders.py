@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
 from shmkernel import render
-from shmkernel._core import paths, records, sessions
+from shmkernel._core import folders, paths, protocol, records, sessions
 from shmkernel.errors import ShmError
 from shmkernel.sync import sync_file
 
@@ -54,6 +54,32 @@ def record_seeds() -> Iterator[bytes]:
         for name, owner in (("x", "1f"), ("bystander", "../names.lock"), ("/x", "0" * 32)):
             fields = records.Record(7, name, "array", owner, "plot.ipynb", lifetime, 1e9)._asdict()
             yield json.dumps(fields).replace(": 7", ": INODE").encode()
+
+
+def link() -> Callable[[bytes], None]:
+    """Use a runtime folder whose protocol number is any text; it is a symbolic link, which holds no NUL."""
+    shm.create("x", shape=3)
+    path = f"{paths.runtime()}/{protocol.LINK}"
+
+    def write(text: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.symlink(text, os.fsencode(path))
+        folders._held.clear()
+
+    def act(data: bytes) -> None:
+        for step in (lambda: shm.info("x"), lambda: shm.create("y", shape=3, replace=True), lambda: shm.unlink("y")):
+            write(data.replace(b"\0", b"")[:4000] or b"1")
+            with contextlib.suppress(ShmError):
+                step()
+        write(os.fsencode(protocol.TEXT))
+
+    return act
+
+
+def link_seeds() -> Iterator[bytes]:
+    """Give our number and others."""
+    yield from (protocol.TEXT.encode(), b"2 shmkernel>=9", b"999999999 x", b"1", b"1 ", b"../names.lock")
 
 
 def session() -> Callable[[bytes], None]:

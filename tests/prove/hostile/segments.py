@@ -60,9 +60,9 @@ def opened(kind: str, read: Callable[[Any], object], changed: Callable[[Any], ob
 
 
 def look(kind: Any, segment: bytes) -> None:
-    """Describe and preview a segment."""
-    with contextlib.suppress(ValueError):
-        kind.describe(segment[: kinds.HEAD], len(segment))
+    """Describe and preview a segment. The quick way to describe one says what the kind says, of any bytes."""
+    head, size = segment[: kinds.HEAD], len(segment)
+    assert _described(lambda: kinds.described(kind.name, head, size)) == _described(lambda: kind.describe(head, size))
     part = _LOOKS[sum(segment[-8:]) % len(_LOOKS)]
     with contextlib.suppress(ValueError):
         seen = kind.preview(Source(lambda at, size: _pread(segment, at, size), len(segment)), part)
@@ -220,6 +220,13 @@ def change_ring(x: Any) -> None:
     """Add a frame."""
     with x.slot() as frame:
         frame[...] = frame
+
+
+def _described(describe: Callable[[], object]) -> object:
+    try:
+        return describe()
+    except ValueError:
+        return None
 
 
 def _pread(data: bytes, at: int, size: int) -> bytes:

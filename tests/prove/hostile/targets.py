@@ -35,6 +35,7 @@ TARGETS = [
     Target("dict-array", stores.array_files, seeds("array"), addresses=_MAPS, mutate=mutated("array")),
     # the small files beside the segments
     Target("record", folders.record, folders.record_seeds, (), mutate=edited),
+    Target("protocol", folders.link, folders.link_seeds, ()),
     Target("session", folders.session, folders.session_seeds, (), mutate=edited),
     Target("sync-file", folders.sync, folders.sync_seeds, (), longest=4096),
     Target("sync-words", folders.words, folders.word_seeds, (), longest=360),
