@@ -247,14 +247,15 @@ class Runner:
         self.inside.clear()
         self.transactions.clear()
         self.seen.clear()
-        held = [hold.file.name for hold in [*sync_file.busy] if hold.owner.is_thread()]
-        held += [
-            f"transaction of {block.store.name}"
-            for block in [*keeper.held]
-            if block.owner.is_thread() and not block.over
-        ]
+        self.check_free("an interrupt")
+
+    def check_free(self, after: str) -> None:
+        """Tell the stage of a lock or transaction that this strand still has, although it has left all."""
+        held = [hold.file.name for hold in [*sync_file.busy] if hold.owner.is_me()]
+        blocks = [block for block in [*keeper.held] if not block.over and block.owner.is_me()]
+        held += [f"transaction of {block.store.name}" for block in blocks]
         if held:
-            self.log("fault", f"after an interrupt this is still held: {held}")
+            self.log("fault", f"after {after} this is still held: {held}")
 
 
 async def _together(runners: list[Runner]) -> None:

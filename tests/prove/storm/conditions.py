@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import sys
 from typing import TYPE_CHECKING
 
 import shmkernel as shm
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _LIMITED = (shm.LimitError, shm.FullError, shm.WatchdogError, MemoryError)
 ERRORS: dict[str, tuple[type[BaseException], ...]] = {
     "plain": (),
+    "hasty threads": (),
     "few descriptors": (shm.LimitError, shm.WatchdogError),
     "few addresses": (*_LIMITED, RuntimeError),  # RuntimeError: no thread can be started
     "short files": (shm.LimitError, shm.FullError, shm.WatchdogError),
@@ -33,6 +35,8 @@ def limits(condition: str) -> Iterator[None]:
         os.closerange(0, 3)
     elif condition == "umask 0777":
         os.umask(0o777)
+    elif condition == "hasty threads":
+        sys.setswitchinterval(1e-5)
     limit = _LIMITS.get(condition)
     if limit is None:
         yield

@@ -6,6 +6,7 @@ never see one half.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -43,17 +44,28 @@ async def hold_async(runner: Runner, step: Step) -> None:
     body = _Body(runner, step)
     runner.log("begin", runner.me, _what(step))
     try:
+        await _enter_async(step, body)
+        body.after()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError):
+            asyncio.current_task().uncancel()
+        runner.log("end", runner.me, type(error).__name__)
+        if not (runner.inside or runner.transactions):
+            runner.check_free("a cancelled task")
+    except BaseException as error:
+        _ended(runner, step, error)
+    else:
+        runner.log("end", runner.me, "done")
+
+
+async def _enter_async(step: Step, body: _Body) -> None:
+    async with asyncio.timeout(None if step["timeout"] is None else 0.01):  # it cancels: the lock's own is longer
         if step["way_in"] == "async with":
             async with body.manager() as given:
                 await body.run_async(given)
         else:
             async with contextlib.AsyncExitStack() as stack:
                 await body.run_async(await stack.enter_async_context(body.manager()))
-        body.after()
-    except BaseException as error:
-        _ended(runner, step, error)
-    else:
-        runner.log("end", runner.me, "done")
 
 
 def blocks(act: str) -> bool:
@@ -218,6 +230,9 @@ class _Body:
                 with self._changed(given):
                     for step in self._step.body:
                         await runner.step_in_task(step)
+                    if self.way_out == "cancelling the task":
+                        asyncio.current_task().cancel()
+                        await asyncio.sleep(0)
                     self._break_off()
             finally:
                 self._end()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from tests.prove.storm import conditions
+
 if TYPE_CHECKING:
     from tests.prove.storm.program import Program
     from tests.prove.storm.stage import Outcome
@@ -32,7 +34,7 @@ def judge(
             outcome.faults.append(f"{event}, and nobody died: {rest}")
         elif event == "unraisable":
             limited = program.processes[pids[pid]].condition if pid in pids else "plain"
-            if limited in ("plain", "closed streams", "umask 0777"):
+            if not conditions.ERRORS[limited]:
                 outcome.faults.append(f"an error that nobody could catch: {rest}")
         _count(outcome, event, rest)
     _statuses(outcome, lines, statuses, pids, killed, stacks)

@@ -14,7 +14,11 @@ NAMES = ("a", "b", "c", "d", "count", "tally")  # count and tally are there from
 CHANGING = NAMES[:4]
 MODES = ("r+", "r+", "r+", "r", "c")
 LIFETIMES = ("session", "session", "attached", "keep")
-CONDITIONS = ("plain",) * 5 + ("few descriptors", "few addresses", "short files", "closed streams", "umask 0777")
+CONDITIONS = (
+    ("plain",) * 4
+    + ("hasty threads",) * 3
+    + ("few descriptors", "few addresses", "short files", "closed streams", "umask 0777")
+)
 ROOMS = ("plain",) * 6 + ("full folder", "few inodes")
 STRANDS = ("main", "thread", "thread", "task", "task")
 BLOWS = ("SIGINT", "SIGINT", "SIGKILL", "watchdog SIGKILL", "SIGSTOP")
@@ -102,7 +106,7 @@ WAYS_IN = ("with", "with", "stack", "generator", "calls", "acquire")
 WAYS_IN_TASKS = ("async with", "async with", "async stack", "with", "stack", "acquire")
 WAYS_OUT = (
     "normally", "normally", "normally", "an exception", "SIGINT", "another thread", "a forked child", "os._exit",
-    "SIGKILL", "closing the generator", "dropping the generator",
+    "SIGKILL", "closing the generator", "dropping the generator", "cancelling the task",
 )  # fmt: skip
 
 
@@ -126,7 +130,7 @@ class _Writer:
     def _process(self) -> Process:
         rng = self._rng
         ways = ["main", *rng.choices(STRANDS[1:], k=rng.choice((0, 0, 1, 2, 3)))]
-        strands = tuple(Strand(way, self._steps((), way, 0, rng.randint(6, 20))) for way in ways)
+        strands = tuple(Strand(way, self._steps((), way, 0, rng.choice((8, 16, 40)))) for way in ways)
         blows = [Blow(rng.choice(BLOWS), rng.randint(1, 120)) for _ in range(rng.choice((0, 0, 1, 2)))]
         survived = tuple(blow for blow in blows if self._deaths or blow.what != "SIGKILL")
         return Process(rng.choice(CONDITIONS), strands, survived, rng.choice(("checked", "checked", "exit")))
@@ -167,6 +171,8 @@ class _Writer:
     def _fits(self, out: str, way_in: str, way: str) -> bool:
         if out in ("closing the generator", "dropping the generator"):
             return way_in == "generator"
+        if out == "cancelling the task":
+            return way_in.startswith("async")
         if out in ("SIGKILL", "os._exit"):  # of a child they are cheap; each process can die but once
             return bool(self._deaths) and (way == "child" or self._rng.random() < 0.2)
         return out != "SIGINT" or way == "main"
