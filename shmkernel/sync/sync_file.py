@@ -48,6 +48,7 @@ _WHO = struct.Struct("=QQ40s136s")  # the words from HOLDER on
 WHO = _WHO.size
 _RECHECK = 0.1  # seconds
 _RECENT = 32  # files kept open for the next call
+_MANY = 64  # files that a process makes before it looks for unused ones
 _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _files: weakref.WeakValueDictionary[str, SyncFile] = weakref.WeakValueDictionary()
@@ -235,6 +236,28 @@ def _remove_if_unused(path: str, *, all_: bool, dry_run: bool) -> bool:
         os.close(fd)
 
 
+class _Made:
+    """Count the files that this process makes, to remove those of names that were used once: a page each.
+
+    Sweeps do the same, but none takes place while one process works alone. Each look takes as long as there are files,
+    and comes after as many new ones.
+    """
+
+    def __init__(self) -> None:
+        self.left = _MANY
+
+    def remove_some(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.left = _MANY  # other threads pass meanwhile
+            with contextlib.suppress(OSError):  # too many open files: another time
+                remove_unused()
+                self.left = max(_MANY, len(folders.listdir(paths.runtime("sync"))))
+
+
+_made = _Made()
+
+
 @functools.cache
 def me() -> bytes:
     """Return the bytes that name this process as a holder."""
@@ -278,6 +301,7 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
 def _make(name: str, path: str) -> None:
     try:
         _link_blank(name, path)
+        _made.remove_some()
     except OSError as error:
         if isinstance(error, ShmError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

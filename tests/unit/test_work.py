@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import records, registry
+from shmkernel._core import paths, records, registry
+from shmkernel.sync import sync_file
 
 FEW, MANY = 10, 60
 CALLS = ("open", "stat", "lstat", "fstat", "read", "pread", "listdir", "scandir", "close")
@@ -75,3 +76,9 @@ def test_a_sweep_reads_each_record_and_asks_once_whether_an_owner_lives(work):
     each = {name: (many[name] - few[name]) / (MANY - FEW) for name in CALLS}
     assert each["open"] <= 1
     assert sum(each.values()) <= 4, each
+
+
+def test_names_that_are_used_once_leave_few_sync_files():
+    for number in range(4 * sync_file._MANY):
+        shm.publish(f"x{number}")
+    assert len(os.listdir(paths.runtime("sync"))) <= 2 * sync_file._MANY
