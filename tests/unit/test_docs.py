@@ -160,7 +160,7 @@ def prose(page):
 
 @pytest.mark.parametrize("page", [*ROOT.glob("docs/[!t]*/*.md")], ids=lambda page: page.name)
 def test_each_page_links_its_first_use_of_a_defined_word_to_the_glossary_and_no_other(page):
-    whole = prose(page) if page.name != "glossary.md" else ""
+    whole = prose(page) if page.name not in ("glossary.md", "what-has-been-tried.md") else ""  # a run writes the latter
     for word in DEFINED:
         text = re.sub(rf"\{{term\}}`(?!{word}`|[^`<]+ <{word}>`)[^`]+`", "", whole)  # links to other words
         first = re.search(rf"\b{word}s?\b", text, re.IGNORECASE)
