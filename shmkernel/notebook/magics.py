@@ -49,7 +49,7 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
     @in_one_line
     @functools.wraps(declared)
     def run(self: ShmMagics, line: str = "", cell: str | None = None) -> Any:
-        caller = scope.calling(self.workspace.space)
+        caller = scope.calling(self.shell.user_ns)
         args = parser.parse_line(line, caller)
         args.cell, args.scope = cell, caller
         if "names" in args:
