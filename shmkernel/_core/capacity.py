@@ -66,7 +66,10 @@ def room() -> Room:
     True
     """
     folder = paths.folder()
-    disk = os.statvfs(folder)
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        raise paths.no_folder(error, folder) from None
     total, free, bound, file = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, "folder", ""
     used = total - disk.f_bfree * disk.f_frsize
     meminfo = _meminfo()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _ROOT = ""  # prefix of /etc, /run and so on; tests set it
 _LITTLE = 64 << 20  # bytes: Docker's and Kubernetes' default size of /dev/shm
 _FEW = 256  # descriptors
+_LOOKS = 3  # at /proc/locks: one may miss a lock while other programs lock and unlock
+_UNKNOWN = 65534  # a user namespace shows this uid for root, and for every other user that it does not know
 _FIRST_USER = 1000  # RemoveIPC spares system users, whose uids are lower
 _TMPFS = "choose a tmpfs with SHMKERNEL_DIR, or leave that unset for /dev/shm"
 _STDLIB_TRACKS = sys.version_info < (3, 13)
@@ -115,7 +117,10 @@ def _process() -> Iterator[Finding]:
 
 def _trust() -> Iterator[Finding]:
     status = os.stat(paths.folder())
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
+    if status.st_uid not in (0, os.geteuid(), _UNKNOWN):
+        what = f"{paths.folder()} belongs to another user (uid {status.st_uid}), who may delete your segments there"
+        yield Finding("warn", what, _TMPFS)
+    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
         yield Finding("warn", f"others may delete your segments in {paths.folder()}", f"chmod +t {paths.folder()}")
     else:
         yield Finding("ok", f"{paths.runtime()} belongs to you alone, and nobody else may delete your segments")
@@ -132,7 +137,8 @@ def _mechanisms() -> Iterator[Finding]:
             segment_file.link(fd, path)
             status = os.fstat(fd)
             excluded = _is_locked(path)
-            listed = os.getpid() in registry.holders().get((status.st_dev, status.st_ino), ())
+            at = status.st_dev, status.st_ino
+            listed = any(os.getpid() in registry.holders().get(at, ()) for _ in range(_LOOKS))
         finally:
             os.close(fd)
             with contextlib.suppress(FileNotFoundError):

@@ -234,6 +234,20 @@ def test_a_session_of_root_that_drops_its_privileges_goes_on_as_that_user(shm_di
         assert child.join() == 0
 
 
+def test_the_doctor_warns_of_a_folder_that_belongs_to_somebody_else(shm_dir):
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
+    os.chown(shm_dir, SOMEBODY, SOMEBODY)
+
+    def work(_):
+        os.setresuid(ME, ME, ME)
+        (warning,) = (one for one in shm.doctor() if one.level != "ok" and "belongs" in one.text)
+        assert warning.text == f"{shm_dir} belongs to another user (uid {SOMEBODY}), who may delete your segments there"
+        sessions.end()
+
+    with Child(work) as child:
+        assert child.join() == 0
+
+
 def test_a_child_that_becomes_another_user_is_refused_its_parents_dict_and_told_why():
     d = shm.create("d", {"a": 1})
 
