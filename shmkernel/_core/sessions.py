@@ -76,8 +76,16 @@ class _Own(NamedTuple):
         if self.watchdog:
             self.watchdog.close()
 
-    def holds(self) -> bool:
-        """Return whether this process holds the lock, and the file still has its name."""
+    def holds(self, path: str) -> bool:
+        """Return whether this process holds the lock of the session's file at `path`, and not of one elsewhere."""
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        return self.lock.ours() and (status.st_dev, status.st_ino) == (self.lock.dev, self.lock.inode)
+
+    def is_elsewhere(self) -> bool:
+        """Return whether the session's file has a name: then, if not here, in a folder that a mount has hidden."""
         return self.lock.ours() and os.fstat(self.lock.fd).st_nlink > 0
 
     def unwatched(self) -> bool:
@@ -89,6 +97,7 @@ class _Own(NamedTuple):
 # process may change SHMKERNEL_DIR or drop its privileges.
 _Place = tuple[str, int]
 _mine: dict[_Place, _Own] = {}
+_elsewhere: list[_Own] = []  # in folders that were replaced: a mount hides them, or they were moved
 _inherited: dict[_Place, str] = {}  # in a forked child: the id of the parent's session, likewise
 _SIZE = 4096  # bytes read of a session's file
 _RECHECK = 0.01  # seconds
@@ -126,13 +135,16 @@ def begin() -> tuple[Session, bool]:
     with _guard:
         root, here = folders.prepare(), _here()
         own = _mine.get(here)
-        if own and own.holds():
+        if own and own.holds(f"{root}/sessions/{own.session.id}"):
             if own.unwatched():  # it was killed: start another
                 fresh = _watch(root, own.session, own.lock.fd)
                 if own.watchdog:
                     own.watchdog.close()
                 _mine[here] = own._replace(watchdog=fresh)
             return own.session, False
+        if own and own.is_elsewhere():  # it lives on there, as do its segments, until this process ends
+            _elsewhere.append(own)
+            own = None
         # If only the file was removed, which logind does at the last logout, the session continues.
         session = (
             own.session if own and own.lock.ours() else _describe(os.getpid(), identity.label(), _parent(root, here))
@@ -148,8 +160,9 @@ def end() -> None:
     """End this process's session as its death would: the watchdog unlinks what it owns."""
     with _guard, segment_file.no_fork:
         own = _mine.pop(_here(), None)
-        if own:
-            own.close()
+        for one in [own, *_elsewhere] if own else _elsewhere:
+            one.close()
+        _elsewhere.clear()
 
 
 def everyone() -> list[Session]:
@@ -325,6 +338,9 @@ def _after_fork() -> None:
         _inherited[place] = own.session.parent or own.session.id
         own.close()
     _mine.clear()
+    for own in _elsewhere:
+        own.close()
+    _elsewhere.clear()
     for lock in _opening:
         os.close(lock)
     _opening.clear()
