@@ -79,10 +79,10 @@ class _Own(NamedTuple):
     def holds(self, path: str) -> bool:
         """Return whether this process holds the lock of the session's file at `path`, and not of one elsewhere."""
         try:
-            status = os.lstat(path)
+            there, held = os.lstat(path), os.fstat(self.lock.fd)
         except OSError:
             return False
-        return self.lock.ours() and (status.st_dev, status.st_ino) == (self.lock.dev, self.lock.inode)
+        return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino) == (self.lock.dev, self.lock.inode)
 
     def is_elsewhere(self) -> bool:
         """Return whether the session's file has a name: then, if not here, in a folder that a mount has hidden."""
@@ -117,7 +117,11 @@ def covers(path: str) -> bool:
     global _checked_until
     own = _mine.get((path.rpartition("/")[0], os.geteuid()))
     if own is not None and (now := time.monotonic()) > _checked_until:
-        if not own.lock.ours():
+        try:
+            held = os.fstat(own.lock.fd)
+        except OSError:
+            return False
+        if (held.st_dev, held.st_ino) != (own.lock.dev, own.lock.inode):  # not `ours`: a call less in every attach
             return False
         _checked_until = now + _RECHECK
     return own is not None

@@ -118,7 +118,17 @@ def test_a_folder_is_one_by_whatever_path(shm_dir, with_mounts, monkeypatch):
 def test_a_process_that_leaves_for_a_chroot_keeps_what_it_has_and_is_told_what_it_lacks(tmp_path, shm_dir):
     def work(_):
         x, d = shm.create("x", np.arange(3)), shm.create("d", {"a": 1})
-        shm.doctor()  # imports
+        for call in (
+            shm.list,
+            shm.gc,
+            shm.doctor,
+            lambda: shm.keep("x"),
+            lambda: shm.publish("x"),
+            lambda: shm.info("x"),
+        ):
+            call()  # imports what it needs
+        with shm.lock("x"):
+            shm.unlink(shm.create("y", 1) and "y")
         os.chroot(tmp_path)
         os.chdir("/")
         assert shm.attach("x") is x
@@ -134,6 +144,7 @@ def test_a_process_that_leaves_for_a_chroot_keeps_what_it_has_and_is_told_what_i
 
     with Child(work) as child:
         assert child.join() == 0
+    shm.unlink("x")
     until_left(shm_dir)
 
 
