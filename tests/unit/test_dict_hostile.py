@@ -20,7 +20,7 @@ import shmkernel as shm
 from shmkernel import kinds
 from shmkernel.kinds.dicts import entries, lmdb_pages, values, verify
 from shmkernel.kinds.preview import Look, Source
-from tests.helpers import Child
+from tests.helpers import Child, holding
 
 VALUES = {
     "text": "x", "number": 7, "list": [1, (2, {3}), {"a": None}], ("t", 1, None): 1.5, True: b"bytes", 2**70: 2**80,
@@ -151,6 +151,37 @@ def test_a_time_in_a_zone_that_is_unknown_here_is_no_damage():
     x._store.write(lambda txn: txn.put(b"a", entry))
     with pytest.raises(shm.UnsupportedError, match="tzdata"):
         x["a"]
+
+
+def test_a_place_that_is_the_last_of_all_numbers_is_damage():
+    x = shm.create("x", {"a": 1})
+    x._store.write(lambda txn: txn.put(entries.place(2**64 - 1), b"a"))
+    for act in (lambda: x.__setitem__("b", 1), lambda: x.update(b=1, c=2), lambda: x.setdefault("b", 1)):
+        with pytest.raises(shm.DamagedError, match="'x' is damaged"):
+            act()
+    assert x["a"] == 1
+
+
+@pytest.mark.parametrize("at", [0, 4, 56, 80], ids=["magic", "version", "readers", "mutex"])
+def test_wrong_bytes_in_the_lock_file_of_an_open_dict_end_no_process(shm_dir, at):
+    def attach(connection):
+        try:
+            with contextlib.suppress(shm.ShmError):
+                shm.attach("x")["b"] = 2
+            connection.send("unharmed")
+        except BaseException as error:
+            connection.send(repr(error))
+
+    with holding(lambda: shm.create("x", {"a": 1}, lifetime="keep")):
+        (path,) = shm_dir.glob(".shmk-*/stores/*/lock.mdb")
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(b"\xff\xff\xff\x7f")
+        with Child(attach) as child:
+            assert child.hear() == "unharmed"
+    x = shm.attach("x")
+    assert x["a"] == 1
+    shm.unlink("x")
 
 
 def test_damage_is_told_once(shm_dir):

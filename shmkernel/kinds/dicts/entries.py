@@ -225,5 +225,8 @@ def _is_wrong(txn: Txn, raw: bytes) -> bool:
 
 @_checked
 def number_at(place: bytes | memoryview) -> int:
-    """Return the number in the key of an entry of the order."""
-    return int(_PLACE.unpack(place)[1])
+    """Return the number in the key of an entry of the order; nobody has counted as far as 2**63."""
+    number = int(_PLACE.unpack(place)[1])
+    if number >= _NUMBERS:
+        raise WrongError("a place in the order is no number")
+    return number

@@ -31,7 +31,10 @@ def put(store: Store, raw: bytes, data: bytes, key: object, value: object) -> bo
     env = store.env
     if env is None or store.words[lmdb_pages.LOCK_FIRST]:  # until `begin` has the mutex, no other thread here runs
         return False
-    txn = env.begin(None, None, True)  # positional: keywords take 0.1 us
+    try:
+        txn = env.begin(None, None, True)  # positional: keywords take 0.1 us
+    except lmdb.Error as error:
+        raise errors.of(store.name, error) from None
     try:
         words = store.words
         first, second = words[_FIRST], words[_SECOND]

@@ -126,6 +126,8 @@ class Store:
         except lmdb.ReadersFullError:  # 510 readers: wait for the writer lock
             with self.writer_lock():
                 return self._begin(env)
+        except lmdb.Error as error:
+            raise errors.of(self.name, error) from None
 
     def viewing(self) -> lmdb.Transaction[memoryview]:
         """Begin a read transaction that returns views of the map, and never waits for a writer."""
@@ -307,12 +309,12 @@ class Store:
         try:
             descriptors.take_streams()
             env = self._environment()
+            self.lock.seal()
+            env.reader_check()
         except FileNotFoundError:
             raise errors.gone(self.name) from None
         except lmdb.Error as error:
             raise errors.of(self.name, error) from None
-        self.lock.seal()
-        env.reader_check()
         return env
 
     def _environment(self) -> lmdb.Environment:
@@ -320,7 +322,10 @@ class Store:
         end = time.monotonic() + writer_lock.PATIENCE
         while True:
             known = _opened.get(self.home)
-            if known is None or known() is None or time.monotonic() > end:
+            closed = known is None or known() is None
+            if closed or time.monotonic() > end:
+                if closed:
+                    verify.check_readers(self.home, self.name)
                 try:
                     env = lmdb.open(
                         os.fsencode(self.home), map_size=MAP, create=False, mode=0o600, writemap=True, sync=False,

@@ -19,7 +19,27 @@ from shmkernel.kinds.dicts import lmdb_pages
 _SMALL = 32  # pages: checked in some milliseconds
 _ANY = oflock.request(fcntl.F_WRLCK, length=0)
 _INTEGERKEY = 8  # the keys of LMDB's list of free pages are numbers
+_READERS, _TABLE, _READER = 56, 128, 64  # in LMDB's lock file: their number, where they begin, the bytes of one
 _TRIES = 5  # checks, if other processes write meanwhile
+
+
+def check_readers(home: str, name: str) -> None:
+    """Raise DamagedError if the lock file promises more readers than it has room for: LMDB reads them all.
+
+    If no process has the dict open, LMDB makes the file anew. This process must not have it open.
+    """
+    try:
+        fd = folders.open_(f"{home}/lock.mdb", os.O_RDWR)
+    except OSError:
+        return  # opening it raises the error
+    try:
+        count = int.from_bytes(os.pread(fd, 4, _READERS), sys.byteorder)
+        room = max(os.fstat(fd).st_size - _TABLE, 0) // _READER
+        if count > room and not oflock.is_free(fd, _ANY):
+            message = f"its lock file promises {count:,} readers, and has room for {room:,}"
+            raise segment_file.damaged(name, f"{message}. LMDB repairs it once no process has the dict open")
+    finally:
+        os.close(fd)
 
 
 def vouched(home: str, words: memoryview) -> bool:
