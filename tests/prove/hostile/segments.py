@@ -64,8 +64,13 @@ def look(kind: Any, segment: bytes) -> None:
     head, size = segment[: kinds.HEAD], len(segment)
     assert _described(lambda: kinds.described(kind.name, head, size)) == _described(lambda: kind.describe(head, size))
     part = _LOOKS[sum(segment[-8:]) % len(_LOOKS)]
+    previewed(kind, Source(lambda at, size: _pread(segment, at, size), len(segment)), part)
+
+
+def previewed(kind: Any, source: Source, part: Look) -> None:
+    """Preview a segment; ValueError says that it is damaged."""
     with contextlib.suppress(ValueError):
-        seen = kind.preview(Source(lambda at, size: _pread(segment, at, size), len(segment)), part)
+        seen = kind.preview(source, part)
         assert len(json.dumps(seen.facts, allow_nan=False)) + len(seen.data) < MOST, "a preview is too large"
 
 

@@ -19,6 +19,7 @@ from shmkernel.errors import ShmError
 from shmkernel.kinds.dicts import entries as parts
 from shmkernel.kinds.dicts import keys, values
 from shmkernel.kinds.preview import Look, Source
+from tests.prove.hostile import segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,26 +132,35 @@ def page_seeds() -> Iterator[bytes]:
 
 
 def entry() -> Callable[[bytes], None]:
-    """Read a dict with an entry of other bytes: its place in the order, then its value."""
+    """Read and change a dict with other entries: the lengths of key and value, then both, again and again."""
     x = shm.create("x", {"a": 1, "b": 2})
     store, own = x._store, kinds.named("dict")
-    path = shm.info("x").path
+    path, two = shm.info("x").path, parts.head(1) + values.pack(2)
 
     def act(data: bytes) -> None:
-        size = int.from_bytes(data[:1], "little")
-        placed, entry = data[1 : 1 + size], data[1 + size :]
-        store.write(lambda txn: (txn.put(b"a", entry), txn.put(parts.place(0), placed or b"a")))
+        at, put = 0, {}
+        while at + 3 < len(data):
+            key, value = data[at], int.from_bytes(data[at + 1 : at + 3], "little")
+            put[data[at + 3 : at + 3 + key] or b"a"] = data[at + 3 + key : at + 3 + key + value]
+            at += 3 + key + value
+        store.write(lambda txn: [txn.put(*pair) for pair in (put | {b"b": two}).items()])
         for step in (
             lambda: x["a"],
             x.to_dict,
             lambda: [list(x), repr(x), list(x.items()), list(x.values())],
-            lambda: own.preview(Source(lambda *_: _read(path), 1 << 16, path), Look()),
+            lambda: segments.previewed(own, Source(lambda *_: _read(path), 1 << 16, path), Look()),
             lambda: x.increment("a"),
+            lambda: x.__setitem__("new", 1),
+            lambda: x.__setitem__("a", "x" * 2000),
+            lambda: x.setdefault("newer", np.ones(3)),
             lambda: x.pop("a"),
+            x.popitem,
         ):
             with contextlib.suppress(ShmError, KeyError, TypeError):  # no such key; a value that cannot be increased
                 step()
-        assert x["b"] == 2
+        assert x.get("b", 2) == 2
+        store.write(lambda txn: [txn.delete(key) for key, _ in [*txn.cursor()]])
+        x.update(a=1, b=2)
 
     return act
 
@@ -164,8 +174,10 @@ def entry_seeds() -> Iterator[bytes]:
     """Give the entry of each value, and of each key."""
     for key, value in VALUES.items():
         raw, exact = keys.encode(key)
-        placed = parts.place_value(key, raw, exact=exact)[:255]
-        yield bytes([len(placed)]) + placed + parts.head(0) + values.pack(value)
+        placed = parts.place_value(key, raw, exact=exact)
+        entry = parts.head(0) + values.pack(value)
+        pairs = ((raw, entry), (parts.place(0), placed), (b"a", entry), (parts.place(7), raw))
+        yield b"".join(bytes([len(k) & 255]) + len(v).to_bytes(2, "little") + k + v for k, v in pairs)
 
 
 def packed() -> Callable[[bytes], object]:
