@@ -19,9 +19,11 @@ from pathlib import Path
 
 import pytest
 
+import shmkernel
 from shmkernel._core import sessions
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+OURS = os.path.dirname(shmkernel.__file__)
 PATIENCE = 30.0  # seconds until a test gives up; the events that it waits for take milliseconds
 
 
@@ -74,6 +76,28 @@ def repeat(act, *, done=bool):
     """
     while not done():
         act()
+
+
+def interrupted_at(step, act):
+    """Act, and raise KeyboardInterrupt before the step-th bytecode in the package; return whether that came."""
+    count = itertools.count(1)
+
+    def trace(frame, event, _):
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and next(count) == step:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        act()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return next(count) > step  # Python drops the error in a destructor
 
 
 def until(condition, what):

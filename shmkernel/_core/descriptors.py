@@ -10,30 +10,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import resource
+from typing import Any
 
+from shmkernel._core import closing
+from shmkernel._core.closing import LAST
 from shmkernel.errors import LimitError
-
-LAST = 2  # the last of the three standard streams
-
-
-def beyond_streams(fd: int) -> int:
-    """Move a descriptor above 2, so that nothing printed goes into it.
-
-    Examples
-    --------
-    >>> fd = beyond_streams(os.open("/", os.O_PATH))
-    >>> fd > 2
-    True
-    >>> os.close(fd)
-    """
-    if fd > LAST:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LAST + 1)
-    finally:
-        os.close(fd)
 
 
 def take_streams() -> None:
@@ -42,17 +26,16 @@ def take_streams() -> None:
         for stream in range(LAST + 1):
             fcntl.fcntl(stream, fcntl.F_GETFD)
     except OSError:
-        fd = 0
-        while fd <= LAST:
-            fd = _null()
-        os.close(fd)
+        while (owner := _null()).fileno() <= LAST:
+            closing.lose(owner)  # these stay open
+        owner.close()
 
 
-def _null() -> int:
+def _null() -> Any:
     try:
-        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        return closing.owner_of(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:  # a chroot without /dev: any descriptor that cannot be written will do
-        return os.open("/", os.O_PATH | os.O_CLOEXEC)
+        return closing.owner_of(os.open, "/", os.O_PATH | os.O_CLOEXEC)
 
 
 def ran_out(error: OSError, name: str | None = None) -> OSError:
@@ -77,11 +60,11 @@ def ran_out(error: OSError, name: str | None = None) -> OSError:
 
 def check_spare(count: int) -> None:
     """Raise LimitError if fewer than `count` descriptors are left: some libraries abort the process without one."""
-    spare: list[int] = []
+    spare: list[Any] = []
     try:
-        spare.extend(os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(count))
+        spare.extend(map(closing.own, itertools.starmap(os.open, [("/", os.O_PATH | os.O_CLOEXEC)] * count)))
     except OSError as error:
         raise ran_out(error) from None
     finally:
-        for fd in spare:
-            os.close(fd)
+        for owner in spare:
+            owner.close()

@@ -20,9 +20,10 @@ import functools
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from shmkernel._core import descriptors, paths, protocol, trust
+from shmkernel._core import closing, descriptors, paths, protocol, trust
+from shmkernel._core.closing import LAST, Descriptor
 from shmkernel._core.trust import Folder
 from shmkernel.errors import FolderError, ShmError
 
@@ -71,51 +72,50 @@ def check_protocol(root: str) -> None:
     protocol.claim(held, root)
 
 
-def open_(path: str, flags: int, mode: int = 0o600) -> int:
-    """Open a file under a descriptor above 2; a file that is made gets this mode, whatever the umask."""
+def open_(path: str, flags: int, mode: int = 0o600, *, own: Callable[[int], Any] = closing.own) -> Descriptor:
+    """Open a file under a descriptor above 2; a file that is made gets this mode, whatever the umask.
+
+    `own` makes the descriptor's owner (`closing`).
+    """
     within, _, rest = path.rpartition("/")  # inlined from `_do`: the call would take a tenth of an attach
     at = _held.get(within)
     if at is None:
         at, rest = _at(path)
-    try:
-        fd = os.open(rest, flags | _SAFE, mode, dir_fd=at)
+    call, wanted = functools.partial(os.open, dir_fd=at), flags | _SAFE
+    try:  # opened and owned in one call in C
+        owner = next(map(own, map(call, (rest,), (wanted,), (mode,))))
     except OSError as error:
         _forget_if_moved(at, error, path)
         at, rest = _at(path)
-        fd = os.open(rest, flags | _SAFE, mode, dir_fd=at)
-    if fd <= descriptors.LAST:
-        fd = descriptors.beyond_streams(fd)
+        owner = next(map(own, map(functools.partial(os.open, dir_fd=at), (rest,), (wanted,), (mode,))))
+    fd = Descriptor(owner.fileno())
+    fd.owner, fd.close = owner, owner.close
+    if fd <= LAST:
+        fd = closing.numbered(owner, own)
     if flags & os.O_CREAT:
-        _set_mode(fd, mode)
+        os.fchmod(fd, mode)
     return fd
 
 
-def nameless(path: str) -> int:
-    """Open a new file without a name in this folder."""
+def nameless(path: str, *, own: Callable[[int], Any] = closing.own) -> Descriptor:
+    """Open a new file without a name in this folder; `own` as in `open_`."""
     at = _held.get(path)
     rest = "."
     if at is None:
         at, rest = _at(path) if _RUNTIME in path else (_hold_segments(path), rest)
     flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
     try:
-        fd = os.open(rest, flags, 0o600, dir_fd=at)
+        owner = next(map(own, map(functools.partial(os.open, dir_fd=at), (rest,), (flags,), (0o600,))))
     except OSError as error:
         _forget_if_moved(at, error, path)
         at, rest = _at(path) if _RUNTIME in path else (_hold_segments(path), ".")
-        fd = os.open(rest, flags, 0o600, dir_fd=at)
-    if fd <= descriptors.LAST:
-        fd = descriptors.beyond_streams(fd)
-    _set_mode(fd, 0o600)
+        owner = next(map(own, map(functools.partial(os.open, dir_fd=at), (rest,), (flags,), (0o600,))))
+    fd = Descriptor(owner.fileno())
+    fd.owner, fd.close = owner, owner.close
+    if fd <= LAST:
+        fd = closing.numbered(owner, own)
+    os.fchmod(fd, 0o600)
     return fd
-
-
-def _set_mode(fd: int, mode: int) -> None:
-    """Set the mode of a new file; if that fails, close it."""
-    try:
-        os.fchmod(fd, mode)
-    except BaseException:
-        os.close(fd)
-        raise
 
 
 def lstat(path: str) -> os.stat_result:
@@ -140,10 +140,10 @@ def listdir(path: str) -> list[str]:
     except OSError as error:
         raise descriptors.ran_out(error) from None
     finally:
-        os.close(fd)
+        fd.close()
 
 
-def plain(path: str) -> int:
+def plain(path: str) -> Descriptor:
     """Open a regular file to read; anything else in its place counts as missing: a link, folder, FIFO or device."""
     try:
         fd = open_(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -153,20 +153,23 @@ def plain(path: str) -> int:
         raise
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
-    os.close(fd)
+    fd.close()
     raise _missing(path)
 
 
-def plain_inside(rest: str) -> int:
+def plain_inside(rest: str) -> Descriptor:
     """Open a regular file to read, by its path inside the runtime folder."""
     root = paths.runtime()
     at = _held.get(root)
     if at is not None:
         with contextlib.suppress(OSError):  # the usual case with few calls
-            fd = os.open(rest, os.O_RDONLY | os.O_NONBLOCK | _SAFE, dir_fd=at)
-            if fd > descriptors.LAST and stat.S_ISREG(os.fstat(fd).st_mode):
+            flags = os.O_RDONLY | os.O_NONBLOCK | _SAFE
+            owner = next(map(closing.own, map(functools.partial(os.open, dir_fd=at), (rest,), (flags,))))
+            fd = Descriptor(owner.fileno())
+            fd.owner, fd.close = owner, owner.close
+            if fd > LAST and stat.S_ISREG(os.fstat(fd).st_mode):
                 return fd
-            os.close(fd)
+            fd.close()
     return plain(f"{root}/{rest}")
 
 
@@ -182,7 +185,7 @@ def read(path: str, most: int) -> bytes:
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return os.read(fd, most)
     finally:
-        os.close(fd)
+        fd.close()
     raise _missing(path)
 
 

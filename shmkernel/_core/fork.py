@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[], object]
 
-STAGES = ("imports", "stores", "keeper", "sessions", "attachments", "names", "waiters", "sync files", "descriptors")
+STAGES = ("imports", "stores", "keeper", "sessions", "attachments", "waiters", "sync files", "descriptors")
 generation = 0  # the number of forks between the process that imported this module and this one
 
 

@@ -23,14 +23,16 @@ import os
 import posix
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from shmkernel._core import descriptors, segment_file
-from shmkernel._core.imports import importing
+from shmkernel._core import closing, descriptors
+from shmkernel._core.imports import importing, original
 from shmkernel.errors import Cure, WatchdogError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from shmkernel._core.closing import Description
 
 WATCHING = b"watching\n"  # the answer of a watchdog that watches; any other answer is an error message
 MARK = "SHMKERNEL_WATCHDOG"
@@ -44,12 +46,12 @@ _CODE = "import sys; sys.path.append(sys.argv.pop(1)); from shmkernel._core impo
 _unreaped: list[int] = []  # pids of children that were started and not yet waited for
 
 
-def start(arguments: list[str], lock: int) -> int:
+def start(arguments: list[str], lock: Description) -> Description:
     """Start ``watchdog.py ARGUMENTS`` with `lock` as its standard input, and wait until it watches.
 
     Returns
     -------
-    int
+    Description
         The non-blocking read end of a pipe that only the watchdog has open for writing: it ends when the watchdog does.
 
     Raises
@@ -84,10 +86,10 @@ def start(arguments: list[str], lock: int) -> int:
     )
 
 
-def watches(pipe: int) -> bool:
+def watches(pipe: Description) -> bool:
     """Return whether the watchdog at the other end of the pipe still lives."""
     try:
-        return bool(posix.read(pipe, 1))
+        return bool(posix.read(pipe.fileno(), 1))
     except BlockingIOError:
         return True
 
@@ -131,31 +133,31 @@ class _NoAnswerError(Exception):
     """The child does not watch; the message says why."""
 
 
-def _start(interpreter: str, arguments: list[str], lock: int, deadline: float) -> int:
+def _start(interpreter: str, arguments: list[str], lock: Description, deadline: float) -> Description:
     command = [interpreter, "-I", "-S", *_script(), *arguments]
-    with segment_file.no_fork:  # a child forked in between would keep the pipe open
-        ready, tell = map(descriptors.beyond_streams, posix.pipe())
-        spawn = functools.partial(
-            posix.posix_spawn,
-            file_actions=[(posix.POSIX_SPAWN_DUP2, lock, 0), *((posix.POSIX_SPAWN_DUP2, tell, fd) for fd in (1, 2))],
-            setpgroup=0,  # so that the terminal's Ctrl-C and the server's signals to the kernel's group do not reach it
-            setsigmask=[],
-        )
-        first = len(_unreaped)
-        try:  # one call in C, so that Ctrl-C cannot come between the start of the child and the note of its pid
-            _unreaped.extend(itertools.starmap(spawn, [(interpreter, command, _environment())]))
-        except BaseException:
-            posix.close(ready)
-            raise
-        finally:
-            posix.close(tell)
+    first = len(_unreaped)
+    ready = tell = None
     try:
-        os.set_blocking(ready, False)
-        answer = _answer(ready, deadline)
+        with closing.no_fork:  # a child forked in between would keep the pipe open
+            ready, tell = closing.pipe()
+            streams = [(lock.fileno(), 0), (tell.fileno(), 1), (tell.fileno(), 2)]
+            spawn = functools.partial(
+                posix.posix_spawn,
+                file_actions=[(posix.POSIX_SPAWN_DUP2, *pair) for pair in streams],
+                setpgroup=0,  # so that the terminal's Ctrl-C and the server's signals to the kernel's group pass it by
+                setsigmask=[],
+            )
+            # one call in C, so that Ctrl-C cannot come between the start of the child and the note of its pid
+            _unreaped.extend(itertools.starmap(spawn, [(interpreter, command, _environment())]))
+            tell.close()
+        os.set_blocking(ready.fileno(), False)
+        answer = _answer(ready.fileno(), deadline)
         _check(answer)
         _reap(deadline)
     except BaseException:
-        posix.close(ready)
+        for end in (ready, tell):
+            if end is not None:
+                end.close()
         for pid in _unreaped[first:]:
             with contextlib.suppress(OSError):
                 posix.killpg(pid, signal.SIGKILL)
@@ -179,7 +181,7 @@ def _environment() -> dict[str, str]:
 def _answer(ready: int, deadline: float) -> bytes:
     """Read from the pipe until the watchdog has answered or ended, or until the deadline."""
     answer = b""
-    poll = _original("select").poll()
+    poll = original("select").poll()
     poll.register(ready)
     while (left := deadline - _clock()) > 0:
         poll.poll(left * 1000)
@@ -207,32 +209,19 @@ def _reap(deadline: float = 0.0) -> None:
             elif _clock() > deadline:
                 break
             else:
-                _original("select").poll().poll(_NAP)
+                original("select").poll().poll(_NAP)
 
 
 @functools.cache
 def prepare() -> None:
     """Import what a start needs. Call it without a guard: a fork waits for imports first, and for guards then."""
     with importing:
-        _original("select")
-        _original("time")
-
-
-@functools.cache
-def _original(name: str) -> Any:
-    """Return a fresh copy of a module of the standard library, without the functions that others have replaced."""
-    import importlib.util  # noqa: PLC0415  the watchdog shares this module, and starts faster without
-
-    spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+        original("select")
+        original("time")
 
 
 def _clock() -> float:
-    now: float = _original("time").monotonic()  # tests that freeze the time replace functions of `time`
+    now: float = original("time").monotonic()  # tests that freeze the time replace functions of `time`
     return now
 
 

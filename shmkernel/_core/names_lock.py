@@ -4,19 +4,19 @@ A flock belongs to the open file description, which a forked child shares. If th
 child would hold the lock for as long as it lives, and block every kernel of this user. So the parent unlocks before it
 closes, which unlocks all copies, and a child closes its copies, since the parent may die before it unlocks.
 
-`io.FileIO` marks itself closed, releases the GIL, then closes: another thread may fork in between. The descriptor that
-such a child keeps is unlocked by then.
+A file object marks itself closed, releases the GIL, then closes: another thread may fork in between. The descriptor
+that such a child keeps is unlocked by then.
 """
 
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import threading
 from typing import TYPE_CHECKING
 
-from shmkernel._core import folders, fork, interrupts, segment_file
+from shmkernel._core import closing, folders, interrupts
+from shmkernel._core.closing import Description
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from shmkernel._core.interrupts import Entry, Kind
 
 _thread = threading.local()
-_files: set[io.FileIO] = set()  # open in any thread, for the child to close
 
 
 class NamesLock(interrupts.Holding):
@@ -39,9 +38,12 @@ class NamesLock(interrupts.Holding):
         root = folders.prepare()
         path = f"{root}/names.lock"
         try:
-            with segment_file.no_fork:
-                entry.taken = _thread.file = file = io.FileIO(path, "r+", opener=_opened)
-                _files.add(file)
+            with closing.no_fork:
+                try:
+                    file = folders.open_(path, os.O_RDWR, own=Description).owner
+                except FileNotFoundError:  # names.lock was removed, the folder was not
+                    file = folders.open_(path, os.O_RDWR | os.O_CREAT, own=Description).owner
+                entry.taken = _thread.file = closing.note(file)
             fcntl.flock(file, fcntl.LOCK_EX)
             folders.check_protocol(root)
         except BaseException:
@@ -54,11 +56,10 @@ class NamesLock(interrupts.Holding):
         self._abort(entry)
 
     def _abort(self, entry: Entry) -> None:
-        file: io.FileIO | None = entry.taken
+        file: Description | None = entry.taken
         if file is not None and not file.closed:
             fcntl.flock(file, fcntl.LOCK_UN)
             file.close()
-            _files.discard(file)
         while late := vars(_thread).get("late"):
             self._catch_up(late.pop())
 
@@ -72,19 +73,3 @@ def is_mine() -> bool:
 def later(inode: int) -> None:
     """Have this thread call `catch_up` with an inode when it has released the lock."""
     vars(_thread).setdefault("late", []).append(inode)
-
-
-def _opened(path: str, _: int) -> int:
-    try:
-        return folders.open_(path, os.O_RDWR)
-    except FileNotFoundError:  # names.lock was removed, the folder was not
-        return folders.open_(path, os.O_RDWR | os.O_CREAT)
-
-
-def _in_child() -> None:
-    for file in _files:
-        file.close()
-    _files.clear()
-
-
-fork.on("names", in_child=_in_child)

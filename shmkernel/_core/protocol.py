@@ -16,16 +16,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shlex
 
+from shmkernel._core import closing
 from shmkernel.errors import Cure, DamagedError, FolderError
 
 NUMBER = 1
 SINCE = "shmkernel>=0.1.0"
 LINK = "protocol"
 TEXT = f"{NUMBER} {SINCE}"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PART = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORM = re.compile(r"([0-9]{1,9}) ([!-~]{1,80})")
 
 
@@ -78,19 +82,19 @@ def claim(runtime: int, path: str) -> None:
 
 def _is_empty(runtime: int) -> bool:
     """Return whether the runtime folder has only empty folders, whatever their names."""
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=runtime)
+    fd = closing.opened(functools.partial(os.open, dir_fd=runtime), ".", _FOLDER)
     try:
         for entry in {*os.listdir(fd)} - {LINK, "names.lock"}:
-            part = os.open(entry, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            part = closing.opened(functools.partial(os.open, dir_fd=fd), entry, _PART)
             try:
                 if os.listdir(part):
                     return False
             finally:
-                os.close(part)
+                part.close()
     except OSError:  # something else than a folder
         return False
     finally:
-        os.close(fd)
+        fd.close()
     return True
 
 

@@ -140,7 +140,7 @@ def put(new: Record) -> None:
         try:
             os.write(fd, text)
         finally:
-            os.close(fd)
+            fd.close()
         folders.rename(fresh, paths.runtime("records", str(new.inode)))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -159,4 +159,4 @@ def change(new: Record) -> None:
             time.sleep(0.001)
             os.fchmod(fd, 0o600)
     finally:
-        os.close(fd)
+        fd.close()

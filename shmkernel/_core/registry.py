@@ -24,6 +24,7 @@ from shmkernel.sync import sync_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from shmkernel._core.closing import Descriptor
     from shmkernel._core.records import Record
 
 _NOBODYS = 0  # in place of an inode: the replaced file has no record to drop
@@ -69,7 +70,7 @@ def in_use(name: str) -> bool:
         _release(fd)
 
 
-def _claim(record: Record, alive: Callable[[str], bool] = sessions.alive) -> int | None:
+def _claim(record: Record, alive: Callable[[str], bool] = sessions.alive) -> Descriptor | None:
     """Return a descriptor of the segment if its lifetime is over, else None.
 
     For lifetime ``attached`` it holds an exclusive flock, so that no process attaches before the unlink.
@@ -83,21 +84,21 @@ def _claim(record: Record, alive: Callable[[str], bool] = sessions.alive) -> int
         if oflock.take_whole(fd):
             return fd
     except BaseException:
-        os.close(fd)
+        fd.close()
         raise
-    os.close(fd)
+    fd.close()
     return None
 
 
-def _open(name: str) -> int:
+def _open(name: str) -> Descriptor:
     return folders.open_(paths.path_of(name), os.O_RDONLY | os.O_NONBLOCK)
 
 
-def _release(fd: int) -> None:
+def _release(fd: Descriptor) -> None:
     """Unlock, then close: a child that another thread has just forked would keep the lock with its descriptor."""
     with contextlib.suppress(OSError):  # a descriptor of O_PATH cannot be locked
         fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
+    fd.close()
 
 
 def check_free(name: str, may_replace: Callable[[Record | None], bool]) -> int | None:
@@ -211,7 +212,9 @@ locked = functools.partial(names_lock.NamesLock, unlink_unused)
 def _clear(inode: int) -> None:
     """Unlink a segment whose lifetime is over. Call it with names locked."""
     record = records.read(inode)
-    if record and inode_at(record.name) == inode:
+    if record and inode_at(record.name) != inode:  # Ctrl-C came between the name and the record
+        _drop(inode)
+    elif record:
         with contextlib.suppress(FileNotFoundError):
             fd = _claim(record)
             if fd is not None:  # for lifetime attached locked, so that no process attaches before the unlink
@@ -230,23 +233,23 @@ def sweep(*, dry_run: bool = False) -> list[tuple[Record, int]]:
         The segments that were unlinked, or with `dry_run` would be.
     """
     over: list[tuple[Record, int]] = []
-    claimed: list[int] = []
+    claimed: list[Descriptor] = []
     try:
         with locked():
             # A session that ends while this runs has a watchdog, which sweeps next.
             alive, at, home = functools.cache(sessions.alive), paths.inodes(), paths.runtime("records")
             for entry in folders.listdir(home):
-                record = records.read(entry, home)
+                record, fd = records.read(entry, home), None
+                there = record is not None and (at.get(record.name) or inode_at(record.name)) == record.inode
                 try:
-                    named = record and (at.get(record.name) or inode_at(record.name)) == record.inode
-                    fd = _claim(record, alive) if record and named else -1
+                    fd = _claim(record, alive) if record and there else None
                 except FileNotFoundError:  # another program has just removed the file
-                    fd = -1
+                    there = False
                 except OSError:  # a segment that cannot be opened must not stop the sweep
-                    fd = None
-                if fd is None:
                     continue
-                if record and fd >= 0:
+                if fd is None and there:
+                    continue
+                if record and fd is not None:
                     claimed.append(fd)
                     if (status := os.fstat(fd)).st_ino == record.inode:  # else another program has just replaced it
                         over.append((record, size(status)))

@@ -19,9 +19,9 @@ import mmap
 import os
 import shlex
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from shmkernel._core import capacity, descriptors, folders, fork, interrupts, paths
+from shmkernel._core import capacity, closing, descriptors, folders, paths
 from shmkernel.errors import (
     ArgumentError,
     Cure,
@@ -36,17 +36,14 @@ from shmkernel.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from shmkernel._core.closing import Descriptor
+
 _RESERVE = 256 << 20  # bytes a call, which Ctrl-C cannot interrupt: 0.1 s
 THEIRS = "Use another name: only that user, or root, can remove it"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINVAL)  # EINVAL: more than the file system's largest file
 _FLAGS = {mode: flags | os.O_NONBLOCK for mode, flags in {"r": os.O_RDONLY, "r+": os.O_RDWR, "c": os.O_RDONLY}.items()}
 _ACCESS = {"r+": mmap.ACCESS_WRITE, "r": mmap.ACCESS_READ, "c": mmap.ACCESS_COPY}
 MODES = tuple(_ACCESS)
-
-# Held over every fork, and while a descriptor with a flock is opened and noted. A child closes the noted descriptors:
-# it would hold the flock of any other for as long as it lives.
-no_fork = interrupts.Guard()
-fork.on("descriptors", before=no_fork.before_fork, in_parent=no_fork.in_parent, in_child=no_fork.in_child)
 
 
 def check_mode(mode: str) -> None:
@@ -56,10 +53,13 @@ def check_mode(mode: str) -> None:
         raise ArgumentError(message, mode=mode)
 
 
-def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
-    """Return the descriptor of a new nameless file with a flock: no other process ever sees it unlocked."""
+def blank(folder: str, lock: int = fcntl.LOCK_SH, *, own: Callable[[int], Any] = closing.own) -> Descriptor:
+    """Return the descriptor of a new nameless file with a flock: no other process ever sees it unlocked.
+
+    `own` makes the descriptor's owner (`closing`).
+    """
     try:
-        fd = folders.nameless(folder)
+        fd = folders.nameless(folder, own=own)
     except ShmError:
         raise
     except OSError as error:
@@ -73,7 +73,7 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH) -> int:
     try:
         fcntl.flock(fd, lock)
     except BaseException:
-        os.close(fd)
+        fd.close()
         raise
     return fd
 
@@ -109,7 +109,7 @@ def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: 
         raise capacity.full(name, size, code=code) from None
 
 
-def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
+def attach(path: str, mode: str, name: str) -> tuple[Descriptor, os.stat_result]:
     """Open the file at `path`, and take the shared flock that means "attached".
 
     Returns
@@ -136,9 +136,9 @@ def attach(path: str, mode: str, name: str) -> tuple[int, os.stat_result]:
                     _check(status, path, name)
                 return fd, status
         except BaseException:
-            os.close(fd)
+            fd.close()
             raise
-        os.close(fd)
+        fd.close()
 
 
 def peek(path: str, size: int, name: str) -> bytes:
@@ -160,18 +160,18 @@ def glance(path: str, size: int, name: str) -> tuple[bytes, os.stat_result]:
         _check(status, path, name)
         return os.pread(fd, size, 0), status
     finally:
-        os.close(fd)
+        fd.close()
 
 
 @contextlib.contextmanager
-def reading(path: str, name: str) -> Iterator[int]:
+def reading(path: str, name: str) -> Iterator[Descriptor]:
     """Open the file for os.pread, without attaching; errors as for `attach`."""
     fd = _open(path, _FLAGS["r"], name)
     try:
         _check(os.fstat(fd), path, name)
         yield fd
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def map_(fd: int, size: int, mode: str, name: str) -> mmap.mmap:
@@ -204,14 +204,14 @@ def _check_owner(status: os.stat_result, path: str, name: str) -> None:
         raise RefusedError(message, name=name, owner=status.st_uid)
 
 
-def _open(path: str, flags: int, name: str) -> int:
+def _open(path: str, flags: int, name: str) -> Descriptor:
     try:
         return _opened(path, flags, name)
     except FileNotFoundError:
         raise missing(name) from None
 
 
-def _opened(path: str, flags: int, name: str) -> int:
+def _opened(path: str, flags: int, name: str) -> Descriptor:
     try:
         return folders.open_(path, flags)
     except FileNotFoundError:

@@ -26,7 +26,8 @@ import sys
 import time
 from typing import NamedTuple, cast
 
-from shmkernel._core import folders, fork, identity, interrupts, launch, oflock, paths, segment_file
+from shmkernel._core import closing, folders, fork, identity, interrupts, launch, oflock, paths, segment_file
+from shmkernel._core.closing import Description, Descriptor
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _PIDS = 1 << 31
@@ -45,52 +46,32 @@ class Session(NamedTuple):
     parent: str | None = None
 
 
-class _Descriptor(NamedTuple):
-    """A descriptor and the identity of its file: a program that becomes a daemon may have closed it."""
-
-    fd: int
-    dev: int
-    inode: int
-
-    def ours(self) -> bool:
-        try:
-            status = os.fstat(self.fd)
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == (self.dev, self.inode)
-
-    def close(self) -> None:
-        if self.ours():
-            os.close(self.fd)
-
-
 class _Own(NamedTuple):
     session: Session
-    lock: _Descriptor
-    watchdog: _Descriptor | None  # a pipe that only the watchdog has open for writing
+    lock: Description
+    watchdog: Description | None  # a pipe that only the watchdog has open for writing
 
     def close(self) -> None:
-        with segment_file.no_fork:
-            _opening.discard(self.lock.fd)
-            self.lock.close()
+        with closing.no_fork:
+            self.lock.end()
         if self.watchdog:
-            self.watchdog.close()
+            self.watchdog.end()
 
     def holds(self, path: str) -> bool:
         """Return whether this process holds the lock of the session's file at `path`, and not of one elsewhere."""
         try:
-            there, held = os.lstat(path), os.fstat(self.lock.fd)
-        except OSError:
+            there, held = os.lstat(path), os.fstat(self.lock.fileno())
+        except (OSError, ValueError):
             return False
-        return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino) == (self.lock.dev, self.lock.inode)
+        return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino) == self.lock.identity
 
     def is_elsewhere(self) -> bool:
         """Return whether the session's file has a name: then, if not here, in a folder that a mount has hidden."""
-        return self.lock.ours() and os.fstat(self.lock.fd).st_nlink > 0
+        return self.lock.is_ours() and os.fstat(self.lock.fileno()).st_nlink > 0
 
     def unwatched(self) -> bool:
         """Return whether the watchdog has ended, or its pipe was closed here."""
-        return self.watchdog is not None and not (self.watchdog.ours() and launch.watches(self.watchdog.fd))
+        return self.watchdog is not None and not (self.watchdog.is_ours() and launch.watches(self.watchdog))
 
 
 # By folder of segments and effective user: each pair has a runtime folder of its own, and a watchdog sweeps one. A
@@ -102,7 +83,6 @@ _inherited: dict[_Place, str] = {}  # in a forked child: the id of the parent's 
 _SIZE = 4096  # bytes read of a session's file
 _RECHECK = 0.01  # seconds
 _checked_until = 0.0  # until then `covers` does not check again that the lock is held
-_opening: set[int] = set()  # locks that are not yet in _mine
 _guard = interrupts.Guard()
 
 
@@ -117,11 +97,11 @@ def covers(path: str) -> bool:
     global _checked_until
     own = _mine.get((path.rpartition("/")[0], os.geteuid()))
     if own is not None and (now := time.monotonic()) > _checked_until:
-        try:
-            held = os.fstat(own.lock.fd)
-        except OSError:
+        try:  # as `own.lock.is_ours()`: a call less in every attach
+            held = os.fstat(own.lock.fileno())
+        except (OSError, ValueError):
             return False
-        if (held.st_dev, held.st_ino) != (own.lock.dev, own.lock.inode):  # not `ours`: a call less in every attach
+        if (held.st_dev, held.st_ino) != own.lock.identity:
             return False
         _checked_until = now + _RECHECK
     return own is not None
@@ -141,9 +121,9 @@ def begin() -> tuple[Session, bool]:
         own = _mine.get(here)
         if own and own.holds(f"{root}/sessions/{own.session.id}"):
             if own.unwatched():  # it was killed: start another
-                fresh = _watch(root, own.session, own.lock.fd)
+                fresh = _watch(root, own.session, own.lock)
                 if own.watchdog:
-                    own.watchdog.close()
+                    own.watchdog.end()
                 _mine[here] = own._replace(watchdog=fresh)
             return own.session, False
         if own and own.is_elsewhere():  # it lives on there, as do its segments, until this process ends
@@ -151,10 +131,9 @@ def begin() -> tuple[Session, bool]:
             own = None
         # If only the file was removed, which logind does at the last logout, the session continues.
         session = (
-            own.session if own and own.lock.ours() else _describe(os.getpid(), identity.label(), _parent(root, here))
+            own.session if own and own.lock.is_ours() else _describe(os.getpid(), identity.label(), _parent(root, here))
         )
-        _mine[here] = new = _open(root, session)
-        _opening.discard(new.lock.fd)
+        _mine[here] = _open(root, session)
         if own:
             own.close()
         return session, True
@@ -162,7 +141,7 @@ def begin() -> tuple[Session, bool]:
 
 def end() -> None:
     """End this process's session as its death would: the watchdog unlinks what it owns."""
-    with _guard, segment_file.no_fork:
+    with _guard, closing.no_fork:
         own = _mine.pop(_here(), None)
         for one in [own, *_elsewhere] if own else _elsewhere:
             one.close()
@@ -182,7 +161,7 @@ def read(id_: str) -> Session | None:
     try:
         session = parse(os.read(fd, _SIZE))
     finally:
-        os.close(fd)
+        fd.close()
     return session if session and session.id == id_ else None
 
 
@@ -202,7 +181,7 @@ def wait(id_: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def encode(session: Session) -> bytes:
@@ -257,21 +236,20 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
     """Start the watchdog and link the session's file, locked until the returned descriptor is closed."""
     path = f"{root}/sessions/{session.id}"
     watchdog = None
-    with segment_file.no_fork:
-        fd = segment_file.blank(f"{root}/sessions", fcntl.LOCK_EX)
-        _opening.add(fd)
-    lock = _descriptor(fd)
+    with closing.no_fork:
+        fd = segment_file.blank(f"{root}/sessions", fcntl.LOCK_EX, own=Description)
+        lock: Description = closing.note(fd.owner)
     try:
         os.write(fd, encode(session))
         early = not folders.has_proc()  # the watchdog has to open the file by its name
         if early:
             segment_file.link(fd, path)
         if not session.parent:
-            watchdog = _watch(root, session, fd, behalf)
+            watchdog = _watch(root, session, lock, behalf)
         if not early:
             segment_file.link(fd, path)
         if session.parent and not _locked(session.parent):  # it ended meanwhile, its watchdog perhaps too
-            watchdog = _watch(root, session, fd)
+            watchdog = _watch(root, session, lock)
         return _Own(session, lock, watchdog)
     except BaseException:
         _Own(session, lock, watchdog).close()
@@ -280,12 +258,7 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
         raise
 
 
-def _descriptor(fd: int) -> _Descriptor:
-    status = os.fstat(fd)
-    return _Descriptor(fd, status.st_dev, status.st_ino)
-
-
-def _opened(id_: str) -> int | None:
+def _opened(id_: str) -> Descriptor | None:
     """Open a session's file; None if there is none, or a link or pipe in its place."""
     if not _ID.fullmatch(id_):  # it comes from a record, which may be damaged
         return None
@@ -302,7 +275,7 @@ def _locked(id_: str) -> bool:
     try:
         return not oflock.take_whole(fd, fcntl.LOCK_SH)
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def _parent(root: str, here: _Place) -> str | None:
@@ -324,30 +297,24 @@ def _parent(root: str, here: _Place) -> str | None:
 
 def _runs(pid: int) -> bool:
     try:
-        os.close(os.pidfd_open(pid))
+        closing.opened(os.pidfd_open, pid).close()
     except ProcessLookupError:
         return False
     return True
 
 
-def _watch(root: str, session: Session, lock: int, behalf: int | None = None) -> _Descriptor:
+def _watch(root: str, session: Session, lock: Description, behalf: int | None = None) -> Description:
     """Start the watchdog, and return when it waits: before there is anything to clean up."""
     path = f"{root}/sessions/{session.id}"
-    return _descriptor(launch.start([path] if behalf is None else [path, str(behalf)], lock))
+    return launch.start([path] if behalf is None else [path, str(behalf)], lock)
 
 
 def _after_fork() -> None:
-    """Close the locks of the parent's sessions: the child must not keep them alive."""
+    """Forget the parent's sessions, whose locks the child has closed (`closing`)."""
     for place, own in _mine.items():
         _inherited[place] = own.session.parent or own.session.id
-        own.close()
     _mine.clear()
-    for own in _elsewhere:
-        own.close()
     _elsewhere.clear()
-    for lock in _opening:
-        os.close(lock)
-    _opening.clear()
     _guard.in_child()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import operator
 import os
 import stat
@@ -11,7 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
-from shmkernel._core import descriptors, paths, protocol
+from shmkernel._core import closing, paths, protocol
+from shmkernel._core.closing import Descriptor
 from shmkernel.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ _UIDS = (1 << 32) - 1  # the first user namespace maps them all
 _identity: Callable[[os.stat_result], tuple[int, int]] = operator.attrgetter("st_dev", "st_ino")
 
 
-class Folder(int):
-    """The descriptor of an open folder, for ``dir_fd``. It is closed with the last reference."""
+class Folder(Descriptor):
+    """The descriptor of an open folder, for ``dir_fd``."""
 
     path: str
     prepared = False
@@ -34,7 +36,9 @@ class Folder(int):
     def __new__(cls, path: str, name: str, within: Folder | None = None, flags: int = 0) -> Self:
         """Open the folder `name` inside `within`; `path` is for messages, and for `is_current`."""
         flags |= os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        self = super().__new__(cls, descriptors.beyond_streams(os.open(name, flags, dir_fd=within)))
+        fd = closing.opened(functools.partial(os.open, dir_fd=within), name, flags)
+        self = super().__new__(cls, fd)
+        self.owner, self.close = fd.owner, fd.close
         self.path, self._identity = path, _identity(os.fstat(self))
         return self
 
@@ -50,8 +54,8 @@ class Folder(int):
     def __del__(self, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if not ending():
             with contextlib.suppress(OSError):
-                if _identity(os.fstat(self)) == self._identity:  # else the number belongs to another file now
-                    os.close(self)
+                if self._identity not in (None, _identity(os.fstat(self))):
+                    closing.lose(self.owner)  # the number belongs to another file now
 
 
 def ours(path: str, name: str, within: Folder) -> Folder:
@@ -84,11 +88,12 @@ def fill(runtime: Folder, *, numbered: bool) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o700, dir_fd=runtime)
         ours(f"{runtime.path}/{part}", part, runtime)
+    open_here = functools.partial(os.open, dir_fd=runtime)
     try:
-        fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
+        fd = closing.opened(open_here, "names.lock", paths.LOCK, 0o600)
     except PermissionError:  # its maker died before fchmod
         os.chmod("names.lock", 0o600, dir_fd=runtime)
-        fd = os.open("names.lock", paths.LOCK, 0o600, dir_fd=runtime)
+        fd = closing.opened(open_here, "names.lock", paths.LOCK, 0o600)
     try:
         os.fchmod(fd, 0o600)
         if not numbered:
@@ -96,7 +101,7 @@ def fill(runtime: Folder, *, numbered: bool) -> None:
             protocol.claim(runtime, runtime.path)
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)  # a child that another thread has just forked shares it
-        os.close(fd)
+        fd.close()
 
 
 def check_uid(folder: str) -> None:

@@ -31,7 +31,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from IPython.core.magic_arguments import argument
 
 from shmkernel import kernels
-from shmkernel._core import descriptors, paths
+from shmkernel._core import closing, descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.notebook.parsing import Parser, arguments, in_one_line
 
@@ -62,7 +62,8 @@ class Peer(kernels.Kernel):
             message = f"peer {name!r} needs the path of a Python, and sys.executable has none. Set it"
             raise PeerError(message, name=name)
         descriptors.check_spare(_SOCKETS)
-        self.name, self._death = name, -1
+        self.name = name
+        self._death: closing.Descriptor | None = None
         self._mine = os.getpid()
         self._guard = threading.Lock()  # subshells run cells in threads; only one may use the sockets
         env = {**os.environ}
@@ -75,7 +76,7 @@ class Peer(kernels.Kernel):
                 what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
                 message = f"peer {name!r} did not start: {what}. If this kernel's folder was removed: os.chdir(...)"
                 raise PeerError(message, name=name) from None
-            self._death = os.pidfd_open(self.process.pid)
+            self._death = closing.opened(os.pidfd_open, self.process.pid)
             try:
                 self._connect()
             except RuntimeError as error:
@@ -111,16 +112,17 @@ class Peer(kernels.Kernel):
 
     def await_end(self, deadline: float) -> None:
         """Wait for the end until the deadline, then kill the peer."""
+        assert self._death is not None
         select.select([self._death], [], [], max(deadline - time.monotonic(), 0))
         self.end()
 
     def end(self) -> None:
         """Kill the peer, and close its sockets and pidfd."""
-        if self._death < 0:
+        if self._death is None:
             return
         super().end()
-        os.close(self._death)
-        self._death = -1
+        self._death.close()
+        self._death = None
 
     @property
     def ours(self) -> bool:

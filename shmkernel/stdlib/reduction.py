@@ -296,7 +296,7 @@ def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
             raise NotFoundError("an array of a dict was replaced while a reference to it was on its way here")
         mapping = segment_file.map_(fd, found.st_size, mode, os.path.basename(file))
     finally:
-        os.close(fd)
+        fd.close()
     attachments.note(mapping, mapping, attachments.Segment(found, mode, path, os.path.basename(file), "array", None))
     made = attachments.of(mapping)
     assert made is not None

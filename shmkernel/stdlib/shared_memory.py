@@ -146,7 +146,7 @@ class SharedMemory:
         except ValueError as error:
             raise segment_file.damaged(name, error if found.st_size else "the file is empty") from None
         finally:
-            os.close(fd)
+            fd.close()
         attachments.note(mapping, value, attachments.Segment(found, "r+", path, name, kind, records.of(found)))
 
     def _create(self, posix: str | None, kind: Kind, plan: Plan, view: View) -> None:

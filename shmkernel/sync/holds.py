@@ -26,9 +26,9 @@ from shmkernel.sync import sync_file
 from shmkernel.sync.sync_file import HOLDER, RELEASED, WATCHED
 
 if TYPE_CHECKING:
+    from shmkernel._core.closing import Description
     from shmkernel._core.interrupts import Entry
     from shmkernel._core.owners import Owner
-    from shmkernel.sync.closing import Descriptor
 
 _HOLDER = slice(HOLDER * 8, HOLDER * 8 + sync_file.WHO)
 
@@ -42,7 +42,7 @@ class Hold:
         self.file, self.owner, self.shared = file, owner, shared
         self.places: list[Inside] = []
         self.claims: list[int] = []  # threads that are about to unlock; the first one does
-        self.description: list[Descriptor] = []  # at most one
+        self.description: list[Description] = []  # at most one
         self.fd = -1
         self.noted = False  # whether the words HOLDER in the sync file name this process
 

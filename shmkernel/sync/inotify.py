@@ -25,14 +25,13 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from shmkernel._core import fork, interrupts
-from shmkernel.sync import closing
+from shmkernel._core import closing, fork, interrupts
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from shmkernel.sync.closing import Descriptor
+    from shmkernel._core.closing import Description
 
 TICK = 0.05  # seconds: an event loop that sleeps longer reacts late to Ctrl-C
 _POLL, _POLLERS = 0.01, 16  # seconds between two looks, of so many waiters
@@ -46,7 +45,7 @@ _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _guard = interrupts.Guard()
-_inotify: Descriptor | None = None
+_inotify: Description | None = None
 _watches: set[int] = set()  # all watches of the instance
 _waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
 _resting: Waiter | None = None  # kept for the next wait with the same key: making and closing one takes 30 us
@@ -58,14 +57,16 @@ class Waiter:
     Check the condition once after making it: earlier changes wake nobody.
     """
 
+    _poll: select.epoll | None = None  # defaults here, since Ctrl-C may end `__init__` before its first line
+    event: Description | None = None
+    watched: set[int] | frozenset[int] = frozenset()
+
     def __init__(self, *paths: str, key: object = None) -> None:
         self.polling, self._key = True, key
-        self.watched: set[int] = set()
-        self._poll = self.event = None
         try:
             if len(_waiters) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE:
                 raise OSError  # noqa: TRY301  the handler serves all errors
-            self.event = closing.made(os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self.event = closing.described(os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._poll = _epoll()
             self._poll.register(self.event, select.EPOLLIN)
         except (OSError, AttributeError):  # too many open files; gevent removes epoll
@@ -74,7 +75,8 @@ class Waiter:
             _waiters.add(self)
             if self._poll is not None and (instance := _instance()) is not None:
                 self._poll.register(instance, select.EPOLLIN)
-                watching = [self._watch(instance, path) for path in paths]
+                self.watched = set()
+                watching = [self._watch(instance, self.watched, path) for path in paths]
                 self.polling = not all(watching)
 
     def wait(self, timeout: float | None = None) -> None:
@@ -131,7 +133,7 @@ class Waiter:
             for watch in _watches - others:  # includes those of waiters whose close Ctrl-C interrupted
                 _libc.inotify_rm_watch(_number(_inotify), watch)  # fails if the file is removed, and with it the watch
                 _watches.discard(watch)
-            self.watched.clear()
+            self.watched = frozenset()
             for descriptor in (self._poll, self.event):
                 if descriptor is not None:
                     descriptor.close()
@@ -140,13 +142,14 @@ class Waiter:
         if not ending():  # Ctrl-C has skipped the close
             self.close()
 
-    def _watch(self, instance: Descriptor, path: str) -> bool:
+    @staticmethod
+    def _watch(instance: Description, watched: set[int], path: str) -> bool:
         mask = _FOLDER_MASK if os.path.isdir(path) else _MASK
         watch = int(_libc.inotify_add_watch(instance.fileno(), os.fsencode(path), mask))
         if watch < 0:
             return False
         _watches.add(watch)
-        self.watched.add(watch)
+        watched.add(watch)
         return True
 
     def _take(self) -> None:
@@ -190,22 +193,22 @@ def _wake(woken: asyncio.Future[None]) -> None:
 
 def _epoll() -> select.epoll:
     new = select.epoll()
-    while new.fileno() <= closing.STREAMS:
-        above = map(fcntl.fcntl, [new], [fcntl.F_DUPFD_CLOEXEC], [closing.STREAMS + 1])
+    while new.fileno() <= closing.LAST:
+        above = map(fcntl.fcntl, [new], [fcntl.F_DUPFD_CLOEXEC], [closing.LAST + 1])
         new = next(map(select.epoll.fromfd, above))
     return new
 
 
-def _instance() -> Descriptor | None:
+def _instance() -> Description | None:
     """Return the process's inotify instance; None if it cannot have one."""
     global _inotify
     if _inotify is None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: inotify_init1 returned -1
-            _inotify = closing.made(_libc.inotify_init1, _FLAGS)
+            _inotify = closing.described(_libc.inotify_init1, _FLAGS)
     return _inotify
 
 
-def _number(descriptor: Descriptor | None) -> int:
+def _number(descriptor: Description | None) -> int:
     return -1 if descriptor is None else descriptor.fileno()
 
 

@@ -33,12 +33,12 @@ import time
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel._core import capacity, folders, fork, identity, interrupts, paths, segment_file
+from shmkernel._core import capacity, closing, folders, fork, identity, interrupts, paths, segment_file
 from shmkernel.errors import DamagedError, ShmError
-from shmkernel.sync import closing, whereto
+from shmkernel.sync import whereto
 
 if TYPE_CHECKING:
-    from shmkernel.sync.closing import Descriptor
+    from shmkernel._core.closing import Description
     from shmkernel.sync.holds import Hold
 
 SIZE = 4096
@@ -122,7 +122,7 @@ class SyncFile:
     )  # fmt: skip
 
     def __init__(self, name: str, path: str) -> None:
-        self.idle: list[Descriptor] = []
+        self.idle: list[Description] = []
         self.name, self.path, self.segment_path = name, path, paths.path_of(name)
         self.target = whereto.Target(self.segment_path)
         self.inode, self.page = _mapped(name, path)
@@ -133,7 +133,7 @@ class SyncFile:
         self.queued: list[Hold] = []  # of waiting tasks
         self.inherited = 0  # explicit enterings in the parent before the fork: leaving them here does nothing
 
-    def description(self) -> Descriptor:
+    def description(self) -> Description:
         """Return a descriptor to lock with, idle or new. Without references it is closed, which unlocks."""
         try:
             while (idle := self.idle.pop()).closed:  # the parent's, from before a fork
@@ -142,7 +142,7 @@ class SyncFile:
             pass
         else:
             return idle
-        new = closing.made(os.open, self.path, _SAFE)
+        new = closing.described(os.open, self.path, _SAFE)
         try:
             if os.fstat(new.fileno()).st_ino != self.inode:
                 raise FileNotFoundError(self.path)  # noqa: TRY301  the handler serves all errors
@@ -233,7 +233,7 @@ def _remove_if_unused(path: str, *, all_: bool, dry_run: bool) -> bool:
             folders.unlink(path)
         return unused
     finally:
-        os.close(fd)
+        fd.close()
 
 
 class _Made:
@@ -292,7 +292,7 @@ def _mapped(name: str, path: str) -> tuple[int, memoryview]:
                 if page[:8] == MAGIC.to_bytes(8, "little"):
                     return status.st_ino, page
         finally:
-            os.close(fd)
+            fd.close()
         cure = f"Remove it when nobody holds a lock, in a terminal: rm {shlex.quote(path)}"
         message = f"the sync file of {name!r} is damaged. {cure}"
         raise DamagedError(message, name=name, path=path)
@@ -317,12 +317,11 @@ def _link_blank(name: str, path: str) -> None:
         with contextlib.suppress(FileExistsError):
             segment_file.link(fd, path)
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def _in_child() -> None:
-    """Close the parent's descriptors: its locks must not outlive it in this child."""
-    closing.close_all()
+    """Forget the parent's holds. Its descriptors are closed already (`closing`)."""
     for hold in busy:
         if hold.owner.is_thread():
             hold.file.inherited += sum(inside.explicit for inside in hold.places)
@@ -335,14 +334,4 @@ def _in_child() -> None:
     guard.in_child()
 
 
-def _before() -> None:
-    guard.before_fork()
-    closing.guard.before_fork()
-
-
-def _in_parent() -> None:
-    closing.guard.in_parent()
-    guard.in_parent()
-
-
-fork.on("sync files", before=_before, in_parent=_in_parent, in_child=_in_child)
+fork.on("sync files", before=guard.before_fork, in_parent=guard.in_parent, in_child=_in_child)

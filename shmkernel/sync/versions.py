@@ -22,7 +22,7 @@ from shmkernel.sync.sync_file import INODE, PUBLISHED, RELEASED, WATCHED
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from shmkernel.sync.closing import Descriptor
+    from shmkernel._core.closing import Description
 
 _LOCK = oflock.request(fcntl.F_WRLCK, locks.VERSION)
 on_wait: list[Callable[[str], None]] = []  # called when this process first asks for the version of a name's segment
@@ -170,7 +170,7 @@ def _read(file: sync_file.SyncFile) -> int:
 
 def _alone(file: sync_file.SyncFile, change: Callable[[sync_file.SyncFile], None]) -> int:
     """Change words under the byte lock VERSION, wake the waiters, and return the version."""
-    held: list[Descriptor] = []  # emptied on errors: a traceback keeps local variables, and would keep the lock
+    held: list[Description] = []  # emptied on errors: a traceback keeps local variables, and would keep the lock
     while True:
         try:
             held.append(file.description())

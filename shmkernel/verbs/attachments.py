@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import weakref
@@ -39,9 +40,14 @@ class Segment(NamedTuple):
 
 
 class Attachment(weakref.ref["mmap.mmap"]):
-    """A weak reference to a mapping; ``value`` is a weak reference to the object over it that `attach` returns."""
+    """A weak reference to a mapping; ``value`` is a weak reference to the object over it that `attach` returns.
 
-    __slots__ = ("form", "key", "kind", "last_unlinks", "name", "path", "record", "size", "start", "value")
+    ``again`` is a second reference with a callback, for the case that Ctrl-C ends the first one's.
+    """
+
+    __slots__ = ("again", "form", "key", "kind", "last_unlinks", "name", "path", "record", "size", "start", "value")
+
+    again: weakref.ref[mmap.mmap] | None
 
     form: object
     key: Key
@@ -149,6 +155,7 @@ def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attac
     while len(_known) > _KNOWN:
         _known.pop(next(iter(_known)), None)
     made.last_unlinks = made.record is not None and made.record.lifetime == "attached"
+    made.again = weakref.ref(mapping, functools.partial(_let_go_again, made))  # last: it is complete now
     return made
 
 
@@ -199,9 +206,13 @@ def had(path: str) -> bool:
 
 
 def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-    """Forget a freed mapping. If its lifetime is attached and it was the last one, unlink the segment."""
-    if ending():  # modules are being torn down; the watchdog does it
-        return
+    """Forget a freed mapping. If its lifetime is attached and it was the last one, unlink the segment.
+
+    Python drops a KeyboardInterrupt in a callback, and what the callback had left to do. So there are two, one after
+    the other: a second call does nothing after a complete one.
+    """
+    if ending() or getattr(attachment, "again", None) is None:
+        return  # modules are being torn down, and the watchdog does it; or it was never complete, or is done
     with guard:
         if _open.get(attachment.key) is attachment:
             del _open[attachment.key]
@@ -210,6 +221,12 @@ def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_final
     attachment.value.attachment = None  # they refer to each other
     if attachment.last_unlinks:
         registry.unlink_unused(attachment.key[1])
+        attachment.last_unlinks = False
+    attachment.again = None  # likewise
+
+
+def _let_go_again(attachment: Attachment, _: object) -> None:
+    _let_go(attachment)
 
 
 fork.on("attachments", before=guard.before_fork, in_parent=guard.in_parent, in_child=guard.in_child)

@@ -15,7 +15,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkernel._core import capacity, descriptors, folders, oflock, paths, protocol, registry, segment_file
+from shmkernel._core import capacity, closing, descriptors, folders, oflock, paths, protocol, registry, segment_file
 from shmkernel.errors import Cure, ShmError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _mechanisms() -> Iterator[Finding]:
             at = status.st_dev, status.st_ino
             listed = any(os.getpid() in registry.holders().get(at, ()) for _ in range(_LOOKS))
         finally:
-            os.close(fd)
+            fd.close()
             with contextlib.suppress(FileNotFoundError):
                 folders.unlink(path)
     if not excluded:
@@ -159,7 +159,7 @@ def _is_locked(path: str) -> bool:
     try:
         return not oflock.take_whole(fd)
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def _leftovers() -> Iterator[Finding]:
@@ -218,9 +218,8 @@ def _read(path: str) -> str:
 
 
 def _inotify() -> Iterator[Finding]:
-    fd = ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_CLOEXEC)
-    if fd >= 0:
-        os.close(fd)
+    with contextlib.suppress(ValueError):  # it has returned -1
+        closing.described(ctypes.CDLL(None, use_errno=True).inotify_init1, os.O_CLOEXEC).close()
         yield Finding("ok", "inotify works")
         return
     limit = _read(f"{_ROOT}/proc/sys/fs/inotify/max_user_instances").strip()

@@ -54,7 +54,7 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise _failed(name, target, error) from None
     finally:
-        os.close(fd)
+        fd.close()
         registry.unlink_unused(status.st_ino)  # the last other user may have detached while this process read it
         with contextlib.suppress(OSError):
             os.unlink(part)

@@ -161,7 +161,7 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     finally:
-        os.close(fd)
+        fd.close()
     return attachments.put(mapping, value, attachments.Segment(status, mode, path, name, reader.name, record))
 
 

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterator, Sequence
 
+    from shmkernel._core.closing import Descriptor
+
 Replace = bool | Literal["own"]  # which segment may be replaced: any, none, or this session's own
 
 
 class Draft(NamedTuple):
     """A complete segment without a name. ``value`` is the object over it."""
 
-    fd: int
+    fd: Descriptor
     record: records.Record
     value: Any
 
@@ -76,7 +78,7 @@ def make(
             return Draft(fd, record, given)
         except BaseException:
             inode = os.fstat(fd).st_ino
-            os.close(fd)  # first, because abandon needs a descriptor, and this may be the last one
+            fd.close()  # first, because abandon needs a descriptor, and this may be the last one
             registry.abandon(inode)
             raise
 
@@ -103,7 +105,7 @@ def discard(drafts: Sequence[Draft]) -> None:
 
 def _close(drafts: Sequence[Draft]) -> None:
     for made in drafts:
-        os.close(made.fd)
+        made.fd.close()
 
 
 def _abandon(drafts: Sequence[Draft]) -> None:

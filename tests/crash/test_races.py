@@ -155,7 +155,7 @@ def test_nobody_attaches_a_ghost():
                 fd, found = segment_file.attach(paths.path_of("x"), "r+", "x")
             except shm.NotFoundError:
                 return None
-            os.close(fd)
+            fd.close()
             return found.st_nlink
 
         return [links for links in on_and_on(once) if links is not None]

@@ -21,16 +21,16 @@ from shmkernel._core import names_lock, paths, registry
 from shmkernel.kinds import array
 from tests.helpers import Child, holding, left, quick_first, until, until_left
 
-MODULES = ("posix", "fcntl", "_posixsubprocess", "io", "_io")
+MODULES = ("posix", "fcntl", "_posixsubprocess", "io", "_io", "builtins", None)  # None: methods, such as close
 CALLS = (
     "open", "close", "link", "rename", "unlink", "remove", "write", "pwrite", "posix_fallocate", "ftruncate", "flock",
-    "mkdir", "chmod", "fork_exec", "read", "lstat", "fstat", "listdir", "pipe",
+    "mkdir", "chmod", "fork_exec", "read", "lstat", "fstat", "listdir", "next",
 )  # fmt: skip
 OLD, NEW = np.arange(3000), np.arange(5000) * 3
 
 
 def at_step(step, act):
-    """Call `act` right before the step-th system call from now on.
+    """Call `act` right before the step-th system call from now on; ``next`` opens a file (`closing`).
 
     Return a function that returns whether that call came. It may come in a finalizer, where Python drops the exception
     of `act`.

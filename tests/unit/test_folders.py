@@ -105,7 +105,7 @@ def test_a_file_that_is_renamed_or_linked_goes_to_the_folder_that_was_made_anew(
         act(old, new)
         assert os.path.exists(new)
     fd = folders.nameless(root)
-    os.close(fd)
+    fd.close()
     make_anew(root)
     fd = os.open(root, os.O_TMPFILE | os.O_RDWR, 0o600)
     folders.link_nameless(fd, new)

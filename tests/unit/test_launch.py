@@ -293,7 +293,7 @@ print(sessions.__file__, sessions.begin()[1], shmkernel.__version__)
 
 
 def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
-    """After an interrupt at any moment no process and hardly a descriptor is left, and the next session begins."""
+    """After an interrupt at any moment no process and no descriptor is left, and the next session begins."""
 
     def work(connection):
         signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -323,7 +323,7 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
         interrupted, opened = child.hear()
         assert child.join() == 0
     assert interrupted
-    assert opened <= 1  # known: an interrupt right after a system call leaves its descriptor open
+    assert opened == 0
     until(lambda: not watchdogs(shm_dir), "the watchdogs have ended")
     until_left(shm_dir)
 

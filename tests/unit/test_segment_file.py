@@ -20,7 +20,7 @@ def block(shm_dir, data=b"abc", size=None):
     fd = segment_file.blank(str(shm_dir))
     segment_file.fill(fd, size or len(data), [memoryview(data)], "x", nothing)
     segment_file.link(fd, f"{shm_dir}/x")
-    os.close(fd)
+    fd.close()
     return f"{shm_dir}/x"
 
 
@@ -36,7 +36,7 @@ def test_a_block_has_no_name_until_it_is_whole(shm_dir):
     assert os.listdir(shm_dir) == []
     assert os.fstat(fd).st_mode & 0o777 == 0o600
     assert not os.get_inheritable(fd)
-    os.close(fd)
+    fd.close()
 
 
 def test_a_block_is_born_locked(shm_dir):
@@ -46,7 +46,7 @@ def test_a_block_is_born_locked(shm_dir):
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(other)
-        os.close(fd)
+        fd.close()
 
 
 def test_what_the_pieces_leave_is_reserved_and_zero(path):
@@ -59,7 +59,7 @@ def test_what_the_pieces_leave_is_reserved_and_zero(path):
 def test_progress_counts_every_byte_that_is_written(shm_dir):
     fd, counts = segment_file.blank(str(shm_dir)), []
     segment_file.fill(fd, 100, [memoryview(b"a" * 60), memoryview(b"b" * 40)], "x", counts.append)
-    os.close(fd)
+    fd.close()
     assert sum(counts) == 100
 
 
@@ -67,7 +67,7 @@ def test_a_taken_name_is_not_overwritten(path, shm_dir):
     fd = segment_file.blank(str(shm_dir))
     with pytest.raises(FileExistsError):
         segment_file.link(fd, path)
-    os.close(fd)
+    fd.close()
 
 
 def test_an_attachment_lasts_as_long_as_its_mapping(path):
@@ -84,7 +84,7 @@ def test_an_attachment_lasts_as_long_as_its_mapping(path):
     assert alone()
     fd, found = segment_file.attach(path, "r+", "x")
     mapping = segment_file.map_(fd, found.st_size, "r+", "x")
-    os.close(fd)
+    fd.close()
     assert not alone()
     mapping.close()
     assert alone()
@@ -94,7 +94,7 @@ def test_an_attachment_lasts_as_long_as_its_mapping(path):
 def test_modes_say_who_sees_a_change(mode, path):
     fd, found = segment_file.attach(path, mode, "x")
     mapping = segment_file.map_(fd, found.st_size, mode, "x")
-    os.close(fd)
+    fd.close()
     if mode == "r":
         with pytest.raises(TypeError):
             mapping[0] = 1
@@ -123,7 +123,7 @@ def test_no_descriptor_takes_the_place_of_a_standard_stream(shm_dir):
 def test_a_mapping_leaks_into_no_program(path):
     fd, found = segment_file.attach(path, "r", "x")
     mapping = segment_file.map_(fd, found.st_size, "r", "x")
-    os.close(fd)
+    fd.close()
     open_on_it = [fd for fd in os.listdir("/proc/self/fd") if _leads_to(fd, path)]
     assert len(open_on_it) == 1
     assert not os.get_inheritable(int(open_on_it[0]))

@@ -127,7 +127,7 @@ def test_a_program_that_closes_all_descriptors_begins_a_new_session_and_loses_no
     """Close all descriptors, as a daemon does: the next files get their numbers."""
     first, _ = sessions.begin()
     own = sessions._mine[sessions._here()]
-    number = getattr(own, closed).fd
+    number = getattr(own, closed).fileno()
     (tmp_path / "data").write_text("data")
     theirs = os.open(tmp_path / "data", os.O_RDWR)
     os.dup2(theirs, number)  # closed, and the next that was opened

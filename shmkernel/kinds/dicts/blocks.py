@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     import lmdb
 
+    from shmkernel._core.closing import Description
     from shmkernel._core.interrupts import Entry
     from shmkernel.kinds.dicts.store import Store
-    from shmkernel.kinds.dicts.writer_lock import Description
 
     Txn = lmdb.Transaction[bytes]
 

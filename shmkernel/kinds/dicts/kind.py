@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from shmkernel._core.closing import Descriptor
     from shmkernel.kinds.dicts.mapping import SharedDict
     from shmkernel.kinds.preview import Look, Preview, Source
 
@@ -161,8 +162,8 @@ def _array() -> kinds.Kind:
     return kinds.named("array")
 
 
-def _put(home: str, array: NDArray[Any], name: str) -> int:
-    """Write an array to a nameless file and return its descriptor, or -1 if the dict was unlinked.
+def _put(home: str, array: NDArray[Any], name: str) -> Descriptor | None:
+    """Write an array to a nameless file and return its descriptor, or None if the dict was unlinked.
 
     The transaction that stores the array links the file.
     """
@@ -172,11 +173,11 @@ def _put(home: str, array: NDArray[Any], name: str) -> int:
     except (FileNotFoundError, FolderError):
         if os.path.exists(home):
             raise
-        return -1
+        return None
     try:
         segment_file.fill(fd, plan.size, plan.pieces(), name, lambda _: None)
     except BaseException:
-        os.close(fd)
+        fd.close()
         raise
     return fd
 
@@ -187,7 +188,7 @@ def _write(home: str, file: str, plan: Plan, progress: Callable[[int], None]) ->
         segment_file.fill(fd, plan.size, plan.pieces(), file, progress)
         segment_file.link(fd, f"{home}/{file}.npy")
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def _attach(path: str, mode: str) -> NDArray[Any]:
@@ -198,4 +199,4 @@ def _attach(path: str, mode: str) -> NDArray[Any]:
             _array().open(segment_file.map_(fd, status.st_size, mode, os.path.basename(path)), path, mode),
         )
     finally:
-        os.close(fd)
+        fd.close()

@@ -62,7 +62,7 @@ def listen(path: str) -> None:
                 with mmap.mmap(fd, 2 * PAGE) as page:
                     page[LISTENED * 8] = 1
         finally:
-            os.close(fd)
+            fd.close()
 
 
 def count(words: memoryview) -> int:

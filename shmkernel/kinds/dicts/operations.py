@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from shmkernel._core.closing import Descriptor
     from shmkernel.kinds.dicts.blocks import Block
 
     Txn = lmdb.Transaction[bytes]
@@ -38,7 +38,7 @@ BROKEN = entries.WrongError, values.ZoneError
 class Arrays(NamedTuple):
     """Functions that write a large array to a nameless file beside the store, and attach one."""
 
-    put: Callable[[str, NDArray[Any], str], int]
+    put: Callable[[str, NDArray[Any], str], Descriptor | None]
     attach: Callable[[str, str], NDArray[Any]]
 
 
@@ -47,14 +47,16 @@ class Ready:
 
     __slots__ = ("data", "exact", "fd", "file", "key", "raw")
 
-    def __init__(self, raw: bytes, exact: bool, key: object, data: bytes, file: str = "", fd: int = -1) -> None:
+    def __init__(
+        self, raw: bytes, exact: bool, key: object, data: bytes, file: str = "", fd: Descriptor | None = None
+    ) -> None:
         self.raw, self.exact, self.key, self.data, self.file, self.fd = raw, exact, key, data, file, fd
 
     def close(self) -> None:
         """Close the file; if it is still nameless, that removes it."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if self.fd is not None:
+            self.fd.close()
+            self.fd = None
 
 
 class GoneError(NotFoundError):
@@ -217,12 +219,12 @@ class Access:
         """Encode a pair, and write a large array, before the change blocks other writers."""
         self._check_writable()
         raw, exact = self._key(key)
-        if is_large(value) and (fd := self._put_array(key, value)) >= 0:
+        if is_large(value) and (fd := self._put_array(key, value)) is not None:
             file = secrets.token_hex(8)
             return Ready(raw, exact, key, values.pack(values.File(file)), file, fd)
         return Ready(raw, exact, key, packed(self.name, key, value))
 
-    def _put_array(self, key: object, value: Any) -> int:
+    def _put_array(self, key: object, value: Any) -> Descriptor | None:
         name = self._store.name
         try:
             return self._arrays.put(self._store.home, value, name)
@@ -281,7 +283,7 @@ class Access:
         opened, size = self._store, len(ready.raw) + len(ready.data)
         opened.reservation.need(txn, size)
         entry = txn.get(ready.raw)
-        if ready.file:
+        if ready.fd is not None:
             opened.array_files.add(ready.fd, ready.file)
             ready.close()
         if entry is None:

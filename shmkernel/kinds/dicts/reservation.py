@@ -152,7 +152,5 @@ def make(home: str, name: str) -> None:
     except lmdb.Error as error:
         raise errors.of_new(name, error) from None
     lock = folders.open_(f"{home}/lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    try:
-        os.posix_fallocate(lock, 0, _LOCKS)
-    finally:
-        os.close(lock)
+    os.posix_fallocate(lock, 0, _LOCKS)
+    lock.close()

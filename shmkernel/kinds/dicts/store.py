@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
+    from shmkernel._core.closing import Descriptor
     from shmkernel._core.interrupts import Entry
 
     Txn = lmdb.Transaction[bytes]
@@ -66,7 +67,8 @@ class _Files:
     __slots__ = ("env", "fd", "home", "lock")
 
     def __init__(self, home: str) -> None:
-        self.home, self.fd = home, -1
+        self.home = home
+        self.fd: Descriptor | None = None
         self.lock: WriterLock | None = None
         self.env: lmdb.Environment | None = None
 
@@ -75,8 +77,6 @@ class _Files:
             self.lock.seal()
             self.env.close()
             _opened.pop(self.home, None)
-        if self.fd >= 0:
-            os.close(self.fd)
 
 
 class Store:
@@ -101,10 +101,10 @@ class Store:
         path = f"{home}/data.mdb"
         try:
             descriptors.take_streams()
-            self._files.fd = self._fd = self.reservation.fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
-            if os.fstat(self._fd).st_ino != int(os.path.basename(home)):
+            self._files.fd = self._fd = self.reservation.fd = fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
+            if os.fstat(fd).st_ino != int(os.path.basename(home)):
                 raise segment_file.damaged(name, "its store folder holds another file")
-            self._files.lock = self.lock = WriterLock(self._fd, path, name, functools.partial(_inside, home))
+            self._files.lock = self.lock = WriterLock(fd, path, name, functools.partial(_inside, home))
         except FileNotFoundError:
             raise errors.gone(name) from None
         if new:
@@ -303,6 +303,7 @@ class Store:
 
     def _open(self) -> lmdb.Environment:
         errors.check_engine()
+        assert self._fd is not None
         errors.check_owner(self.name, self._fd)
         if not self.lock.sealed() and not verify.vouched(self.home, self.words):
             verify.check(self.home, self.name, self.words)
@@ -377,7 +378,6 @@ def connect(home: str, mapping: mmap.mmap, name: str, *, new: bool = False) -> S
 
 def _after_fork() -> None:
     _guard.in_child()
-    writer_lock.close_all()
     if _opened:  # also what another thread of the parent was about to close
         _inherited.update(_opened)
         _opened.clear()

@@ -39,7 +39,7 @@ def check_readers(home: str, name: str) -> None:
             message = f"its lock file promises {count:,} readers, and has room for {room:,}"
             raise segment_file.damaged(name, f"{message}. LMDB repairs it once no process has the dict open")
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def vouched(home: str, words: memoryview) -> bool:
@@ -53,7 +53,7 @@ def vouched(home: str, words: memoryview) -> bool:
     try:
         return not oflock.is_free(fd, _ANY)
     finally:
-        os.close(fd)
+        fd.close()
 
 
 def check(home: str, name: str, words: memoryview) -> None:

@@ -14,20 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import io
 import mmap
 import os
 import secrets
 import time
-import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from shmkernel._core import descriptors, interrupts, limits, oflock, owners, segment_file
+from shmkernel._core import closing, interrupts, limits, oflock, owners
 from shmkernel.errors import FolderError, TimedOutError
 from shmkernel.kinds.dicts import lmdb_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from shmkernel._core.closing import Description
 
 _SECOND = 10**9  # ns
 _ERA = 1 << 62  # ns: the latest modification time
@@ -35,14 +35,7 @@ PATIENCE = 10.0  # seconds that a transaction waits for another dict
 AT_ONCE: contextlib.nullcontext[None] = contextlib.nullcontext()
 _TAKE, _FREE = oflock.request(fcntl.F_WRLCK), oflock.request(fcntl.F_UNLCK)
 _FIRST, _LONGEST = 0.0005, 0.01  # seconds between two attempts of a wait with a limit
-_open: weakref.WeakSet[Description] = weakref.WeakSet()
-
-
-class Description(io.FileIO):
-    """An open file description that can hold the lock."""
-
-    held = False
-    _finalizing = False  # hides FileIO's flag: no ResourceWarning for one that an interrupt left open
+_FLAGS = os.O_RDWR | os.O_CLOEXEC
 
 
 class Holder(Protocol):
@@ -144,20 +137,14 @@ class WriterLock:
         raise TimedOutError(message, name=self._name, timeout=limit, holder=None, inside=inside)
 
     def _description(self) -> Description:
-        with segment_file.no_fork:
-            file = self._reopened()
-            _open.add(file)
-        return file
-
-    def _reopened(self) -> Description:
         try:
-            return Description(f"/proc/self/fd/{self._fd}", "r+", opener=_open_file)
+            return closing.described(os.open, f"/proc/self/fd/{self._fd}", _FLAGS)
         except FileNotFoundError:  # no /proc
             pass
         except OSError as error:
             raise limits.explained(error, self._name) from None
         with contextlib.suppress(FileNotFoundError):
-            file = Description(self._path, "r+", opener=_open_file)
+            file = closing.described(os.open, self._path, _FLAGS)
             if os.path.samestat(os.fstat(file.fileno()), os.fstat(self._fd)):
                 return file
         message = f"{self._name!r} was unlinked, and cannot be locked without /proc: mount -t proc proc /proc"
@@ -183,13 +170,3 @@ class HeldWriterLock(interrupts.Holding):
 
     def _abort(self, entry: interrupts.Entry) -> None:
         self._leave(entry, None)
-
-
-def close_all() -> None:
-    """Close the inherited descriptions in a child; the parent keeps the lock."""
-    for file in [*_open]:
-        file.close()
-
-
-def _open_file(path: str, _: int) -> int:
-    return descriptors.beyond_streams(os.open(path, os.O_RDWR | os.O_CLOEXEC))
