@@ -18,6 +18,7 @@ from tests.prove.report import Report, page
 
 SHARES: dict[str, float] = {  # of the time: a part's module and its weight
     "hostile": 2,
+    "interrupts": 2,
     "life": 1,
     "scale": 1,
     "storm": 4,

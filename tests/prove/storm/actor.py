@@ -142,17 +142,17 @@ class Runner:
 
     def run(self, *unblocked: int) -> None:
         """Run all steps; an interrupt ends the outermost one that runs."""
-        left, interrupted = [*self.steps], False
-        while left or interrupted:
+        left = [*self.steps]
+        while left:
             try:
-                if interrupted:
-                    self._interrupted()
-                    interrupted = False
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, unblocked)
                 while left:
                     self.step(left.pop(0))
             except KeyboardInterrupt:
-                interrupted = True
+                pass
+            else:
+                break
+            self._interrupted()
 
     def step(self, step: Step) -> None:
         """Run one step."""
@@ -220,8 +220,10 @@ class Runner:
         """Run steps, and end this forked child."""
         status = 1
         try:
-            self.steps = steps
-            self.run()
+            try:
+                self.run_body(steps)
+            except KeyboardInterrupt:
+                self._interrupted()
             self.collect()
             self.log("ended")
             status = 0
