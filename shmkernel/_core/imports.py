@@ -4,13 +4,19 @@ A child that is forked while another thread imports a module inherits the import
 wait for it for ever. So late imports run in ``with importing:``, and a fork waits until other threads have left it. It
 also waits for imports of this package's modules elsewhere: unpickling starts them too. Threads do not wait for each
 other here: Python's own import locks do that, and detect deadlocks.
+
+A Ctrl-C inside importlib would leave its lock acquired, and every import of another thread waiting. So in the main
+thread a Ctrl-C waits too, until the import has ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import signal
 import sys
+import threading
 import time
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -37,16 +43,24 @@ class Importing(interrupts.Holding):
     ...     import json
     """
 
-    __slots__ = ("_guard", "_inside")
+    __slots__ = ("_guard", "_handler", "_inside", "_interrupted")
 
     def __init__(self) -> None:
         self._guard = interrupts.Guard()  # held over a fork, and while a thread enters
         self._inside: dict[Entry, int] = {}
+        self._handler: Any = None  # of SIGINT, while the main thread imports
+        self._interrupted = False
 
     def _enter(self, entry: Entry) -> None:
         entry.taken = True
         with self._guard:
             self._inside[entry] = get_ident()
+        if get_ident() == threading.main_thread().ident and self._handler is None:
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):
+                with contextlib.suppress(ValueError):  # a subinterpreter gets no signals
+                    signal.signal(signal.SIGINT, self._note)
+                    self._handler = handler
 
     def _leave(self, entry: Entry | None, kind: Kind) -> None:
         del kind
@@ -55,6 +69,21 @@ class Importing(interrupts.Holding):
 
     def _abort(self, entry: Entry) -> None:
         self._inside.pop(entry, None)
+        if get_ident() == threading.main_thread().ident and get_ident() not in [*self._inside.values()]:
+            self._let_interrupt()
+
+    def _note(self, number: int, frame: object) -> None:
+        del number, frame
+        self._interrupted = True
+
+    def _let_interrupt(self) -> None:
+        """Put the handler of SIGINT back, unless a module has set another; and call it if a Ctrl-C has come."""
+        handler, self._handler = self._handler, None
+        if handler is not None and signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, handler)
+        if self._interrupted:
+            self._interrupted = False
+            signal.raise_signal(signal.SIGINT)
 
     def before_fork(self) -> None:
         """Wait until no other thread imports, then keep them from starting."""
@@ -77,6 +106,9 @@ class Importing(interrupts.Holding):
         """Forget the parent's other threads."""
         self._inside.clear()
         self._guard.in_child()
+        if self._handler is not None:  # another thread has forked while the main thread imported
+            self._interrupted = False
+            self._let_interrupt()
 
 
 def _importers() -> Iterator[int]:

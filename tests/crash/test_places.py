@@ -135,7 +135,7 @@ def test_a_process_that_leaves_for_a_chroot_keeps_what_it_has_and_is_told_what_i
         assert dict(d) == {"a": 1}
         for call in (
             shm.list, shm.gc, lambda: shm.create("y", 1), lambda: shm.unlink("x"), lambda: shm.keep("x"),
-            lambda: shm.publish("x"), lambda: shm.lock("x").__enter__(), lambda: shm.info("x"),
+            lambda: shm.publish("free"), lambda: shm.lock("free").__enter__(), lambda: shm.info("x"),
             lambda: d.update(b=np.ones(1 << 18)),
         ):  # fmt: skip
             with pytest.raises(shm.FolderError):

@@ -142,17 +142,17 @@ class Runner:
 
     def run(self, *unblocked: int) -> None:
         """Run all steps; an interrupt ends the outermost one that runs."""
-        left = [*self.steps]
-        while left:
+        left, interrupted = [*self.steps], False
+        while left or interrupted:
             try:
+                if interrupted:
+                    self._interrupted()
+                    interrupted = False
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, unblocked)
                 while left:
                     self.step(left.pop(0))
             except KeyboardInterrupt:
-                pass
-            else:
-                break
-            self._interrupted()
+                interrupted = True
 
     def step(self, step: Step) -> None:
         """Run one step."""
@@ -220,10 +220,8 @@ class Runner:
         """Run steps, and end this forked child."""
         status = 1
         try:
-            try:
-                self.run_body(steps)
-            except KeyboardInterrupt:
-                self._interrupted()
+            self.steps = steps
+            self.run()
             self.collect()
             self.log("ended")
             status = 0
