@@ -61,10 +61,14 @@ def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'shmkernel' has no attribute {name!r}")
     _prevent_reloading()
-    with importing:
-        if name not in _ERRORS:
-            importlib.import_module("shmkernel.stdlib")  # registers its hooks with the verbs
-        value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        with importing:
+            if name not in _ERRORS:
+                importlib.import_module("shmkernel.stdlib")  # registers its hooks with the verbs
+            value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    except OSError as error:  # no descriptor is left, for example; then `limits` could not be imported here either
+        limits = sys.modules.get(f"{__name__}._core.limits")
+        raise limits.explained(error) if limits else error from None
     return value
 
 

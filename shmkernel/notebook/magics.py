@@ -11,7 +11,7 @@ from IPython.core.magic_arguments import argument
 from traitlets import Enum
 
 from shmkernel import workspace
-from shmkernel._core import records, segment_file
+from shmkernel._core import limits, records, segment_file
 from shmkernel._core.counts import seconds_given, version_given
 from shmkernel.notebook import output
 from shmkernel.notebook.parsing import Parser, arguments, in_one_line
@@ -54,7 +54,11 @@ def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = 
         args.cell, args.scope = cell, caller
         if "names" in args:
             args.names = list(dict.fromkeys(args.names))
-        value = getattr(importlib.import_module(home), declared.__name__)(self, args)
+        try:
+            module = importlib.import_module(home)
+        except OSError as error:  # no descriptor is left, for example
+            raise limits.explained(error) from None
+        value = getattr(module, declared.__name__)(self, args)
         output.returned(value, declared.__name__)
         return value
 

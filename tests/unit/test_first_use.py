@@ -97,3 +97,32 @@ def test_the_first_create_in_a_notebook_imports_what_it_needs_alone():
     ours, all_ = imported(before, "shell.run_line_magic('shm_create', 'y --shape 3')")
     assert ours <= (NEEDED | MAGICS | {"notebook.sharing"}) - {"notebook.handlers"}
     assert not all_ & HEAVY
+
+
+def test_a_first_use_without_free_descriptors_names_the_limit_and_works_later():
+    script = (
+        SHELL
+        + """
+import os, resource, shmkernel as shm
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+shell.run_line_magic("load_ext", "shmkernel")
+shell.run_line_magic("shm_create", "x --shape 3")
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+for first in (lambda: shm.lock, lambda: shell.run_line_magic("shm_list", "")):
+    try:
+        first()
+    except shm.LimitError as error:
+        print(error.limit)
+for fd in taken:
+    os.close(fd)
+with shm.lock("x"):
+    print(len(shell.run_line_magic("shm_list", "")))
+shm.unlink("x")
+"""
+    )
+    assert python(script).stdout.splitlines()[-3:] == ["ulimit -n", "ulimit -n", "1"]
