@@ -70,6 +70,7 @@ class Running(NamedTuple):
     pidfd: int
     room: Room
     folder: Path
+    began: float
 
     def faults(self, status: int) -> Iterator[tuple[str, bytes]]:
         """Yield what the child has found, and how it ended if that is one."""
@@ -101,7 +102,7 @@ def fork(target: Target, folder: Path, seconds: float, seed: int, explore: Explo
         finally:
             sys.stderr.flush()
             os._exit(status)
-    return Running(target, pid, os.pidfd_open(pid), room, folder)
+    return Running(target, pid, os.pidfd_open(pid), room, folder, time.monotonic())
 
 
 def _child(target: Target, room: Room, folder: Path, seconds: float, seed: int, explore: Explore) -> None:
@@ -175,7 +176,7 @@ def explored(
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
             if hung or child.pidfd in ready:
                 running.remove(child)
-                yield child, seconds, _ended(child, hung)
+                yield child, now - child.began, _ended(child, hung)
 
 
 def _ended(child: Running, hung: bool) -> list[tuple[str, bytes]]:

@@ -121,7 +121,7 @@ def later() -> Callable[[bytes], None]:
             size = os.fstat(file.fileno()).st_size
             file.write(data[1 : 1 + min(size, 8192)])
         if isinstance(value, np.ndarray):
-            x.shape = (3, 10)
+            x.flags.writeable = False
         for step in (
             *(lambda: shm.attach("x"), lambda: shm.attach("x", "r"), lambda: shm.save("x", saved), lambda: repr(x)),
             *(
