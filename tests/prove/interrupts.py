@@ -307,10 +307,10 @@ def _main(seconds: float, seed: int) -> int:
     with Child(_answer) as other:
         assert other.hear() == "ready"
         trial = Trial(seed, folder, other)
-        trial.interruptions.prepare()
+        trial.operations.prepare()
         trial.measure()
         gc.disable()  # a signal that strikes in a finaliser that the collector calls is dropped
-        names, chance = [*trial.interruptions.OPERATIONS], random.Random(seed)
+        names, chance = [*trial.operations.OPERATIONS], random.Random(seed)
         while time.monotonic() < end and len(trial.faults) < _FAULTS:
             chance.shuffle(names)
             for name in names:
