@@ -6,7 +6,7 @@ from functools import partial
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel._core import paths
+from shmkernel._core import limits, paths
 from shmkernel.kinds.lists import kind
 from shmkernel.stdlib.shared_memory import SharedMemory, posix_name, rebuild
 
@@ -50,6 +50,7 @@ class ShareableList(kind.View):
     shm: SharedMemory
     _by_value = False  # made by shm.create or shm.attach: copies and pickles carry its items, as those of arrays do
 
+    @limits.explains
     def __init__(self, sequence: Iterable[Any] | None = None, *, name: str | None = None) -> None:
         shm = SharedMemory.__new__(SharedMemory)
         if sequence is None and name is not None:

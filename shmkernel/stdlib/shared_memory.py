@@ -9,7 +9,7 @@ import secrets
 import struct
 from typing import TYPE_CHECKING, Any, Self
 
-from shmkernel._core import paths, records, registry, segment_file, sessions
+from shmkernel._core import limits, paths, records, registry, segment_file, sessions
 from shmkernel.errors import ArgumentError, Cure, NotFoundError, TakenError, UnsupportedError, _FileError
 from shmkernel.kinds import Kind, Plan, a_type, raw
 from shmkernel.verbs import attachments, staging
@@ -89,6 +89,7 @@ class SharedMemory:
     _identity = ""
     _views: tuple[memoryview, ...] = ()
 
+    @limits.explains
     def __init__(
         self, name: str | None = None, create: bool = False, size: int = 0, *, track: bool = True, sparse: bool = False
     ) -> None:
@@ -210,6 +211,7 @@ class SharedMemory:
             view.release()
         self._views, self._buf, self._mmap = (), None, None
 
+    @limits.explains
     def unlink(self) -> None:
         """Remove the block's name. Processes that have it attached keep the memory.
 

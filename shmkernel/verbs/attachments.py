@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -220,7 +221,8 @@ def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_final
             _closed.pop(id(attachment), None)
     attachment.value.attachment = None  # they refer to each other
     if attachment.last_unlinks:
-        registry.unlink_unused(attachment.key[1])
+        with contextlib.suppress(OSError):  # nobody would see the error; the next sweep unlinks
+            registry.unlink_unused(attachment.key[1])
         attachment.last_unlinks = False
     attachment.again = None  # likewise
 

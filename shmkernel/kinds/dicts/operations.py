@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import lmdb
 import numpy as np
 
-from shmkernel._core import fork
+from shmkernel._core import fork, limits
 from shmkernel.errors import ArgumentError, Cure, FullError, NotFoundError, ShmError, UnsupportedError
 from shmkernel.kinds.dicts import cache, entries, errors, fast_path, keys, lmdb_pages, store, values
 
@@ -215,6 +215,7 @@ class Access:
     def _key(self, key: object) -> tuple[bytes, bool]:
         return key_bytes(self.name, key)
 
+    @limits.explains
     def _ready(self, key: object, value: object) -> Ready:
         """Encode a pair, and write a large array, before the change blocks other writers."""
         self._check_writable()
@@ -231,6 +232,7 @@ class Access:
         except (FullError, UnsupportedError) as error:
             raise error.reworded(error.what.replace(repr(name), f"{name}[{key!r}]", 1)) from None
 
+    @limits.explains
     def _change(self, step: Callable[[Txn], T], *ready: Ready) -> T:
         """Make a change in this thread's open transaction, or in one of its own."""
         try:

@@ -63,8 +63,10 @@ class WriterLock:
                 self._wait(file, timeout)
             file.held = True
             self._page[lmdb_pages.LOCK_FIRST * 8] = long
-        except BaseException:
+        except BaseException as error:
             self.end(file)
+            if isinstance(error, OSError):
+                raise limits.explained(error, self._name) from None
             raise
 
     async def take_async(self, into: Holder, timeout: float | None) -> None:  # noqa: ASYNC109  as `take`
