@@ -20,6 +20,7 @@ SHARES: dict[str, float] = {  # of the time: a part's module and its weight
     "hostile": 2,
     "interrupts": 2,
     "life": 1,
+    "points": 2,
     "scale": 1,
     "storm": 4,
 }

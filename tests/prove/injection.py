@@ -41,14 +41,14 @@ CALLS: dict[str, tuple[int, tuple[int, ...]]] = {
     "flock": (73, _WAIT), "fsync": (74, _WRITE), "fdatasync": (75, _WRITE), "truncate": (76, _WAIT),
     "ftruncate": (77, _WAIT), "getdents": (78, (errno.ENOMEM,)), "rename": (82, _NAME), "mkdir": (83, _NAME),
     "rmdir": (84, _GONE), "creat": (85, _OPEN), "link": (86, _NAME), "unlink": (87, _GONE), "chmod": (90, _GONE),
-    "fchmod": (91, _GONE), "statfs": (137, (errno.EACCES, errno.EINTR, errno.ENOMEM)),
-    "fstatfs": (138, _WAIT), "getdents64": (217, (errno.ENOMEM,)), "epoll_wait": (232, (errno.EINTR,)),
+    "fchmod": (91, _GONE), "statfs": (137, _GONE),
+    "fstatfs": (138, (errno.ENOMEM,)), "getdents64": (217, (errno.ENOMEM,)), "epoll_wait": (232, (errno.EINTR,)),
     "openat": (257, _OPEN), "mkdirat": (258, _NAME), "newfstatat": (262, _GONE),
     "unlinkat": (263, _GONE), "renameat": (264, _NAME), "linkat": (265, _NAME), "fchmodat": (268, _GONE),
     "ppoll": (271, _WAIT), "utimensat": (280, _GONE), "fallocate": (285, _WRITE),
     "inotify_add_watch": (254, (errno.ENOSPC, errno.ENOMEM, errno.EACCES)), "epoll_create1": (291, (errno.EMFILE,)),
     "pipe2": (293, (errno.EMFILE,)), "inotify_init1": (294, (errno.EMFILE, errno.ENOMEM)), "pwritev": (296, _WRITE),
-    "renameat2": (316, _NAME), "statx": (332, _GONE), "pidfd_open": (434, (errno.EMFILE,)),
+    "renameat2": (316, _NAME), "statx": (332, ()), "pidfd_open": (434, (errno.EMFILE,)),
     "clone3": (435, (errno.ENOMEM,)), "openat2": (437, _OPEN),
 }  # fmt: skip
 NAMES = {number: name for name, (number, _) in CALLS.items()}

@@ -27,7 +27,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import warnings
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 
 TITLE = "Crash points"
 _LASTING = (errno.EMFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+_LEAST = 2.0  # seconds for an operation: in a short run some get none
 _MOMENT = 0.2  # seconds to print a traceback
 _KILL, _END = "kill", "the end"
 
@@ -79,12 +79,14 @@ def run(seconds: float, seed: int, report: Report) -> None:
         report.add("nothing: this machine forbids seccomp's user notifications, or is no x86-64", 0, "not tried")
         return
     choice, deadline = random.Random(seed), time.monotonic() + seconds
-    tried, known = collections.Counter[tuple[str, str]](), collections.Counter[tuple[str, str]]()
+    tried, known, wrong = (collections.Counter[tuple[str, str]]() for _ in range(3))
     chosen = [*all_operations.operations()]
     choice.shuffle(chosen)
     with Stage() as stage:
         for number, operation in enumerate(chosen):
-            limit = time.monotonic() + (deadline - time.monotonic()) / (len(chosen) - number)
+            if time.monotonic() > deadline:
+                break
+            limit = time.monotonic() + max((deadline - time.monotonic()) / (len(chosen) - number), _LEAST)
             points = survey(stage, operation)
             choice.shuffle(points)
             kills = [point for point in points if point.fate == _KILL]
@@ -95,11 +97,14 @@ def run(seconds: float, seed: int, report: Report) -> None:
                 for point, why in attempts(stage, some, end):
                     tried[operation.group, what] += 1
                     if why:
+                        wrong[operation.group, what] += 1
                         alone = f"python -m tests.prove.points '{point.text}'"
                         report.fault(f"{point.text}: {why} (it alone: {alone})", f"points --seed {seed}")
     for (group, what), count in sorted(tried.items()):
         times = "killed at a call" if what == "killed" else "a call fails"
-        report.add(f"{group}: {times}", count, f"held; there are {known[group, what]:,} such points")
+        faults = wrong[group, what]
+        outcome = f"{faults:,} faults" if faults else "held"
+        report.add(f"{group}: {times}", count, f"{outcome}; there are {known[group, what]:,} such points")
 
 
 def possible() -> bool:
@@ -130,13 +135,17 @@ class Stage:
             for name in modules:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(name)
-            gc.freeze()
         self.checker = Child(_check)
         assert self.checker.hear() == "ready"
-        until(lambda: len(self._sessions()) == 2, "what the rehearsal left is swept")
         registry.begin()  # children whose calls fail belong to this session: that spares each a watchdog
-        self.left = left(self.folder)
+        self.settle()
         return self
+
+    def settle(self) -> None:
+        """Take what lies in the folder now as usual. The checker may have begun a new session."""
+        sessions_of_all = 3  # the holder's, the checker's and this one's
+        until(lambda: len(self._sessions()) == sessions_of_all, "the folder is swept")
+        self.left = left(self.folder)
 
     def _sessions(self) -> list[str]:
         return [path for path in left(self.folder) if "/sessions/" in path]
@@ -308,7 +317,10 @@ class _Actor:
             until_left(self.stage.folder, *self.stage.left)
         except AssertionError:
             return f"not swept: {sorted({*left(self.stage.folder)} - {*self.stage.left})}"
-        return self.stage.ask(self.operation.name)
+        why = self.stage.ask(self.operation.name)
+        if self.operation.cold:
+            self.stage.settle()
+        return why
 
     def end(self) -> None:
         """End the child, and wait until its watchdog has swept."""
@@ -323,6 +335,7 @@ class _Actor:
 def _act(operation: Operation, line: socket.socket) -> None:
     """Be the child."""
     warnings.simplefilter("ignore")
+    gc.freeze()  # collecting is then a matter of what the operation makes
     faulthandler.register(signal.SIGUSR1)  # how the supervisor asks where it hangs
     if not operation.cold:
         registry.begin()
@@ -344,7 +357,7 @@ def _act(operation: Operation, line: socket.socket) -> None:
             me.say(f"without a failure: {why}")
             continue
         try:
-            why = why or _wrong_after(operation, lasting=fate.endswith("+"))
+            why = why or _wrong_after(operation)
         except BaseException as error:
             why = f"afterwards: {_told(error)}"
         now = _census()
@@ -357,9 +370,8 @@ def _act(operation: Operation, line: socket.socket) -> None:
         me.say(why or "well")
 
 
-def _wrong_after(operation: Operation, *, lasting: bool) -> str:
-    if lasting:  # what could not be removed either is removed by the next use
-        shm.gc()
+def _wrong_after(operation: Operation) -> str:
+    shm.gc()  # the next use removes what could not be removed
     tidy()
     made = operation.act(operation.before())
     del made
@@ -394,7 +406,7 @@ def _census() -> dict[str, int]:
         for line in maps:
             if os.environ["SHMKERNEL_DIR"] in line:
                 count[f"mapping {_plain(line.split(maxsplit=5)[5])}"] += 1
-    count["threads"] = threading.active_count()
+    count["threads"] = max(0, len(os.listdir("/proc/self/task")) - 2)  # beyond the main one and a dict's keeper
     return {_plain(what): number for what, number in count.items()}
 
 
