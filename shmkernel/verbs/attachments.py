@@ -27,6 +27,7 @@ _KNOWN = 4096
 views: dict[str, View] = {}
 on_put: list[Callable[[object, str], None]] = []
 _closed: dict[int, Attachment] = {}  # closed, but views remain; keyed by id(), since a dead reference has no hash
+_by_path: dict[str, dict[int, Attachment]] = {}  # both, so that to close one is not to look at all
 
 
 class Segment(NamedTuple):
@@ -123,6 +124,7 @@ def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:
             if first.value() is not None:
                 return intact(first)
             _closed[id(first)] = first
+        _index(attachment)
         _open[attachment.key] = attachment
     return value
 
@@ -131,16 +133,21 @@ def note(mapping: mmap.mmap, value: object, segment: Segment) -> None:
     """Track a mapping whose object is private to its maker: `get` does not return it."""
     attachment = _attachment_of(mapping, value, segment)
     with guard:
+        _index(attachment)
         _closed[id(attachment)] = attachment
+
+
+def _index(attachment: Attachment) -> None:
+    """Add to the attachments of its path. Call it with the guard, and first: what it has, `_let_go` removes."""
+    _by_path.setdefault(attachment.path, {})[id(attachment)] = attachment
 
 
 def retire(mapping: mmap.mmap | None) -> None:
     """Stop returning a mapping's object, because it was closed."""
     with guard:
-        for key, attachment in _open.items():
-            if mapping is not None and attachment() is mapping:
-                _closed[id(attachment)] = _open.pop(key)
-                return
+        attachment = of(mapping) if mapping is not None else None
+        if attachment is not None and _open.get(attachment.key) is attachment:
+            _closed[id(attachment)] = _open.pop(attachment.key)
 
 
 def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attachment:
@@ -195,10 +202,11 @@ def everything() -> list[Attachment]:
 def forget(path: str) -> list[Attachment]:
     """Stop returning objects of the segment at this path. Return the attachments that views keep alive."""
     with guard:
-        for key in [key for key, attachment in _open.items() if attachment.path == path]:
-            attachment = _open.pop(key)
-            _closed[id(attachment)] = attachment
-        return [attachment for attachment in _closed.values() if attachment.path == path and attachment() is not None]
+        there = [*_by_path.get(path, {}).values()]
+        for attachment in there:
+            if _open.get(attachment.key) is attachment:
+                _closed[id(attachment)] = _open.pop(attachment.key)
+        return [attachment for attachment in there if attachment() is not None]
 
 
 def had(path: str) -> bool:
@@ -219,6 +227,10 @@ def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_final
             del _open[attachment.key]
         else:
             _closed.pop(id(attachment), None)
+        there = _by_path.get(attachment.path, {})
+        there.pop(id(attachment), None)
+        if not there:
+            _by_path.pop(attachment.path, None)
     attachment.value.attachment = None  # they refer to each other
     if attachment.last_unlinks:
         with contextlib.suppress(OSError):  # nobody would see the error; the next sweep unlinks

@@ -10,6 +10,7 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths, records, registry
 from shmkernel.sync import sync_file
+from shmkernel.verbs import attachments
 
 FEW, MANY = 10, 60
 CALLS = ("open", "stat", "lstat", "fstat", "read", "pread", "listdir", "scandir", "close")
@@ -82,3 +83,26 @@ def test_names_that_are_used_once_leave_few_sync_files():
     for number in range(4 * sync_file._MANY):
         shm.publish(f"x{number}")
     assert len(os.listdir(paths.runtime("sync"))) <= 2 * sync_file._MANY
+
+
+class Unscanned(dict):
+    """A dict that may be asked for a key, and not for all."""
+
+    def __iter__(self):
+        raise AssertionError("it was searched")
+
+    items = keys = values = __iter__
+
+
+def test_closing_one_of_many_segments_looks_at_no_other(monkeypatch):
+    held = [shm.create(f"x{number}", [1.5]) for number in range(3)]
+    block = shm.SharedMemory("/block", create=True, size=8)
+    for name in ("_open", "_closed"):
+        monkeypatch.setattr(attachments, name, Unscanned(getattr(attachments, name)))
+    block.close()
+    assert not shm.close("x1")
+    del held[1]
+    assert shm.close("x1")
+    monkeypatch.undo()
+    assert {one.name for one in attachments.everything()} == {"x0", "x2"}
+    block.unlink()
