@@ -12,12 +12,16 @@ from shmkernel import kinds
 from shmkernel._core import capacity, limits, paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, FullError, ShmError
-from shmkernel.verbs import segments, staging
+from shmkernel.verbs import attachments, segments, staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PIECE = 16 << 20
+
+
+class _ReplacedError(Exception):
+    """The name leads to another segment by now."""
 
 
 @limits.explains
@@ -51,6 +55,8 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
             else:
                 _send(fd, status.st_size, file.fileno(), name)
         os.replace(part, target)
+    except _ReplacedError:
+        save(name, path)
     except OSError as error:
         raise _failed(name, target, error) from None
     finally:
@@ -109,8 +115,16 @@ def _check(name: str, fd: int, status: os.stat_result) -> None:
 def _pieces(name: str, status: os.stat_result, target: str) -> Iterator[bytes] | None:
     """Return the file content of a segment whose kind has a file format of its own; None: copy its bytes."""
     record = records.of(status)
+    if record is None and registry.inode_at(name) != status.st_ino:  # it had one until it was replaced
+        raise _ReplacedError
     kind = kinds.named(record.kind) if record else None
-    return kind.save(segments.attach(name, "r"), target) if kind and kinds.keeps(kind) else None
+    if kind is None or not kinds.keeps(kind):
+        return None
+    value = segments.attach(name, "r")
+    attachment = attachments.given(value)
+    if attachment is None or attachment.key[1] != status.st_ino:
+        raise _ReplacedError
+    return kind.save(value, target)
 
 
 def _send(fd: int, size: int, to: int, name: str) -> None:

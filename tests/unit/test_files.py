@@ -180,6 +180,26 @@ def test_paths_that_lead_nowhere_are_told(verb, npy):
     assert os.listdir(npy.parent) == []
 
 
+@pytest.mark.parametrize("moment", ["records.of", "segments.attach"])
+def test_a_dict_that_is_replaced_while_it_is_saved_is_saved_as_what_it_is_by_then(moment, tmp_path, monkeypatch):
+    shm.create("x", {"a": 1})
+    module, name = getattr(files, moment.partition(".")[0]), moment.partition(".")[2]
+    call, times = getattr(module, name), []
+
+    def replace(*arguments):
+        times.append(1)
+        if len(times) == (2 if name == "of" else 1):  # `_check` has asked for the record before
+            shm.create("x", [1, 2], kind="list", replace=True)
+        return call(*arguments)
+
+    monkeypatch.setattr(module, name, replace)
+    shm.save("x", tmp_path / "x")
+    monkeypatch.undo()
+    assert list(shm.load("y", tmp_path / "x", kind="list")) == [1, 2]
+    for made in ("x", "y"):
+        shm.unlink(made)
+
+
 def test_saving_what_is_not_there_makes_no_file(npy):
     with pytest.raises(shm.NotFoundError):
         shm.save("x", npy)
