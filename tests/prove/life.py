@@ -58,7 +58,11 @@ def run(seconds, seed, report):
     """Run rounds of each kind for the given time, with sessions beside them."""
     replay = f"life --seed {seed} --minutes {seconds / 60:.2f}"
     with fresh.folder() as environment, _Guests(seed, environment) as guests:
-        measured = fresh.answer(every_kind, seconds, environment=environment, seconds=seconds)
+        try:
+            measured = fresh.answer(every_kind, seconds, environment=environment, seconds=seconds)
+        except subprocess.SubprocessError as error:  # too late, or an error that the process has printed
+            measured = {}
+            report.fault(f"the rounds: {type(error).__name__}", replay)
         for kind, samples in ((kind, [Sample(*one) for one in many]) for kind, many in measured.items()):
             for fault in growth(samples):
                 report.fault(f"{kind}: {fault}", replay)
