@@ -230,7 +230,11 @@ def _opened(path: str, flags: int, name: str) -> Descriptor:
         what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.ENXIO: "a socket or device"}
         if error.errno not in what:
             raise
-        _check_owner(folders.lstat(path), path, name)
+        status = None
+        with contextlib.suppress(OSError):  # a folder of the path is a link to itself
+            status = folders.lstat(path)
+        if status:
+            _check_owner(status, path, name)
         raise _not_a_segment(path, name, what[error.errno]) from None
 
 

@@ -49,6 +49,7 @@ WHO = _WHO.size
 _RECHECK = 0.1  # seconds
 _RECENT = 32  # files kept open for the next call
 _MANY = 64  # files that a process makes before it looks for unused ones
+_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR)
 _SAFE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _files: weakref.WeakValueDictionary[str, SyncFile] = weakref.WeakValueDictionary()
@@ -142,7 +143,12 @@ class SyncFile:
             pass
         else:
             return idle
-        new = closing.described(os.open, self.path, _SAFE)
+        try:
+            new = closing.described(os.open, self.path, _SAFE)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise FileNotFoundError(self.path) from None
+            raise
         try:
             if os.fstat(new.fileno()).st_ino != self.inode:
                 raise FileNotFoundError(self.path)  # noqa: TRY301  the handler serves all errors
@@ -176,8 +182,8 @@ def opened(name: str) -> SyncFile:
     file = _recent(path, name)
     if time.monotonic() <= file.checked_until:
         return file
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if os.stat(path).st_ino == file.inode:
+    with contextlib.suppress(OSError):  # it is gone, or something else in its place
+        if os.lstat(path).st_ino == file.inode:
             file.checked_until = time.monotonic() + _RECHECK
             return file
     return renewed(file)

@@ -123,8 +123,8 @@ class _Watch:
     def valid(self) -> bool:
         """Return whether the sync file is still under its path: other programs may remove it."""
         try:
-            return os.stat(self._file.path).st_ino == self._file.inode
-        except FileNotFoundError:
+            return os.lstat(self._file.path).st_ino == self._file.inode
+        except OSError:
             return False
 
     def newer(self) -> int | None:

@@ -42,7 +42,7 @@ class ArrayFiles:
     def delete_after_commit(self, file: str) -> None:
         """Delete a file when this transaction, which removes the last reference, is committed."""
         self._dereferenced.append(file)
-        with contextlib.suppress(FileNotFoundError, FileExistsError):  # unlinked; added by this transaction
+        with contextlib.suppress(FileNotFoundError, FileExistsError, PermissionError):  # unlinked; added now; a folder
             os.link(self.path(file), f"{self._home}/{file}{_MARK}")
 
     def end(self) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import time
@@ -107,6 +108,10 @@ class Store:
             self._files.lock = self.lock = WriterLock(fd, path, name, functools.partial(_inside, home))
         except FileNotFoundError:
             raise errors.gone(name) from None
+        except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ENXIO, errno.ELOOP):
+                raise segment_file.damaged(name, "its store folder holds something else than its file") from None
+            raise
         if new:
             self.lock.seal()
         self._reopen()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 from typing import Any
 
@@ -29,12 +30,15 @@ def check_readers(home: str, name: str) -> None:
     If no process has the dict open, LMDB makes the file anew. This process must not have it open.
     """
     try:
-        fd = folders.open_(f"{home}/lock.mdb", os.O_RDWR)
+        fd = folders.open_(f"{home}/lock.mdb", os.O_RDWR | os.O_NONBLOCK)
     except OSError:
         return  # opening it raises the error
     try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise segment_file.damaged(name, "something else lies in place of its lock file")
         count = int.from_bytes(os.pread(fd, 4, _READERS), sys.byteorder)
-        room = max(os.fstat(fd).st_size - _TABLE, 0) // _READER
+        room = max(status.st_size - _TABLE, 0) // _READER
         if count > room and not oflock.is_free(fd, _ANY):
             message = f"its lock file promises {count:,} readers, and has room for {room:,}"
             raise segment_file.damaged(name, f"{message}. LMDB repairs it once no process has the dict open")
