@@ -78,8 +78,18 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH, *, own: Callable[[int], Any] =
     return fd
 
 
-def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: Callable[[int], None]) -> None:
+def fill(
+    fd: int,
+    size: int,
+    pieces: Iterable[memoryview],
+    name: str,
+    progress: Callable[[int], None],
+    *,
+    grows: bool = False,
+) -> None:
     """Write `pieces` one after the other, and reserve the rest of `size` bytes, so that no later store fails.
+
+    With `grows` the size is an estimate: the file ends with the last piece.
 
     Writing is twice as fast as storing through a new mapping, since the OS need not zero the pages first.
 
@@ -95,11 +105,16 @@ def fill(fd: int, size: int, pieces: Iterable[memoryview], name: str, progress: 
     try:
         for piece in pieces:
             view = piece
+            if grows and done + len(view) > size:
+                size = done + len(view)
+                capacity.check_file_size(name, size)
+                if capacity.lacks(len(view)):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301  handled below
             while view:
                 count = os.pwrite(fd, view, done)
                 done, view = done + count, view[count:]
                 progress(count)
-        for start in range(done, size, _RESERVE):
+        for start in range(done, done if grows else size, _RESERVE):
             os.posix_fallocate(fd, start, min(_RESERVE, size - start))
     except (OSError, OverflowError) as error:
         code = error.errno if isinstance(error, OSError) else errno.ENOSPC

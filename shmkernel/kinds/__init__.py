@@ -36,6 +36,7 @@ class Plan(NamedTuple):
     pieces: Callable[[], Iterator[memoryview]]
     sparse: bool = False
     build: Callable[[str, int, Callable[[int], None]], None] | None = None  # a Keeper's: folder, its fd, progress
+    grows: bool = False  # the size is an estimate: the file ends with the last piece
 
 
 class Description(NamedTuple):
@@ -50,7 +51,18 @@ class Description(NamedTuple):
 class Kind(Protocol):
     """The interface of a kind.
 
-    Three members are optional:
+    These members are optional:
+
+    ``modes : tuple of str``
+        The modes that a segment can be attached in, the default first. Without it: r+, r and c.
+    ``forms : tuple of str``
+        What `attach` takes as ``as_``: other forms of the value. With it comes
+        ``open_as(mapping, path, mode, form, trusted) -> object``, in place of `open`: ``form`` is None for the value as
+        it was shared, and ``trusted`` says that shmkernel wrote the file, and nobody has written to it since.
+    ``describe_source(source) -> Description``
+        Describe a segment, in place of `describe`, if its first bytes say too little.
+    ``suffixes : tuple of str``, ``save(value, path) -> Iterator[bytes] | None``
+        Which files `load` reads by this kind, and the content of a file in another format; None: the segment's bytes.
 
     ``explain(value) -> str | None``
         Return why this kind does not take a value that is almost of this kind, for example ``item 3 is a dict, and an
@@ -134,6 +146,7 @@ _OURS = {  # a value goes to the first kind that recognises it, and later ones a
     "list": "shmkernel.kinds.lists.kind",
     "raw": "shmkernel.kinds.raw",
     "dict": "shmkernel.kinds.dicts.kind",
+    "table": "shmkernel.kinds.tables.kind",
 }
 _PIECE = 16 << 20  # bytes between two updates of the progress bar, where Ctrl-C can interrupt
 ANY_BYTES = "raw"  # the kind that can read any file
@@ -168,14 +181,17 @@ def named(kind: str) -> Kind:
     raise ArgumentError(f"kind {kind!r} is unknown. Known kinds: {', '.join(known())}", kind=kind)
 
 
-def described(kind: str, head: bytes, size: int) -> Description:
+def described(kind: str, head: bytes, source: Source) -> Description:
     """Describe a segment of a kind, as its `describe` does; for most arrays faster, and without numpy."""
     if kind == "array":
         from shmkernel.kinds import npy_header  # noqa: PLC0415  it imports this module
 
-        if what := npy_header.describe(head, size):
+        if what := npy_header.describe(head, source.size):
             return what
-    return named(kind).describe(head, size)
+    reader = named(kind)
+    whole = getattr(reader, "describe_source", None)
+    description: Description = whole(source) if whole else reader.describe(head, source.size)
+    return description
 
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
@@ -216,7 +232,8 @@ def _cured(
 
     def works(made: object) -> bool:
         maker = named(kind) if kind else for_value(name, made, {})
-        return maker.plan(name, made, {}).size > 0
+        plan = maker.plan(name, made, {})
+        return plan.size > 0 or plan.grows
 
     cure, expression = cures.propose(name.rpartition(".")[2], value, works)
     end = cure or "Shared are numpy arrays, numbers, bytes, flat lists, and dicts of such values"
@@ -270,7 +287,7 @@ def read(path: str, offset: int, size: int) -> Iterator[memoryview]:
 
 def for_file(path: str, head: bytes) -> Kind:
     """Return the kind to load a file with: by its name, by its first bytes, or the one whose error says what can be."""
-    return _first(lambda kind: keeps(kind) and path.endswith(kind.suffixes)) or for_bytes(head) or named("array")
+    return _first(lambda kind: path.endswith(getattr(kind, "suffixes", ()))) or for_bytes(head) or named("array")
 
 
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:

@@ -157,6 +157,9 @@ def _table(value: Any) -> Iterator[Cure]:
         yield Cure(_DICT, "{{'x': {x}.to_pydatetime()}}")
         yield Cure("In UTC", "{x}.to_datetime64()")
         return
+    if hasattr(value, "columns") and hasattr(value, "select_dtypes"):
+        mixed = [str(column) for column in value.select_dtypes("object").columns]
+        yield Cure("Texts in place of objects", f"{{x}}.astype({{{{{str(dict.fromkeys(mixed, 'str'))[1:-1]}}}}})")
     yield Cure(_NUMBERS, "{x}.to_numpy()")
     yield Cure(_VALUES, "{x}.to_numpy()")
     if hasattr(value, "columns"):

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
-from shmkernel import render
-from shmkernel._core import capacity, paths, registry, segment_file
+from shmkernel import kinds, render
+from shmkernel._core import capacity, paths, records, registry, segment_file
 from shmkernel.errors import ArgumentError, NotFoundError
 from shmkernel.verbs import attachments
 from shmkernel.workspace import actions, variables
@@ -26,12 +26,21 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
         raise ArgumentError("--as names one variable, so give one NAME")
     if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
         raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
-    targets = {name: args.variable or name for name in args.names}
+    form = args.variable if args.variable and _is_form(args.names[0], args.variable) else None
+    targets = {name: (not form and args.variable) or name for name in args.names}
     values = []
-    for value, text in actions.attach(magics.workspace, args.scope, targets, args.mode, overwrite=args.overwrite):
+    attached = actions.attach(magics.workspace, args.scope, targets, args.mode, form, overwrite=args.overwrite)
+    for value, text in attached:
         values.append(value)
         print(text)
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def _is_form(name: str, word: str) -> bool:
+    """Return whether ``--as`` names a library for this segment, not a variable."""
+    inode = registry.inode_at(name)
+    record = records.read(inode) if inode is not None else None
+    return record is not None and word in getattr(kinds.named(record.kind), "forms", ())
 
 
 def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:

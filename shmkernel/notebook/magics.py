@@ -89,9 +89,10 @@ class ShmMagics(Magics):
     """Shared memory for notebooks."""
 
     mode = Enum(
-        segment_file.MODES,
-        "r+",
-        help="Mode of %shm_attach. r: read only, r+: read and write, c: changes stay private.",
+        ("auto", *segment_file.MODES),
+        "auto",
+        help="Mode of %shm_attach. r: read only, r+: read and write, c: changes stay private, auto: c for a table, "
+        "else r+.",
     ).tag(config=True)
     lifetime = Enum(records.LIFETIMES, "session", help="Lifetime of segments made by %shm_create and %shm_load.").tag(
         config=True
@@ -104,7 +105,8 @@ class ShmMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self.workspace = workspace.of(shell)
-        self.workspace.mode = lambda: self.mode
+        self.workspace.mode = self.mode
+        self.observe(lambda change: setattr(self.workspace, "mode", change.new), "mode")
 
     @_verb
     @_NAMES
@@ -118,7 +120,9 @@ class ShmMagics(Magics):
     @argument("--size", metavar="64K", help="create a block of this many bytes; K, M, G and T are powers of 1024")
     @argument("--ring", metavar="64", type=int, help="create a stream with this many slots, for frames of --shape")
     @argument(
-        "--kind", metavar="{array,dict,list,raw}", help="kind of segment, by default chosen by the type of the value"
+        "--kind",
+        metavar="{array,dict,list,raw,table}",
+        help="kind of segment, by default chosen by the type of the value",
     )
     @_LIFETIME
     @_MODE
@@ -140,7 +144,12 @@ class ShmMagics(Magics):
 
     @_verb
     @_NAMES
-    @argument("--as", dest="variable", metavar="OTHER", help="name of the variable, by default NAME")
+    @argument(
+        "--as",
+        dest="variable",
+        metavar="OTHER",
+        help="name of the variable, by default NAME; or the library of a table: pandas, polars, arrow, duckdb",
+    )
     @_MODE
     @_OVERWRITE
     def shm_attach(self) -> None:
@@ -148,6 +157,7 @@ class ShmMagics(Magics):
 
         %shm_attach x
         %shm_attach x --as other --mode r
+        %shm_attach trades --as polars                       a table that pandas has shared
         y = %shm_attach x
         """
 

@@ -47,7 +47,7 @@ class _Request(NamedTuple):
 class _Terms(NamedTuple):
     """The mode and lifetime of new segments, and which segments they may replace."""
 
-    mode: str
+    mode: str | None
     lifetime: str
     replace: staging.Replace
 
@@ -86,7 +86,7 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
 
 
 def _terms(magics: ShmMagics, args: argparse.Namespace) -> _Terms:
-    return _Terms(args.mode or "r+", args.lifetime or magics.lifetime, True if args.replace else "own")
+    return _Terms(args.mode, args.lifetime or magics.lifetime, True if args.replace else "own")
 
 
 def _check_flags(args: argparse.Namespace) -> None:

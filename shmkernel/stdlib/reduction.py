@@ -288,7 +288,7 @@ def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
     _, inode, _, mode, file = reference
     path = f"{paths.runtime('stores')}/{file}"
     for attachment in attachments.alive():
-        if attachment.path == path and attachment.key[1:] == (inode, mode) and (mapping := attachment()) is not None:
+        if attachment.path == path and attachment.key[1:3] == (inode, mode) and (mapping := attachment()) is not None:
             return attachment, mapping
     fd, found = segment_file.attach(path, mode, os.path.basename(file))
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     View = Callable[[mmap.mmap, str, str], object]  # makes a value from mapping, path and mode
 
-Key = tuple[int, int, str]
+Key = tuple[int, int, str, str | None]  # device, inode, mode, form
 guard = interrupts.Guard()
 _open: dict[Key, Attachment] = {}
 _known: dict[str, None] = {}  # paths of the last segments that this process has had attached
@@ -39,6 +39,7 @@ class Segment(NamedTuple):
     name: str
     kind: str
     record: records.Record | None
+    form: str | None = None  # what `attach` was given as `as_`
 
 
 class Attachment(weakref.ref["mmap.mmap"]):
@@ -71,9 +72,9 @@ class _Given(weakref.ref[Any]):
     attachment: Attachment | None
 
 
-def get(status: os.stat_result, mode: str) -> Any:
-    """Return the object that this process already has over this file in this mode, or None."""
-    attachment = _open.get((status.st_dev, status.st_ino, mode))
+def get(status: os.stat_result, mode: str, form: str | None = None) -> Any:
+    """Return the object that this process already has over this file in this mode and form, or None."""
+    attachment = _open.get((status.st_dev, status.st_ino, mode, form))
     return None if attachment is None or attachment.value() is None else intact(attachment)
 
 
@@ -152,8 +153,8 @@ def retire(mapping: mmap.mmap | None) -> None:
 
 def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attachment:
     made = Attachment(mapping, _let_go)
-    status, mode, made.path, made.name, made.kind, made.record = segment
-    made.key = (status.st_dev, status.st_ino, mode)
+    status, mode, made.path, made.name, made.kind, made.record, form = segment
+    made.key = (status.st_dev, status.st_ino, mode, form)
     # of a store only the first bytes are mapped; the rest is in other files
     made.size = len(mapping) if len(mapping) == status.st_size else registry.size(status)
     made.start = -1

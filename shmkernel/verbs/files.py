@@ -12,6 +12,7 @@ from shmkernel import kinds
 from shmkernel._core import capacity, limits, paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, FullError, ShmError
+from shmkernel.kinds.preview import Source
 from shmkernel.verbs import attachments, segments, staging
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     kind: str | None = None,
-    mode: str = "r+",
+    mode: str | None = None,
     lifetime: str = "session",
     replace: staging.Replace = False,
 ) -> Any:
@@ -107,7 +108,8 @@ def _check(name: str, fd: int, status: os.stat_result) -> None:
     """Raise DamagedError for a damaged segment: its file could not be loaded, and might replace a good one."""
     if record := records.of(status):
         try:
-            kinds.named(record.kind).describe(os.pread(fd, kinds.HEAD, 0), status.st_size)
+            source = Source(lambda at, size: os.pread(fd, size, at), status.st_size)
+            kinds.described(record.kind, os.pread(fd, kinds.HEAD, 0), source)
         except ValueError as error:
             raise segment_file.damaged(name, error) from None
 
@@ -118,13 +120,14 @@ def _pieces(name: str, status: os.stat_result, target: str) -> Iterator[bytes] |
     if record is None and registry.inode_at(name) != status.st_ino:  # it had one until it was replaced
         raise _ReplacedError
     kind = kinds.named(record.kind) if record else None
-    if kind is None or not kinds.keeps(kind):
+    if kind is None or not hasattr(kind, "save"):
         return None
-    value = segments.attach(name, "r")
+    value = segments.attach(name, "r", as_=next(iter(getattr(kind, "forms", ())), None))
     attachment = attachments.given(value)
     if attachment is None or attachment.key[1] != status.st_ino:
         raise _ReplacedError
-    return kind.save(value, target)
+    pieces: Iterator[bytes] | None = kind.save(value, target)
+    return pieces
 
 
 def _send(fd: int, size: int, to: int, name: str) -> None:

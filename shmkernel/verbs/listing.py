@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmkernel import kinds
 from shmkernel._core import folders, identity, limits, paths, records, registry, segment_file, sessions
 from shmkernel.errors import LimitError
+from shmkernel.kinds.preview import Source
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
     import builtins
+    import mmap
     from collections.abc import Iterable
 
 
@@ -127,8 +129,7 @@ def rows_of(wanted: Iterable[str], *, probe: bool = True) -> builtins.list[Info]
             continue
         if attachment.name in live or registry.inode_at(attachment.name) is None:
             here.add(attachment.key[1])
-            head = mapping[: kinds.HEAD]
-            rows.append(_ghost(attachment, head, "replaced" if attachment.name in live else "unlinked", now))
+            rows.append(_ghost(attachment, mapping, "replaced" if attachment.name in live else "unlinked", now))
     return rows
 
 
@@ -142,7 +143,10 @@ def of_value(name: str, value: object) -> Info:
     if attachment is None or mapping is None or record is None or kinds.keeps(reader := kinds.named(attachment.kind)):
         return info(name)
     try:
-        what = reader.describe(mapping[: kinds.HEAD], attachment.size)
+        if hasattr(reader, "describe_source"):
+            what = kinds.described(reader.name, b"", Source(lambda at, size: mapping[at : at + size], attachment.size))
+        else:
+            what = reader.describe(mapping[: kinds.HEAD], attachment.size)
     except ValueError:  # damaged since
         return info(name)
     mine = sessions.mine()
@@ -254,9 +258,9 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     if not state:
         try:
             if record:
-                what = kinds.described(kind, head, status.st_size)
+                what = kinds.described(kind, head, _source(path, name, status.st_size))
             elif reader := kinds.for_bytes(head, foreign=paths.foreign(name)):
-                kind, what = reader.name, reader.describe(head, status.st_size)
+                kind, what = reader.name, kinds.described(reader.name, head, _source(path, name, status.st_size))
         except (OSError, ValueError) as error:
             state, what = "damaged", kinds.Description(str(error))
     return Info(
@@ -269,16 +273,26 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     ), status.st_ino  # fmt: skip
 
 
-def _described(kind: str, head: bytes, size: int) -> kinds.Description:
+def _source(path: str, name: str, size: int) -> Source:
+    """Return what reads any part of a segment's file; most kinds need the first bytes only."""
+
+    def read(at: int, count: int) -> bytes:
+        with segment_file.reading(path, name) as fd:
+            return os.pread(fd, count, at)
+
+    return Source(read, size)
+
+
+def _described(kind: str, mapping: mmap.mmap, size: int) -> kinds.Description:
     """Describe memory without a name; another process may have damaged it since it was attached."""
     try:
-        return kinds.named(kind).describe(head, size)
+        return kinds.described(kind, mapping[: kinds.HEAD], Source(lambda at, count: mapping[at : at + count], size))
     except ValueError as error:
         return kinds.Description(f"damaged: {error}")
 
 
-def _ghost(attachment: attachments.Attachment, head: bytes, state: str, now: _Now) -> Info:
-    what, record = _described(attachment.kind, head, attachment.size), attachment.record
+def _ghost(attachment: attachments.Attachment, mapping: mmap.mmap, state: str, now: _Now) -> Info:
+    what, record = _described(attachment.kind, mapping, attachment.size), attachment.record
     return Info(
         name=attachment.name, kind=attachment.kind, type=what.text, size=attachment.size,
         owner=record.label if record else "another program", attached=now.sharers(attachment), elsewhere=False,

@@ -29,7 +29,7 @@ def create(
     fill: object = None,
     size: int | None = None,
     ring: int | None = None,
-    mode: str = "r+",
+    mode: str | None = None,
     lifetime: str = "session",
     replace: bool = False,
 ) -> Any:
@@ -39,10 +39,11 @@ def create(
     ----------
     name : str
         Letters, digits and ``_``; dots may join parts.
-    value : array_like, list, dict or bytes-like, optional
+    value : array_like, list, dict, DataFrame or bytes-like, optional
         The value to copy into shared memory: an array or number; a flat list or tuple of int, float, bool, str,
-        bytes and None; a dict; bytes. Without a value, give `shape`, `size` or `kind`.
-    kind : {'array', 'dict', 'list', 'raw'}, optional
+        bytes and None; a dict; a table of pandas, polars, pyarrow or DuckDB; bytes. Without a value, give `shape`,
+        `size` or `kind`.
+    kind : {'array', 'dict', 'list', 'raw', 'table'}, optional
         Kind of the segment; by default chosen by the type of the value.
     shape : int or sequence of int, optional
         Shape of a new array, to fill in place. This avoids a second copy in memory.
@@ -57,8 +58,9 @@ def create(
         Size of a new block in bytes. Bytes after those of `value` are zero.
     ring : int, optional
         Number of slots of a new stream, for frames of this `shape` and `dtype`.
-    mode : {'r+', 'r', 'c'}
-        Use of the result in this process: read and write, read only, or with private changes.
+    mode : {'r+', 'r', 'c'}, optional
+        Use of the result in this process: read and write, read only, or with private changes. By default r+, and c
+        for a table, which does not change once it is shared.
     lifetime : {'session', 'attached', 'keep'}
         The segment stays until this process ends, until the last process lets go of it, or until it is unlinked.
     replace : bool
@@ -66,7 +68,7 @@ def create(
 
     Returns
     -------
-    numpy.ndarray, ShareableList, SharedDict, Ring or SharedMemory
+    numpy.ndarray, ShareableList, SharedDict, Ring, SharedMemory or a table
         The shared value. It and its views keep the memory, even after `unlink`.
 
     Raises
@@ -99,23 +101,25 @@ def create(
 
 
 @limits.explains
-def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
+def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: str | None = None) -> Any:
     """Return the value that is shared under a name. Nothing is copied.
 
     Parameters
     ----------
     name : str
         The name given to `create` in any process of this user; ``/name`` for a POSIX shared memory object.
-    mode : {'r+', 'r', 'c'}
+    mode : {'r+', 'r', 'c'}, optional
         r+: read and write. r: read only, enforced by the processor: a write through a pointer kills the process.
-        c: changes stay private.
+        c: changes stay private. By default r+, and c for a table, which does not change once it is shared.
     kind : str, optional
         Kind of a file that another program made. By default its first bytes decide; a ``/name`` is raw if they are
         of no known kind.
+    as_ : {'pandas', 'polars', 'arrow', 'duckdb'}, optional
+        The library that gives a table its form; by default the one that it was shared from.
 
     Returns
     -------
-    numpy.ndarray, ShareableList, SharedDict, Ring or SharedMemory
+    numpy.ndarray, ShareableList, SharedDict, Ring, SharedMemory or a table
         The same object at each call, for as long as it exists.
 
     Raises
@@ -137,32 +141,42 @@ def attach(name: str, mode: str = "r+", kind: str | None = None) -> Any:
     ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
     >>> shm.unlink("x")
     """
-    segment_file.check_mode(mode)
+    opening = "r+" if mode is None else mode
+    segment_file.check_mode(opening)
     path = paths.path_of(name)
     if not sessions.covers(path):  # first of all: with lifetime attached, this process may be the last holder
         with staging.room_for(name):
             registry.begin()
-    fd, status = segment_file.attach(path, mode, name)
+    fd, status = segment_file.attach(path, opening, name)
     try:
         if status.st_nlink > 1:
             records.confirm(name, status)
-        given = attachments.get(status, mode)
+        given = attachments.get(status, opening, as_)
         if given is not None:
             return given
         record = records.of(status)
         wanted = kind or (record.kind if record else None)
         reader = kinds.named(wanted) if wanted is not None else _reader(name, fd)
+        if mode is None and hasattr(reader, "modes"):
+            opening = reader.modes[0]
+            given = attachments.get(status, opening, as_)
+            if given is not None:
+                return given
+        if mode is not None or as_ is not None:
+            _check_use(reader, name, mode, as_)
+        trusted = record is not None and record.kind == reader.name and status.st_mtime <= record.created
         try:
-            mapping, value = staging.open_(reader, fd, status, path, name, mode)
+            mapping, value = staging.open_(reader, fd, status, path, name, opening, form=as_, trusted=trusted)
         except NotFoundError:  # the folder of a store is gone, usually with its name
             if registry.inode_at(name) == status.st_ino:
                 raise segment_file.damaged(name, "the folder of its store is gone") from None
-            return attach(name, mode, kind)
+            return attach(name, mode, kind, as_=as_)
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     finally:
         fd.close()
-    return attachments.put(mapping, value, attachments.Segment(status, mode, path, name, reader.name, record))
+    segment = attachments.Segment(status, opening, path, name, reader.name, record, as_)
+    return attachments.put(mapping, value, segment)
 
 
 @limits.explains
@@ -320,7 +334,17 @@ def _copy(left: attachments.Attachment, lifetime: str) -> None:
         create(left.name, value, kind=left.kind, lifetime=lifetime)
         return
     plan = kinds.Plan(len(mapping), lambda: iter([memoryview(mapping)]))
-    staging.name_all([staging.make(left.name, kind, plan, "r+", lifetime)], replace=False)
+    staging.name_all([staging.make(left.name, kind, plan, None, lifetime)], replace=False)
+
+
+def _check_use(reader: kinds.Kind, name: str, mode: str | None, as_: str | None) -> None:
+    """Raise ArgumentError if this kind cannot be attached in this mode or form."""
+    if mode is not None:
+        staging.mode_of(reader, name, mode)
+    forms: tuple[str, ...] = getattr(reader, "forms", ())
+    if as_ is not None and as_ not in forms:
+        takes = f"as_ is one of {', '.join(forms)}" if forms else f"a {reader.name} has one form and takes no as_"
+        raise ArgumentError(f"{name!r}: as_={as_!r} is unknown: {takes}", name=name, as_=as_)
 
 
 def _reader(name: str, fd: int) -> kinds.Kind:

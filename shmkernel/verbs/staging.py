@@ -37,7 +37,7 @@ def draft(
     value: object,
     options: dict[str, object],
     kind: str | None,
-    mode: str,
+    mode: str | None,
     lifetime: str,
     replace: Replace,
 ) -> Draft:
@@ -52,12 +52,12 @@ def make(
     name: str,
     kind: kinds.Kind,
     plan: kinds.Plan,
-    mode: str,
+    mode: str | None,
     lifetime: str,
     view: attachments.View | None = None,
 ) -> Draft:
     """Make the segment that a kind planned, after `check`. `view` makes its value, by default as `attach` does."""
-    path = paths.path_of(name)
+    path, mode = paths.path_of(name), mode_of(kind, name, mode)
     with room_for(name):
         session = registry.begin()
         fd = segment_file.blank(paths.folder())
@@ -70,9 +70,9 @@ def make(
                     if plan.build and kinds.keeps(kind):
                         plan.build(registry.make_store_folder(fd, kind.file), fd, progress)
                     else:
-                        segment_file.fill(fd, plan.size, plan.pieces(), name, progress)
+                        segment_file.fill(fd, plan.size, plan.pieces(), name, progress, grows=plan.grows)
             status = os.fstat(fd)
-            mapping, shared = open_(kind, fd, status, path, name, mode, view)
+            mapping, shared = open_(kind, fd, status, path, name, mode, view, trusted=True)
             record = records.Record(status.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
             given = attachments.put(mapping, shared, attachments.Segment(status, mode, path, name, kind.name, record))
             return Draft(fd, record, given)
@@ -121,6 +121,9 @@ def open_(
     name: str,
     mode: str,
     view: attachments.View | None = None,
+    form: str | None = None,
+    *,
+    trusted: bool = False,
 ) -> tuple[mmap.mmap, object]:
     """Map a segment (of a store only its first bytes), and let its kind make the value over it.
 
@@ -132,6 +135,8 @@ def open_(
     try:
         if not kinds.keeps(kind):
             mapping = segment_file.map_(fd, status.st_size, mode, name)
+            if hasattr(kind, "open_as"):
+                return mapping, kind.open_as(mapping, path, mode, form, trusted=trusted)
             return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
         mapping = segment_file.map_(fd, min(status.st_size, kinds.HEAD), "r", name)
         return mapping, kind.connect(mapping, paths.store_folder(status.st_ino), name, mode)
@@ -141,13 +146,25 @@ def open_(
         raise segment_file.damaged(name, error if status.st_size else "the file is empty") from None
 
 
-def check(name: str, mode: str, lifetime: str, replace: Replace) -> bool:
+def mode_of(kind: kinds.Kind, name: str, mode: str | None) -> str:
+    """Return the mode to attach in; ArgumentError if segments of this kind are never attached so."""
+    modes: tuple[str, ...] = getattr(kind, "modes", segment_file.MODES)
+    if mode is None:
+        return modes[0]
+    if mode not in modes and mode in segment_file.MODES:
+        message = f"{name!r}: a {kind.name} does not change once it is shared, so mode {mode} has no use"
+        raise ArgumentError(message, Cure("Changes stay private", "attach", name, mode=modes[0]), name=name, mode=mode)
+    return mode
+
+
+def check(name: str, mode: str | None, lifetime: str, replace: Replace) -> bool:
     """Raise the errors that can be found before memory is allocated. Return whether a segment will be replaced.
 
     `name_all` checks again under the registry's lock, so a name that is free now needs no lock here.
     """
     path = paths.path_of(name)
-    segment_file.check_mode(mode)
+    if mode is not None:
+        segment_file.check_mode(mode)
     check_lifetime(lifetime)
     if not os.path.lexists(path):
         return False

@@ -12,8 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from IPython.core.interactiveshell import InteractiveShell
 
     from shmkernel.workspace.scope import Scope
@@ -27,7 +25,7 @@ class Workspace:
     def __init__(self, shell: InteractiveShell | None) -> None:
         self._shell = shell
         self.bound: dict[str, str] = {}
-        self.mode: Callable[[], str] = lambda: "r+"  # of attach, if none is given; the magics set their default
+        self.mode = "auto"  # of attach, if none is given; the magics set their default
 
     @property
     def space(self) -> dict[str, Any]:

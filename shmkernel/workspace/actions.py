@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
-from shmkernel import render
+from shmkernel import kinds, render
 from shmkernel._core import capacity, paths, registry, segment_file
 from shmkernel.errors import ArgumentError
 from shmkernel.verbs import attachments, listing
@@ -25,7 +25,13 @@ _ACCESS = {"r+": "writable", "r": "read only", "c": "changes stay private"}
 
 
 def attach(
-    workspace: Workspace, scope: Scope, targets: Mapping[str, str], mode: str | None = None, *, overwrite: bool = False
+    workspace: Workspace,
+    scope: Scope,
+    targets: Mapping[str, str],
+    mode: str | None = None,
+    form: str | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Iterator[tuple[Any, str]]:
     """Set variables to segments, all or none; `targets` maps names to variables. Yield values and sentences."""
     for name, variable in targets.items():
@@ -37,8 +43,9 @@ def attach(
             line = f"%shm_attach {name}" if variable == name else f"%shm_attach {name} --as {variable}"
             cure = f"Keep both: %shm_attach {name} --as NAME. Replace it: {line} --overwrite"
             variables.check_free(scope.target(variable), variable, name, cure)
-    mode = mode or workspace.mode()
-    values = [shm.attach(name, mode) for name in targets]
+    if mode is None and workspace.mode != "auto":
+        mode = workspace.mode
+    values = [shm.attach(name, mode, as_=form) for name in targets]
     for (name, variable), value in zip(targets.items(), values, strict=True):
         yield value, _attached(workspace, scope, name, variable, value, mode)
 
@@ -89,7 +96,7 @@ def until(info: Info) -> str:
     }[info.lifetime]
 
 
-def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, value: object, mode: str) -> str:
+def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, value: object, mode: str | None) -> str:
     """Set the variable, and return a sentence about it."""
     again, before = "", None
     if (now := scope.target(variable).get(variable)) is value:
@@ -99,8 +106,9 @@ def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, valu
     del now
     workspace.bind(scope, variable, value, name)
     info = listing.of_value(name, value)
+    access = _ACCESS[mode or getattr(kinds.named(info.kind), "modes", segment_file.MODES)[0]]
     title = name if variable == name else f"{variable} = {name}"
-    line = f"{title}: {render.what(info)}, from {render.source(info)}, {_ACCESS[mode]}{again}{scope.remark(variable)}"
+    line = f"{title}: {render.what(info)}, from {render.source(info)}, {access}{again}{scope.remark(variable)}"
     if before is None or before() is variables.foundation(value) or not (keepers := variables.left(scope, before)):
         return line
     return f"{line}. The earlier one stays in memory, held by {keepers}"

@@ -341,6 +341,6 @@ def test_as_without_dashes_says_how_it_is_written(notebook):
 def test_a_default_that_cannot_be_is_replaced_with_one_line_and_the_magics_load(notebook):
     notebook.run("%config ShmMagics.mode = 'q'")
     text = notebook("%reload_ext shmkernel")
-    assert text == "shmkernel: ShmMagics.mode = 'q' is none of r+, r, c; it is r+\n"
+    assert text == "shmkernel: ShmMagics.mode = 'q' is none of auto, r+, r, c; it is auto\n"
     assert "writable" in notebook("%shm_create x --shape 3\n%shm_attach x")
     assert notebook("%reload_ext shmkernel") == ""

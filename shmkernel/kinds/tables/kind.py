@@ -1,0 +1,106 @@
+"""Tables: a segment is an Arrow IPC file, which every Arrow library opens. Nothing in it is ever unpickled."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from shmkernel import kinds
+from shmkernel.errors import ShmError
+from shmkernel.kinds import Description, Plan, preview
+from shmkernel.kinds.tables import arrow_file, incoming, outgoing
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator, Mapping
+
+    from shmkernel.kinds.preview import Look, Preview, Source
+
+
+class Table:
+    """The table kind; see `shmkernel.kinds.Kind`."""
+
+    name = "table"
+    modes = ("c", "r")  # a table does not change once it is published
+    forms = outgoing.FORMS
+    suffixes = incoming.SUFFIXES
+
+    def recognises(self, value: object, options: Mapping[str, object]) -> bool:
+        """Take what gives its columns by Arrow's interface, and what pandas and polars have besides."""
+        return incoming.recognises(value)
+
+    def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
+        """Plan an Arrow file, written batch by batch."""
+        kinds.only(name, "a table", options)
+        return _plan(name, incoming.table(name, value))
+
+    def load(self, name: str, path: str) -> Plan:
+        """Plan a table of the rows of a file, read batch by batch."""
+        return _plan(name, incoming.file(name, path))
+
+    def save(self, value: Any, path: str) -> Iterator[bytes] | None:
+        """Yield the content of a Parquet, CSV or Feather file; None for the Arrow file as it is."""
+        return outgoing.save(value, path)
+
+    def matches(self, head: bytes) -> bool:
+        """Return whether these are the first bytes of an Arrow file."""
+        return head.startswith(arrow_file.MAGIC)
+
+    def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
+        """Return the table as what was shared."""
+        return self.open_as(mapping, path, mode, None, trusted=False)
+
+    def open_as(self, mapping: mmap.mmap, path: str, mode: str, form: str | None, *, trusted: bool) -> object:
+        """Return the table as what was shared, or in the form of another library.
+
+        `trusted` says that this library wrote the file and nobody has written to it since.
+        """
+        table = arrow_file.mapped(mapping, trusted=trusted)
+        try:
+            value = outgoing.value(table, mapping, form, trusted=trusted)
+        except ShmError:
+            raise
+        except Exception as error:
+            if trusted:
+                raise
+            raise ValueError(f"its metadata makes no sense ({type(error).__name__}: {error})") from None
+        weakref.finalize(value, id, mapping).atexit = False  # of no rows, or copied, it holds the mapping all the same
+        return value
+
+    def describe(self, head: bytes, size: int) -> Description:
+        """Describe a table of which only the beginning is known."""
+        if not self.matches(head):
+            raise ValueError("its first bytes are not those of an Arrow file")
+        return Description("table")
+
+    def describe_source(self, source: Source) -> Description:
+        """Describe rows, columns and types."""
+        self.describe(source.read(0, 8), source.size)
+        facts = arrow_file.summary(source)
+        if facts is None:
+            return Description("table")
+        shape = facts["rows"], facts["columns"]
+        types = ", ".join(f"{name or 'index'}: {type_}" for name, type_ in facts["fields"])
+        more = ", ..." if facts["columns"] > len(facts["fields"]) else ""
+        return Description(f"table {shape}", f"{types}{more}", shape)
+
+    def preview(self, source: Source, look: Look) -> Preview:
+        """Preview the first rows."""
+        facts = arrow_file.summary(source)
+        if facts is None:
+            return preview.nothing("another program wrote this table: attach it to see its rows")
+        first, rows = facts["first"], facts["rows"]
+        note = f"the first {len(first)} of {rows:,} rows" if rows > len(first) else ""
+        hidden = facts["columns"] - len(facts["fields"])
+        if hidden > 0:
+            note = f"{note + '; ' if note else ''}{hidden:,} more columns"
+        columns = [(name, type_) for name, type_ in facts["fields"]]
+        return preview.grid(columns, map(str, itertools.count()), first, 0, len(first), note=note)
+
+
+def _plan(name: str, given: incoming.Incoming) -> Plan:
+    return Plan(given.size, lambda: arrow_file.pieces(name, given.schema, given.batches), grows=True)
+
+
+KIND = Table()

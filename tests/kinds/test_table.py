@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel._core import paths
+from shmkernel.testing import KindContract, attach_hostile
+from tests.helpers import Child
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
+
+ROWS = 3
+
+
+def frame():
+    """A frame with a column of each type that pandas has."""
+    columns = {
+        "int": np.arange(ROWS),
+        "float": [0.5, np.nan, -np.inf],
+        "bool": [True, False, True],
+        "str": ["a", None, "é"],
+        "text as objects": pd.Series(["a", None, "b"], dtype=object),
+        "text as objects with NaN": pd.Series(["a", np.nan, "b"], dtype=object),
+        "category": pd.Categorical(["x", "y", None], categories=["y", "x"], ordered=True),
+        "Int64": pd.array([1, None, 3], "Int64"),
+        "UInt8": pd.array([1, None, 3], "UInt8"),
+        "Float32": pd.array([1.5, None, 3], "Float32"),
+        "boolean": pd.array([True, None, False], "boolean"),
+        "string": pd.array(["a", None, "b"], "string"),
+        "zone": pd.to_datetime(["2020-01-01", None, "2021-07-01"]).tz_localize("Europe/Berlin"),
+        "period": pd.period_range("2020", periods=ROWS, freq="M"),
+        "interval": pd.interval_range(0, ROWS),
+        "arrow": pd.array([[1, 2], None, []], pd.ArrowDtype(pa.list_(pa.int64()))),
+    }
+    for code in (
+        "i1",
+        "i2",
+        "i4",
+        "u1",
+        "u2",
+        "u4",
+        "u8",
+        "f2",
+        "f4",
+        *(f"M8[{unit}]" for unit in ("s", "ms", "us", "ns")),
+    ):
+        columns[code] = np.arange(ROWS).astype(code)
+    columns["m8[ns]"] = np.array([1, "NaT", 3], "m8[ns]")
+    return pd.DataFrame(columns)
+
+
+FRAMES = {
+    "all types": frame(),
+    "a range": pd.DataFrame({"x": [1.5, 2.5]}, index=range(5, 1, -2)),
+    "dates with a frequency": pd.DataFrame({"x": [1, 2, 3]}, index=pd.date_range("2020", periods=3, name="when")),
+    "an index of texts": pd.DataFrame({"x": [1, 2]}, index=pd.Index(["a", "b"], name=3)),
+    "levels": pd.DataFrame(
+        np.arange(4).reshape(2, 2),
+        index=pd.MultiIndex.from_tuples([(1, "x"), (2, "y")], names=["m", None]),
+        columns=pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=[None, "n"]),
+    ),
+    "columns with one name": pd.DataFrame(np.zeros((2, 3)), columns=["a", "a", "a_2"]),
+    "columns that are numbers": pd.DataFrame(np.zeros((2, 3)), columns=[1, 1, 2]),
+    "columns that are a range": pd.DataFrame(np.zeros((2, 3))),
+    "columns that are dates": pd.DataFrame(np.zeros((1, 2)), columns=pd.date_range("2020", periods=2)),
+    "no rows": frame()[:0],
+    "no columns": pd.DataFrame(index=range(3)),
+    "nothing": pd.DataFrame(),
+    "a series": pd.Series([1, 2, 3]),
+    "a series with a name and an index": pd.Series([1.0, 2.0], name=("u", 1), index=["a", "b"]),
+    "a series of categories": pd.Series(["a", "b", "a"], dtype="category"),
+}
+OTHERS = {
+    "polars": pl.DataFrame({"a": [1, None], "b": ["x", "y" * 50], "c": [[1], None], "d": [{"x": 1}, {"x": None}]}),
+    "a column of polars": pl.Series("s", [1, 2, None]),
+    "arrow": pa.table({"a": [1, None], "b": ["x", "y"], "c": pa.array(["u", "v"]).dictionary_encode()}),
+    "a batch": pa.record_batch({"a": [1, 2]}),
+    "an array of arrow": pa.array([1, None]),
+}
+
+
+class TestTable(KindContract):
+    kind = "table"
+    VALUES: ClassVar = {
+        "plain": pd.DataFrame({"x": [1.0, 2.0], "y": ["a", "b"]}),
+        "all types": frame(),
+        "nothing": pd.DataFrame(),
+        "a series": pd.Series([1, 2, 3]),
+        "arrow": OTHERS["arrow"],
+    }
+    REFUSED: ClassVar = {
+        "mixed objects": pd.DataFrame({"a": [1, "x"]}),
+        "complex": pd.DataFrame({"a": [1j]}),
+        "sparse": pd.DataFrame({"a": pd.arrays.SparseArray([0, 0, 1])}),
+        "names of several types": pd.DataFrame([[1, 2]], columns=[1, "a"]),
+        "gaps of several types": pd.DataFrame({"a": ["a", None, np.nan]}, dtype=object),
+    }
+
+    def same(self, got, value):
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(got, value, check_freq=True)
+            return got.attrs == value.attrs
+        if isinstance(value, pd.Series):
+            pd.testing.assert_series_equal(got, value)
+            return True
+        if isinstance(value, (pl.DataFrame, pl.Series)):
+            return type(got) is type(value) and got.equals(value)
+        if isinstance(value, pa.Array):
+            return got.combine_chunks().equals(value)
+        return type(got) is type(value) and got.equals(value)
+
+    def change(self, got):
+        got.iloc[0, 0] = 7.0
+
+    def touch(self, got):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # wrong bytes are odd numbers
+            self._touch(got)
+
+    def _touch(self, got):
+        got.to_string() if hasattr(got, "to_string") else str(got.to_list() if isinstance(got, pl.Series) else got)
+
+    def test_changes_are_everybodys(self):
+        """They are not: a table does not change once it is shared."""
+        shm.create("x", FRAMES["a range"])
+        with pytest.raises(shm.ArgumentError, match=r"'x'.*does not change.*mode='c'"):
+            shm.attach("x", "r+")
+
+
+@pytest.mark.parametrize("value", [*FRAMES.values(), *OTHERS.values()], ids=[*FRAMES, *OTHERS])
+def test_every_table_comes_back_as_it_is(value):
+    assert TestTable().same(shm.create("x", value), value)
+
+
+def test_nothing_is_copied():
+    """The values of the result lie in the mapping, and what others write to the file is seen at once."""
+    x = shm.create("x", frame())
+    (memory,) = mapped("x")
+    here = [name for name, dtype in x.dtypes.items() if isinstance(dtype, np.dtype) and dtype.kind in "iufmM"]
+    assert len(here) > 12
+    for name in here:
+        assert x[name].to_numpy().ctypes.data in memory
+    assert x["zone"].array.view("i8").ctypes.data in memory
+    assert x["category"].cat.codes.to_numpy().size
+    assert x["category"].array.codes.ctypes.data in memory
+    assert x["Int64"].array._data.ctypes.data in memory
+    texts = shm.attach("x", as_="arrow").column("str").chunk(0).buffers()[2]
+    assert any(texts.address in memory for memory in mapped("x"))
+
+
+def mapped(name):
+    """Return the addresses of the newest mapping of a segment."""
+    inode = str(os.stat(paths.path_of(name)).st_ino)
+    with open("/proc/self/maps") as file:
+        ranges = [line.split()[0].split("-") for line in file if line.split()[4] == inode]
+    return [range(int(start, 16), int(end, 16)) for start, end in ranges]
+
+
+@pytest.mark.parametrize("value", [*FRAMES.values(), *OTHERS.values()], ids=[*FRAMES, *OTHERS])
+def test_every_form_can_be_asked_for(value):
+    shm.create("x", value)
+    got = shm.attach("x", as_="arrow")
+    assert isinstance(got, pa.Table)
+    assert isinstance(shm.attach("x", as_="pandas"), pd.Series if isinstance(value, pd.Series) else pd.DataFrame)
+    assert shm.attach("x", as_="arrow") is got
+
+
+def test_a_form_that_it_has_not_is_refused():
+    shm.create("x", OTHERS["arrow"])
+    with pytest.raises(shm.ArgumentError, match=r"as_ is one of arrow, pandas, polars, duckdb"):
+        shm.attach("x", as_="csv")
+    shm.create("y", [1, 2])
+    with pytest.raises(shm.ArgumentError, match="a list has one form"):
+        shm.attach("y", as_="pandas")
+
+
+def test_a_stream_is_written_batch_by_batch():
+    def batches():
+        for number in range(50):
+            yield pa.record_batch({"x": np.full(1000, number)})
+
+    reader = pa.RecordBatchReader.from_batches(pa.schema({"x": pa.int64()}), batches())
+    x = shm.create("x", reader)
+    assert x.num_rows == 50_000
+    assert shm.info("x").shape == (50_000, 1)
+    assert shm.info("x").size == os.path.getsize(paths.path_of("x"))
+
+
+def test_an_error_of_a_stream_leaves_nothing(shm_dir):
+    def batches():
+        yield pa.record_batch({"x": [1]})
+        raise RuntimeError("the source has ended")
+
+    reader = pa.RecordBatchReader.from_batches(pa.schema({"x": pa.int64()}), batches())
+    with pytest.raises((RuntimeError, shm.ShmError), match="the source has ended"):
+        shm.create("x", reader)
+    assert shm.list() == []
+
+
+def test_a_lazy_frame_is_collected():
+    assert shm.create("x", OTHERS["polars"].lazy()).equals(OTHERS["polars"])
+
+
+def test_another_process_finds_what_was_shared(shm_dir):
+    def look(connection):
+        connection.send(type(shm.attach("x")).__module__)
+        y = shm.attach("x")
+        y.iloc[0, 0] = 9
+        connection.send(int(y.iloc[0, 0]))
+
+    x = shm.create("x", FRAMES["levels"])
+    with Child(look) as child:
+        assert child.hear().startswith("pandas")
+        assert child.hear() == 9
+        child.join()
+    assert x.iloc[0, 0] == 0
+
+
+def test_memory_stays_attached_as_long_as_the_frame_is_there():
+    x = shm.create("x", FRAMES["nothing"], lifetime="attached")
+    assert [row.name for row in shm.list()] == ["x"]
+    del x
+    assert shm.list() == []
+
+
+def test_a_listing_tells_rows_columns_and_types():
+    shm.create("x", FRAMES["an index of texts"])
+    info = shm.info("x")
+    assert (info.type, info.shape, info.dtype) == ("table (2, 1)", (2, 1), "index: large_string, x: int64")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "feather", "arrow"])
+def test_files_of_other_programs_are_saved_and_loaded(tmp_path, suffix):
+    table = pa.table({"a": [1, 2], "b": ["x", "y"]})
+    shm.create("x", table)
+    shm.save("x", tmp_path / f"x.{suffix}")
+    y = shm.load("y", tmp_path / f"x.{suffix}")
+    assert y.to_pylist() == table.to_pylist()
+    (tmp_path / f"bad.{suffix}").write_bytes(b"\0\1\2")
+    if suffix != "csv":
+        with pytest.raises(shm.DamagedError, match="cannot be loaded"):
+            shm.load("z", tmp_path / f"bad.{suffix}")
+
+
+def test_a_frame_comes_back_from_a_parquet_file_as_a_frame(tmp_path):
+    FRAMES["dates with a frequency"].to_parquet(tmp_path / "x.parquet")
+    assert isinstance(shm.load("x", tmp_path / "x.parquet"), pd.DataFrame)
+
+
+def test_an_arrow_file_of_another_program_is_a_table():
+    with pa.OSFile(paths.path_of("x"), "wb") as file, pa.ipc.new_file(file, pa.schema({"a": pa.int64()})) as writer:
+        writer.write(pa.record_batch({"a": [1, 2]}))
+    assert shm.attach("x").to_pylist() == [{"a": 1}, {"a": 2}]
+    assert shm.info("x").type == "table"
+    shm.unlink("x")
+
+
+def test_another_program_opens_a_segment_as_an_arrow_file():
+    shm.create("x", OTHERS["arrow"])
+    assert pa.ipc.open_file(pa.memory_map(paths.path_of("x"))).read_all().to_pylist() == OTHERS["arrow"].to_pylist()
+
+
+def test_wrong_bytes_anywhere_are_damaged_or_harmless():
+    shm.create("x", FRAMES["all types"])
+    whole = Path(paths.path_of("x")).read_bytes()
+    shm.unlink("x")
+    choose = np.random.default_rng(0)
+    for _ in range(300):
+        wrong = bytearray(whole)
+        for place in choose.integers(0, len(whole), choose.integers(1, 5)):
+            wrong[place] = choose.integers(256)
+        attach_hostile(TestTable(), bytes(wrong))
+
+
+def test_without_the_library_an_error_says_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.ipc", None)
+    with pytest.raises(shm.UnsupportedError, match=r"pip install 'shmkernel\[tables\]'"):
+        shm.create("x", pd.DataFrame({"a": [1]}))
