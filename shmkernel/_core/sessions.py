@@ -59,11 +59,13 @@ class _Own(NamedTuple):
 
     def holds(self, path: str) -> bool:
         """Return whether this process holds the lock of the session's file at `path`, and not of one elsewhere."""
-        try:
-            there, held = os.lstat(path), os.fstat(self.lock.fileno())
-        except (OSError, ValueError):
+        if not self.lock.is_ours():
             return False
-        return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino) == self.lock.identity
+        try:
+            there = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):  # any other error does not say that it is gone
+            return False
+        return (there.st_dev, there.st_ino) == self.lock.identity
 
     def is_elsewhere(self) -> bool:
         """Return whether the session's file has a name: then, if not here, in a folder that a mount has hidden."""

@@ -29,6 +29,7 @@ BARE = [  # a bare OSError left the function
     "SharedMemory.unlink:first:openat.1:EACCES",
 ]
 LEFT = [  # a descriptor or a file was left
+    "create array:again:newfstatat.4:EACCES",
     "create array:again:fchmod.1:EACCES",
     "create array:again:fchmod.2:ENOMEM+",
     "close the last array:again:flock.2:ENOMEM",
