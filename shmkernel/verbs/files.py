@@ -122,7 +122,10 @@ def _pieces(name: str, status: os.stat_result, target: str) -> Iterator[bytes] |
     kind = kinds.named(record.kind) if record else None
     if kind is None or not hasattr(kind, "save"):
         return None
-    value = segments.attach(name, "r", as_=next(iter(getattr(kind, "forms", ())), None))
+    try:
+        value = segments.attach(name, "r", as_=next(iter(getattr(kind, "forms", ())), None))
+    except ArgumentError:  # what the name leads to now has no such form
+        raise _ReplacedError from None
     attachment = attachments.given(value)
     if attachment is None or attachment.key[1] != status.st_ino:
         raise _ReplacedError
