@@ -25,7 +25,8 @@ class Host:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-c", "from tests.prove.storm import host; host.serve()"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # a session of its own: Ctrl-C in the terminal lets the program that runs come to its end, and clean up
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         return self
 
     def play(self, program: Program, quiet: float) -> Outcome:
