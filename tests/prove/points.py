@@ -238,6 +238,7 @@ def _look(operation: Operation | None) -> None:
         made = operation.act(operation.before())
         del made
         tidy()
+    registry.begin()  # if the operation has ended it: `settle` counts sessions
 
 
 def _told(error: BaseException) -> str:
