@@ -14,27 +14,35 @@ result of a lookup must not depend on earlier reads.
 
 from __future__ import annotations
 
+from typing import Any
+
+MISSING: Any = object()  # in place of a value that is not there
+SHORT = 1 << 10  # bytes of the longest value in the cache
 LIMIT = 1 << 16  # values in the cache
+FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # immutable, so readers may share the value
 KEYS: frozenset[type] = frozenset({str, int})  # two keys of these types are equal only if they are the same key
 
 
 class Cache:
     """``tag`` identifies the commit: the sum of the transaction numbers in the first two pages after it."""
 
-    __slots__ = ("heads", "last", "tag", "values")
+    __slots__ = ("heads", "inserted", "last", "tag", "values")
 
     def __init__(self, tag: int) -> None:
         self.tag = tag
         self.values: dict[object, object] = {}
         self.heads: dict[bytes, bytes] = {}  # the bytes before the value in the entry of a key
         self.last: int | None = None  # the greatest number in the order
+        self.inserted = False  # whether the key of the last change was new: then the next one probably is too
 
-    def note(self, raw: bytes, key: object, value: object, head: bytes, last: int | None, tag: int) -> None:
-        """Add a value that a commit has stored; the tag is set last."""
-        self.values[key] = value
-        self.heads[raw] = head
-        self.last = last
-        self.tag = tag
+
+class Encoded:
+    """The bytes of a value that can be changed: each reader decodes a new one."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 NOTHING = -1  # a tag that matches no commit

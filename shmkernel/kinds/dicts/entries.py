@@ -92,9 +92,8 @@ def _places(count: int) -> list[bytes]:
     return cast("list[bytes]", places.view("V9").tolist())
 
 
-def head(number: int) -> bytes:
-    """Return the bytes before the value in the entry of a key."""
-    return _HEAD.pack(_LIST, number)
+# The bytes before the value in the entry of the key with this number.
+head = functools.partial(_HEAD.pack, _LIST)
 
 
 def head_of(entry: B) -> B:
@@ -128,9 +127,8 @@ def is_file(entry: bytes | memoryview) -> bool:
     return entry[at : at + 2] == _FILE
 
 
-def place(number: int) -> bytes:
-    """Return the key of an entry of the order."""
-    return _PLACE.pack(keys.ORDER, number)
+# The key of the entry of the order with this number.
+place = functools.partial(_PLACE.pack, keys.ORDER)
 
 
 def place_value(key: object, raw: bytes, *, exact: bool) -> bytes:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST = 511  # bytes of LMDB's longest key
+_SURELY_SHORT = LONGEST // 4 + 1  # characters: UTF-8 takes 4 bytes for one at most
 ORDER = 0xFF  # first byte of the entries of the order, which follow all keys
 OTHERS = 0xF8  # lowest first byte of keys other than texts
 _TEXT, _INT, _FLOAT, _NONE, _BYTES, _TUPLE, _DIGEST = (bytes([OTHERS + n]) for n in range(7))
@@ -61,6 +62,11 @@ def encode(key: object) -> tuple[bytes, bool]:
     >>> encode("speed"), encode(1) == encode(1.0), encode(1)[0] == encode(True)[0]
     ((b'speed', True), False, True)
     """
+    if type(key) is str and 0 < len(key) < _SURELY_SHORT:
+        try:
+            return key.encode(), True
+        except UnicodeEncodeError:
+            pass
     return _whole_key(key, stored=True)
 
 
@@ -73,18 +79,17 @@ def look_up(key: object) -> bytes:
     >>> look_up(http.HTTPStatus.OK) == encode(200)[0]
     True
     """
+    if type(key) is str and 0 < len(key) < _SURELY_SHORT:
+        try:
+            return key.encode()
+        except UnicodeEncodeError:
+            pass
     return _whole_key(key, stored=False)[0]
 
 
 def _whole_key(key: object, *, stored: bool) -> tuple[bytes, bool]:
-    if type(key) is str and 0 < len(key) < LONGEST:
-        try:
-            raw, exact = key.encode(), True
-        except UnicodeEncodeError:
-            raw, exact = _encode(key, stored)
-    else:
-        _PLAIN.get(key)  # raises this Python's TypeError for keys that are not hashable
-        raw, exact = _encode(key, stored)
+    _PLAIN.get(key)  # raises this Python's TypeError for keys that are not hashable
+    raw, exact = _encode(key, stored)
     if len(raw) > LONGEST:
         return _DIGEST + hashlib.blake2b(raw, digest_size=32).digest(), False
     return raw, exact

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from shmkernel.kinds.dicts import entries, fast_path, keys, lmdb_pages, values
-from shmkernel.kinds.dicts.cache import KEYS
-from shmkernel.kinds.dicts.operations import AT_ONCE, MISSING, Access, GoneError, inside, is_large, items, known, pairs
+from shmkernel.kinds.dicts import entries, fast_path, lmdb_pages, values
+from shmkernel.kinds.dicts.cache import KEYS, MISSING, SHORT, Encoded
+from shmkernel.kinds.dicts.operations import (
+    AT_ONCE,
+    Access,
+    GoneError,
+    inside,
+    is_large,
+    items,
+    known,
+    pairs,
+)
 from shmkernel.kinds.dicts.transactions import Transaction
 from shmkernel.kinds.dicts.views import SharedItems, SharedKeys, SharedValues
 
@@ -19,7 +28,6 @@ if TYPE_CHECKING:
 
     Txn = lmdb.Transaction[bytes]
 
-_FIRST, _SECOND = lmdb_pages.NUMBERS
 _CHANGED = "dictionary changed size during iteration"  # as a dict says
 _SHOWN = 100  # items in the repr
 
@@ -59,13 +67,6 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     # Reading
 
     def __getitem__(self, key: object) -> Any:
-        opened = self._store
-        words, cache = opened.words, opened.cache
-        if words[_FIRST] + words[_SECOND] == cache.tag and type(key) in KEYS:
-            try:
-                return cache.values[key]
-            except KeyError:
-                pass
         value = self._get(key)
         if value is MISSING:
             raise KeyError(key)
@@ -73,13 +74,6 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def get(self, key: object, default: Any = None) -> Any:
         """Return the value of the key, or `default`."""
-        opened = self._store
-        words, cache = opened.words, opened.cache
-        if words[_FIRST] + words[_SECOND] == cache.tag and type(key) in KEYS:
-            try:
-                return cache.values[key]
-            except KeyError:
-                pass
         value = self._get(key)
         return default if value is MISSING else value
 
@@ -175,15 +169,18 @@ class SharedDict(Access, MutableMapping[Any, Any]):
 
     def __setitem__(self, key: object, value: object) -> None:
         opened = self._store
-        if type(value) in values.SCALARS and type(key) is str and opened.block is None and self._mode != "r":
+        if type(value) in values.SCALARS and type(key) is str and self._mode != "r":
             try:
                 raw, data = key.encode(), values.encode(value)
             except (OverflowError, UnicodeEncodeError):
                 raw = data = b""
-            short = 0 < len(raw) <= keys.LONGEST and len(data) <= fast_path.SHORT
-            if short and fast_path.put(opened, raw, data, key, value):
+            if len(data) <= SHORT and fast_path.put(opened, raw, data, key, value):
                 return
         ready = self._ready(key, value)
+        if ready.exact and not ready.file and len(ready.data) <= fast_path.LONGEST:
+            cached = Encoded(ready.data) if len(ready.data) <= SHORT and type(key) in KEYS else MISSING
+            if fast_path.put(opened, ready.raw, ready.data, key, cached):
+                return
         self._change(lambda txn: self._put(txn, ready), ready)
 
     def __delitem__(self, key: object) -> None:

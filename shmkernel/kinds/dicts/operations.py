@@ -12,7 +12,8 @@ import numpy as np
 
 from shmkernel._core import fork, limits
 from shmkernel.errors import ArgumentError, Cure, FullError, NotFoundError, ShmError, UnsupportedError
-from shmkernel.kinds.dicts import cache, entries, errors, fast_path, keys, lmdb_pages, store, values
+from shmkernel.kinds.dicts import entries, errors, fast_path, keys, lmdb_pages, store, values
+from shmkernel.kinds.dicts.cache import FROZEN, KEYS, MISSING, SHORT, Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LARGE = 1 << 20  # bytes; an array of this size or more gets a file of its own
-MISSING: Any = object()
-FROZEN = frozenset({str, int, float, bool, bytes, type(None), complex})  # immutable, so the cache may share them
 _FIRST, _SECOND = lmdb_pages.NUMBERS
 _MANY = 1000  # a change of more pairs may take long
 AT_ONCE = 64, 4096  # entries read in a transaction: the first one, and later ones
@@ -107,36 +106,44 @@ class Access:
         return self._store.name
 
     def _get(self, key: object) -> Any:
-        """Read a value from the store; immutable values are cached until any process writes."""
-        raw = known(key)
-        if raw is None:
-            return MISSING
+        """Return a value from the cache if no process has written since, else from the store; or MISSING."""
         opened, missed = self._store, None
+        words, cache = opened.words, opened.cache
+        keep, tag = type(key) in KEYS, words[_FIRST] + words[_SECOND]
+        if keep and tag == cache.tag:
+            value = cache.values.get(key, MISSING)
+            if value is not MISSING:
+                return value if type(value) is not Encoded else values.decode(value.data)
+        try:
+            raw = keys.look_up(key)
+        except keys.NoKeyError:
+            return MISSING
         while True:
-            tag = opened.words[_FIRST] + opened.words[_SECOND]
-            block = opened.current_block()
+            block = opened.block and opened.current_block()
             try:
                 if block is None:
-                    own = opened.reading()
+                    txn = opened.reading()
                     try:
-                        entry, number = own.get(raw), own.id()
+                        entry, number = txn.get(raw), txn.id()
                     finally:
-                        own.abort()
+                        txn.abort()
                 else:
+                    keep = False
                     with block.use:
-                        entry, number = inside(block).get(raw), 0
+                        entry = inside(block).get(raw)
             except lmdb.Error as error:
                 raise self._failed(error, block) from None
             if entry is None:
                 return MISSING
             try:
-                value = entries.value_of(entry)
-            except BROKEN as error:
-                raise errors.wrong(opened.name, error, key) from None
-            if type(value) in FROZEN:
-                short = len(entry) <= fast_path.SHORT and type(key) in cache.KEYS
-                if short and block is None and tag == 2 * number - 1:  # no other commit in between
-                    fast_path.remember(opened, tag, key, value)
+                _, value = values.decode(entry)
+                short = keep and len(entry) <= SHORT and type(value) is not values.File
+                if short and tag == 2 * number - 1:  # no other commit in between, and no write transaction of ours
+                    cached = value if type(value) in FROZEN else Encoded(entry[len(entries.head_of(entry)) :])
+                    fast_path.remember(opened, tag, key, cached)
+            except Exception:  # noqa: BLE001  numpy, msgspec and datetime raise many types
+                value = self._value_of(entry, key)
+            if type(value) is not values.File:
                 return value
             try:
                 return self._whole(value)
@@ -144,6 +151,12 @@ class Access:
                 if value == missed:
                     raise
                 missed = value
+
+    def _value_of(self, entry: bytes, key: object) -> Any:
+        try:
+            return entries.value_of(entry)
+        except BROKEN as error:
+            raise errors.wrong(self._store.name, error, key) from None
 
     def _whole(self, value: Any) -> Any:
         """Return the value; for a reference to a file attach the array."""
@@ -213,7 +226,7 @@ class Access:
             raise ArgumentError(f"{self.name!r} is attached read only here", cure, name=self.name, mode=self._mode)
 
     def _key(self, key: object) -> tuple[bytes, bool]:
-        return key_bytes(self.name, key)
+        return key_bytes(self._store.name, key)
 
     @limits.explains
     def _ready(self, key: object, value: object) -> Ready:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import collections.abc
-import contextlib
 import datetime as dt
 import decimal
 import enum
@@ -42,6 +41,8 @@ _SMALLEST, _GREATEST = -(1 << 63), (1 << 64) - 1
 _LONGEST = 1 << 16  # characters in the text of a dtype
 _SHORT = 80  # characters of it in an error
 _NAME = 16  # hexadecimal digits: secrets.token_hex(8)
+_LEVELS = 20  # of lists and dicts inside each other that are checked fast
+_FEW = 8  # items that a loop checks faster than a set of their types
 _PAIR = struct.Struct(">dd")
 
 
@@ -74,9 +75,10 @@ def pack(value: object) -> bytes:
     [(1, 2), {3}, 1180591620717411303424, 1j]
     """
     try:
-        with contextlib.suppress(OverflowError, UnicodeEncodeError):  # large numbers and lone surrogates are rare
-            return encode(_lower(value, SCALARS))
-        return encode(_lower(value, _NATIVE))
+        try:
+            return encode(value if type(value) in SCALARS or _is_plain(value) else _lower(value, SCALARS))
+        except (OverflowError, UnicodeEncodeError):  # large numbers and lone surrogates are rare
+            return encode(_lower(value, _NATIVE))
     except RecursionError:
         raise NoValueError(value, "it is nested too deep, or contains itself") from None
 
@@ -117,6 +119,23 @@ def decode(data: bytes | memoryview) -> Any:
 encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=_raise).decode
 _skip: Callable[[bytes | memoryview], object] = msgspec.msgpack.Decoder(msgspec.Raw).decode
+
+
+def _is_plain(value: Any, levels: int = _LEVELS) -> bool:
+    """Return whether a list or dict holds only what needs no conversion, in at most this many levels."""
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    elif type(value) is not list:
+        return False
+    elif len(value) > _FEW and SCALARS.issuperset(map(type, value)):
+        return True
+    for part in value:  # noqa: SIM110  a generator takes twice as long
+        if type(part) not in SCALARS and not (levels and _is_plain(part, levels - 1)):
+            return False
+    return True
 
 
 def _lower(value: object, native: frozenset[type]) -> object:
