@@ -87,6 +87,7 @@ def test_nothing_is_printed_at_exit(lifetime):
 import builtins, sys, threading, numpy as np, shmkernel as shm
 x = shm.create("x", np.arange(10), lifetime=sys.argv[1])
 builtins.kept = view = x[::2]
+builtins.settings = shm.create("d", {"a": 1}, lifetime=sys.argv[1])
 class Cycle: pass
 cycle = Cycle(); cycle.me = cycle; cycle.x = shm.create("y", shape=3, lifetime=sys.argv[1])
 local = threading.local(); local.x = shm.attach("x", mode="r")
@@ -95,8 +96,8 @@ sys.modules["last"] = [shm.attach("y", mode="c")]
     done = python(script, lifetime, flags=("-X", "dev", "-W", "error"))
     assert (done.stdout, done.stderr) == ("", "")
     if lifetime == "keep":
-        shm.unlink("x")
-        shm.unlink("y")
+        for name in ("x", "y", "d"):
+            shm.unlink(name)
 
 
 def test_the_watchdog_holds_nothing_of_the_process_that_started_it(shm_dir):

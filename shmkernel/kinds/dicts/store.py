@@ -21,6 +21,7 @@ import ctypes
 import errno
 import functools
 import os
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, TypeVar
@@ -73,11 +74,21 @@ class _Files:
         self.lock: WriterLock | None = None
         self.env: lmdb.Environment | None = None
 
-    def __del__(self, *, _opened: dict[str, weakref.ref[lmdb.Environment]] = _opened) -> None:
-        if self.env is not None and self.lock is not None:  # no env in a child that has not used the store
+    def __del__(
+        self,
+        *,
+        _opened: dict[str, weakref.ref[lmdb.Environment]] = _opened,
+        _ending: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        if self.env is None or self.lock is None:  # no env in a child that has not used the store
+            return
+        try:
             self.lock.seal()
-            self.env.close()
-            _opened.pop(self.home, None)
+        except (AttributeError, TypeError):
+            if not _ending():  # else Python has emptied the modules that it needs: the next open checks the file
+                raise
+        self.env.close()
+        _opened.pop(self.home, None)
 
 
 class Store:
