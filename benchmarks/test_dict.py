@@ -7,6 +7,8 @@ user would write with LMDB and msgspec alone.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import multiprocessing
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ class Plain:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.env = lmdb.open(folder, map_size=1 << 30, sync=False, metasync=False)
+        self.env = lmdb.open(folder, map_size=1 << 32, sync=False, metasync=False)
         self.encode, self.decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
     def __getitem__(self, key: str) -> Any:
@@ -73,30 +75,73 @@ def made(peer: str, folder: Path, *, locked: bool = False) -> Iterator[Any]:
         yield found
 
 
-@pytest.mark.parametrize("value", [7, "some text"], ids=["number", "text"])
-@pytest.mark.parametrize("peer", PEERS)
-def test_get(benchmark: Any, shm_dir: Path, peer: str, value: object) -> None:
-    benchmark.group = f"get a {type(value).__name__}"
-    with made(peer, shm_dir) as found:
-        found["key 5"] = value
-        assert benchmark(lambda: found["key 5"]) == value
+@pytest.fixture(scope="module")
+def dicts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, int], Any]]:
+    """Return a function that returns the dict of a peer with so many keys; each is made once."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def of(way: str, size: int) -> Any:
+            content = {f"key {n}": n for n in range(size)}
+            if way == "UltraDict":
+                found: Any = UltraDict(shared_lock=False, buffer_size=1 << 20)
+                stack.callback(found.unlink)
+                found.data.update(content)  # its own copy alone: sending a million keys takes minutes
+            elif way == "plain lmdb":
+                found = Plain(str(tmp_path_factory.mktemp("plain")))
+                found.update(content)
+            elif way == "Manager":
+                found = stack.enter_context(multiprocessing.get_context("spawn").Manager()).dict(content)
+            else:
+                found = shm.create("bench", content if way == "created full" else {})
+                found.update(content)
+                shm.unlink("bench")  # it stays usable here, and leaves nothing behind
+            return found
+
+        yield of
 
 
-@pytest.mark.parametrize("value", [7, "some text"], ids=["number", "text"])
-@pytest.mark.parametrize("peer", PEERS)
-def test_set(benchmark: Any, shm_dir: Path, peer: str, value: object) -> None:
-    benchmark.group = f"set a {type(value).__name__}"
-    with made(peer, shm_dir) as found:
-        benchmark(lambda: found.__setitem__("key 5", value))
-        assert found["key 5"] == value
+WAYS = ["created empty", "created full", "plain lmdb", "UltraDict", "Manager"]
+SIZES = [1, 100, MILLION]
+VALUES: dict[str, Any] = {
+    "number": 7,
+    "text of 1,000": "x" * 1000,
+    "nested": {"layers": [64, 64, 10], "rate": 0.1, "name": "adam"},
+    "list of 1,000": list(range(1000)),
+}
 
 
-@pytest.mark.benchmark(group="set a key that is new")
-@pytest.mark.parametrize("peer", PEERS)
-def test_insert(benchmark: Any, shm_dir: Path, peer: str) -> None:
-    names = iter(f"new {n}" for n in range(1 << 30))
-    with made(peer, shm_dir) as found:
-        benchmark.pedantic(lambda: found.__setitem__(next(names), 1), rounds=200, iterations=100)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("way", WAYS)
+def test_get(benchmark: Any, dicts: Callable[[str, int], Any], way: str, value: str, size: int) -> None:
+    benchmark.group, found = f"get a {value}, {size} keys", dicts(way, size)
+    found["key 0"] = VALUES[value]
+    assert benchmark(lambda: found["key 0"]) == VALUES[value]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("way", WAYS)
+def test_set(benchmark: Any, dicts: Callable[[str, int], Any], way: str, value: str, size: int) -> None:
+    benchmark.group, found = f"set a {value}, {size} keys", dicts(way, size)
+    benchmark(lambda: found.__setitem__("key 0", VALUES[value]))
+    assert found["key 0"] == VALUES[value]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_get_of_any_key(benchmark: Any, dicts: Callable[[str, int], Any], way: str) -> None:
+    benchmark.group, found = f"get any of {MILLION} keys", dicts(way, MILLION)
+    names = itertools.cycle([f"key {n}" for n in range(1, MILLION, 7)])
+    benchmark(lambda: found[next(names)])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("way", WAYS)
+def test_insert(benchmark: Any, dicts: Callable[[str, int], Any], way: str, size: int) -> None:
+    benchmark.group, found = f"set a key that is new, {size} keys", dicts(way, size)
+    names = (f"new {n}" for n in itertools.count())
+    benchmark.pedantic(lambda: found.__setitem__(next(names), 1), rounds=200, iterations=100)
 
 
 def write(found: MutableMapping[str, int], seed: int, ready: Any, begin: Any, done: Any) -> None:
