@@ -287,3 +287,13 @@ def test_without_the_library_an_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.ipc", None)
     with pytest.raises(shm.UnsupportedError, match=r"pip install 'shmkernel\[tables\]'"):
         shm.create("x", pd.DataFrame({"a": [1]}))
+
+
+def test_many_columns_of_one_type_are_few_blocks():
+    """Of 10,000 columns pandas would take a second to make a frame of single ones."""
+    value = pd.DataFrame({f"c{n}": np.arange(5) + n for n in range(100)} | {"x": 1.5, "y": 2.5})
+    x = shm.create("x", value)
+    pd.testing.assert_frame_equal(x, value)
+    assert [block.shape for block in x._mgr.blocks] == [(100, 5), (2, 5)]
+    x.loc[0, "c7"] = 70
+    assert x.loc[0].tolist()[6:9] == [6, 70, 8]
