@@ -27,11 +27,14 @@ _thread = threading.local()
 
 
 class NamesLock(interrupts.Holding):
-    """The lock, for one ``with`` statement. After it, `catch_up` is called with each inode given to `later`."""
+    """The lock, for one ``with`` statement. After it, `catch_up` is called with each inode given to `later`.
+
+    Without `catch_up` they wait for the next lock that has one.
+    """
 
     __slots__ = ("_catch_up",)
 
-    def __init__(self, catch_up: Callable[[int], None]) -> None:
+    def __init__(self, catch_up: Callable[[int], None] | None = None) -> None:
         self._catch_up = catch_up
 
     def _enter(self, entry: Entry) -> None:
@@ -60,7 +63,7 @@ class NamesLock(interrupts.Holding):
         if file is not None and not file.closed:
             fcntl.flock(file, fcntl.LOCK_UN)
             file.close()
-        while late := vars(_thread).get("late"):
+        while self._catch_up and (late := vars(_thread).get("late")):
             self._catch_up(late.pop())
 
 

@@ -26,7 +26,18 @@ import sys
 import time
 from typing import NamedTuple, cast
 
-from shmkernel._core import closing, folders, fork, identity, interrupts, launch, oflock, paths, segment_file
+from shmkernel._core import (
+    closing,
+    folders,
+    fork,
+    identity,
+    interrupts,
+    launch,
+    names_lock,
+    oflock,
+    paths,
+    segment_file,
+)
 from shmkernel._core.closing import Description, Descriptor
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -245,11 +256,11 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
         os.write(fd, encode(session))
         early = not folders.has_proc()  # the watchdog has to open the file by its name
         if early:
-            segment_file.link(fd, path)
+            _link(fd, path)
         if not session.parent:
             watchdog = _watch(root, session, lock, behalf)
         if not early:
-            segment_file.link(fd, path)
+            _link(fd, path)
         if session.parent and not _locked(session.parent):  # it ended meanwhile, its watchdog perhaps too
             watchdog = _watch(root, session, lock)
         return _Own(session, lock, watchdog)
@@ -258,6 +269,15 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
         with contextlib.suppress(FileNotFoundError):
             folders.unlink(path)
         raise
+
+
+def _link(fd: Descriptor, path: str) -> None:
+    """Link a session's file with names locked, which checks the protocol number once more.
+
+    Before, the runtime folder may be empty: a watchdog of another release that ends would give it its own number.
+    """
+    with names_lock.NamesLock():
+        segment_file.link(fd, path)
 
 
 def _opened(id_: str) -> Descriptor | None:

@@ -282,7 +282,7 @@ def keep(name: str, lifetime: str = "keep") -> listing.Info:
             message = f"nobody has {name!r} attached, so lifetime attached would remove it at once. Use keep or session"
             raise ArgumentError(message, name=name, lifetime=lifetime)
         if inode is not None:
-            record = records.read(inode) or _adopted(name, inode)
+            record = records.read(inode) or _adopted(name, inode, session)
             if lifetime != "keep" and not sessions.alive(record.owner):
                 record = record._replace(owner=session.id, label=session.label)
             records.change(record._replace(lifetime=lifetime))
@@ -357,8 +357,7 @@ def _reader(name: str, fd: int) -> kinds.Kind:
     return reader
 
 
-def _adopted(name: str, inode: int) -> records.Record:
-    session = registry.begin()
+def _adopted(name: str, inode: int, session: sessions.Session) -> records.Record:
     kind = kinds.for_bytes(segment_file.peek(paths.path_of(name), kinds.HEAD, name), foreign=paths.foreign(name))
     if kind is None:
         raise segment_file.damaged(name, "it has no record, and its first bytes are of no kind")

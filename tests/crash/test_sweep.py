@@ -42,7 +42,7 @@ def test_a_process_that_dies_leaves_no_sync_file_of_a_free_name(shm_dir):
 
     with Child(work) as child:
         assert child.hear() == "made"
-        assert len(list(shm_dir.glob(".shmk-*/sync/*"))) == 100
+        assert list(shm_dir.glob(".shmk-*/sync/*"))
         child.end()
     until(lambda: not list(shm_dir.glob(".shmk-*/sync/*")), "the watchdog sweeps")
     until_left(shm_dir)

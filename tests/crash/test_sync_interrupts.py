@@ -159,6 +159,9 @@ def let_go_of_explicit_ones():
 def descriptors():
     for file in [*sync_file._files.values()]:
         file.idle.clear()  # kept open for the next lock; how many depends on how many were used at once
+    if inotify._resting is not None:  # likewise, for the next wait
+        inotify._resting.close()
+        inotify._resting = None
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import folders, paths, protocol, registry, sessions
+from shmkernel._core import folders, launch, paths, protocol, registry, sessions
 from tests.helpers import Child, left, until
 
 CALLS = {
@@ -69,6 +69,20 @@ def test_a_folder_from_before_the_first_number_gets_one_and_is_used():
     assert not os.path.lexists(link())
     assert shm.gc() == []
     assert os.path.lexists(link())
+
+
+def test_a_number_that_comes_while_a_session_begins_binds_nothing(monkeypatch):
+    """A watchdog of another release that ends sweeps once more, and gives the empty folder its number."""
+    start = launch.start
+
+    def slow(*arguments):
+        pipe = start(*arguments)
+        renumber("77 shmkernel>=9.0")
+        return pipe
+
+    monkeypatch.setattr(launch, "start", slow)
+    assert shm.create("x", 1) == 1
+    assert os.readlink(link()) == protocol.TEXT
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

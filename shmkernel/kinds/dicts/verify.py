@@ -8,6 +8,7 @@ page by page by py-lmdb's verifier, which does not call LMDB. That takes 0.2 ms 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -15,6 +16,7 @@ import sys
 from typing import Any
 
 from shmkernel._core import folders, limits, oflock, segment_file
+from shmkernel.errors import LimitError
 from shmkernel.kinds.dicts import lmdb_pages
 
 _SMALL = 32  # pages: checked in some milliseconds
@@ -62,7 +64,11 @@ def vouched(home: str, words: memoryview) -> bool:
 
 def check(home: str, name: str, words: memoryview) -> None:
     """Raise DamagedError unless LMDB could have written the file."""
-    from lmdb import verify  # noqa: PLC0415  only for unsealed stores; an error of the import is no damage
+    try:
+        from lmdb import verify  # noqa: PLC0415  only for unsealed stores
+    except ImportError as error:  # the OS let nobody look for it: this is no damage
+        message = f"{name!r} cannot be checked now: {error}. Try again"
+        raise LimitError(message, name=name, errno=errno.ENOMEM, limit="kernel memory") from None
 
     first, second = lmdb_pages.NUMBERS
     problems: list[str] = []

@@ -42,6 +42,7 @@ class Actor:
     def run(self) -> None:
         """Run the strands to their ends."""
         self.log("born", self.number)
+        self.inherited = {id(one) for one in attachments.alive()}, {*_descriptors()}
         _report_the_unseen(self.log)
         with conditions.limits(self.process.condition):
             main, *others = [Runner(self, index, strand) for index, strand in enumerate(self.process.strands)]
@@ -69,10 +70,14 @@ class Actor:
         left = [str(hold.file.name) for hold in sync_file.busy] + [str(block) for block in keeper.held]
         if left:
             self.log("fault", f"holds are left at the end of a process: {left}")
-        attached = [f"{one.name} ({one.kind}, {one.key[2]})" for one in attachments.alive()]
+        attached = [
+            f"{one.name} ({one.kind}, {one.key[2]})" for one in attachments.alive() if id(one) not in self.inherited[0]
+        ]
         if attached:
             self.log("fault", f"attachments are left without a value: {attached}")
-        if found := [path for path in _descriptors() if "/shmk-" in path and "/sync/" not in path]:
+        if found := [
+            path for path in {*_descriptors()} - self.inherited[1] if "/shmk-" in path and "/sync/" not in path
+        ]:
             self.log("fault", f"descriptors are left: {found}")
         threads = [thread for thread in threading.enumerate()[1:] if type(thread).__name__ != "TMonitor"]  # tqdm's
         if threads:
