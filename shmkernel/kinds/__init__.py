@@ -181,16 +181,22 @@ def named(kind: str) -> Kind:
     raise ArgumentError(f"kind {kind!r} is unknown. Known kinds: {', '.join(known())}", kind=kind)
 
 
-def described(kind: str, head: bytes, source: Source) -> Description:
-    """Describe a segment of a kind, as its `describe` does; for most arrays faster, and without numpy."""
+def described(kind: str, head: bytes, size: int, read: Callable[[int, int], bytes]) -> Description:
+    """Describe a segment of a kind, as its `describe` does; for most arrays faster, and without numpy.
+
+    `read` takes an offset and a size: some kinds need more than the first bytes.
+    """
     if kind == "array":
         from shmkernel.kinds import npy_header  # noqa: PLC0415  it imports this module
 
-        if what := npy_header.describe(head, source.size):
+        if what := npy_header.describe(head, size):
             return what
     reader = named(kind)
-    whole = getattr(reader, "describe_source", None)
-    description: Description = whole(source) if whole else reader.describe(head, source.size)
+    if not hasattr(reader, "describe_source"):
+        return reader.describe(head, size)
+    from shmkernel.kinds.preview import Source  # noqa: PLC0415  it imports this module
+
+    description: Description = reader.describe_source(Source(read, size))
     return description
 
 

@@ -12,7 +12,6 @@ from shmkernel import kinds
 from shmkernel._core import capacity, limits, paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
 from shmkernel.errors import ArgumentError, FullError, ShmError
-from shmkernel.kinds.preview import Source
 from shmkernel.verbs import attachments, segments, staging
 
 if TYPE_CHECKING:
@@ -108,8 +107,8 @@ def _check(name: str, fd: int, status: os.stat_result) -> None:
     """Raise DamagedError for a damaged segment: its file could not be loaded, and might replace a good one."""
     if record := records.of(status):
         try:
-            source = Source(lambda at, size: os.pread(fd, size, at), status.st_size)
-            kinds.described(record.kind, os.pread(fd, kinds.HEAD, 0), source)
+            head = os.pread(fd, kinds.HEAD, 0)
+            kinds.described(record.kind, head, status.st_size, lambda at, size: os.pread(fd, size, at))
         except ValueError as error:
             raise segment_file.damaged(name, error) from None
 

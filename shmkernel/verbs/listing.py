@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmkernel import kinds
 from shmkernel._core import folders, identity, limits, paths, records, registry, segment_file, sessions
 from shmkernel.errors import LimitError
-from shmkernel.kinds.preview import Source
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments
 
 if TYPE_CHECKING:
     import builtins
     import mmap
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class Holder(NamedTuple):
@@ -144,7 +143,7 @@ def of_value(name: str, value: object) -> Info:
         return info(name)
     try:
         if hasattr(reader, "describe_source"):
-            what = kinds.described(reader.name, b"", Source(lambda at, size: mapping[at : at + size], attachment.size))
+            what = kinds.described(reader.name, b"", attachment.size, lambda at, count: mapping[at : at + count])
         else:
             what = reader.describe(mapping[: kinds.HEAD], attachment.size)
     except ValueError:  # damaged since
@@ -258,9 +257,9 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     if not state:
         try:
             if record:
-                what = kinds.described(kind, head, _source(path, name, status.st_size))
+                what = kinds.described(kind, head, status.st_size, _reading(path, name))
             elif reader := kinds.for_bytes(head, foreign=paths.foreign(name)):
-                kind, what = reader.name, kinds.described(reader.name, head, _source(path, name, status.st_size))
+                kind, what = reader.name, kinds.described(reader.name, head, status.st_size, _reading(path, name))
         except (OSError, ValueError) as error:
             state, what = "damaged", kinds.Description(str(error))
     return Info(
@@ -273,20 +272,20 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     ), status.st_ino  # fmt: skip
 
 
-def _source(path: str, name: str, size: int) -> Source:
-    """Return what reads any part of a segment's file; most kinds need the first bytes only."""
+def _reading(path: str, name: str) -> Callable[[int, int], bytes]:
+    """Return what reads any part of a segment's file, by offset and size."""
 
     def read(at: int, count: int) -> bytes:
         with segment_file.reading(path, name) as fd:
             return os.pread(fd, count, at)
 
-    return Source(read, size)
+    return read
 
 
 def _described(kind: str, mapping: mmap.mmap, size: int) -> kinds.Description:
     """Describe memory without a name; another process may have damaged it since it was attached."""
     try:
-        return kinds.described(kind, mapping[: kinds.HEAD], Source(lambda at, count: mapping[at : at + count], size))
+        return kinds.described(kind, mapping[: kinds.HEAD], size, lambda at, count: mapping[at : at + count])
     except ValueError as error:
         return kinds.Description(f"damaged: {error}")
 
