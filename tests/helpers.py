@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import functools
 import gc
 import itertools
 import os
@@ -76,6 +77,22 @@ def repeat(act, *, done=bool):
     """
     while not done():
         act()
+
+
+def tells_of_every_bytecode(test):
+    """Run a test that uses `interrupted_at` in a process of its own, where Python can be interrupted so.
+
+    It raises where Python itself looks for no signal. An error that was being handled there is handled for ever: each
+    later error of the process would have it as its context.
+    """
+
+    @pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python does not tell a tracer of every bytecode")
+    @functools.wraps(test)
+    def apart(**arguments):
+        with Child(lambda _: test(**arguments)) as child:
+            assert child.join() == 0
+
+    return apart
 
 
 def interrupted_at(step, act):

@@ -10,10 +10,11 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import names_lock
 from shmkernel.verbs import attachments
-from tests.helpers import interrupted_at, left, without_collector
+from tests.helpers import interrupted_at, left, tells_of_every_bytecode, without_collector
 
 
 @pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.long)])
+@tells_of_every_bytecode
 def test_an_interrupt_of_the_last_ones_letting_go_leaves_nothing(stride, shm_dir, monkeypatch):
     """Python drops the KeyboardInterrupt, and with it the rest of the callback that it strikes."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)

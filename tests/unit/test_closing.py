@@ -12,7 +12,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import closing, descriptors, folders, segment_file, sessions
-from tests.helpers import OURS, interrupted_at, without_collector
+from tests.helpers import OURS, interrupted_at, tells_of_every_bytecode, without_collector
 
 
 def attach(path):
@@ -42,6 +42,7 @@ ACTS = {
 
 
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+@tells_of_every_bytecode
 def test_an_interrupt_before_any_bytecode_leaves_no_descriptor_open(act, shm_dir, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # Python drops the error in a destructor
     kept = shm.create("x", b"abc")
