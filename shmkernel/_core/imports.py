@@ -58,9 +58,9 @@ class Importing(interrupts.Holding):
         if get_ident() == threading.main_thread().ident and self._handler is None:
             handler = signal.getsignal(signal.SIGINT)
             if callable(handler):
+                self._handler = handler  # first: the handler of another signal may raise in between
                 with contextlib.suppress(ValueError):  # a subinterpreter gets no signals
                     signal.signal(signal.SIGINT, self._note)
-                    self._handler = handler
 
     def _leave(self, entry: Entry | None, kind: Kind) -> None:
         del kind
@@ -75,12 +75,14 @@ class Importing(interrupts.Holding):
     def _note(self, number: int, frame: object) -> None:
         del number, frame
         self._interrupted = True
+        if get_ident() not in [*self._inside.values()]:  # the error of another signal has skipped the end
+            self._let_interrupt()
 
     def _let_interrupt(self) -> None:
         """Put the handler of SIGINT back, unless a module has set another; and call it if a Ctrl-C has come."""
-        handler, self._handler = self._handler, None
-        if handler is not None and signal.getsignal(signal.SIGINT) == self._note:
-            signal.signal(signal.SIGINT, handler)
+        if self._handler is not None and signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, self._handler)
+        self._handler = None
         if self._interrupted:
             self._interrupted = False
             signal.raise_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import capacity, paths, registry, sessions
-from tests.helpers import Child, lacking, left, mount
+from tests.helpers import Child, lacking, left, mount, until, watchdogs
 
 MIB = 1 << 20
 CURE = "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"
@@ -232,6 +232,7 @@ def test_what_needs_a_file_of_its_own_says_that_there_are_no_inodes(verb, small)
         x = shm.create("x", [1], dtype=int, lifetime="keep")
         if verb == "a first attach":
             sessions.end()
+            until(lambda: not watchdogs(paths.folder()), "the watchdog has given back what the session took")
         with contextlib.suppress(OSError), contextlib.ExitStack() as files:
             for number in range(40):
                 files.enter_context(open(f"{paths.folder()}/other{number}", "w"))

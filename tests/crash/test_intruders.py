@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -19,10 +20,8 @@ DEVICES = os.makedev(1, 3), os.makedev(1, 5), os.makedev(7, 99)  # /dev/null, /d
 
 
 def listen(path):
-    os.chdir(os.path.dirname(path))  # sockets have short names only
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.basename(path))
-    os.chdir("/")
+    with contextlib.chdir(os.path.dirname(path)), socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.basename(path))  # sockets have short names only
 
 
 def full(path):

@@ -349,9 +349,9 @@ def test_waiters_beyond_their_share_of_the_descriptors_wake_too(monkeypatch):
     shm.create("x", 1)
     since, woken = shm.version("x"), []
     threads = [threading.Thread(target=lambda: woken.append(shm.wait("x", since))) for _ in range(6)]
-    for thread in threads:
+    for number, thread in enumerate(threads, 1):
         thread.start()
-    until(lambda: len(inotify._waiters) == 6, "all wait")
+        until(lambda: len(inotify._waiters) == number, "it waits")  # noqa: B023  at once
     assert sum(waiter.event is not None for waiter in [*inotify._waiters]) <= 2
     shm.publish("x")
     for thread in threads:

@@ -37,13 +37,13 @@ class ArrayFiles:
         """Link a nameless file under the name to which a value of this transaction will refer."""
         self._added.append(file)
         segment_file.link(fd, f"{self._home}/{file}{_MARK}")
-        os.link(f"{self._home}/{file}{_MARK}", self.path(file))
+        os.link(f"{self._home}/{file}{_MARK}", self.path(file), follow_symlinks=False)  # 3.15 follows them else
 
     def delete_after_commit(self, file: str) -> None:
         """Delete a file when this transaction, which removes the last reference, is committed."""
         self._dereferenced.append(file)
         with contextlib.suppress(FileNotFoundError, FileExistsError, PermissionError):  # unlinked; added now; a folder
-            os.link(self.path(file), f"{self._home}/{file}{_MARK}")
+            os.link(self.path(file), f"{self._home}/{file}{_MARK}", follow_symlinks=False)
 
     def end(self) -> None:
         """After a commit delete the files it dereferenced; after an abort delete the files it added. Idempotent."""
