@@ -56,7 +56,7 @@ def slow(data):
         (len, b"x", None),
         (foreign, b"xyz", "KeyError in"),
         (unbounded, (1 << 40).to_bytes(6, "little"), "MemoryError in"),
-        (large, b"x", "too much memory: 2"),
+        (large, b"x", "too much memory: "),
         (slow, b"x", "too slow: 0"),
         (hanging, b"x", "a hang"),
         (dying, b"x", "death by SIGKILL"),
