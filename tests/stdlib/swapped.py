@@ -35,7 +35,10 @@ def watchdog(_):
     """Return what stands in for the stdlib's server process, to which a test sends SIGINT: our session's watchdog."""
     for entry in os.listdir("/proc"):
         with suppress(OSError):
-            if entry.isdigit() and f"sessions/{sessions.mine().id}\0" in Path(f"/proc/{entry}/cmdline").read_text():
+            if (
+                entry.isdigit()
+                and f"sessions/{sessions.mine().id}\0".encode() in Path(f"/proc/{entry}/cmdline").read_bytes()
+            ):
                 return SimpleNamespace(pid=int(entry))
     raise AssertionError("no watchdog")
 
