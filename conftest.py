@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -70,7 +69,9 @@ def _private_folder() -> Iterator[Path]:
     finally:
         if server := sys.modules.get("multiprocessing.forkserver"):
             server._forkserver._stop()  # it keeps the environment of its first use
-        shutil.rmtree(folder, ignore_errors=True)
+        from shmkernel.testing import remove  # not before the tests decide what is imported when
+
+        remove(folder)
 
 
 @pytest.hookimpl(wrapper=True)

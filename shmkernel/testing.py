@@ -20,6 +20,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
 
     from shmkernel.kinds.preview import Preview
 
-__all__ = ["KindContract", "attach_hostile", "private_folder", "write"]
+__all__ = ["KindContract", "attach_hostile", "private_folder", "remove", "write"]
 
 _MOST = 64 << 10  # bytes of a preview
 _TRIES = 100  # of bytes made at random
+_REMOVALS = 100  # attempts to remove a folder
 _PATIENCE = 5.0  # seconds for a watchdog to sweep
 
 
@@ -114,7 +116,21 @@ def private_folder() -> Iterator[Path]:
     finally:
         if server := sys.modules.get("multiprocessing.forkserver"):
             server._forkserver._stop()  # noqa: SLF001  it keeps the environment of its first use
+        remove(folder)
+
+
+def remove(folder: str | os.PathLike[str]) -> None:
+    """Remove a folder of segments, although a watchdog that ends may make files in it meanwhile.
+
+    Parameters
+    ----------
+    folder : path
+        The folder.
+    """
+    for _ in range(_REMOVALS):
         shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
 
 
 def _left(folder: Path) -> list[Path]:
@@ -142,7 +158,12 @@ def _in_another_process(check: Callable[[], bool]) -> bool:
         finally:
             sys.stderr.flush()
             os._exit(status)
-    return os.waitpid(pid, 0)[1] == 0
+    try:
+        return os.waitpid(pid, 0)[1] == 0
+    except BaseException:  # the test's time is over, and the child's too: it would hold its session for ever
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 class KindContract:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
+
+from shmkernel.testing import remove
 
 LIMIT = 120  # seconds for a process to start, and to end after its time is over
 
@@ -20,7 +21,7 @@ def folder():
     try:
         yield {**os.environ, "SHMKERNEL_DIR": path, "OPENBLAS_NUM_THREADS": "1"}
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
 
 
 def answer(function, *arguments, environment, seconds=0.0):

@@ -16,7 +16,6 @@ import os
 import queue
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,8 @@ import time
 import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+from shmkernel.testing import remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ def _run_on(python: str, seconds: float, seed: int, report: Report) -> dict[str,
     except subprocess.TimeoutExpired as late:
         report.fault(f"it hangs:\n{str(late.stderr)[-4000:]}", replay)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     for fault in found.get("faults", ()):
         report.fault(f"Python {found['version']}, {fault}", replay)
     return found

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import shmkernel as shm
 from shmkernel._core import registry, sessions
+from shmkernel.testing import remove
 from tests.helpers import Child, left, until, until_left
 from tests.prove import operations as all_operations
 from tests.prove.injection import PATIENCE, HangError, Supervised, Supervisor, listener
@@ -161,7 +162,7 @@ class Stage:
         with contextlib.suppress(AssertionError):
             until_left(self.folder)
         shutil.rmtree(f"{self.folder}.files", ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def clear(self) -> None:
         """Remove what a child of this session has left, which would be swept at the session's end."""

@@ -24,7 +24,7 @@ import os
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 from lmdb import _envid
@@ -74,12 +74,7 @@ class _Files:
         self.lock: WriterLock | None = None
         self.env: lmdb.Environment | None = None
 
-    def __del__(
-        self,
-        *,
-        _opened: dict[str, weakref.ref[lmdb.Environment]] = _opened,
-        _ending: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
+    def __del__(self, *, _opened: dict[str, Any] = _opened, _ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.env is None or self.lock is None:  # no env in a child that has not used the store
             return
         try:

@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shmkernel.testing import remove
 from tests.prove.storm import actor, around, conditions, judge, oracle
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Stage:
         finally:
             self._end_all()
             ctypes.CDLL(None).umount2(os.fsencode(self._folder), _DETACH)  # if it is a room of its own
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)
             shutil.rmtree(self._files, ignore_errors=True)
         return self._outcome
 
