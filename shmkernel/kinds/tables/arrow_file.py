@@ -143,7 +143,7 @@ def summary(source: Source) -> dict[str, Any] | None:
         facts = json.loads(source.read(end - 8 - length, length))
         rows, columns, fields, first = (facts[key] for key in ("rows", "columns", "fields", "first"))
         sound = type(rows) is int and type(columns) is int and all(type(one) is str for two in fields for one in two)
-        if not sound or not all(len(two) == 2 for two in fields) or not all(map(_is_texts, first)):  # noqa: PLR2004
+        if not sound or {*map(len, fields)} - {2} or not all(map(_is_texts, first)):
             raise TypeError  # noqa: TRY301  handled below
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

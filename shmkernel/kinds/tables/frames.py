@@ -319,6 +319,6 @@ def _kind(chunk: pa.Array) -> np.dtype[Any] | None:
     if getattr(chunk.type, "tz", None) is not None:
         return np.dtype(f"M8[{chunk.type.unit}]")
     try:
-        return np.dtype(chunk.type.to_pandas_dtype()) if chunk.type.bit_width >= 8 else None  # noqa: PLR2004
+        return None if chunk.type.bit_width % 8 else np.dtype(chunk.type.to_pandas_dtype())  # bools are single bits
     except (NotImplementedError, TypeError, ValueError):
         return None

@@ -64,7 +64,10 @@ def _conditions(written: Program) -> collections.Counter[str]:
 
 def _tell(host: Host, written: Program, outcome: Outcome, report: Report) -> None:
     kind = _kind(outcome.faults[0])
-    alike = lambda other: any(_kind(fault) == kind for fault in host.play(other, QUIET / 4).faults)  # noqa: E731
+
+    def alike(other):
+        return any(_kind(fault) == kind for fault in host.play(other, QUIET / 4).faults)
+
     short = shrink.shortest(written, alike, _SHRINK)
     text = f"{outcome.faults[0]}\nThe shortest program that failed:\n{short}"
     report.fault(text, f"storm --seed {written.seed}")

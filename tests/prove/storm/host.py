@@ -43,9 +43,9 @@ class Host:
 
 def _import_all() -> None:
     """Import what the processes would each import for themselves."""
-    import lmdb  # noqa: F401
-    import msgspec  # noqa: F401
-    import numpy.ma  # noqa: F401
+    import lmdb  # noqa: F401  loaded before anything is counted
+    import msgspec  # noqa: F401  loaded before anything is counted
+    import numpy.ma  # noqa: F401  loaded before anything is counted
 
     for package in (shmkernel.kinds, shmkernel.stdlib, shmkernel.sync):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
