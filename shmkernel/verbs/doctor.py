@@ -32,7 +32,7 @@ _STDLIB_TRACKS = sys.version_info < (3, 13)
 
 
 class Finding(NamedTuple):
-    """The result of one check: ``level`` is ok, warn or fail; ``cure`` says what to do unless it is ok."""
+    """The result of one check: ``level`` is ok, note, warn or fail; ``cure`` says what to do about the last two."""
 
     level: str
     text: str
@@ -234,9 +234,9 @@ def _inotify() -> Iterator[Finding]:
 def _stdlib() -> Iterator[Finding]:
     version, name = f"Python {sys.version_info[0]}.{sys.version_info[1]}", "multiprocessing.SharedMemory"
     if _STDLIB_TRACKS:
-        yield Finding("ok", f"{version}. Its {name} deletes what it attached: attach with shmkernel instead")
+        yield Finding("note", f"{version}. Its {name} deletes what it attached: attach with shmkernel instead")
     else:
-        yield Finding("ok", f"{version}. Give its {name} track=False for what shmkernel made")
+        yield Finding("note", f"{version}. Give its {name} track=False for what shmkernel made")
 
 
 def _failure(error: ShmError) -> Finding:

@@ -16,7 +16,7 @@ from tests.unit import orphans
 
 
 def wrong():
-    return [one for one in shm.doctor() if one.level != "ok"]
+    return [one for one in shm.doctor() if one.level in ("warn", "fail")]
 
 
 def run(*prefix, folder):
@@ -31,12 +31,12 @@ def run(*prefix, folder):
     if done.returncode and "unshare" in done.stderr:
         lacking(f"no namespaces here: {done.stderr.strip()}")
     assert not done.stderr
-    return [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
+    return [line for line in done.stdout.splitlines() if line.startswith(("warn ", "fail "))]
 
 
-def test_a_good_machine_gets_nothing_but_ok_and_learns_what_it_has(shm_dir):
+def test_a_good_machine_gets_no_warning_and_learns_what_it_has(shm_dir):
     found = shm.doctor()
-    assert {one.level for one in found} == {"ok"}
+    assert [one.level for one in found] == ["ok"] * (len(found) - 1) + ["note"]  # the last is about the stdlib
     assert found[0].text.startswith(f"{shm_dir} is a tmpfs, {capacity.human(capacity.room().total)}")
     assert not any(one.cure for one in found)
 
