@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import html
 import os
+import shutil
+import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
 FOREIGN = "another program"  # the owner in listings of a file without a record
 _COLUMNS = ("name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
 _RIGHT = {"size", "age"}
+# What gives way if a table is too wide for a terminal, in this order: a column, and its least width, 0 to leave it out.
+_GIVING = (
+    ("owner", 16), ("attached", 16), ("type", 16), ("name", 24), ("age", 0), ("lifetime", 0), ("owner", 10),
+    ("attached", 10), ("type", 10), ("name", 16), ("kind", 0), ("owner", 0), ("attached", 0), ("name", 8),
+)  # fmt: skip
 _MOST = 100  # rows of a listing in a notebook
 _SHOWN = 2  # holders named in a row of the table; the others are counted
 _LIFETIMES = {
@@ -106,20 +114,73 @@ def nothing() -> str:
     return ". ".join(filter(None, ["Nothing is shared yet", *map(str, cures)]))
 
 
-def table(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None) -> str:
-    """Lay out the first `most` segments as a table in plain text. `notes` maps names to remarks."""
+def table(
+    rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None, width: int | None = None
+) -> str:
+    """Lay out the first `most` segments as a table in plain text. `notes` maps names to remarks.
+
+    Where the table is wider than `width`, notes go below their rows, and columns are shortened or left out.
+    """
     if not rows:
         return nothing()
     head, cells = _cells(rows[:most], notes or {})
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [
-        "  ".join(
-            text.rjust(width) if title in _RIGHT else text.ljust(width)
-            for title, text, width in zip(head, line, widths, strict=True)
-        ).rstrip()
-        for line in (head, *cells)
-    ]
-    return "\n".join([*lines, total(rows), *_others(rows, most)])
+    below = [total(rows), *_others(rows, most)]
+    if width is None or sum(widths) + 2 * len(widths) - 2 <= width:
+        return "\n".join([*(_line(head, line, widths) for line in (head, *cells)), *below])
+    titles = _COLUMNS
+    widths = fitted(titles, widths[: len(titles)], width)
+    lines = [_line(titles, titles, widths)]
+    for cell, remark in ((line[: len(titles)], "".join(line[len(titles) :])) for line in cells):
+        lines.append(_line(titles, cell, widths))
+        lines += textwrap.wrap(remark, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join([*lines, *(part for text in below for part in textwrap.wrap(text, width, break_on_hyphens=False))])
+
+
+def _line(titles: Sequence[str], texts: Sequence[str], widths: Sequence[int]) -> str:
+    fit = (
+        shortened(text, width, middle=title == "name").rjust(width if title in _RIGHT else 0).ljust(width)
+        for title, text, width in zip(titles, texts, widths, strict=True)
+        if width
+    )
+    return "  ".join(fit).rstrip()
+
+
+def fitted(titles: Sequence[str], longest: Sequence[int], width: int) -> list[int]:
+    """Return widths of a table's columns with which it fits into a terminal; 0 for a column to leave out.
+
+    Examples
+    --------
+    >>> fitted(["name", "type", "size", "owner", "age"], [40, 9, 9, 30, 6], 80)
+    [32, 9, 9, 16, 6]
+    >>> fitted(["name", "type", "size", "owner", "age"], [40, 9, 9, 30, 6], 64)
+    [24, 9, 9, 16, 0]
+    """
+    widths = dict(zip(titles, longest, strict=True))
+    for title, least in _GIVING:
+        over = sum(one + 2 for one in widths.values() if one) - 2 - width
+        if over > 0 and title in widths:
+            widths[title] = min(widths[title], max(least, widths[title] - over)) if least else 0
+    return [*widths.values()]
+
+
+def shortened(text: str, width: int, *, middle: bool = False) -> str:
+    """Cut a text to a width at its end, or in the middle: two long names often begin alike.
+
+    Examples
+    --------
+    >>> shortened("float64 (344, 403)", 12), shortened("run_of_monday_17", 11, middle=True)
+    ('float64 (34…', 'run_o…ay_17')
+    """
+    if len(text) <= width:
+        return text
+    last = (width - 1) // 2 if middle else 0
+    return f"{text[: width - 1 - last]}…{text[len(text) - last :]}"
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal that standard output is, or None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None) -> str:
@@ -186,7 +247,8 @@ class Rows(list["Info"]):
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002  IPython's protocol
         cards = (card(row, self._notes.get(row.name, "")) for row in self)
-        printer.text("\n\n".join(cards) if self._cards else table(self, self._notes, most=_MOST))
+        width = terminal_width()
+        printer.text("\n\n".join(cards) if self._cards else table(self, self._notes, most=_MOST, width=width))
 
     def _repr_html_(self) -> str:
         cards = (card_html(row, self._notes.get(row.name, "")) for row in self)

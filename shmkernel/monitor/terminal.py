@@ -28,24 +28,18 @@ if TYPE_CHECKING:
 
     from shmkernel.verbs.listing import Info
 
-_KEYS = {"\x1b[A": -1, "k": -1, "\x1b[B": 1, "j": 1, "\x1b[5~": -10, "\x1b[6~": 10}
+_FAR = 1 << 32  # beyond every row
+_KEYS = {
+    "\x1b[A": -1, "k": -1, "\x1b[B": 1, "j": 1, "\x1b[5~": -10, "\x1b[6~": 10,
+    "\x1b[H": -_FAR, "\x1b[1~": -_FAR, "\x1b[F": _FAR, "\x1b[4~": _FAR,
+}  # fmt: skip
 _KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)  # one read may return several keys
 _END = ("q", "\x03", "\x04")
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille character, by column, from the top
 _GREYS = " ░▒▓█"  # for terminals without colours
 _SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # five of viridis
-_HINT = "↑ ↓ choose   q quit"
+_HINT = "↑ ↓ PgUp PgDn Home End choose   q quit"
 _TITLES = ("", "name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
-_GIVING = (
-    (6, 13),
-    (5, 14),
-    (3, 14),
-    (6, 1),
-    (7, 1),
-    (5, 6),
-    (3, 6),
-    (1, 8),
-)  # columns to shorten, in this order, and their least widths
 _ROOM = 10  # lines that the table leaves free
 
 
@@ -58,9 +52,10 @@ class _Console(Console):
 class Screen:
     """Draws the board and the preview of the chosen row."""
 
-    def __init__(self, chosen: str = "") -> None:
+    def __init__(self, chosen: str = "", hint: str = "") -> None:
         self.board = rows.Board()
         self.chosen = chosen
+        self._hint = [Text(hint, style="dim")] if hint else []
 
     def move(self, step: int) -> None:
         """Choose another row."""
@@ -76,17 +71,17 @@ class Screen:
         if self.chosen not in keys:
             self.chosen = keys[0] if keys else ""
         if not keys:
-            return Group(self._bar(width), Text(render.nothing()), Text(_HINT, style="dim"))
+            return Group(self._bar(width), *self._hint, Text(render.nothing()))
         shown = max(3, min(len(keys), height - _ROOM - height // 3))
         at = keys.index(self.chosen)
         first = max(0, min(at - shown // 2, len(keys) - shown))
         rest = height - shown - _ROOM + 4
         return Group(
             self._bar(width),
+            *self._hint,
             self._table(keys[first : first + shown], width),
             Text(f"{first + 1} to {first + shown} of {len(keys)}" if shown < len(keys) else "", style="dim"),
             *self._content(width, max(rest, 3)),
-            Text(_HINT, style="dim"),
         )
 
     def _keys(self) -> list[str]:
@@ -99,8 +94,9 @@ class Screen:
         bar = Text("█" * shared, style="blue").append("▒" * max(used - shared, 0), style="default")
         bar.append("░" * (width - used), style="dim default")
         count, size = len(self.board.rows), capacity.human(room.mine + room.shared)
-        text = f"\n{count} segment{'s' * (count != 1)}, {size}. {render.clean(paths.folder())}: "
+        text = f"{count} segment{'s' * (count != 1)}, {size}. {render.clean(paths.folder())}: "
         text += f"{capacity.human(room.free)} available of {capacity.human(room.total)}"
+        text = f"\n{render.shortened(text, width)}"
         if room.short:
             return bar.append(f"{text}: nearly full", style="bold red")
         return bar.append(text, style="default")
@@ -108,19 +104,25 @@ class Screen:
     def _table(self, keys: list[str], width: int) -> Table:
         lines = [_cells(self.board.rows[key].info) for key in keys]
         longest = [max(map(len, column)) for column in zip(_TITLES, *lines, strict=True)]
+        widths = render.fitted(_TITLES, longest, width)
         table = Table(box=None, pad_edge=False, expand=True)
-        for title, limit in zip(_TITLES, _fitted(longest, width), strict=True):
-            right = title in ("size", "age")
-            table.add_column(title, justify="right" if right else "left", no_wrap=True, width=limit)
+        for title, limit in zip(_TITLES, widths, strict=True):
+            if limit:
+                table.add_column(title, justify="right" if title in ("size", "age") else "left", no_wrap=True)
         for key, cells in zip(keys, lines, strict=True):
-            table.add_row(*map(Text, cells), style="reverse" if key == self.chosen else "")
+            fit = (
+                Text(render.shortened(text, limit, middle=title == "name"))
+                for title, text, limit in zip(_TITLES, cells, widths, strict=True)
+                if limit
+            )
+            table.add_row(*fit, style="reverse" if key == self.chosen else "")
         return table
 
     def _content(self, width: int, height: int) -> list[Any]:
         info = self.board.rows[self.chosen].info
         shown = preview.of(info, Look())
         stats = "   ".join(f"{name} {value}" for name, value in shown.facts["stats"])
-        title = Text(f"{info.name}   ", style="bold")
+        title = Text(f"{info.name}   ", style="bold", no_wrap=True, overflow="ellipsis")
         title.append(f"{stats}   {shown.facts['note']}", style="not bold dim")
         return [title, picture(shown, width, height)]
 
@@ -131,22 +133,6 @@ def _cells(info: Info) -> tuple[str, ...]:
         render.owner(info), f"{len(info.attached)} {render.people(info.attached, shown=1)}".strip(), info.lifetime,
         render.age(time.time() - info.created) if info.created else "",
     )  # fmt: skip
-
-
-def _fitted(longest: list[int], width: int) -> list[int]:
-    """Return the widths of the columns that fit into `width`; the least important columns are shortened first.
-
-    Examples
-    --------
-    >>> _fitted([1, 4, 5, 40, 9, 30, 30, 8, 6], 100)
-    [1, 4, 5, 24, 9, 14, 13, 8, 6]
-    """
-    widths, over = list(longest), sum(longest) + 2 * (len(longest) - 1) - width
-    for at, least in _GIVING:
-        less = max(0, min(over, widths[at] - least))
-        widths[at] -= less
-        over -= less
-    return widths
 
 
 def _sign(info: Info) -> str:
@@ -217,7 +203,7 @@ def _map(found: Preview, width: int, height: int) -> Text:
                 colour = _shade(share)
             shade = "rgb({},{},{})".format(*colour)
             text.append(_GREYS[_level(share, len(_GREYS))], style=f"{shade} on {shade}")
-        text.append("\n")
+        text.append("\n" if row < height - 1 else "")
     return text
 
 
@@ -246,10 +232,11 @@ def _letters(line: bytes) -> str:
 
 def watch(name: str, interval: float) -> None:
     """Show the monitor until q or Ctrl-C is pressed. Without a terminal print it once."""
-    console, screen = _Console(), Screen(name)
+    console = _Console()
     if not (console.is_terminal and sys.stdin.isatty()):
-        console.print(screen.draw(console.width, console.height))
+        console.print(Screen(name).draw(console.width, console.height))
         return
+    screen = Screen(name, _HINT)
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(screen.draw(console.width, console.height), refresh=True)

@@ -37,6 +37,17 @@ def test_a_table_is_aligned_and_sums_up():
     assert " used, " in total
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_a_table_fits_the_terminal(width):
+    long = ONE._replace(name="temperature_of_monday_evening", attached=ONE.attached * 3)
+    text = render.table([ONE, long, long._replace(name="y", state="damaged")], width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "temp" in text
+    assert "evening"[-3:] in text
+    assert "damaged: shm.unlink('y')" in text
+    assert " ".join(render.total([ONE, long, long]).split()) in " ".join(text.split())
+
+
 def test_two_holders_are_named_and_the_others_counted():
     many = ONE._replace(attached=(Holder(os.getpid(), "me.ipynb"), *(Holder(pid, f"{pid}.ipynb") for pid in (1, 2, 3))))
     assert "4: here, 1 +2" in render.table([many])

@@ -64,6 +64,17 @@ def test_many_segments_scroll_with_the_choice():
         shm.unlink(f"x{at:02}")
 
 
+@pytest.mark.parametrize("height", [16, 24, 50])
+def test_the_way_out_is_always_in_sight(segments, height):
+    long = shm.create("temperature_of_monday_evening_in_the_laboratory", np.zeros((40, 40)))
+    for name in (*segments, shm.info("temperature_of_monday_evening_in_the_laboratory").name):
+        lines = shown(Screen(name, "q quit"), 80, height).splitlines()
+        assert "q quit" in lines[:3]
+        assert len(lines) <= height
+    del long
+    shm.unlink("temperature_of_monday_evening_in_the_laboratory")
+
+
 def test_without_a_terminal_it_prints_once(segments, capsys):
     assert cli.main(["watch", "words"]) == 0
     assert "3 items" in capsys.readouterr().out
