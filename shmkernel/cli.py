@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import io
 import json
 import os
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 _ERROR, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141  # the last two: 128 + SIGINT, 128 + SIGPIPE
 _QUICKEST = 0.05  # seconds
+_ORDERS: dict[str, Callable[[Info], Any]] = {
+    "name": lambda info: info.name,
+    "size": lambda info: -info.size,
+    "age": lambda info: -(info.created or 0),
+}
 _commands: dict[str, tuple[Run, tuple[_Argument, ...]]] = {}
 
 
@@ -49,6 +55,13 @@ def _interval(text: str) -> float:
 
 _NAME = _Argument("name", "name of a segment", {"metavar": "NAME"})
 _NAMES = _Argument("name", 'names of segments; "shmkernel list" shows them', {"metavar": "NAME", "nargs": "+"})
+_PATTERNS = _Argument(
+    "name", "names of segments, or patterns with * ? and [] in quotes", {"metavar": "NAME", "nargs": "+"}
+)
+_YES = _Argument("--yes", "remove all that a pattern matches", {"action": "store_true"})
+_SORT = _Argument(
+    "--sort", "name (the default), size (largest first) or age (newest first)", {"choices": _ORDERS, "default": "name"}
+)
 _FILE = _Argument("file", "path of the file", {"metavar": "FILE"})
 _SHOWN = _Argument("name", "show the content of this segment first", {"metavar": "NAME", "nargs": "?", "default": ""})
 _EVERY = _Argument(
@@ -67,7 +80,7 @@ _TIMEOUT = _Argument("--timeout", "longest time to wait", {"metavar": "SECONDS",
 _REPLACE = _Argument("--replace", "replace an existing segment of this name", {"action": "store_true"})
 
 
-@_command("list", _JSON)
+@_command("list", _SORT, _JSON)
 def _list(args: Namespace) -> None:
     """Show all segments: who made them, and who has them attached.
 
@@ -90,9 +103,9 @@ def _list(args: Namespace) -> None:
       version         how often its content was published
       state           "", or "damaged"; then "type" gives the reason
     """
-    rows = shm.list()
+    rows = sorted(shm.list(), key=_ORDERS[args.sort])
     if rows or args.json:
-        print(_json(rows) if args.json else render.table(rows))
+        print(_json(rows) if args.json else render.table(rows, width=render.terminal_width()))
     else:
         print(f"{render.nothing()}. In a notebook: %shm_create NAME")
 
@@ -138,22 +151,27 @@ def _keep(args: Namespace) -> None:
         print(f"{name}: lifetime {shm.keep(name, args.lifetime).lifetime}")
 
 
-@_command("unlink", _NAMES)
-def _unlink(args: Namespace) -> None:
+@_command("unlink", _PATTERNS, _YES)
+def _unlink(args: Namespace) -> int | None:
     """Remove segments, no matter who made them.
 
     Processes that have one attached keep its memory until they let go. If one of the names does not exist, nothing
-    is removed.
+    is removed. A pattern such as 'run_*' shows what it matches; add --yes to remove that.
     """
-    _check(args.name)
+    names = _matching(args.name)
+    if names != args.name and not args.yes:
+        print(render.table([shm.info(name) for name in names], width=render.terminal_width()))
+        again = shlex.join(["shmkernel", "unlink", *args.name, "--yes"])
+        return _complain(f"nothing is removed yet. To remove what is listed: {again}")
     labels = {session.pid: session.label for session in sessions.everyone()}
     attached = registry.holders()
-    for name in args.name:
+    for name in names:
         status = os.lstat(paths.path_of(name))
         shm.unlink(name)
         pids = sorted({*attached.get((status.st_dev, status.st_ino), ())})
         still = ", ".join(f"{render.clean(labels.get(pid, 'process'))} ({pid})" for pid in pids)
         print(f"{name}: unlinked{f'; still attached by {still}' if still else ''}")
+    return None
 
 
 @_command("wait", _NAME, _SINCE, _TIMEOUT)
@@ -163,6 +181,8 @@ def _wait(args: Namespace) -> None:
     The version increases when somebody publishes the segment, leaves its exclusive lock, or replaces it. If there is
     no such segment yet, wait for it. The exit status is 1 after a timeout, or if the segment is unlinked.
     """
+    if registry.inode_at(args.name) is None:
+        print(f"shmkernel: no segment named {args.name!r}. Waiting until there is one", file=sys.stderr)
     print(shm.wait(args.name, args.since, args.timeout))
 
 
@@ -255,7 +275,8 @@ def argument_parser() -> argparse.ArgumentParser:
     """
     parser = _Parser("shmkernel", description=shm.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name, (run, arguments) in _commands.items():
         first, _, rest = (run.__doc__ or "").partition("\n")
         text = f"{first}\n{textwrap.dedent(rest)}".strip()
@@ -366,6 +387,21 @@ def _as_object(row: Info) -> dict[str, object]:
     fields = row._asdict() | {"attached": [holder.pid for holder in row.attached]}
     del fields["mine"], fields["stayed"]  # always empty here: this process owns and keeps nothing
     return fields
+
+
+def _matching(wanted: Sequence[str]) -> list[str]:
+    """Return these names, and in place of each pattern the names that it matches; all of them exist."""
+    names: dict[str, None] = {}
+    for pattern in wanted:
+        if not set(pattern) & set("*?["):
+            _check([pattern])
+            names[pattern] = None
+        elif found := fnmatch.filter(sorted(paths.names()), pattern):
+            names.update(dict.fromkeys(found))
+        else:
+            message = f"no segment matches {pattern!r}. Live names: {in_shell(errors.Cure('', 'list'))}"
+            raise errors.NotFoundError(message, name=pattern)
+    return [*names]
 
 
 def _check(wanted: Iterable[str]) -> None:

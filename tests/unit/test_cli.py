@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_the_help_lists_every_command_in_one_line_each(said):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["lis"], ["list", "--js"], ["gc", "--dry"], ["keep", "x", "--lifetime", "long"], ["info"]]
+    "argv", [["lis"], ["list", "--js"], ["gc", "--dry"], ["keep", "x", "--lifetime", "long"], ["info"]]
 )
 def test_a_misuse_is_status_2_and_nothing_is_abbreviated(said, argv):
     status, out, err = said(*argv)
@@ -131,6 +132,40 @@ def test_unlink_removes_all_names_or_none_and_says_who_holds_them(said):
     del x
 
 
+def test_unlink_shows_what_a_pattern_matches_and_removes_it_with_yes(said):
+    kept = [shm.create(name, shape=3) for name in ("run_1", "run_2", "other", "last")]
+    status, out, err = said("unlink", "run_*", "last")
+    assert (status, "run_1" in out, "run_2" in out, "last" in out, "other" in out) == (1, True, True, True, False)
+    command = "shmkernel unlink 'run_*' last --yes"
+    assert err == f"shmkernel: nothing is removed yet. To remove what is listed: {command}\n"
+    assert len(shm.session) == len(kept)
+    missing = "shmkernel: no segment matches 'walk_*'. Live names: shmkernel list\n"
+    assert said("unlink", "run_*", "walk_*", "--yes") == (1, "", missing)
+    assert said(*shlex.split(command)[1:])[0] == 0
+    assert list(shm.session) == ["other"]
+
+
+def test_list_is_sorted_as_wanted(said):
+    sizes = {"b": 1, "c": 100, "a": 10}
+    kept = [shm.create(name, shape=size) for name, size in sizes.items()]
+
+    def order(*argv):
+        return [line.split()[0] for line in said("list", *argv)[1].splitlines()[1 : 1 + len(kept)]]
+
+    assert (order(), order("--sort", "size"), order("--sort", "age")) == ([*"abc"], [*"cab"], [*"acb"])
+    assert [row["name"] for row in json.loads(said("list", "--sort", "size", "--json")[1])] == [*"cab"]
+
+
+def test_without_a_command_there_is_the_help(said):
+    assert said() == said("--help")
+
+
+def test_waiting_for_a_name_that_is_not_there_says_so(said):
+    status, out, err = said("wait", "nope", "--timeout", "0")
+    assert (status, out) == (1, "")
+    assert err.startswith("shmkernel: no segment named 'nope'. Waiting until there is one\n")
+
+
 def test_gc_sweeps_what_ended_kernels_left_and_a_dry_run_only_tells(said, shm_dir):
     assert said("gc") == (0, "Nothing to clean up\n", "")
     size = orphans.leave("big", shm_dir)
@@ -171,7 +206,7 @@ def test_load_takes_a_name_that_is_in_use_only_with_replace(said, tmp_path):
 def test_doctor_succeeds_on_a_good_machine_and_fails_with_the_cure_on_another(said, monkeypatch, shm_dir):
     status, out, _ = said("doctor")
     assert status == 0
-    assert {line.split()[0] for line in out.splitlines()} == {"ok"}
+    assert {line.split()[0] for line in out.splitlines()} == {"ok", "note"}
     orphans.leave("big", shm_dir)
     status, out, _ = said("doctor")
     assert (status, "\n      shmkernel gc\n" in out) == (0, True)
