@@ -13,6 +13,7 @@ value and not notice.
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import inspect
 import sys
@@ -97,7 +98,9 @@ class Scope(Mapping[str, Any]):
             _rebind(self._function, name, value)
 
     def remark(self, name: str) -> str:
-        """Return a remark for a line in a function that has set a global variable."""
+        """Return a remark on a variable that was set: a function's line has set a global, or it hides a builtin."""
+        if hasattr(builtins, name):
+            return f" (it hides Python's {name}: del {name} brings that back)"
         return "" if self._locals is self._globals or self.is_local(name) else f" (the global variable {name})"
 
     def callers(self) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -200,3 +200,11 @@ def test_a_variable_that_does_not_exist_is_an_error_in_every_argument(notebook, 
     notebook("%shm_create x --shape 3\nnothing = None")
     assert str(notebook.fails(line)).startswith(error)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_variable_that_hides_a_builtin_is_told(notebook):
+    text = notebook("%shm_create print --shape 3")
+    assert " (it hides Python's print: del print brings that back)." in text
+    notebook("del print")
+    assert notebook("%shm_attach print").endswith(" (it hides Python's print: del print brings that back)\n")
+    assert "hides" not in notebook("%shm_create other --shape 3")
