@@ -79,9 +79,11 @@ class Monitor(anywidget.AnyWidget):
         """Add a table of the present state, for viewers without widgets, such as GitHub."""
         bundle: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-        rows = shm.list()
-        texts = {"text/plain": render.table(rows, most=_SAVED), "text/html": render.table_html(rows, most=_SAVED)}
-        return {**data, **texts}, metadata
+        rows, width = shm.list(), render.terminal_width()
+        text = render.table(rows, most=_SAVED, width=width)
+        if width:  # IPython in a terminal
+            text += "\nLive: in JupyterLab, or in a terminal: shmkernel watch"
+        return {**data, "text/plain": text, "text/html": render.table_html(rows, most=_SAVED)}, metadata
 
     def _cell_begins(self) -> None:
         self._sampler.busy = True

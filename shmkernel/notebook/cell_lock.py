@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
 from shmkernel.errors import ArgumentError
-from shmkernel.notebook import bodies
+from shmkernel.notebook import bodies, handlers
 from shmkernel.notebook.parsing import in_one_line
 from shmkernel.sync import locks
 
@@ -27,6 +27,7 @@ def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:
     (name,) = args.names
     if args.cell is None:
         raise ArgumentError(f"the lock is for the rest of a cell, so it comes first in it: %%shm_lock {name}")
+    handlers.tell_if_mistyped(name, "This locks the bare name")
     if isinstance(args.cell, bodies.Body):
         bodies.remember(args.cell, args.scope.filename)
         return CellLock(name, shared=args.shared, timeout=args.timeout)

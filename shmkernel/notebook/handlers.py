@@ -92,6 +92,9 @@ def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Return a monitor, displayed as a widget."""
     if len(args.names) > 1:
         raise ArgumentError(f"the content of one segment is shown first, so give one NAME, not {', '.join(args.names)}")
+    for name in args.names:
+        if registry.inode_at(name) is None:
+            print(segment_file.missing(name).what)
     return shm.watch(*args.names, **({"interval": args.every} if args.every is not None else {}))
 
 
@@ -104,6 +107,8 @@ def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:
 
 def shm_publish(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Increase the versions, and print them."""
+    for name in args.names:
+        tell_if_mistyped(name, "This publishes the bare name")
     versions = [shm.publish(name) for name in args.names]
     print(", ".join(f"{name}: version {version}" for name, version in zip(args.names, versions, strict=True)))
     return versions[0] if len(versions) == 1 else tuple(versions)
@@ -140,6 +145,13 @@ def shm_doctor(magics: ShmMagics, args: argparse.Namespace) -> None:
 def shm_help(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Print one screen of examples."""
     print(_HELP)
+
+
+def tell_if_mistyped(name: str, what: str) -> None:
+    """Print a line if there is no segment of this name, which may be meant so, but there are similar ones."""
+    paths.path_of(name)
+    if registry.inode_at(name) is None and paths.near(name, paths.names()):
+        print(f"{segment_file.missing(name).what} {what}")
 
 
 def _keepers(scope: Scope, name: str) -> list[str]:

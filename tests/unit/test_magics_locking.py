@@ -61,6 +61,15 @@ def test_publish_and_wait_tell_the_version_and_return_it(notebook):
     assert "version" in notebook("%shm_info x")
 
 
+def test_a_name_that_may_be_misspelt_is_used_and_told(notebook):
+    notebook("%shm_create elevation --shape 3")
+    hint = "no segment named 'elevatoin'. Did you mean elevation?"
+    assert notebook("%%shm_lock elevatoin\npass") == f"{hint} This locks the bare name\n"
+    assert notebook("%shm_publish elevatoin") == f"{hint} This publishes the bare name\nelevatoin: version 2\n"
+    assert notebook("%shm_watch elevatoin").startswith(f"{hint}\n")
+    assert notebook("%%shm_lock elevation\npass") == notebook("%%shm_lock turns\npass") == ""
+
+
 def test_what_is_attached_to_be_read_is_not_published(notebook):
     with elsewhere(lambda: shm.create("x", np.ones(3))):
         notebook("%shm_attach x --mode r")

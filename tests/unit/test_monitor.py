@@ -13,7 +13,7 @@ import pytest
 from ipykernel.comm.comm import BaseComm
 
 import shmkernel as shm
-from shmkernel import workspace
+from shmkernel import render, workspace
 from shmkernel._core import paths, registry
 from shmkernel.kinds.preview import Look
 from shmkernel.monitor import actions, sampler
@@ -487,6 +487,15 @@ def test_without_descriptors_watch_is_an_error_that_names_the_limit():
             os.close(fd)
     assert caught.value.limit == "ulimit -n"
     assert not monitors()
+
+
+def test_in_a_terminal_the_table_fits_and_says_where_it_is_live(monkeypatch):
+    kept = shm.create("temperature_of_monday_evening", shape=3)
+    monkeypatch.setattr(render, "terminal_width", lambda: 50)
+    text = watch()._repr_mimebundle_()[0]["text/plain"]
+    assert max(map(len, text.splitlines())) <= 60
+    assert text.endswith("\nLive: in JupyterLab, or in a terminal: shmkernel watch")
+    del kept
 
 
 def test_a_saved_monitor_has_few_rows_and_says_where_the_others_are(monitor):
