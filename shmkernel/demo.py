@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _pressed: list[int] = []  # Ctrl-C
 _GONE = 5.0  # seconds until a name must be gone; the promise is 0.1
 _HEIGHT = 4321  # meters: higher than anything in the data
+_LARGE = 1 << 30  # bytes, unless a quarter of what is free is less
+_ROW = 1 << 20  # bytes
+_FIGURES = 30  # columns for a time and a size
 
 _LOAD = """
 from matplotlib import cbook
@@ -131,7 +135,8 @@ def main() -> int:
 
 def _play(first: Kernel, second: Kernel) -> None:
     taken = paths.names()
-    name = next(free for free in ("dem", *(f"dem{number}" for number in range(2, 1000))) if free not in taken)
+    wanted = ("dem", *(f"dem{number}" for number in range(2, 1000)))
+    name = next(free for free in wanted if not {free, f"{free}_large"} & set(taken))
     path = os.path.realpath(paths.path_of(name))
     _say(f"Two kernels, one array in {paths.folder()}\n")
     for kernel in (first, second):
@@ -142,15 +147,24 @@ def _play(first: Kernel, second: Kernel) -> None:
     _say(f"{first.notebook} (kernel {first.pid})")
     _cell(first, "%load_ext shmkernel")
     _cell(first, _LOAD, "elevation.nbytes", "read")
-    _cell(first, f"%shm_create {name} --from elevation", f"{name}.nbytes", "copied; the watchdog started")
+    _cell(first, f"%shm_create {name} --from elevation", f"{name}.nbytes", "copied")
+    _say("        The first segment of a kernel also starts its watchdog.")
 
     _say(f"\n{second.notebook} (kernel {second.pid})")
     _cell(second, "%load_ext shmkernel")
     _cell(second, "import numpy as np")
-    _cell(second, f"%shm_attach {name}", "0", "copied; the watchdog started")
+    _cell(second, f"%shm_attach {name}", "0", "copied")
     _expect(second.value(f"{name}.sum()"), first.value("elevation.sum()"), "the sum of all heights, in both kernels")
     _cell(second, _HILLSHADE.format(name=name), "shade.nbytes", "computed")
     _cell(second, f"{name}[0, 0] = {_HEIGHT}", f"{name}.itemsize", "written")
+
+    _say("\nA large array, attached and copied")
+    rows = max(1, min(_LARGE, capacity.room().free // 4) // _ROW)
+    _cell(first, f"%shm_create {name}_large --shape {rows},{_ROW // 8} --fill 1", f"{name}_large.nbytes", "made")
+    attached = _cell(second, f"%shm_attach {name}_large", "0", "copied")
+    copied = _cell(second, f"private = {name}_large.copy()", "private.nbytes", "copied")
+    large = capacity.human(rows * _ROW)
+    second.run("del private")
 
     _say("\nThe same pages")
     corner = f"int({name}[0, 0])"
@@ -170,18 +184,29 @@ def _play(first: Kernel, second: Kernel) -> None:
     first.kill()
     if not _until(lambda: not os.path.lexists(path)):
         raise Unmet(f"{path} to be gone {_GONE:.0f} s after the kill")
-    _say(f"    {path} is gone after {_ms(time.perf_counter() - began)}")
+    gone = _ms(time.perf_counter() - began)
+    _say(f"    {path} is gone after {gone}")
     _expect(second.value(f"int({name}.sum())"), total, f"the sum of {name} in {second.notebook}, as before the kill")
     _expect(second.value(corner), str(_HEIGHT), f"{corner} in {second.notebook}")
     _say(f"    {second.notebook} still reads all values, {_HEIGHT} at {name}[0, 0] among them")
 
+    _say("\nThree promises, kept")
+    _say(f"    no copy   {large} attached in {_ms(attached)}; a copy took {_ms(copied)}")
+    _say(f"    no leak   the name was gone {gone} after the kill")
+    _say(f"    no crash  {second.notebook} has lost nothing")
 
-def _cell(kernel: Kernel, code: str, size: str = "", what: str = "") -> None:
+
+def _cell(kernel: Kernel, code: str, size: str = "", what: str = "") -> float:
+    """Run a cell, print its last line with what it took and what it printed, and return the seconds."""
     seconds, printed = kernel.run(code)
     done = f"{capacity.human(int(kernel.value(size)))} {what}" if size else ""
-    _say(f"    {code.strip().splitlines()[-1]:<75} {_ms(seconds):>9}  {done}".rstrip())
-    for line in printed.splitlines():
-        _say(textwrap.fill(line, 110, initial_indent=" " * 8, subsequent_indent=" " * 8, break_long_words=False))
+    line, figures = f"    {code.strip().splitlines()[-1]}", f"{_ms(seconds):>9}  {done}".rstrip()
+    width = min(shutil.get_terminal_size((110, 0)).columns, 110)
+    place = width - _FIGURES
+    _say(f"{line:<{place}}{figures}" if len(line) < place else f"{line}\n{' ' * place}{figures}")
+    for text in printed.splitlines():
+        _say(textwrap.fill(text, width, initial_indent=" " * 8, subsequent_indent=" " * 8, break_long_words=False))
+    return seconds
 
 
 def _say(line: str) -> None:

@@ -64,7 +64,9 @@ def test_the_demo_shows_two_kernels_on_the_same_pages_and_what_a_kill_leaves(dem
     assert re.search(rf"{shm_dir}/shmk-\d+-dem is gone after \d+\.\d ms", out)
     assert "second.ipynb still reads all values" in out
     timed = [line for line in out.splitlines() if line.endswith(" ms") or re.search(r" ms  \d", line)]
-    assert len([line for line in timed if "%shm_" in line and "B copied" in line]) == 2
+    assert len([line for line in timed if "%shm_" in line and "B copied" in line]) == 3
+    assert re.search(r"no copy   \d.* [MG]iB attached in [\d.]+ ms; a copy took [\d.]+ ms\n", out)
+    assert max(map(len, out.splitlines())) <= 110
     assert "%shm_create x " in out.splitlines()[-2]
 
 
@@ -96,7 +98,7 @@ def test_a_name_that_stays_is_named_and_fails_and_is_removed_at_last(demo, shm_d
         (session,) = (one for one in sessions.everyone() if one.label == "first.ipynb")
         orphans.kill_watchdog_of(session, shm_dir)
 
-    status, out, err = demo(at="second.ipynb (kernel", do=kill_its_watchdog)
+    status, out, err = demo(at="The same pages", do=kill_its_watchdog)
     assert (status, "is gone" in out) == (1, False)
     assert re.fullmatch(r"shmkernel demo: expected \S+-dem to be gone 5 s after the kill\n", err)
 
