@@ -26,7 +26,7 @@ pytest_plugins = ["tests.documents", "tests.tutorials"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FEW = 5  # files: a process starts as fast as it takes to run them
-_PATIENCE = 5.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
+_PATIENCE = 30.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
