@@ -100,7 +100,7 @@ class TestTable(KindContract):
         "mixed objects": pd.DataFrame({"a": [1, "x"]}),
         "complex": pd.DataFrame({"a": [1j]}),
         "sparse": pd.DataFrame({"a": pd.arrays.SparseArray([0, 0, 1])}),
-        "names of several types": pd.DataFrame([[1, 2]], columns=[1, "a"]),
+        "names that are no texts or numbers": pd.DataFrame([[1, 2]], columns=[object(), "a"]),
         "gaps of several types": pd.DataFrame({"a": ["a", None, np.nan]}, dtype=object),
     }
 

@@ -114,14 +114,21 @@ def _summary(schema: pa.Schema, rows: int, shown: pa.RecordBatch | None) -> byte
     places = [schema.names.index(name) for name in names]
     titles = ["" if name in index and name.startswith("__index_level_") else _short(name) for name in names]
     fields = [[title, _short(str(schema.field(place).type))] for title, place in zip(titles, places, strict=True)]
-    columns = [shown.column(place).to_pylist() for place in places] if shown is not None else []
+    columns = [[*map(_said, shown.column(place))] for place in places] if shown is not None else []
     facts = {"rows": rows, "columns": len(schema) - len(index), "fields": fields, "first": []}
-    lines = [[_short(str(value)) for value in line] for line in zip(*columns, strict=True)]
+    lines = [[_short(value) for value in line] for line in zip(*columns, strict=True)]
     text = json.dumps(facts | {"first": lines}).encode()
     if len(text) > _SUMMARY:
         text = json.dumps(facts).encode()
     text += b" " * (-len(text) % 8)
     return text + len(text).to_bytes(4, "little") + _MARK
+
+
+def _said(scalar: pa.Scalar) -> str:
+    try:
+        return str(scalar.as_py())
+    except (ValueError, OverflowError):  # Python has no such date
+        return str(getattr(scalar, "value", "?"))
 
 
 def _short(text: str) -> str:

@@ -1,18 +1,12 @@
-"""DataFrames and Series of pandas: to Arrow without loss, and back as views of the mapping.
+"""DataFrames and Series of pandas: to Arrow without loss, and back over the mapping.
 
-    to Arrow     one record batch, so that each column lies in one piece; what pandas' own conversion would lose
-                 (names of columns that are no texts or not unique, names of the index, the frequency of dates) is
-                 kept beside it in the schema's metadata
-    to pandas    an array over the mapping for numbers, dates and codes of categories; texts stay Arrow's. The columns
-                 that have no such form are copied: bools, masks, plain objects
-
-Under a null of a column that came from numpy lies NaN, NaT or, for a category, -1. So a view of our own file needs no
-look at the bitmap of nulls. In a file of another program anything may lie there, and a column with nulls is copied.
+A frame is one record batch, so that each column lies in one piece. What its columns do not say is kept beside them in
+the schema's metadata: their forms, the index, the labels of the columns, `attrs` (see `columns`). For other programs
+there is pandas' own metadata too.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +14,9 @@ import numpy as np
 
 from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
+from shmkernel.kinds import a_type
+from shmkernel.kinds.tables import columns
+from shmkernel.kinds.tables.columns import Columns
 
 if TYPE_CHECKING:
     import mmap
@@ -28,44 +25,58 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-_OBJECTS = {"string", "bytes", "decimal", "date", "time", "boolean", "empty"}  # of pandas.api.types.infer_dtype
-
 
 def to_arrow(name: str, value: Any, arrow: Any) -> tuple[pa.Table, dict[str, Any]]:
     """Return a frame or series as a table, and what the table does not say of it."""
     import pandas as pd  # noqa: PLC0415  it is loaded: the value is of it
 
-    facts: dict[str, Any] = {}
+    if type(value) not in (pd.DataFrame, pd.Series):
+        what = f"is {a_type(value)}: only its values would be shared"
+        raise UnsupportedError(f"{name!r} {what}", name=name, type=type(value).__name__)
+    facts: dict[str, Any] = {"attrs": _attrs(name, value.attrs), "strict": not value.flags.allows_duplicate_labels}
     frame = value
     if isinstance(value, pd.Series):
         frame, facts["column"], facts["unnamed"] = value.to_frame(), True, value.name is None
-    names = [str(label) for label in frame.columns]
-    if frame.columns.dtype != "str" or not frame.columns.is_unique or frame.columns.name is not None:
-        names = _unique(names)
-        facts["columns"] = _labels(name, frame.columns, arrow)
-    if list(frame.index.names) != [None] * frame.index.nlevels:
-        facts["index"] = _scalars(name, "the names of its index", frame.index.names)
-    frame = frame.set_axis(names, axis=1).rename_axis(index=[None] * frame.index.nlevels)
-    if getattr(frame.index, "freqstr", None) and frame.index.dtype.kind == "M":
-        facts["freq"] = frame.index.freqstr
-    facts["objects"] = _objects(name, frame, pd)
-    table = _converted(name, frame, arrow)
-    facts["typed"] = [column for column, dtype in frame.dtypes.items() if isinstance(dtype, pd.ArrowDtype)]
-    if facts["typed"]:
-        table = _without_names(table, facts["typed"])
-    if any(column.num_chunks > 1 for column in table.columns):
-        table = table.combine_chunks()
-    _check(name, frame.drop(columns=[*facts["typed"], *facts["objects"]]), table)
-    return table, {key: fact for key, fact in facts.items() if fact}
+    arrays, facts["forms"] = [], []
+    for label, column in frame.items():
+        what = f"column {label!r} ({column.dtype})"
+        array, form = _tried(name, what, arrow, lambda column=column: columns.encode(column, arrow), column=label)
+        arrays.append(array)
+        facts["forms"].append(form)
+    what = f"its index ({frame.index.dtype})"
+    facts["index"], levels = _tried(name, what, arrow, lambda: columns.with_levels(frame.index, arrow))
+    names = [str(label).encode(errors="replace").decode() for label in frame.columns]
+    if not _are_names(frame.columns, pd):
+        names, what = _unique(names), f"the names of its columns ({frame.columns.dtype})"
+        facts["columns"] = _tried(name, what, arrow, lambda: columns.pack(frame.columns, arrow))
+    titles = _titles(frame.index.names, names, len(levels))
+    table = arrow.Table.from_arrays([*arrays, *levels], [*names, *titles])
+    others = {"pandas": _for_others(frame, names, titles, [*facts["forms"], *facts["index"]["forms"]], facts["attrs"])}
+    return table.replace_schema_metadata({key: json.dumps(said) for key, said in others.items()}), facts
 
 
-def _without_names(table: pa.Table, columns: list[str]) -> pa.Table:
-    """Call Arrow's own dtypes objects in pandas' metadata: pandas fails to read the names of those of lists."""
-    said = json.loads(table.schema.metadata[b"pandas"])
-    for column in said["columns"]:
-        if column["field_name"] in columns:
-            column["numpy_type"] = "object"
-    return table.replace_schema_metadata({**table.schema.metadata, b"pandas": json.dumps(said).encode()})
+def _tried(name: str, what: str, arrow: Any, encode: Any, **facts: Any) -> Any:
+    try:
+        return encode()
+    except (arrow.ArrowException, *columns.REFUSALS) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(f"{name!r}: {what} cannot be in a table: {why}", name=name, **facts) from None
+
+
+def _attrs(name: str, attrs: dict[Any, Any]) -> dict[Any, Any]:
+    """Return `attrs` if JSON gives them back as they are."""
+    try:
+        if repr(json.loads(json.dumps(attrs))) == repr(attrs):
+            return attrs
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise UnsupportedError(f"{name!r}: its attrs hold what JSON does not", name=name)
+
+
+def _are_names(labels: Any, pd: Any) -> bool:
+    """Return whether the labels of columns are but the names of a table's columns."""
+    plain = type(labels) is pd.Index and labels.dtype == "str" and labels.dtype == pd.Index(["a"]).dtype
+    return plain and labels.is_unique and not labels.hasnans and labels.name is None
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -82,243 +93,118 @@ def _unique(names: list[str]) -> list[str]:
     return unique
 
 
-def _labels(name: str, columns: Any, arrow: Any) -> dict[str, Any]:
-    """Encode the labels of the columns as an Arrow table of their own."""
-    names = _scalars(name, "the names of its columns' levels", columns.names)
-    if type(columns).__name__ == "RangeIndex":
-        return {"range": [columns.start, columns.stop, columns.step], "names": names}
-    levels = [str(level) for level in range(columns.nlevels)]
-    labels = columns.to_frame(index=False, name=levels if len(levels) > 1 else levels[0])
-    table = _converted(name, labels, arrow, "the names of its columns are of several types: columns")
-    _check(name, labels, table)
-    with arrow.BufferOutputStream() as sink, arrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    freq = getattr(columns, "freqstr", None) if columns.dtype.kind == "M" else None
-    return {"table": base64.b64encode(sink.getvalue()).decode(), "names": names, "freq": freq}
+def _titles(wanted: Any, names: list[str], count: int) -> list[str]:
+    """Return the names of the columns that hold the levels of the index."""
+    titles: list[str] = []
+    for number, title in zip(range(count), wanted, strict=False):
+        free = isinstance(title, str) and title.isprintable() and title not in (*names, *titles)
+        titles.append(title if free else _unique([*names, *titles, f"__index_level_{number}__"])[-1])
+    return titles
 
 
-def _scalars(name: str, what: str, labels: Any) -> list[Any]:
-    if all(type(label) in (str, int, float, bool, type(None)) for label in labels):
-        return list(labels)
-    raise UnsupportedError(f"{name!r}: {what}, {[*labels]}, are no texts or numbers", name=name)
+def _for_others(frame: Any, names: list[str], titles: list[str], forms: list[Any], attrs: Any) -> dict[str, Any]:
+    """Return what pandas' own readers look for (https://pandas.pydata.org/docs/development/developer.html)."""
+    index: list[Any] = list(titles)
+    if not titles:
+        bounds = frame.index
+        name = bounds.name if isinstance(bounds.name, str) else None
+        index = [{"kind": "range", "name": name, "start": bounds.start, "stop": bounds.stop, "step": bounds.step}]
+    dtypes = [*frame.dtypes, *(level.dtype for level in columns.levels(frame.index))]
+    labels = [*names, *(None if title.startswith("__index_level_") else title for title in titles)]
+    about = [
+        {"name": label, "field_name": field, **_dtype_for_others(dtype, form)}
+        for label, field, dtype, form in zip(labels, [*names, *titles], dtypes, forms, strict=True)
+    ]
+    return {"index_columns": index, "column_indexes": [], "columns": about, "attributes": attrs}
 
 
-def _converted(name: str, frame: Any, arrow: Any, what: str = "column") -> pa.Table:
-    """Convert a frame; the error names the first column that has no Arrow type."""
-    try:
-        return arrow.Table.from_pandas(frame)
-    except (arrow.ArrowException, ValueError, TypeError, OverflowError):
-        for column in frame.columns:
-            try:
-                arrow.Array.from_pandas(frame[column])
-            except (arrow.ArrowException, ValueError, TypeError, OverflowError) as error:
-                why = f"{what} {column!r} ({frame[column].dtype}): {str(error).splitlines()[0]}"
-                raise UnsupportedError(f"{name!r}: {why}", name=name, column=column) from None
-        raise
-
-
-def _objects(name: str, frame: Any, pd: Any) -> dict[str, str]:
-    """Check columns of Python objects. Return what a missing value is in each: Arrow knows one null."""
-    missing = {}
-    for column, dtype in frame.dtypes.items():
-        if dtype.kind != "O" or not isinstance(dtype, np.dtype):
-            continue
-        values = frame[column].to_numpy()
-        what = pd.api.types.infer_dtype(values, skipna=True)
-        gaps = {type(value).__name__ for value in values[pd.isna(values)]}
-        if what not in _OBJECTS or len(gaps) > 1 or not gaps <= {"NoneType", "float"}:
-            why = f"it holds objects ({what})" if what not in _OBJECTS else f"its missing values are {sorted(gaps)}"
-            raise UnsupportedError(
-                f"{name!r}: column {column!r} has no type of a table: {why}", name=name, column=column
-            )
-        missing[column] = "nan" if gaps == {"float"} else "none"
-    return missing
-
-
-def _check(name: str, frame: Any, table: pa.Table) -> None:
-    """Raise UnsupportedError for a column that would come back as another type: sparse, or of an unknown extension."""
-    back = table.schema.empty_table().to_pandas().dtypes
-    for column, dtype in frame.dtypes.items():
-        same = dtype == back[column] or (getattr(dtype, "name", "") == back[column].name == "category")
-        if not same:
-            why = f"column {column!r} ({dtype}) would come back as {back[column]}"
-            raise UnsupportedError(f"{name!r}: {why}", name=name, column=column)
+def _dtype_for_others(dtype: Any, form: Any) -> dict[str, Any]:
+    if isinstance(form, str):
+        if zone := getattr(dtype, "tz", None):
+            kind, more = f"datetime64[{dtype.unit}]", {"timezone": str(zone)}
+            return {"pandas_type": "datetimetz", "numpy_type": kind, "metadata": more}
+        return {"pandas_type": form, "numpy_type": form, "metadata": None}
+    if "categories" in form:
+        return {"pandas_type": "categorical", "numpy_type": "int8", "metadata": None}
+    if "text" in form:
+        return {"pandas_type": "unicode", "numpy_type": str(dtype), "metadata": None}
+    return {"pandas_type": "object", "numpy_type": "object", "metadata": None}
 
 
 def from_arrow(table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, trusted: bool) -> Any:
     """Return a frame or series over the mapping."""
     with importing:
         import pandas as pd  # noqa: PLC0415  slow
+    import pyarrow as pa  # noqa: PLC0415  it is loaded
+
+    if "forms" not in origin:
+        return _of_others(table, Columns(mapping, ours=False), pd)
+    arrow, made = Columns(mapping, ours=trusted), table.columns
+    count = len(origin["forms"])
+    arrays = [*map(arrow.array, made[:count], origin["forms"])]
+    levels = [*map(arrow.array, made[count:], origin["index"]["forms"])]
+    index = columns.index(origin["index"], levels)
+    packed = origin.get("columns")
+    labels = columns.unpack(packed, pa) if packed else pd.Index(table.column_names[:count], dtype="str")
+    if len(labels) != count or len(made) != count + len(levels) or (made and len(index) != len(table)):
+        raise ValueError("its columns and its index are of different lengths")
+    frame = _frame(arrow, arrays, index, labels, pd)
+    if origin.get("column"):
+        frame = frame.iloc[:, 0]
+        frame.name = None if origin.get("unnamed") else frame.name
+    frame.attrs = dict(origin["attrs"])
+    frame.flags.allows_duplicate_labels = not origin["strict"]
+    return frame
+
+
+def _of_others(table: pa.Table, arrow: Columns, pd: Any) -> Any:
+    """Return a frame of a table that another library or program made; pyarrow knows the dtypes."""
+    skeleton = table.schema.empty_table().to_pandas()
+    said = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    places = [table.column_names.index(level) for level in said if isinstance(level, str)]
+    rest = [place for place in range(table.num_columns) if place not in set(places)]
+    if len(rest) != skeleton.shape[1]:
+        return table.to_pandas()
+    arrays = [*map(arrow.array, map(table.column, rest), skeleton.dtypes.to_numpy())]
+    index = pd.RangeIndex(len(table))
+    if places and len(places) == len(said) == skeleton.index.nlevels:
+        dtypes = [skeleton.index.get_level_values(number).dtype for number in range(len(places))]
+        levels = [*map(arrow.array, map(table.column, places), dtypes)]
+        multi = len(levels) > 1
+        index = columns.index({"names": [None] * len(levels), "multi": multi, "freq": None}, levels)
+        index.names = skeleton.index.names
+    elif len(said) == 1 and isinstance(said[0], dict):
+        index = pd.RangeIndex(said[0]["start"], said[0]["stop"], said[0]["step"], name=said[0].get("name"))
+    if len(index) != len(table):
+        index = pd.RangeIndex(len(table))
+    frame = _frame(arrow, arrays, index, skeleton.columns, pd)
+    frame.attrs = skeleton.attrs
+    return frame
+
+
+def _frame(arrow: Columns, arrays: list[Any], index: Any, labels: Any, pd: Any) -> Any:
     try:
         from pandas.api.internals import create_dataframe_from_blocks  # noqa: PLC0415  since pandas 3
     except ImportError:
-        return _named(table.to_pandas(split_blocks=True), origin)
-    skeleton = table.schema.empty_table().to_pandas()
-    columns = _Columns(table, mapping, origin, ours=trusted and origin.get("library") == "pandas")
-    arrays = [*map(columns.array, skeleton.columns.tolist(), skeleton.dtypes.to_numpy())]
-    frame = create_dataframe_from_blocks(
-        [*columns.blocks(arrays)], _index(table, columns, skeleton, pd), skeleton.columns
-    )
-    frame.attrs = skeleton.attrs
-    return _named(frame, origin)
+        return pd.DataFrame(dict(enumerate(arrays)), index, copy=False).set_axis(labels, axis=1)
+    return create_dataframe_from_blocks([*_blocks(arrow, arrays)], index, labels)
 
 
-def _index(table: pa.Table, columns: _Columns, skeleton: Any, pd: Any) -> Any:
-    """Return the index: a range, which takes no memory, or the columns that hold its levels."""
-    levels = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    if len(levels) != skeleton.index.nlevels or not all(isinstance(level, (str, dict)) for level in levels):
-        return pd.RangeIndex(len(table))
-    arrays = []
-    for number, level in enumerate(levels):
-        if isinstance(level, dict):
-            arrays.append(pd.RangeIndex(level["start"], level["stop"], level["step"]))
+def _blocks(arrow: Columns, arrays: list[Any]) -> Iterator[tuple[Any, NDArray[Any]]]:
+    """Yield arrays with their places; columns at equal distances in memory as one: pandas is slow with many."""
+    start = 0
+    while start < len(arrays):
+        first, stop, step = arrays[start], start + 1, 0
+        at = arrow.place(first)
+        while at is not None and stop < len(arrays) and arrays[stop].dtype == first.dtype:
+            there = arrow.place(arrays[stop])
+            if there is None or (step and there != at + step * (stop - start)) or there <= at:
+                break
+            step, stop = step or there - at, stop + 1
+        places = np.arange(start, stop)
+        if at is not None:
+            shape, strides = (len(places), len(first)), (step, first.itemsize)
+            yield np.ndarray(shape, first.dtype, arrow.bytes, at, strides), places
         else:
-            arrays.append(pd.Index(columns.array(level, skeleton.index.get_level_values(number).dtype), copy=False))
-    return arrays[0] if len(arrays) == 1 else pd.MultiIndex.from_arrays(arrays)
-
-
-def _named(frame: Any, origin: dict[str, Any]) -> Any:
-    """Put names and the frequency back, and make a series of what was one."""
-    import pandas as pd  # noqa: PLC0415  it is loaded
-    import pyarrow as pa  # noqa: PLC0415  likewise
-
-    if labels := origin.get("columns"):
-        frame.columns = _labels_back(labels, pd, pa)
-    if names := origin.get("index"):
-        frame.index.names = names
-    if freq := origin.get("freq"):
-        frame.index.freq = freq
-    if not origin.get("column"):
-        return frame
-    series = frame.iloc[:, 0]
-    return series.rename(None) if origin.get("unnamed") else series
-
-
-def _labels_back(labels: dict[str, Any], pd: Any, pa: Any) -> Any:
-    if bounds := labels.get("range"):
-        return pd.RangeIndex(*bounds, name=labels["names"][0])
-    levels = pa.ipc.open_stream(base64.b64decode(labels["table"])).read_all().to_pandas()
-    if len(labels["names"]) > 1:
-        return pd.MultiIndex.from_frame(levels, names=labels["names"])
-    index = pd.Index(levels["0"].array, name=labels["names"][0])
-    if labels["freq"]:
-        index.freq = labels["freq"]
-    return index
-
-
-class _Columns:
-    """The columns of a mapped table as arrays of pandas."""
-
-    def __init__(self, table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, ours: bool) -> None:
-        self._columns, self._ours = dict(zip(table.column_names, table.columns, strict=True)), ours
-        self._objects: dict[str, str] = origin.get("objects", {})
-        self._arrow = frozenset(origin.get("typed", ()))  # columns that are Arrow's in pandas too
-        self._bytes = np.frombuffer(mapping, np.uint8)  # slices of pyarrow's own buffers could not be written to
-        self._start = self._bytes.ctypes.data
-
-    def blocks(self, arrays: list[Any]) -> Iterator[tuple[Any, NDArray[Any]]]:
-        """Yield arrays with their places; columns at equal distances in memory as one: pandas is slow with many."""
-        start = 0
-        while start < len(arrays):
-            first, stop, step = arrays[start], start + 1, 0
-            at = self._at(first)
-            while at is not None and stop < len(arrays) and arrays[stop].dtype == first.dtype:
-                there = self._at(arrays[stop])
-                if there is None or (step and there != at + step * (stop - start)) or there <= at:
-                    break
-                step, stop = step or there - at, stop + 1
-            places = np.arange(start, stop)
-            if at is not None:
-                shape, strides = (len(places), len(first)), (step, first.itemsize)
-                yield np.ndarray(shape, first.dtype, self._bytes, at, strides), places
-            else:
-                yield (first.reshape(1, -1) if isinstance(first, np.ndarray) else first), places
-            start = stop
-
-    def _at(self, array: Any) -> int | None:
-        """Return where in the mapping an array begins, None if it lies elsewhere."""
-        if not isinstance(array, np.ndarray) or array.base is not self._bytes:
-            return None
-        return int(array.__array_interface__["data"][0]) - self._start
-
-    def array(self, name: str, dtype: Any) -> Any:
-        """Return a column as an array of this dtype, over the mapping if it can be."""
-        column = self._columns[name]
-        if name in self._arrow:
-            import pandas as pd  # noqa: PLC0415  it is loaded
-
-            return pd.arrays.ArrowExtensionArray(column)
-        chunk = column.chunk(0) if column.num_chunks == 1 else None
-        if chunk is not None and name not in self._objects and (self._ours or not chunk.null_count):
-            made = self._viewed(chunk, dtype)
-            if made is not None:
-                return made
-        if name in self._objects or (isinstance(dtype, np.dtype) and dtype.kind == "O"):
-            return self._plain(column, self._objects.get(name))
-        if not isinstance(dtype, np.dtype) and hasattr(dtype, "__from_arrow__"):
-            return dtype.__from_arrow__(column)
-        return column.to_pandas().array if not isinstance(dtype, np.dtype) else column.to_pandas().to_numpy()
-
-    def _viewed(self, chunk: pa.Array, dtype: Any) -> Any:
-        """Return a view, or None if the column has another form in memory."""
-        if isinstance(dtype, np.dtype):
-            return self._numbers(chunk, dtype) if dtype.kind in "iufmM" else None
-        kind = type(dtype).__name__
-        if kind == "DatetimeTZDtype":
-            import pandas as pd  # noqa: PLC0415  it is loaded
-
-            moments = self._numbers(chunk, np.dtype(f"M8[{dtype.unit}]"))
-            return None if moments is None else pd.array(moments.view("i8"), dtype=dtype, copy=False)
-        if kind == "CategoricalDtype":
-            return self._categories(chunk)
-        if (
-            hasattr(dtype, "numpy_dtype")
-            and hasattr(dtype, "_is_numeric")
-            and dtype.numpy_dtype.kind in "iuf"
-            and kind != "ArrowDtype"
-        ):
-            values = self._numbers(chunk, dtype.numpy_dtype)
-            mask = np.asarray(chunk.is_null())
-            return None if values is None else dtype.construct_array_type()(values, mask)
-        return None
-
-    def _numbers(self, chunk: pa.Array, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        """Return the values of a column of numbers or moments as an array over the mapping."""
-        buffers = chunk.buffers()
-        if len(buffers) != 2 or _kind(chunk) != dtype:  # noqa: PLR2004  nulls and values
-            return None
-        if not len(chunk):
-            return np.empty(0, dtype)
-        at = buffers[1].address - self._start + chunk.offset * dtype.itemsize
-        end = at + len(chunk) * dtype.itemsize
-        if not 0 <= at <= end <= len(self._bytes):  # it was compressed in the file
-            return None
-        return self._bytes[at:end].view(dtype)
-
-    def _categories(self, chunk: pa.DictionaryArray) -> Any:
-        import pandas as pd  # noqa: PLC0415  it is loaded
-
-        codes = self._numbers(chunk.indices, np.dtype(str(chunk.indices.type)))
-        if codes is None:
-            return None
-        return pd.Categorical.from_codes(
-            codes, chunk.dictionary.to_pandas(), ordered=chunk.type.ordered, validate=False
-        )
-
-    def _plain(self, column: pa.ChunkedArray, missing: str | None) -> NDArray[Any]:
-        """Return Python objects, of which each missing one is what it was."""
-        values = np.empty(len(column), object)
-        values[:] = column.to_pylist()
-        if missing == "nan":
-            values[np.asarray(column.is_null())] = np.nan
-        return values
-
-
-def _kind(chunk: pa.Array) -> np.dtype[Any] | None:
-    """Return the numpy dtype of a column's memory."""
-    if getattr(chunk.type, "tz", None) is not None:
-        return np.dtype(f"M8[{chunk.type.unit}]")
-    try:
-        return None if chunk.type.bit_width % 8 else np.dtype(chunk.type.to_pandas_dtype())  # bools are single bits
-    except (NotImplementedError, TypeError, ValueError):
-        return None
+            yield (first.reshape(1, -1) if isinstance(first, np.ndarray) else first), places
+        start = stop
