@@ -25,7 +25,7 @@ from shmkernel._core import sessions
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 OURS = os.path.dirname(shmkernel.__file__)
-PATIENCE = 30.0  # seconds until a test gives up; the events that it waits for take milliseconds
+PATIENCE = 120.0  # seconds until a test gives up; the events that it waits for take milliseconds
 
 
 def lacking(reason):
