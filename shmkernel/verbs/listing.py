@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
+class _ReplacedError(Exception):
+    """The name leads to another segment by now."""
+
+
 class Holder(NamedTuple):
     """A process that has a segment attached."""
 
@@ -249,19 +253,22 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and isinstance(limits.explained(error), LimitError):
-            raise  # of this process: it says nothing about the segment
-        state, what, head, status = "damaged", kinds.Description(str(error)), b"", os.lstat(path)
+        state, what, head, status = "damaged", _why(error), b"", os.lstat(path)
     record = records.of(status, now.records)
     kind = record.kind if record else "file"
     if not state:
         try:
             if record:
-                what = kinds.described(kind, head, status.st_size, _reading(path, name))
+                what = kinds.described(kind, head, status.st_size, _reading(path, name, status.st_ino))
             elif reader := kinds.for_bytes(head, foreign=paths.foreign(name)):
-                kind, what = reader.name, kinds.described(reader.name, head, status.st_size, _reading(path, name))
+                kind, read = reader.name, _reading(path, name, status.st_ino)
+                what = kinds.described(kind, head, status.st_size, read)
+        except _ReplacedError:
+            return _row(name, now)
+        except FileNotFoundError:
+            raise
         except (OSError, ValueError) as error:
-            state, what = "damaged", kinds.Description(str(error))
+            state, what = "damaged", _why(error)
     return Info(
         name=name, kind=kind, type=what.text, size=registry.size(status),
         owner=record.label if record else "another program", elsewhere=False,
@@ -272,11 +279,20 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     ), status.st_ino  # fmt: skip
 
 
-def _reading(path: str, name: str) -> Callable[[int, int], bytes]:
-    """Return what reads any part of a segment's file, by offset and size."""
+def _why(error: OSError | ValueError) -> kinds.Description:
+    """Return why a segment is damaged; raise an error that comes from a limit, which says nothing about the segment."""
+    if isinstance(error, OSError) and isinstance(limits.explained(error), LimitError):
+        raise error
+    return kinds.Description(str(error))
+
+
+def _reading(path: str, name: str, inode: int) -> Callable[[int, int], bytes]:
+    """Return what reads any part of a segment's file, by offset and size; it raises `_ReplacedError` for another."""
 
     def read(at: int, count: int) -> bytes:
         with segment_file.reading(path, name) as fd:
+            if os.fstat(fd).st_ino != inode:
+                raise _ReplacedError
             return os.pread(fd, count, at)
 
     return read

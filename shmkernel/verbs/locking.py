@@ -11,7 +11,7 @@ from shmkernel import kinds
 from shmkernel._core import counts, folders, limits, paths, records, registry
 from shmkernel.errors import Cure, RefusedError, UnsupportedError
 from shmkernel.sync import locks, seqlock, versions
-from shmkernel.verbs import attachments, segments
+from shmkernel.verbs import attachments, segments, staging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -235,11 +235,15 @@ def _writable(x: Any) -> str:
     """Return the name. Raise RefusedError if this process has attached it only read only or with private changes."""
     if isinstance(x, str):
         name, path = x, paths.path_of(x)
-        modes = {attachment.key[2] for attachment in attachments.everything() if attachment.path == path}
+        found = [attachment for attachment in attachments.everything() if attachment.path == path]
     else:
-        attachment = _attachment(x)
-        name, modes = attachment.name, {attachment.key[2]}
+        found = [_attachment(x)]
+        name = found[0].name
+    modes = {attachment.key[2] for attachment in found}
     if modes and "r+" not in modes:
+        if "r+" not in staging.modes_of(kinds.named(found[0].kind)):
+            why = f"a {found[0].kind} does not change once it is shared. Replace it by another: that is published too"
+            raise RefusedError(f"{name!r}: {why}", name=name)
         how = "read only" if "r" in modes else "with private changes"
         message = f"{name!r} is attached {how} here, so this process has changed nothing in it"
         raise RefusedError(message, Cure("To write", "attach", name, mode="r+"), name=name)

@@ -30,7 +30,7 @@ class Session(MutableMapping[str, Any]):
         return segments.attach(name)
 
     def __setitem__(self, name: str, value: object) -> None:
-        staging.name_all([staging.draft(name, value, {}, None, "r+", "session", "own")], "own")
+        staging.name_all([staging.draft(name, value, {}, None, None, "session", "own")], "own")
 
     def __delitem__(self, name: str) -> None:
         segments.unlink(name)

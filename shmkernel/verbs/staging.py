@@ -146,14 +146,20 @@ def open_(
         raise segment_file.damaged(name, error if status.st_size else "the file is empty") from None
 
 
+def modes_of(kind: kinds.Kind) -> tuple[str, ...]:
+    """Return the modes that segments of this kind are attached in, the default first."""
+    modes: tuple[str, ...] = getattr(kind, "modes", segment_file.MODES)
+    return modes
+
+
 def mode_of(kind: kinds.Kind, name: str, mode: str | None) -> str:
     """Return the mode to attach in; ArgumentError if segments of this kind are never attached so."""
-    modes: tuple[str, ...] = getattr(kind, "modes", segment_file.MODES)
+    modes = modes_of(kind)
     if mode is None:
         return modes[0]
     if mode not in modes and mode in segment_file.MODES:
         message = f"{name!r}: a {kind.name} does not change once it is shared, so mode {mode} has no use"
-        raise ArgumentError(message, Cure("Changes stay private", "attach", name, mode=modes[0]), name=name, mode=mode)
+        raise ArgumentError(message, Cure("Changes stay private", mode=modes[0]), name=name, mode=mode)
     return mode
 
 

@@ -182,6 +182,51 @@ def test_a_form_that_it_has_not_is_refused():
         shm.attach("y", as_="pandas")
 
 
+def test_a_table_that_a_library_cannot_hold_has_other_forms():
+    shm.create("x", pa.table([[1], [2]], names=["a", "a"]))
+    with pytest.raises(shm.ArgumentError, match=r"polars cannot hold this table: .* As it is: as_='arrow'"):
+        shm.attach("x", as_="polars")
+    assert shm.attach("x", as_="arrow").num_columns == 2
+
+
+def test_a_forked_child_attaches_tables_of_each_library(shm_dir):
+    def look(connection):
+        for form in (None, "polars", "pandas", "arrow"):
+            connection.send(shm.attach("x", as_=form)["a"][1])
+
+    pl.from_arrow(pa.table({"a": [1]}))  # from now on polars has threads, which a child would wait for
+    x = shm.create("x", pl.DataFrame({"a": ["x", "y"], "b": pl.Series(["u", "v"], dtype=pl.Enum(["v", "u"]))}))
+    with Child(look) as child:
+        assert [str(child.hear()) for _ in range(4)] == ["y"] * 4
+        child.join()
+    assert shm.attach("x", as_="polars").schema == x.schema
+
+
+def test_setting_an_item_of_the_session_shares_a_table():
+    shm.session["x"] = FRAMES["a range"]
+    pd.testing.assert_frame_equal(shm.session["x"], FRAMES["a range"])
+    shm.session["x"] = OTHERS["polars"]
+    assert shm.session["x"].equals(OTHERS["polars"])
+
+
+def test_publishing_a_table_says_that_it_does_not_change():
+    x = shm.create("x", OTHERS["arrow"])
+    for call in (shm.publish, shm.writing):
+        with pytest.raises(shm.RefusedError, match="a table does not change once it is shared") as raised:
+            call(x)
+        assert not raised.value.cures
+    version = shm.version("x")
+    shm.create("x", OTHERS["arrow"], replace=True)
+    assert shm.version("x") > version
+
+
+def test_a_mode_that_a_table_has_not_is_refused_with_the_one_that_it_has():
+    for call in (lambda mode: shm.create("x", OTHERS["arrow"], mode=mode), lambda mode: shm.attach("x", mode=mode)):
+        with pytest.raises(shm.ArgumentError, match=r"so mode r\+ has no use\. Changes stay private: mode='c'"):
+            call("r+")
+        assert call("c").equals(OTHERS["arrow"])
+
+
 def test_a_stream_is_written_batch_by_batch():
     def batches():
         for number in range(50):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import identity, paths, registry, sessions
+from shmkernel._core import identity, paths, registry, segment_file, sessions
 from tests.helpers import holding, kill_watchdogs
 from tests.unit.elsewhere import answering, elsewhere
 
@@ -122,6 +122,36 @@ def test_posix_names_that_were_made_here_are_listed():
     assert [one.name for one in shm.list()] == ["/posix"]
     shm.unlink("/posix")
     assert x.tolist() == [0, 1, 2]
+
+
+def test_a_segment_that_is_replaced_while_it_is_read_is_not_called_damaged(monkeypatch):
+    """Its first bytes tell the kind, and then its last ones are read."""
+    table = pytest.importorskip("pyarrow", reason="uv run --group large pytest tests/unit").table
+    glance, replaced = segment_file.glance, []
+
+    def and_replace(*arguments):
+        seen = glance(*arguments)
+        if not replaced:
+            replaced.append(shm.create("x", b"no table", replace=True))
+        return seen
+
+    shm.create("x", table({"a": [1, 2]}))
+    monkeypatch.setattr(segment_file, "glance", and_replace)
+    assert (shm.info("x").kind, shm.info("x").state) == ("raw", "")
+
+
+def test_a_segment_that_is_unlinked_while_it_is_read_is_not_listed(monkeypatch):
+    table = pytest.importorskip("pyarrow", reason="uv run --group large pytest tests/unit").table
+    glance = segment_file.glance
+
+    def and_unlink(*arguments):
+        seen = glance(*arguments)
+        shm.unlink("x")
+        return seen
+
+    shm.create("x", table({"a": [1, 2]}))
+    monkeypatch.setattr(segment_file, "glance", and_unlink)
+    assert shm.list() == []
 
 
 @pytest.mark.parametrize("name", ["no name", "", None])

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
-from shmkernel.errors import ShmError
+from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.kinds import Description, Plan, preview
 from shmkernel.kinds.tables import arrow_file, incoming, outgoing
 
@@ -59,9 +59,12 @@ class Table:
         table = arrow_file.mapped(mapping, trusted=trusted)
         try:
             value = outgoing.value(table, mapping, form, trusted=trusted)
-        except ShmError:
+        except (ShmError, MemoryError):
             raise
         except Exception as error:
+            if form is not None:
+                message = f"{form} cannot hold this table: {error}. As it is: as_='arrow'"
+                raise ArgumentError(message, form=form) from None
             if trusted:
                 raise
             raise ValueError(f"its metadata makes no sense ({type(error).__name__}: {error})") from None

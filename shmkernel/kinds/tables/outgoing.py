@@ -39,9 +39,24 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
     if library == "pandas":
         return frames.from_arrow(table, mapping, origin if as_it_was else {}, trusted=trusted)
     if library == "polars":
-        frame: Any = sys.modules["polars"].from_arrow(table)
+        frame = _polars(table)
         return frame.to_series() if origin.get("column") and as_it_was else frame
     return sys.modules["duckdb"].from_arrow(table)
+
+
+class _Rows:
+    """The rows of a table, for a library that would recognise a table of pyarrow."""
+
+    def __init__(self, rows: pa.ChunkedArray) -> None:
+        self._rows = rows
+
+    def __arrow_c_stream__(self, schema: object = None) -> object:
+        return self._rows.__arrow_c_stream__(schema)
+
+
+def _polars(table: pa.Table) -> Any:
+    """Return a frame. Made by `polars.from_arrow` it would take polars' threads, which a forked child has not."""
+    return sys.modules["polars"].Series(_Rows(table.to_struct_array())).struct.unnest()
 
 
 def _origin(table: pa.Table) -> dict[str, Any]:
