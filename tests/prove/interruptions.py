@@ -70,16 +70,23 @@ def _attach_again(subject: Subject) -> None:
     assert shm.attach(f"the_{subject.kind}") is attached[f"the_{subject.kind}"]
 
 
+def _attach_in_each_form(subject: Subject) -> None:
+    for form in subject.forms:
+        _whole(subject, shm.attach(f"the_{subject.kind}", as_=form))
+
+
 def _change(subject: Subject) -> None:
     with shm.lock(f"the_{subject.kind}"):
-        subject.change(attached[f"the_{subject.kind}"], 4)
-    shm.publish(f"the_{subject.kind}")
+        if subject.change is not None:
+            subject.change(attached[f"the_{subject.kind}"], 4)
+    if subject.change is not None:
+        shm.publish(f"the_{subject.kind}")
 
 
 def _save_and_load(subject: Subject) -> None:
-    if subject.kind == "ring":
+    if subject.value is None:
         return
-    path = f"{os.environ['SHMKERNEL_DIR']}/saved.{'msgpack' if subject.kind == 'dict' else 'bin'}"
+    path = f"{os.environ['SHMKERNEL_DIR']}/saved{subject.suffix}"
     shm.save(f"the_{subject.kind}", path)
     _whole(subject, shm.load("new", path, kind=subject.kind))
     os.unlink(path)
@@ -272,6 +279,7 @@ _OF_KINDS = {
     "let go of the last": _let_go,
     "attach": _attach,
     "attach again": _attach_again,
+    "attach in each form": _attach_in_each_form,
     "change under a lock": _change,
     "save and load": _save_and_load,
     "keep": _keep,
@@ -315,7 +323,7 @@ def clean() -> None:
     for name in os.listdir(folder := os.environ["SHMKERNEL_DIR"]):
         if name.startswith("psm_"):
             shm.unlink(f"/{name}")
-        elif name.startswith("saved."):
+        elif name.startswith("saved"):
             os.unlink(f"{folder}/{name}")
     shm.gc()  # records of what was unlinked
     with contextlib.suppress(shm.LockError):

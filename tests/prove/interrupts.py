@@ -314,6 +314,7 @@ def _main(seconds: float, seed: int) -> int:
         trial = Trial(seed, folder, other)
         trial.operations.prepare()
         trial.measure()
+        end = max(end, time.monotonic() + seconds / 2)  # to import all took its time
         gc.disable()  # a signal that strikes in a finaliser that the collector calls is dropped
         names, chance = [*trial.operations.OPERATIONS], random.Random(seed)
         while time.monotonic() < end and len(trial.faults) < _FAULTS:

@@ -79,23 +79,26 @@ def _of(kind: Subject) -> Iterator[Operation]:
     yield operation("create", "replace", lambda _: kind.create(MINE, 2, replace=True), make)
     yield operation("attach, close", "attach", lambda _: attach())
     yield operation("attach, close", "attach to read", lambda _: attach("r"))
+    for form in kind.forms:
+        yield operation("attach, close", f"attach as {form} a", lambda _, form=form: attach(as_=form))
     yield operation("attach, close", "close", close, lambda: [attach()])
     yield operation("attach, close", "close the last", list.clear, lambda: [make(lifetime="attached")])
     yield operation("unlink, keep, gc", "unlink", lambda _: shm.unlink(MINE), make)
     yield operation("unlink, keep, gc", "keep", lambda _: shm.keep(MINE), make)
     yield operation("read and change", "read", kind.stamps, attach)
-    yield operation("read and change", "change", lambda x: kind.change(x, 3), attach)
-    if kind.kind != "ring":
+    if (change := kind.change) is not None:
+        yield operation("read and change", "change", lambda x: change(x, 3), attach)
+        yield operation("lock, publish, wait", "publish", shm.publish, attach)
+    if kind.value is not None:
         yield operation("save, load", "save", save_over)
         yield operation("save, load", "load", partial(_load, kind), partial(_save, kind))
     yield operation("lock, publish, wait", "lock", _lock, attach)
-    yield operation("lock, publish, wait", "publish", shm.publish, attach)
     yield operation("lock, publish, wait", "wait", lambda x: shm.wait(x, since=-1), attach)
     yield operation("list, info", "info", lambda _: _sound(shm.info(theirs)))
 
 
 def _file(kind: Subject) -> str:
-    return _saved({"array": "x.npy", "dict": "x.msgpack"}.get(kind.kind, "x"))
+    return _saved(f"x{kind.suffix}")
 
 
 def _save(kind: Subject) -> None:

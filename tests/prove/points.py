@@ -227,7 +227,8 @@ def _look(operation: Operation | None) -> None:
         assert stamps <= {1, 3}, f"{name} has {stamps}"
         assert len(stamps) == 1 or kind.kind in ("array", "list", "raw"), f"{name} has {stamps}"
         with shm.lock(name, timeout=PATIENCE / 3):
-            kind.change(x, 1)
+            if kind.change is not None:
+                kind.change(x, 1)
         assert kind.stamps(x) == {1}
         if kind.kind == "array":
             with shm.writing(x):

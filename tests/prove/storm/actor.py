@@ -117,7 +117,7 @@ class Runner:
         value = self.values.get(name)
         given = None if value is None else attachments.given(value)
         if given is None or (mode and given.key[2] != mode):
-            value = shm.attach(name, mode or "r+")
+            value = shm.attach(name, mode)
             self.keep(name, value)
         return value
 

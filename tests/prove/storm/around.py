@@ -29,7 +29,7 @@ def open_(files: str) -> None:
     shm.create("tally", {"n": 0}, lifetime="keep")
     for kind, subject in SUBJECTS.items():
         subject.create("first", 0x2A << 24)
-        shm.save("first", f"{files}/{kind}{'.msgpack' if kind == 'dict' else ''}")
+        shm.save("first", f"{files}/{kind}{subject.suffix}")
         shm.unlink("first")
     sessions.end()
 

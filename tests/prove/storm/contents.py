@@ -22,6 +22,8 @@ def change(runner, step):
     value = runner.value(step.name)
     attachment, subject = subject_of(value)
     stamp, mode = runner.stamp(), attachment.key[2]
+    if subject.change is None:
+        raise Skip
     if mode == "r":
         return _change_read_only(subject, value, stamp)
     if subject.kind in ("dict", "ring"):
@@ -125,8 +127,13 @@ def _dict_methods(runner, value):
     pickle.loads(pickle.dumps(value))
 
 
+def _table_methods(_, value):
+    value["number"][3:9], len(value), repr(value)
+
+
 METHODS = {
     "array": _array_methods, "list": _list_methods, "raw": _raw_methods, "ring": _ring_methods, "dict": _dict_methods,
+    "table": _table_methods,
 }  # fmt: skip
 
 

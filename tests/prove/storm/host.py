@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import shmkernel.kinds
 import shmkernel.stdlib
 import shmkernel.sync
+from tests.prove.kinds import KINDS
 from tests.prove.storm.stage import Outcome, Stage
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def _import_all() -> None:
     import msgspec  # noqa: F401  loaded before anything is counted
     import numpy.ma  # noqa: F401  loaded before anything is counted
 
+    for subject in KINDS:
+        for module in subject.needs:
+            importlib.import_module(module)
     for package in (shmkernel.kinds, shmkernel.stdlib, shmkernel.sync):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)

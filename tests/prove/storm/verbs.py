@@ -7,10 +7,8 @@ import gc
 import os
 import pickle
 
-import numpy as np
-
 import shmkernel as shm
-from tests.prove.storm.acts import SUBJECTS, BrokenError, Skip, act
+from tests.prove.storm.acts import FORMS, SUBJECTS, BrokenError, Skip, act
 from tests.prove.storm.program import LIFETIMES, MODES, NAMES
 
 
@@ -31,22 +29,31 @@ def create(runner, step):
     runner.keep(name, value)
 
 
-@act(1, shm.TakenError, kind=("array", "list", "raw", "dict"))
+@act(1, shm.TakenError, kind=("kinds",))
 def set_in_session(runner, step):
-    stamp = runner.stamp()
-    values = {
-        "array": np.full(64, stamp), "list": [stamp] * 64, "raw": stamp.to_bytes(4, "little") * 64,
-        "dict": {str(key): stamp for key in range(64)},
-    }  # fmt: skip
-    shm.session[step.name] = values[step["kind"]]
+    subject = SUBJECTS[step["kind"]]
+    if subject.value is None:
+        raise Skip
+    shm.session[step.name] = subject.value(runner.stamp())
 
 
 @act(5, shm.NotFoundError, names=NAMES, mode=MODES)
 def attach(runner, step):
     try:
         value = shm.attach(step.name, mode=step["mode"])
-    except (shm.ArgumentError, shm.UnsupportedError):  # a dict, a ring
-        if step["mode"] != "c":
+    except (shm.ArgumentError, shm.UnsupportedError) as error:  # a dict and a ring are never private, a table always
+        if step["mode"] != "c" and error.facts.get("mode") != step["mode"]:
+            raise
+    else:
+        runner.keep(step.name, value)
+
+
+@act(2, shm.NotFoundError, names=NAMES, form=FORMS)
+def attach_as(runner, step):
+    try:
+        value = shm.attach(step.name, as_=step["form"])
+    except shm.ArgumentError as error:  # another kind has no forms
+        if error.facts.get("as_") != step["form"]:
             raise
     else:
         runner.keep(step.name, value)
@@ -113,13 +120,17 @@ def save(runner, step):
     shm.save(step.name, f"{runner.files}/{os.getpid()}-{runner.number}")
 
 
-@act(1, shm.TakenError, kind=("array", "list", "raw", "dict"), lifetime=LIFETIMES, replace=(True, False))
+@act(1, shm.TakenError, kind=("kinds",), lifetime=LIFETIMES, replace=(True, False))
 def load(runner, step):
-    path = f"{runner.files}/{step['kind']}"
-    if not (found := [x for x in (path, f"{path}.msgpack") if os.path.exists(x)]):
+    subject = SUBJECTS[step["kind"]]
+    if subject.value is None:
         raise Skip
-    kind = None if step["kind"] == "dict" else step["kind"]
-    runner.keep(step.name, shm.load(step.name, found[0], kind=kind, lifetime=step["lifetime"], replace=step["replace"]))
+    kind = None if subject.suffix else subject.kind
+    path, options = (
+        f"{runner.files}/{subject.kind}{subject.suffix}",
+        {key: step[key] for key in ("lifetime", "replace")},
+    )
+    runner.keep(step.name, shm.load(step.name, path, kind=kind, **options))
 
 
 @act(2, shm.NotFoundError, shm.RefusedError, names=NAMES)
