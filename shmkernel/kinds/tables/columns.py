@@ -285,7 +285,11 @@ class Columns:
         may_be_viewed = self._ours or not chunk.null_count
         if isinstance(dtype, np.dtype):
             values = self._numbers(chunk, dtype) if may_be_viewed and dtype.kind in _NUMBERS else None
-            return np.require(chunk.to_pandas().to_numpy(), requirements="W") if values is None else values
+            return (
+                np.require(chunk.to_pandas(use_threads=False).to_numpy(), requirements="W")
+                if values is None
+                else values
+            )
         if isinstance(dtype, pd.CategoricalDtype):  # another program's, of which only the type is known
             return self._category(chunk, None)
         if isinstance(dtype, pd.DatetimeTZDtype):
@@ -324,7 +328,7 @@ class Columns:
         if codes is None:
             codes = np.asarray(indices.cast("int64").fill_null(-1))
         if packed is None:
-            categories = pd.Index(chunk.dictionary.to_pandas())
+            categories = pd.Index(chunk.dictionary.to_pandas(use_threads=False))
         elif "table" in packed or "plain" in packed or "range" in packed:
             categories = unpack(packed, pa)
         else:

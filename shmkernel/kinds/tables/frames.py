@@ -159,12 +159,12 @@ def from_arrow(table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, t
 
 def _of_others(table: pa.Table, arrow: Columns, pd: Any) -> Any:
     """Return a frame of a table that another library or program made; pyarrow knows the dtypes."""
-    skeleton = table.schema.empty_table().to_pandas()
+    skeleton = table.schema.empty_table().to_pandas(use_threads=False)
     said = (table.schema.pandas_metadata or {}).get("index_columns", [])
     places = [table.column_names.index(level) for level in said if isinstance(level, str)]
     rest = [place for place in range(table.num_columns) if place not in set(places)]
     if len(rest) != skeleton.shape[1]:
-        return table.to_pandas()
+        return table.to_pandas(use_threads=False)
     arrays = [*map(arrow.array, map(table.column, rest), skeleton.dtypes.to_numpy())]
     index = pd.RangeIndex(len(table))
     if places and len(places) == len(said) == skeleton.index.nlevels:
