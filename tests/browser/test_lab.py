@@ -28,6 +28,18 @@ GLOWS = """(canvas) => {
     }
     return false;
 }"""
+# Note each text that a picture has, and those that go beyond its edge.
+TEXTS = """() => {
+    [window.texts, window.cut] = [new Set(), new Set()];
+    const draw = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+        const wide = this.measureText(text).width;
+        const left = x - ({ right: wide, center: wide / 2 }[this.textAlign] ?? 0);
+        window.texts.add(text);
+        if (!this.getTransform().b && (left < 0 || left + wide > this.canvas.clientWidth)) window.cut.add(text);
+        draw.call(this, text, x, y);
+    };
+}"""
 
 HIDE = """() => {
     Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true });
@@ -336,6 +348,27 @@ def test_sliders_and_pages_move_through_what_is_large(a, b):
     b.row("long").click()
     b.monitor.get_by_role("button", name="Last").click()
     check(b.monitor.locator(".shm-grid")).to_contain_text("499")
+
+
+def test_no_number_of_a_picture_is_cut_and_gaps_have_a_legend(a, b):
+    a.does("line = shm.create('line', np.array([-1.2345e-300, 1e300, np.nan]))")
+    a.does("gaps = shm.create('gaps', np.array([[np.nan, -0.000878524], [-123456.789, 0.1]]))")
+    b.page.evaluate(TEXTS)
+    for name, wanted in (
+        ("line", ["-1.234e-300", "1.000e+300", "index"]),
+        ("gaps", ["-123457", "NaN", "row", "column"]),
+    ):
+        b.show().row(name).click()
+        b.page.wait_for_function("(wanted) => wanted.every((one) => window.texts.has(one))", arg=wanted)
+    assert b.page.evaluate("() => [...window.cut]") == []
+
+
+def test_a_filter_says_how_many_of_all_it_shows(a, b):
+    a.does("speed = shm.create('speed', shape=3)")
+    expect()(b.show().monitor.locator(".shm-sum > :first-child")).to_have_text("2 segments")
+    b.monitor.get_by_role("searchbox").fill("speed")
+    expect()(b.monitor.locator(".shm-sum > :first-child")).to_have_text("1 of 2 segments")
+    b.monitor.get_by_role("searchbox").fill("")
 
 
 def test_where_nothing_is_shared_it_says_how_to(a, b):

@@ -150,6 +150,8 @@ def test_eight_gib_with_holes_are_previewed_without_filling_any(shm_dir):
             found = array.KIND.preview(Source(calls.read, len(head) + 8 * GIB), Look())
         assert found.form in ("line", "heat")
         assert "of a sample" in found.facts["note"]
+        assert dict(found.facts["stats"]) == {"min": "≤ 0", "max": "≥ 0", "mean": "≈ 0", "NaN": "none seen"}
+        assert found.facts["note"].endswith(" of this slice") == (len(shape) == 3)
         assert sum(calls.sizes) < 4 << 20
         assert len(calls.sizes) < 10_000
         assert os.stat(path).st_blocks == before

@@ -61,6 +61,8 @@ def preview(source: Source, shape: Shape, look: Look) -> Preview:
         else:
             picture = _heat(source, plane)
     picture.facts["axes"] = axes
+    if axes and picture.facts["note"]:
+        picture.facts["note"] += " of this slice"
     return picture
 
 
@@ -291,15 +293,20 @@ def _figures(values: NDArray[np.float64], total: int, dtype: np.dtype[Any]) -> d
     """Return the range for the colours, the statistics as texts, and a note on the sample."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    whole = values.size >= total
+    most, least, about = ("", "", "") if whole else ("≤ ", "≥ ", "≈ ")  # what a sample tells of all
     stats = []
     if finite.size:
         write = _whole if dtype.kind in "?biu" else _real
-        stats = [("min", write(low)), ("max", write(high)), ("mean", _real(float(finite.mean())))]
+        stats = [
+            ("min", most + write(low)), ("max", least + write(high)), ("mean", about + _real(float(finite.mean()))),
+        ]  # fmt: skip
     if dtype.kind in "fc":
-        stats.append(("NaN", f"{np.isnan(values).sum():,}"))
+        gaps = int(np.isnan(values).sum())
+        stats.append(("NaN", f"{least}{gaps:,}" if gaps or whole else "none seen"))
         if infinite := int(np.isinf(values).sum()):
-            stats.append(("infinite", f"{infinite:,}"))
-    seen = f"of all {total:,} values" if values.size >= total else f"of a sample: {values.size:,} of {total:,} values"
+            stats.append(("infinite", f"{least}{infinite:,}"))
+    seen = f"of all {total:,} values" if whole else f"of a sample: {values.size:,} of {total:,} values"
     note = f"magnitudes {seen}" if dtype.kind == "c" else seen
     return {"low": low, "high": high, "stats": stats, "note": note}
 

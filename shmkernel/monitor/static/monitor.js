@@ -113,6 +113,7 @@ class View {
     this.filter.addEventListener("input", () => {
       this.table.filter = this.filter.value;
       this.table.arrange();
+      this.summary();
     });
     this.filter.addEventListener("keydown", (event) => event.key === "ArrowDown" && this.table.select(this.table.selected, true));
     this.seen = new IntersectionObserver((entries) => this.watch(entries[entries.length - 1].isIntersecting));
@@ -158,7 +159,8 @@ class View {
     const { room, rows } = this.store;
     if (!room) return;
     const [count, ...rest] = [...this.sum.children];
-    put(count, `${rows.size} segment${rows.size === 1 ? "" : "s"}`);
+    const shown = this.table.filter ? `${this.table.order().length} of ` : "";
+    put(count, `${shown}${rows.size} segment${rows.size === 1 ? "" : "s"}`);
     PARTS.forEach(([part, word], at) => {
       const span = /** @type {HTMLElement} */ (this.bar.children[at]);
       span.style.minWidth = room[part] ? "3px" : "0";

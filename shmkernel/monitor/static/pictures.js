@@ -2,9 +2,11 @@
 import { brief, colour } from "./texts.js";
 
 const FADE = 900; // milliseconds
-const LEFT = 56; // pixels for the numbers at the axes
+const LEFT = 56; // pixels for the numbers at the axes, or more if they are wider
 const BELOW = 18;
 const RIGHT = 76;
+const CROWD = 0.2; // if a larger share of the values changes at once, none is highlighted
+const GREY = "rgb(128,128,128)"; // NaN
 const HEIGHT = 300; // same as in monitor.css
 const PALETTE = Array.from({ length: 256 }, (_, at) => colour(at / 255).map(Math.round));
 const CALM = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -53,7 +55,7 @@ export class Picture {
           changed += 1;
         }
       }
-      this.share = changed / count;
+      this.share = changed > CROWD * count ? 0 : changed / count;
     }
     this.frame = frame;
     this.draw();
@@ -80,8 +82,9 @@ export class Picture {
     pen.fillStyle = pen.strokeStyle = this.ink = style.color;
     const accent = style.getPropertyValue("--shm-accent") || "#1976d2";
     const now = performance.now();
-    if (frame.form === "line") this.line(pen, frame, width, height, accent, now);
-    else this.cells(pen, frame, width, height, style.color, now);
+    const sides = margins(pen, frame);
+    if (frame.form === "line") this.line(pen, frame, width, height, sides, accent, now);
+    else this.cells(pen, frame, width, height, sides, style.color, now);
     this.read();
     const newest = this.share ? this.moved.reduce((a, b) => Math.max(a, b), 0) : 0;
     if (now - newest < FADE && !CALM.matches) this.waiting = requestAnimationFrame(() => this.draw());
@@ -91,14 +94,15 @@ export class Picture {
 
   /**
    * @param {CanvasRenderingContext2D} pen @param {import("./texts.js").Frame} frame
-   * @param {number} width @param {number} height @param {string} ink @param {number} now
+   * @param {number} width @param {number} height @param {[number, number]} sides
+   * @param {string} ink @param {number} now
    */
-  cells(pen, frame, width, height, ink, now) {
+  cells(pen, frame, width, height, [left, right], ink, now) {
     const image = frame.form === "image";
     const ratio = proportion(frame);
-    const room = { width: width - LEFT - (image ? 8 : RIGHT), height: height - BELOW - 4 };
+    const room = { width: width - left - right, height: height - BELOW - 4 };
     const wide = Math.min(room.width, room.height * ratio);
-    const field = (this.field = { x: LEFT, y: 4, width: wide, height: wide / ratio });
+    const field = (this.field = { x: left, y: 4, width: wide, height: wide / ratio });
     const raw = new OffscreenCanvas(frame.w, frame.h);
     const brush = /** @type {OffscreenCanvasRenderingContext2D} */ (raw.getContext("2d"));
     brush.putImageData(paint(frame), 0, 0);
@@ -116,6 +120,13 @@ export class Picture {
     pen.fillText("0", field.x - 5, field.y);
     pen.textBaseline = "bottom";
     if (frame.height > 1) pen.fillText(String(frame.height - 1), field.x - 5, field.y + field.height);
+    pen.textAlign = "center";
+    title(pen, "column", field.width, field.x + field.width / 2, field.y + field.height + 15);
+    pen.save();
+    pen.translate(field.x - 6, field.y + field.height / 2);
+    pen.rotate(-Math.PI / 2);
+    title(pen, "row", field.height, 0, 0);
+    pen.restore();
     if (!image) scale(pen, field.x + field.width + 10, field.y, field.height, frame, ink);
   }
 
@@ -146,18 +157,18 @@ export class Picture {
       const value = frame.data.getFloat32(at * 4, true);
       const [r, g, b] = colour((value - frame.low) / (frame.high - frame.low || 1));
       pen.fillStyle = 0.3 * r + 0.6 * g + 0.1 * b > 130 ? "#000" : "#fff";
-      const text = brief(value);
       const [x, y] = [field.x + ((at % frame.w) + 0.5) * cell, field.y + (Math.floor(at / frame.w) + 0.5) * tall];
-      if (pen.measureText(text).width < cell - 4) pen.fillText(text, x, y);
+      pen.fillText(fitting(pen, value, cell - 4), x, y);
     }
   }
 
   /**
    * @param {CanvasRenderingContext2D} pen @param {import("./texts.js").Frame} frame
-   * @param {number} width @param {number} height @param {string} accent @param {number} now
+   * @param {number} width @param {number} height @param {[number, number]} sides
+   * @param {string} accent @param {number} now
    */
-  line(pen, frame, width, height, accent, now) {
-    const field = (this.field = { x: LEFT, y: 8, width: width - LEFT - 10, height: height - BELOW - 14 });
+  line(pen, frame, width, height, [left, right], accent, now) {
+    const field = (this.field = { x: left, y: 8, width: width - left - right, height: height - BELOW - 14 });
     const span = frame.high - frame.low || 1;
     const bottom = field.y + field.height;
     const still = frame.high === frame.low ? field.height / 2 : 0; // constant values: a line in the middle
@@ -189,6 +200,8 @@ export class Picture {
     pen.fillText(String(frame.width - 1), field.x + field.width, bottom + 6);
     pen.textAlign = "left";
     pen.fillText("0", field.x, bottom + 6);
+    pen.textAlign = "center";
+    title(pen, "index", field.width, field.x + field.width / 2, bottom + 6);
   }
 
   /**
@@ -217,6 +230,33 @@ export class Picture {
     if (across < 0 || across > 1 || down < 0 || down > 1) return;
     this.reading.textContent = frame.form === "line" ? reading1(frame, across) : reading2(frame, across, down);
   }
+}
+
+/**
+ * @param {CanvasRenderingContext2D} pen @param {import("./texts.js").Frame} frame
+ * @returns {[number, number]} room for the numbers at the left and at the right of a picture
+ */
+function margins(pen, frame) {
+  const range = Math.max(pen.measureText(brief(frame.low)).width, pen.measureText(brief(frame.high)).width);
+  if (frame.form === "line") return [Math.max(LEFT, range + 10), 10];
+  const rows = pen.measureText(String(frame.height - 1)).width;
+  return [Math.max(LEFT, rows + 9), frame.form === "image" ? 8 : Math.max(RIGHT, range + 26)];
+}
+
+/**
+ * @param {CanvasRenderingContext2D} pen @param {string} name of an axis @param {number} room the axis's length
+ * @param {number} x @param {number} y
+ */
+function title(pen, name, room, x, y) {
+  pen.globalAlpha = 0.7;
+  if (room > 160) pen.fillText(name, x, y);
+  pen.globalAlpha = 1;
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {number} value @param {number} room @returns {string} the longest text that fits */
+function fitting(pen, value, room) {
+  const some = [brief(value), Number.isInteger(value) ? "" : String(Number(value.toPrecision(3))), value.toExponential(1), value.toExponential(0)];
+  return some.find((text) => text && pen.measureText(text).width < room) ?? "";
 }
 
 /** @param {import("./texts.js").Frame} frame @returns {number} width by height, not too far from a square */
@@ -262,15 +302,23 @@ function paint(frame) {
  * @param {import("./texts.js").Frame} frame @param {string} ink
  */
 function scale(pen, x, y, height, frame, ink) {
-  const steps = 40;
+  const gaps = Array.from({ length: frame.w * frame.h }, (_, at) => Number.isNaN(frame.data.getFloat32(at * 4, true)));
+  pen.textAlign = "left";
+  pen.textBaseline = "top";
+  if (gaps.includes(true)) {
+    pen.fillStyle = GREY;
+    pen.fillRect(x, y + height + 6, 8, 8);
+    pen.fillStyle = ink;
+    pen.fillText("NaN", x + 12, y + height + 4);
+  }
+  if (!gaps.includes(false)) return;
+  const steps = frame.high > frame.low ? 40 : 1;
   for (let at = 0; at < steps; at += 1) {
-    pen.fillStyle = `rgb(${colour(1 - at / (steps - 1)).map(Math.round).join(",")})`;
+    pen.fillStyle = `rgb(${colour(steps > 1 ? 1 - at / (steps - 1) : 0).map(Math.round).join(",")})`;
     pen.fillRect(x, y + (at * height) / steps, 8, height / steps + 0.5);
   }
   pen.fillStyle = ink;
-  pen.textAlign = "left";
-  pen.textBaseline = "top";
-  pen.fillText(brief(frame.high), x + 12, y);
+  if (steps > 1) pen.fillText(brief(frame.high), x + 12, y);
   pen.textBaseline = "bottom";
   pen.fillText(brief(frame.low), x + 12, y + height);
 }
