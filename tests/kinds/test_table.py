@@ -10,6 +10,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
+from shmkernel.kinds.tables import blocks
 from shmkernel.testing import KindContract, attach_hostile
 from tests.helpers import Child
 
@@ -342,3 +343,27 @@ def test_many_columns_of_one_type_are_few_blocks():
     assert [block.shape for block in x._mgr.blocks] == [(100, 5), (2, 5)]
     x.loc[0, "c7"] = 70
     assert x.loc[0].tolist()[6:9] == [6, 70, 8]
+
+
+def test_columns_of_two_types_in_turn_are_two_blocks():
+    value = pd.DataFrame({str(n): np.arange(5) * (1.5 if n % 2 else 2) for n in range(100)})
+    x = shm.create("x", value)
+    pd.testing.assert_frame_equal(x, value)
+    assert [block.shape for block in x._mgr.blocks] == [(50, 5), (50, 5)]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 1000])
+def test_bools_and_masks_are_read_from_bitmaps(rows):
+    numbers = np.random.default_rng(rows)
+    flags, mask = numbers.random(rows) > 0.5, numbers.random(rows) > 0.5
+    value = pd.DataFrame({"flag": flags, "count": pd.arrays.IntegerArray(np.arange(rows), mask)})
+    x = shm.create("x", value)
+    pd.testing.assert_frame_equal(x, value)
+    x.loc[: rows // 2, "flag"] = True  # it is the frame's own
+
+
+def test_a_part_of_a_bitmap_is_read():
+    flags = np.random.default_rng(0).random(50) > 0.5
+    for start in range(20):
+        got = blocks.bools(pa.array(flags).buffers()[1], start, 30)
+        assert got.tolist() == flags[start : start + 30].tolist()

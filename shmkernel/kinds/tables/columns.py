@@ -25,6 +25,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import decimal
+import functools
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ import numpy as np
 
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds import a_type
+from shmkernel.kinds.tables import blocks
 
 if TYPE_CHECKING:
     import mmap
@@ -233,12 +235,11 @@ class Columns:
         self.bytes = np.frombuffer(mapping, np.uint8)  # slices of pyarrow's own buffers could not be written to
         self._start, self._ours = self.bytes.ctypes.data, ours
         self._dtypes: dict[str, Any] = {}
+        self._places: dict[int, int] = {}  # by the id of an array: numpy takes longer to tell
 
     def place(self, array: Any) -> int | None:
         """Return where in the mapping an array begins, None if it lies elsewhere."""
-        if not isinstance(array, np.ndarray) or array.base is not self.bytes:
-            return None
-        return int(array.__array_interface__["data"][0]) - self._start
+        return self._places.get(id(array)) if isinstance(array, np.ndarray) and array.base is self.bytes else None
 
     def array(self, column: pa.ChunkedArray, form: Any) -> Any:
         """Return a column as an array of pandas of this form, or this dtype."""
@@ -284,6 +285,8 @@ class Columns:
 
         may_be_viewed = self._ours or not chunk.null_count
         if isinstance(dtype, np.dtype):
+            if dtype.kind == "b" and chunk.type.bit_width == 1 and not chunk.null_count:
+                return blocks.bools(chunk.buffers()[1], chunk.offset, len(chunk))
             values = self._numbers(chunk, dtype) if may_be_viewed and dtype.kind in _NUMBERS else None
             return (
                 np.require(chunk.to_pandas(use_threads=False).to_numpy(), requirements="W")
@@ -302,21 +305,23 @@ class Columns:
             values = self._numbers(chunk, dtype.numpy_dtype) if may_be_viewed else None
             if values is None:
                 values = np.array(chunk.fill_null(0), dtype.numpy_dtype)
-            return dtype.construct_array_type()(values, np.asarray(chunk.is_null()))
+            return dtype.construct_array_type()(values, blocks.nulls(chunk))
         return dtype.__from_arrow__(chunk)
 
     def _numbers(self, chunk: pa.Array, dtype: np.dtype[Any]) -> NDArray[Any] | None:
         """Return the values of a column of numbers or moments as an array over the mapping."""
+        count = len(chunk)
+        if _kind(chunk.type) != dtype:
+            return None
         buffers = chunk.buffers()
-        if len(buffers) != 2 or _kind(chunk) != dtype:  # noqa: PLR2004  nulls and values
+        if len(buffers) != 2:  # noqa: PLR2004  nulls and values
             return None
-        if not len(chunk):
-            return np.empty(0, dtype)
-        at = buffers[1].address - self._start + chunk.offset * dtype.itemsize
-        end = at + len(chunk) * dtype.itemsize
-        if not 0 <= at <= end <= len(self.bytes):  # it was compressed in the file
-            return None
-        return self.bytes[at:end].view(dtype)
+        at = buffers[1].address - self._start + chunk.offset * dtype.itemsize if count else 0
+        if at % dtype.itemsize or not 0 <= at <= at + count * dtype.itemsize <= len(self.bytes):
+            return None  # it was compressed in the file
+        made: NDArray[Any] = np.ndarray(count, dtype, self.bytes, at)
+        self._places[id(made)] = at
+        return made
 
     def _category(self, chunk: pa.DictionaryArray, packed: dict[str, Any] | None) -> Any:
         import pandas as pd  # noqa: PLC0415  it is loaded
@@ -356,11 +361,12 @@ def _python(column: pa.ChunkedArray, missing: str, pd: Any) -> NDArray[Any]:
     return values
 
 
-def _kind(chunk: pa.Array) -> np.dtype[Any] | None:
-    """Return the numpy dtype of a column's memory."""
-    if getattr(chunk.type, "tz", None) is not None:
-        return np.dtype(f"M8[{chunk.type.unit}]")
+@functools.lru_cache(maxsize=256)
+def _kind(type_: pa.DataType) -> np.dtype[Any] | None:
+    """Return the numpy dtype of the memory of columns of a type."""
+    if getattr(type_, "tz", None) is not None:
+        return np.dtype(f"M8[{type_.unit}]")
     try:
-        return None if chunk.type.bit_width % 8 else np.dtype(chunk.type.to_pandas_dtype())  # bools are single bits
+        return None if type_.bit_width % 8 else np.dtype(type_.to_pandas_dtype())  # bools are single bits
     except (NotImplementedError, TypeError, ValueError):
         return None

@@ -10,20 +10,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds import a_type
-from shmkernel.kinds.tables import columns
+from shmkernel.kinds.tables import blocks, columns
 from shmkernel.kinds.tables.columns import Columns
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator
 
     import pyarrow as pa
-    from numpy.typing import NDArray
 
 
 def to_arrow(name: str, value: Any, arrow: Any) -> tuple[pa.Table, dict[str, Any]]:
@@ -187,24 +183,4 @@ def _frame(arrow: Columns, arrays: list[Any], index: Any, labels: Any, pd: Any) 
         from pandas.api.internals import create_dataframe_from_blocks  # noqa: PLC0415  since pandas 3
     except ImportError:
         return pd.DataFrame(dict(enumerate(arrays)), index, copy=False).set_axis(labels, axis=1)
-    return create_dataframe_from_blocks([*_blocks(arrow, arrays)], index, labels)
-
-
-def _blocks(arrow: Columns, arrays: list[Any]) -> Iterator[tuple[Any, NDArray[Any]]]:
-    """Yield arrays with their places; columns at equal distances in memory as one: pandas is slow with many."""
-    start = 0
-    while start < len(arrays):
-        first, stop, step = arrays[start], start + 1, 0
-        at = arrow.place(first)
-        while at is not None and stop < len(arrays) and arrays[stop].dtype == first.dtype:
-            there = arrow.place(arrays[stop])
-            if there is None or (step and there != at + step * (stop - start)) or there <= at:
-                break
-            step, stop = step or there - at, stop + 1
-        places = np.arange(start, stop)
-        if at is not None:
-            shape, strides = (len(places), len(first)), (step, first.itemsize)
-            yield np.ndarray(shape, first.dtype, arrow.bytes, at, strides), places
-        else:
-            yield (first.reshape(1, -1) if isinstance(first, np.ndarray) else first), places
-        start = stop
+    return create_dataframe_from_blocks([*blocks.blocks(arrays, arrow.bytes, arrow.place)], index, labels)
