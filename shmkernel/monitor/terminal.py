@@ -40,6 +40,7 @@ _GREYS = " ░▒▓█"  # for terminals without colours
 _SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # five of viridis
 _HINT = "↑ ↓ PgUp PgDn Home End choose   q quit"
 _TITLES = ("", "name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
+_HIGH = 12  # lines that leave room to what is said about columns
 _ROOM = 10  # lines that the table leaves free
 
 
@@ -154,7 +155,10 @@ def picture(found: Preview, width: int, height: int) -> Text | Table:
         table = Table(box=None, pad_edge=False)
         for title in ("", *(name for name, _ in facts["columns"])):
             table.add_column(Text(render.clean(title)), no_wrap=True)
-        for row in facts["rows"][:height]:
+        about = facts.get("about", ()) if height > _HIGH else ()
+        for row in about:
+            table.add_row(*(Text(render.clean(cell)) for cell in row), style="dim")
+        for row in facts["rows"][: height - len(about)]:
             table.add_row(*(Text(render.clean(cell)) for cell in row))
         return table
     if found.form == "hex":

@@ -32,6 +32,17 @@ people = shm.create("people", np.array([("Ada", 36, 1.68), ("Grace", 85, 1.60), 
                     dtype=[("name", "U12"), ("age", "i4"), ("height", "f4")]))
 camera = shm.create("camera", ring=8, shape=(120, 160), dtype="u1")
 camera.put((np.add.outer(np.arange(120), np.arange(160)) % 256).astype("u1"))
+import pandas as pd
+n = 500_000
+choose = np.random.default_rng(4)
+trades = shm.create("trades", pd.DataFrame({
+    "time": pd.date_range("2026-03-02 09:00", periods=n, freq="150ms"),
+    "symbol": pd.Categorical.from_codes(choose.integers(0, 5, n), ["ash", "elm", "fir", "oak", "yew"]),
+    "price": (100 + choose.normal(0, 0.02, n).cumsum()).round(2),
+    "size": choose.integers(1, 500, n),
+    "venue": pd.Series(choose.choice(["north", "south", None], n)),
+    "closing": np.arange(n) % 97 == 0,
+}))
 words = shm.create("words", np.array([["north", "east"], ["south", "west"]] * 4))
 """
 SIZE = {"width": 1180, "height": 1000}
@@ -39,6 +50,7 @@ KINDS = {
     "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict",
     "labels": "list",
     "header": "bytes", "people": "structure", "camera": "ring", "words": "strings",
+    "trades": "table",
 }  # fmt: skip
 
 
@@ -94,8 +106,13 @@ def main(folder: Path) -> None:
         take("monitor-dark")
         choose("signal")
         take("monitor-dark-line")
+        choose("trades")
+        take("monitor-dark-table")
+        choose("signal")
         page.set_viewport_size({"width": 520, "height": 1000})
         take("monitor-narrow")
+        choose("trades")
+        take("monitor-narrow-table")
         page.set_viewport_size(SIZE)
         book.does("import shmkernel as shm; draft = shm.create('draft', shape=3); shm.unlink('draft')", 1)
         choose("draft (unlinked 0)")

@@ -371,6 +371,28 @@ def test_a_filter_says_how_many_of_all_it_shows(a, b):
     b.monitor.get_by_role("searchbox").fill("")
 
 
+def test_a_table_shows_rows_by_the_page_under_the_figures_of_its_columns(a, b):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("pandas")
+    check = expect()
+    columns = f"{{'price': np.arange(20_000) / 4, 'symbol': ['oak', 'elm'] * 10_000, {EVIL!r}: True}}"
+    a.does(f"import pandas as pd; trades = shm.create('trades', pd.DataFrame({columns}))")
+    b.show().row("trades").click()
+    check(b.monitor.locator(".shm-what")).to_contain_text("table 20,000 rows x 3 columns")
+    heads, lines = (b.monitor.locator(f".shm-grid {part} tr") for part in ("thead", "tbody"))
+    check(heads.first).to_have_text(f"pricefloat64symboltext{EVIL}bool")
+    check(heads.nth(1)).to_contain_text("min0")
+    check(heads.last).to_have_text("memory156.2 KiB214.9 KiB2.4 KiB")
+    check(b.monitor.locator(".shm-remark")).to_have_text("min, max and mean of 1,024 of 20,000 rows")
+    check(lines).to_have_count(50)
+    check(lines.nth(3)).to_have_text("30.75elmTrue")
+    assert lines.nth(3).locator("td").first.evaluate("(one) => getComputedStyle(one).textAlign") == "right"
+    b.monitor.get_by_role("button", name="Last").click()
+    check(lines.last).to_have_text("199994999.75elmTrue")
+    check(b.monitor.locator(".shm-pager")).to_contain_text(re.compile("rows 19950.19999 of 20,000"))
+    assert b.monitor.locator("img, script").count() == 0
+
+
 def test_where_nothing_is_shared_it_says_how_to(a, b):
     a.does("del x; shm.unlink('x')")
     expect()(b.show().monitor.locator(".shm-empty")).to_contain_text("%shm_create")

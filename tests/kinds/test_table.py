@@ -280,7 +280,7 @@ def test_memory_stays_attached_as_long_as_the_frame_is_there():
 def test_a_listing_tells_rows_columns_and_types():
     shm.create("x", FRAMES["an index of texts"])
     info = shm.info("x")
-    assert (info.type, info.shape, info.dtype) == ("table (2, 1)", (2, 1), "index: large_string, x: int64")
+    assert (info.type, info.shape, info.dtype) == ("2 rows x 1 column", (2, 1), "index: text, x: int64")
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "feather", "arrow"])
@@ -305,7 +305,7 @@ def test_an_arrow_file_of_another_program_is_a_table():
     with pa.OSFile(paths.path_of("x"), "wb") as file, pa.ipc.new_file(file, pa.schema({"a": pa.int64()})) as writer:
         writer.write(pa.record_batch({"a": [1, 2]}))
     assert shm.attach("x").to_pylist() == [{"a": 1}, {"a": 2}]
-    assert shm.info("x").type == "table"
+    assert shm.info("x").type == "2 rows x 1 column"
     shm.unlink("x")
 
 

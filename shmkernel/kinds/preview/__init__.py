@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 MOST = 48 << 10  # bytes of a preview's content; its facts take the rest of the 64 KiB
+_HEADS = 12 << 10  # bytes: longer titles of a grid leave less room to its rows
 _TEXT = 64  # characters of one value
 _ROWS = 50  # of a grid's page
 _COLUMNS = 32
@@ -77,10 +78,11 @@ def grid(
     *,
     note: str = "",
     stats: Sequence[tuple[str, str]] = (),
+    about: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> Preview:
     """Return a grid of texts: as many rows as fit, from row `start` of `total`.
 
-    `columns` are pairs of title and type.
+    `columns` are pairs of title and type. `about` are lines on the columns, such as ``("max", ["7", "2.5"])``.
 
     Examples
     --------
@@ -88,8 +90,10 @@ def grid(
     [['0', 'a'], ['1', 'b']]
     """
     more = len(columns) - _COLUMNS
+    heads = [[short(title), short(type_)] for title, type_ in columns[:_COLUMNS]]
+    head_lines = [[label, *map(short, line[:_COLUMNS])] for label, line in about]
     lines: list[list[str]] = []
-    room = MOST
+    room = min(MOST, _HEADS + MOST - len(json.dumps([heads, head_lines])))
     for label, row in zip(labels, rows, strict=False):
         line = [short(label), *map(short, row[:_COLUMNS])]
         room -= len(json.dumps(line))
@@ -98,10 +102,9 @@ def grid(
         lines.append(line)
     if more > 0:
         note = f"{note + '; ' if note else ''}{more} more columns"
-    heads = [[short(title), short(type_)] for title, type_ in columns[:_COLUMNS]]
     facts = {
-        "columns": heads, "rows": lines, "start": start, "step": len(lines), "total": total, "stats": list(stats),
-        "note": note,
+        "columns": heads, "about": head_lines, "rows": lines, "start": start, "step": len(lines), "total": total,
+        "stats": list(stats), "note": note,
     }  # fmt: skip
     return Preview("grid", facts)
 

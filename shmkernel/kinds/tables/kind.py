@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
 from shmkernel.errors import ArgumentError, ShmError
-from shmkernel.kinds import Description, Plan, preview
-from shmkernel.kinds.tables import arrow_file, incoming, outgoing
+from shmkernel.kinds import Description, Plan
+from shmkernel.kinds.tables import arrow_file, incoming, metadata, outgoing, preview
 
 if TYPE_CHECKING:
     import mmap
@@ -45,7 +44,7 @@ class Table:
 
     def matches(self, head: bytes) -> bool:
         """Return whether these are the first bytes of an Arrow file."""
-        return head.startswith(arrow_file.MAGIC)
+        return head.startswith(metadata.MAGIC)
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> object:
         """Return the table as what was shared."""
@@ -75,31 +74,15 @@ class Table:
         """Describe a table of which only the beginning is known."""
         if not self.matches(head):
             raise ValueError("its first bytes are not those of an Arrow file")
-        return Description("table")
+        return Description("of unknown size")
 
     def describe_source(self, source: Source) -> Description:
         """Describe rows, columns and types."""
-        self.describe(source.read(0, 8), source.size)
-        facts = arrow_file.summary(source)
-        if facts is None:
-            return Description("table")
-        shape = facts["rows"], facts["columns"]
-        types = ", ".join(f"{name or 'index'}: {type_}" for name, type_ in facts["fields"])
-        more = ", ..." if facts["columns"] > len(facts["fields"]) else ""
-        return Description(f"table {shape}", f"{types}{more}", shape)
+        return preview.description(source)
 
     def preview(self, source: Source, look: Look) -> Preview:
-        """Preview the first rows."""
-        facts = arrow_file.summary(source)
-        if facts is None:
-            return preview.nothing("another program wrote this table: attach it to see its rows")
-        first, rows = facts["first"], facts["rows"]
-        note = f"the first {len(first)} of {rows:,} rows" if rows > len(first) else ""
-        hidden = facts["columns"] - len(facts["fields"])
-        if hidden > 0:
-            note = f"{note + '; ' if note else ''}{hidden:,} more columns"
-        columns = [(name, type_) for name, type_ in facts["fields"]]
-        return preview.grid(columns, map(str, itertools.count()), first, 0, len(first), note=note)
+        """Preview a page of rows."""
+        return preview.of(source, look)
 
 
 def _plan(name: str, given: incoming.Incoming) -> Plan:

@@ -195,7 +195,7 @@ export class Panel {
     this.slide(frame?.axes ?? []);
     this.turn(frame);
     if (!frame) return;
-    if (form === "grid") this.cells(frame.columns.map(([title]) => title), frame.columns.map(([, type]) => type), frame.rows);
+    if (form === "grid") this.cells(frame.columns.map(([title]) => title), frame.columns.map(([, type]) => type), frame.rows, frame.about);
     if (form === "hex") this.cells([...Array.from({ length: frame.line }, (_, i) => i.toString(16)), "text"], [], dump(frame.data, frame.start, frame.line));
     if (!before || before.form !== form) this.sheet.scrollTop = 0;
     const numbers = frame.stats.map((pair) => pair.join(" ")).join(", ");
@@ -256,15 +256,20 @@ export class Panel {
     put(/** @type {Element} */ (this.pager.lastElementChild), `${lines} ${start}–${start + step - 1} of ${total.toLocaleString("en")}`);
   }
 
-  /** @param {string[]} heads @param {string[]} types @param {string[][]} rows write only cells that differ, and highlight them */
-  cells(heads, types, rows) {
-    const shape = JSON.stringify([heads, types, rows.length, this.place]);
+  /**
+   * Write only cells that differ, and highlight them.
+   * @param {string[]} heads @param {string[]} types @param {string[][]} rows @param {string[][]} [about] lines on the columns
+   */
+  cells(heads, types, rows, about = []) {
+    const shape = JSON.stringify([heads, types, rows.length, about, this.place]);
     if (this.grid.dataset.shape !== shape) {
       this.grid.dataset.shape = shape;
       const kinds = heads.map((_, at) => (NUMBER.test(types[at]) ? "shm-number" : ""));
       const titles = heads.map((text, at) => make("th", { scope: "col", class: kinds[at] }, text, ...(types[at] ? [make("small", {}, types[at])] : [])));
-      const lines = rows.map(([label, ...texts]) => make("tr", {}, make("th", { scope: "row" }, label), ...texts.map((text, at) => make("td", { class: kinds[at] }, text))));
-      this.grid.replaceChildren(make("thead", {}, make("tr", {}, make("th"), ...titles)), make("tbody", {}, ...lines));
+      /** @type {(style: string) => (row: string[]) => HTMLElement} */
+      const line = (style) => ([label, ...texts]) => make("tr", { class: style }, make("th", { scope: "row" }, label), ...texts.map((text, at) => make("td", { class: kinds[at] }, text)));
+      const head = make("thead", {}, make("tr", {}, make("th"), ...titles), ...about.map(line("shm-about")));
+      this.grid.replaceChildren(head, make("tbody", {}, ...rows.map(line(""))));
       return;
     }
     rows.forEach((row, at) => {

@@ -10,7 +10,7 @@
  * The facts and numbers of a preview.
  * @typedef {{key: string, form: string, stats: [string, string][], note: string, axes?: {size: number, at: number}[],
  *   low: number, high: number, width: number, height: number, w: number, h: number, dots: number, joined: boolean,
- *   columns: [string, string][], rows: string[][], start: number, step: number, total: number, line: number,
+ *   columns: [string, string][], about?: string[][], rows: string[][], start: number, step: number, total: number, line: number,
  *   data: DataView}} Frame
  */
 
