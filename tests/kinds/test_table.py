@@ -367,3 +367,14 @@ def test_a_part_of_a_bitmap_is_read():
     for start in range(20):
         got = blocks.bools(pa.array(flags).buffers()[1], start, 30)
         assert got.tolist() == flags[start : start + 30].tolist()
+
+
+def test_an_extension_of_pandas_that_its_own_code_cannot_read_is_damage():
+    """Classes that pandas registers with pyarrow read a file's metadata, and their errors are of any type."""
+    shm.create("x", pd.DataFrame({"a": pd.interval_range(0, 2)}))
+    whole = Path(paths.path_of("x")).read_bytes()
+    shm.unlink("x")
+    Path(paths.path_of("x")).write_bytes(whole.replace(b'"closed"', b'"closet"'))
+    with pytest.raises(shm.DamagedError, match="no whole Arrow file"):
+        shm.attach("x")
+    shm.unlink("x")

@@ -122,7 +122,6 @@ def test_figures_of_a_small_table_are_of_all_rows():
         "memory": {"a": "25 B", "b": "24 B", "c": "1 B", "d": "18 B", "e": "13 B"},
     }
     assert facts["note"] == "min, max and mean of all 3 rows"
-    assert facts["stats"] == [("rows", "3"), ("columns", "5")]
 
 
 def test_of_a_large_table_only_a_page_and_a_sample_are_read_and_the_note_says_so():
@@ -150,7 +149,7 @@ def test_a_page_goes_on_from_one_record_batch_to_the_next():
 def test_a_pandas_index_comes_first_and_other_programs_tables_have_rows_too():
     shm.create("x", pd.DataFrame({"a": [1, 2]}, index=pd.Index(["u", "v"], name="key")))
     shm.create("y", pd.DataFrame({"a": [1, 2]}, index=["u", "v"]))
-    assert [see(name)["columns"][0] for name in "xy"] == [["index", "text"]] * 2
+    assert [see(name)["columns"][0] for name in "xy"] == [["key", "text"], ["index", "text"]]
     with pa.OSFile(paths.path_of("z"), "wb") as file, pa.ipc.new_file(file, pa.schema({"a": pa.int64()})) as writer:
         writer.write(pa.record_batch({"a": [1, 2]}))
         writer.write(pa.record_batch({"a": [3]}))

@@ -78,6 +78,7 @@ class Table:
 
     def describe_source(self, source: Source) -> Description:
         """Describe rows, columns and types."""
+        self.describe(source.read(0, 8), source.size)
         return preview.description(source)
 
     def preview(self, source: Source, look: Look) -> Preview:

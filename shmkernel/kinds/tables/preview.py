@@ -128,10 +128,9 @@ def of(source: Source, look: Look) -> Preview:
         note = f"only the first {table.count:,} record batches are shown; {note}"
     hidden = table.columns - len([at for at in table.shown if table.schema.fields[at].name not in table.levels])
     more = f"{hidden:,} more columns" if hidden > 0 else ""
-    stats = [("rows", f"{table.rows:,}"), ("columns", f"{table.columns:,}")]
     return preview.grid(
         table.titles(), map(str, wanted), lines, wanted.start, table.rows, note="; ".join(filter(None, (note, more))),
-        stats=stats, about=about,
+        about=about,
     )  # fmt: skip
 
 
