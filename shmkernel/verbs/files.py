@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shmkernel import kinds
 from shmkernel._core import capacity, limits, paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
-from shmkernel.errors import ArgumentError, FullError, ShmError
+from shmkernel.errors import ArgumentError, DamagedError, FullError, ShmError
 from shmkernel.verbs import attachments, segments, staging
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ def load(
         (shared,) = staging.name_all([staging.make(name, reader, plan, mode, lifetime)], replace)
     except OSError as error:
         raise _failed(name, source, error) from None
+    except DamagedError as error:
+        if "why" in error.facts:  # of a segment that never had the name: what has it may be healthy
+            message = f"{source} cannot be loaded: {error.facts['why']}"
+            raise DamagedError(message, name=name, path=source) from None
+        raise
     return shared
 
 

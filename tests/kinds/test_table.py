@@ -296,6 +296,34 @@ def test_files_of_other_programs_are_saved_and_loaded(tmp_path, suffix):
             shm.load("z", tmp_path / f"bad.{suffix}")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("names that are no UTF-8.csv", "größe,n\n1,2\n".encode("latin-1")),
+        ("a number of columns that changes.csv", b"a,b\n1,2\n" * 100_000 + b"3\n"),
+        ("no footer.parquet", b"PAR1" * 100),
+        ("no footer.arrow", b"ARROW1" * 100),
+    ],
+)
+def test_a_file_that_cannot_be_read_to_its_end_is_damaged(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(shm.DamagedError, match="cannot be loaded"):
+        shm.load("y", path)
+
+
+def test_a_file_that_says_wrong_things_of_its_frame_is_damaged_and_no_segment(tmp_path):
+    facts = {b"shmkernel": b'{"library": "pandas", "forms": 1}'}
+    table = pa.table({"a": [1]}).replace_schema_metadata(facts)
+    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    x = shm.create("x", OTHERS["arrow"])
+    with pytest.raises(shm.DamagedError, match="x.arrow cannot be loaded") as raised:
+        shm.load("x", tmp_path / "x.arrow", replace=True)
+    assert not raised.value.cures
+    assert shm.attach("x") is x
+
+
 def test_a_frame_comes_back_from_a_parquet_file_as_a_frame(tmp_path):
     FRAMES["dates with a frequency"].to_parquet(tmp_path / "x.parquet")
     assert isinstance(shm.load("x", tmp_path / "x.parquet"), pd.DataFrame)

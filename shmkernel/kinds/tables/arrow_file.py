@@ -112,7 +112,7 @@ def pieces(name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> I
 def _summary(schema: pa.Schema, rows: int) -> bytes:
     """Encode what a listing shows and the file's own metadata do not tell."""
     said: Any = schema.pandas_metadata or {}
-    index = [level for level in said.get("index_columns", []) if isinstance(level, str)]
+    index = [level for level in said.get("index_columns", []) if isinstance(level, str) and level in schema.names]
     facts = {"rows": rows, "columns": len(schema) - len(index), "index": index}
     text = json.dumps(facts).encode()
     if len(text) > _SUMMARY:

@@ -15,7 +15,7 @@ from shmkernel.errors import DamagedError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
 
@@ -55,9 +55,11 @@ def table(name: str, value: Any) -> Incoming:
     """Return the value as record batches; UnsupportedError if it has columns that no table has."""
     arrow = arrow_file.library(name)
     try:
-        return _table(name, value, arrow)
-    except (arrow.ArrowException, NotImplementedError) as error:
+        made = _table(name, value, arrow)
+        _check(made.schema)
+    except (arrow.ArrowException, NotImplementedError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UnsupportedError(f"{name!r}: no table can be made of it: {error}", name=name) from None
+    return made
 
 
 def _table(name: str, value: Any, arrow: Any) -> Incoming:
@@ -106,10 +108,29 @@ def file(name: str, path: str) -> Incoming:
     arrow = arrow_file.library(name)
     try:
         schema, batches = _read(arrow, path)
-    except (arrow.ArrowException, MemoryError, OverflowError) as error:
-        message = f"{path} cannot be loaded: {error}. It has to be a {', '.join(SUFFIXES)} file"
-        raise DamagedError(message, name=name, path=path) from None
-    return Incoming(_plain(schema), batches, os.path.getsize(path))
+        _check(schema)
+    except (arrow.ArrowException, MemoryError, OverflowError, ValueError) as error:
+        raise _damaged(name, path, error) from None
+    return Incoming(_plain(schema), _batches(name, path, batches, arrow), os.path.getsize(path))
+
+
+def _check(schema: pa.Schema) -> None:
+    """Read the names of the columns, and what is said of an index; ValueError if they are no text or no JSON."""
+    said = schema.names and schema.pandas_metadata
+    if said and not (isinstance(said, dict) and isinstance(said.get("index_columns", []), list)):
+        raise ValueError("what it says of a pandas index makes no sense")
+
+
+def _batches(name: str, path: str, batches: Any, arrow: Any) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except (arrow.ArrowException, OverflowError, ValueError) as error:
+        raise _damaged(name, path, error) from None
+
+
+def _damaged(name: str, path: str, error: Exception) -> DamagedError:
+    message = f"{path} cannot be loaded: {error}. It has to be a {', '.join(SUFFIXES)} file"
+    return DamagedError(message, name=name, path=path)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

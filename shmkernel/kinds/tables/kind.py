@@ -64,8 +64,6 @@ class Table:
             if form is not None:
                 message = f"{form} cannot hold this table: {error}. As it is: as_='arrow'"
                 raise ArgumentError(message, form=form) from None
-            if trusted:
-                raise
             raise ValueError(f"its metadata makes no sense ({type(error).__name__}: {error})") from None
         weakref.finalize(value, id, mapping).atexit = False  # of no rows, or copied, it holds the mapping all the same
         return value

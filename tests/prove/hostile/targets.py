@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.prove.hostile import folders, segments, stores, texts
+from typing import Any
+
+from tests.prove.hostile import folders, segments, stores, tables, texts
 from tests.prove.hostile.judge import Target
 from tests.prove.hostile.segments import described, loaded, mutated, opened, seeds
 from tests.prove.hostile.texts import edited
@@ -46,3 +48,12 @@ TARGETS = [
     Target("click", texts.clicks, lambda: texts.CLICKS, (), mutate=edited),
     Target("peer", texts.outputs, lambda: texts.OUTPUTS, (), mutate=edited),
 ]
+if tables.TABLE is not None:
+    wide: Any = {"longest": tables.LONGEST, "addresses": _MAPS, "mutate": tables.mutate}  # polars maps much
+    TARGETS += [
+        Target("table", tables.opened, tables.seeds, **wide),
+        *(
+            Target(f"table-{end}", tables.loaded(f".{end}"), tables.saved(f".{end}"), **wide)
+            for end in ("arrow", "feather", "parquet", "csv")
+        ),
+    ]
