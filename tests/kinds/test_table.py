@@ -318,7 +318,7 @@ def test_a_file_that_says_wrong_things_of_its_frame_is_damaged_and_no_segment(tm
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     x = shm.create("x", OTHERS["arrow"])
-    with pytest.raises(shm.DamagedError, match="x.arrow cannot be loaded") as raised:
+    with pytest.raises(shm.DamagedError, match=r"x\.arrow cannot be loaded") as raised:
         shm.load("x", tmp_path / "x.arrow", replace=True)
     assert not raised.value.cures
     assert shm.attach("x") is x

@@ -60,7 +60,7 @@ class Table:
             value = outgoing.value(table, mapping, form, trusted=trusted)
         except (ShmError, MemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a library may raise anything for odd metadata
             if form is not None:
                 message = f"{form} cannot hold this table: {error}. As it is: as_='arrow'"
                 raise ArgumentError(message, form=form) from None
