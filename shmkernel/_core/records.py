@@ -27,7 +27,11 @@ _LONGEST = 1 << 16  # bytes; a longer record is damaged
 
 
 class Record(NamedTuple):
-    """The facts about a segment that its file cannot hold. ``owner`` is a session's id, ``label`` its notebook."""
+    """The facts about a segment that its file cannot hold. ``owner`` is a session's id, ``label`` its notebook.
+
+    ``recipe`` is empty, or what `%%shm_cache` compares before it takes the segment for the value of its cell. It is
+    the first field that may be missing: releases without it ignore it.
+    """
 
     inode: int
     name: str
@@ -36,10 +40,11 @@ class Record(NamedTuple):
     label: str
     lifetime: str
     created: float
+    recipe: str = ""
 
 
-_values = operator.itemgetter(*Record._fields)
-_TYPES = [int, *[str] * 5]  # of all fields but the last
+_values = operator.itemgetter(*Record._fields[:-1])
+_TYPES = [int, *[str] * 5, str]  # of all fields but `created`
 
 
 def encode(record: Record) -> bytes:
@@ -59,11 +64,12 @@ def parse(content: bytes) -> Record | None:
     True
     """
     try:
-        record = Record._make(_values(json.loads(content.decode())))
+        fields = json.loads(content.decode())
+        record = Record._make((*_values(fields), fields.get("recipe", "")))
         paths.check(record.name)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    right = [*map(type, record[:-1])] == _TYPES and sessions.is_time(record.created)
+    right = [*map(type, (*record[:6], record.recipe))] == _TYPES and sessions.is_time(record.created)
     return record if right else None
 
 

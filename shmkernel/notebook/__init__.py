@@ -4,8 +4,9 @@
     handlers    what each magic does, but for:
     sharing     %shm_create and %shm_load
     cell_lock   %%shm_lock
+    cell_cache  %%shm_cache, which compares fingerprints
     output      suppresses the Out entry of an unassigned magic
-    bodies      the statements of a %%shm_lock cell
+    bodies      the statements of a %%shm_lock or %%shm_cache cell
     parsing     from a line to names, flags and expressions
     completion  names and flags for <TAB>
     wording     what an error says to run next, as a magic

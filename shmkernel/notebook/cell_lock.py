@@ -36,5 +36,5 @@ def shm_lock(magics: ShmMagics, args: argparse.Namespace) -> Any:
             f"a cell that awaits cannot run under a magic. Take the lock in it: async with shm.lock({name!r}):"
         )
     with shm.lock(name, shared=args.shared, timeout=args.timeout):
-        bodies.run(magics.shell, args.cell, magics.transformer.transform)
+        bodies.run(magics.shell, args.cell, magics.transformer.transform, "shm_lock")
     return None

@@ -40,7 +40,12 @@ _TIMEOUT = argument(
 )
 _OVERWRITE = argument("--overwrite", action="store_true", help="replace a variable of this name that is something else")
 
-_HOMES = {"shm_create": "sharing", "shm_load": "sharing", "shm_lock": "cell_lock"}  # where each magic is carried out
+_HOMES = {  # where each magic is carried out
+    "shm_cache": "cell_cache",
+    "shm_create": "sharing",
+    "shm_load": "sharing",
+    "shm_lock": "cell_lock",
+}
 
 
 def _verb(declared: Callable[[ShmMagics], None], register: Callable[..., Any] = line_magic) -> Callable[..., Any]:
@@ -233,6 +238,26 @@ class ShmMagics(Magics):
 
         %%shm_lock x
         x += 1
+        """
+
+    @_cell_verb
+    @_NAMES
+    @argument(
+        "--uses", metavar="VALUE", nargs="+", default=[],
+        help="variables, or expressions without blanks, that the cell depends on: if one has changed, it runs again",
+    )  # fmt: skip
+    @argument("--refresh", action="store_true", help="run the cell in any case")
+    @argument("--replace", action="store_true", help="replace a segment of this name that %%%%shm_cache has not made")
+    @_MODE
+    def shm_cache(self) -> None:
+        """Run the rest of the cell and keep the variable NAME that it sets; next time, attach that and skip the cell.
+
+        The value survives a restart of the kernel, and other notebooks that run the same cell get it too. The cell
+        runs again if its code, or the value of a variable that --uses names, is not what it was then. Of several
+        names, either all are attached, or the cell runs.
+
+        %%shm_cache features --uses path scale
+        features = slow(path, scale)
         """
 
     @_verb

@@ -36,7 +36,7 @@ _returned = _Returned()
 
 
 class OutputTransformer(ast.NodeTransformer):
-    """Wraps magics that are statements in `suppressed`, and compiles ``%%shm_lock`` cells into ``with`` statements."""
+    """Wraps magics that are statements in `suppressed`, and compiles cells as `bodies` says."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -46,18 +46,15 @@ class OutputTransformer(ast.NodeTransformer):
         return node if isinstance(node, ast.expr) else super().visit(node)
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        """Compile the cell of a ``%%shm_lock``."""
+        """Compile the cells of ``%%shm_lock`` and ``%%shm_cache``."""
         for at, statement in enumerate(node.body):
-            if isinstance(statement, ast.Expr):
-                verb, name = _magic(statement.value)
-                if verb == "run_cell_magic" and self._resolved(name) == "shm_lock":
-                    node.body[at] = bodies.under(self._shell, statement, self.transform)
+            if isinstance(statement, ast.Expr) and (magic := self._compiled(statement.value)):
+                node.body[at] = bodies.under(self._shell, statement, self.transform, magic)
         return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         """Wrap the statement if it calls a magic."""
-        verb, name = _magic(node.value)
-        if verb and not (verb == "run_cell_magic" and self._resolved(name) == "shm_lock"):
+        if _magic(node.value)[0] and not self._compiled(node.value):
             function = ast.parse(f"__import__({__name__!r}, fromlist=['suppressed']).suppressed", mode="eval").body
             node.value = ast.copy_location(ast.Call(function, [node.value], []), node.value)
         return node
@@ -70,6 +67,12 @@ class OutputTransformer(ast.NodeTransformer):
                 break
         module: ast.Module = ast.fix_missing_locations(tree)
         return module
+
+    def _compiled(self, value: ast.expr) -> str:
+        """Return the cell magic that an expression calls, if its cell is compiled into a ``with`` statement."""
+        verb, name = _magic(value)
+        resolved = self._resolved(name) if verb == "run_cell_magic" else ""
+        return resolved if resolved in bodies.MAGICS else ""
 
     def _resolved(self, name: str) -> str:
         """Return the cell magic that an alias stands for."""

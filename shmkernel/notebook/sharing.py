@@ -76,7 +76,7 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     args.scope.check(name)
     if not args.overwrite:
         variables.check_free(args.scope.target(name), name, name, "Use another NAME, or --overwrite to replace it")
-    before = _earlier(name)
+    before = earlier(name)
     value = shm.load(name, args.path, **terms._asdict())
     if variables.is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
@@ -163,7 +163,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
     kind_name = args.kind or (args.items and "list") or (args.empty and "dict")
     kind, plan = kinds.planned(name, value, options, kind_name)
     private = variables.watch(space.get(name))
-    return _Request(name, None, kind, plan, _earlier(name) if taken else "", private)
+    return _Request(name, None, kind, plan, earlier(name) if taken else "", private)
 
 
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:
@@ -250,7 +250,7 @@ def _invitation(name: str) -> str:
     return f"In another notebook: %shm_attach {name}{'' if variables.is_variable(name) else ' --as NAME'}"
 
 
-def _earlier(name: str) -> str:
+def earlier(name: str) -> str:
     """Return a sentence about the segment that will be replaced, and about the processes that keep it."""
     inode = registry.inode_at(name)
     if inode is None:

@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from shmkernel import kinds
@@ -17,11 +18,13 @@ from shmkernel.verbs import attachments, listing
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from shmkernel._core.closing import Descriptor
 
-Replace = bool | Literal["own"]  # which segment may be replaced: any, none, or this session's own
+MayReplace = Callable[[records.Record | None], bool]
+# Which segment may be replaced: any, none, this session's own, or those whose record a function accepts.
+Replace = bool | Literal["own"] | MayReplace
 
 
 class Draft(NamedTuple):
@@ -178,7 +181,10 @@ def check(name: str, mode: str | None, lifetime: str, replace: Replace) -> bool:
         return registry.check_free(name, _may_replace(replace)) is not None
 
 
-def _may_replace(replace: Replace) -> Callable[[records.Record | None], bool]:
+def _may_replace(replace: Replace) -> MayReplace:
+    if callable(replace):
+        return replace
+
     def allowed(record: records.Record | None) -> bool:
         if replace == "own":
             mine = sessions.mine()

@@ -27,9 +27,15 @@ def drafted(*values, replace=False):
 TEXTS = [st.text()] * 4
 
 
-@given(st.builds(records.Record, st.integers(), st.just("x"), *TEXTS, st.floats(0, 1e9)))
+@given(st.builds(records.Record, st.integers(), st.just("x"), *TEXTS, st.floats(0, 1e9), st.text()))
 def test_records_come_back_as_they_are(record):
     assert records.parse(records.encode(record)) == record
+
+
+def test_a_record_of_a_release_that_knows_no_recipe_is_read():
+    fields = RECORD._asdict()
+    del fields["recipe"]
+    assert records.parse(json.dumps(fields).encode()) == RECORD
 
 
 def test_fields_of_a_later_version_are_passed_over():
@@ -47,7 +53,7 @@ def test_anything_else_is_no_record(text):
         ("inode", True), ("inode", 7.0), ("inode", "7"), ("name", 5), ("name", "two words"), ("name", "a\nb"),
         ("kind", []), ("kind", None), ("owner", {}), ("owner", 1), ("label", ["x"]), ("lifetime", 1),
         ("created", None), ("created", math.nan), ("created", math.inf), ("created", -1), ("created", 10**400),
-        ("created", True), ("created", "0"),
+        ("created", True), ("created", "0"), ("recipe", 1), ("recipe", None),
     ],
 )  # fmt: skip
 def test_a_record_with_a_field_that_cannot_be_is_none(field, value):
