@@ -289,7 +289,10 @@ def _facts(segment: Info, remark: str) -> list[tuple[str, str]]:
         ("name", segment.name),
         ("kind", segment.kind),
         ("type", segment.type),
-        ("columns", "" if not segment.dtype or segment.dtype in segment.type else segment.dtype),
+        (
+            "class" if segment.kind == "object" else "columns",
+            "" if not segment.dtype or segment.dtype in segment.type else segment.dtype,
+        ),
         ("order", {"C": "C (rows first)", "F": "F (columns first)"}.get(segment.order or "", "")),
         ("size", f"{capacity.human(segment.size)} ({segment.size} bytes)"),
         ("path", "" if segment.state in ("replaced", "unlinked") else f"{segment.path}{opens}"),

@@ -67,6 +67,8 @@ class Kind(Protocol):
     ``explain(value) -> str | None``
         Return why this kind does not take a value that is almost of this kind, for example ``item 3 is a dict, and an
         item of a list is ...``; None for other values. It is called if no kind takes the value.
+    ``fresh : bool``
+        Whether each `attach` makes a new value. By default it returns the same one as long as that exists.
     ``by_name : bool``
         Whether multiprocessing sends a value of this kind as a reference to its segment. The default is True for a
         `Keeper`, else False.
@@ -135,6 +137,11 @@ def keeps(kind: Kind) -> TypeGuard[Keeper]:
     return hasattr(kind, "connect")
 
 
+def is_fresh(kind: Kind) -> bool:
+    """Return whether each `attach` makes a new value."""
+    return bool(getattr(kind, "fresh", False))
+
+
 def goes_by_name(kind: Kind) -> bool:
     """Return whether multiprocessing sends a value of the kind as a reference to its segment."""
     return bool(getattr(kind, "by_name", keeps(kind)))
@@ -147,7 +154,9 @@ _OURS = {  # a value goes to the first kind that recognises it, and later ones a
     "raw": "shmkernel.kinds.raw",
     "dict": "shmkernel.kinds.dicts.kind",
     "table": "shmkernel.kinds.tables.kind",
+    "object": "shmkernel.kinds.objects.kind",
 }
+_LAST = "object"  # of a value that neither our own kinds nor those of other packages take
 _PIECE = 16 << 20  # bytes between two updates of the progress bar, where Ctrl-C can interrupt
 ANY_BYTES = "raw"  # the kind that can read any file
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
@@ -202,19 +211,16 @@ def described(kind: str, head: bytes, size: int, read: Callable[[int, int], byte
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind for a value; UnsupportedError if no kind takes it."""
-    for kind in map(_own, _OURS):  # as `_first` does, with fewer calls
-        if kind.recognises(value, options):
+    for own in _OURS:  # as `_first` does, with fewer calls
+        if own != _LAST and (kind := _own(own)).recognises(value, options):
             return kind
-    if taker := _first(lambda kind: kind.recognises(value, options)):
+    others = (kind for other, kind in known().items() if other not in _OURS)
+    if taker := next((kind for kind in others if kind.recognises(value, options)), None):
         return taker
     if value is None:
         message = f"{name!r}: nothing to share. Give a value, or a shape, a size, or kind='dict'"
-    else:
-        reasons = (kind.explain(value) for kind in known().values() if hasattr(kind, "explain"))
-        why = next(filter(None, reasons), None)
-        what = f"like this cannot be shared: {why}" if why else "cannot be shared as it is"
-        message = f"{name!r}: {a_type(value)} {what}"
-    raise UnsupportedError(message, name=name, type=type(value).__name__)
+        raise UnsupportedError(message, name=name, type="NoneType")
+    return _own(_LAST)
 
 
 def planned(name: str, value: object, options: Mapping[str, object], kind: str | None = None) -> tuple[Kind, Plan]:
@@ -223,7 +229,27 @@ def planned(name: str, value: object, options: Mapping[str, object], kind: str |
         maker = named(kind) if kind else for_value(name, value, options)
         return maker, maker.plan(name, value, options)
     except (UnsupportedError, RangeError) as error:
-        raise _cured(error, name, value, options, kind) from None
+        if kind is None and (taken := _as_object(name, value, options)):
+            return taken
+        raise _cured(_explained(error, name, value), name, value, options, kind) from None
+
+
+def _explained(error: UnsupportedError | RangeError, name: str, value: object) -> UnsupportedError | RangeError:
+    """Let the kind of another package say why it does not take a value that is almost of its kind."""
+    others = (kind for other, kind in known().items() if other not in _OURS and hasattr(kind, "explain"))
+    if why := next(filter(None, (kind.explain(value) for kind in others)), None):
+        return error.reworded(f"{name!r}: {a_type(value)} like this cannot be shared: {why}")
+    return error
+
+
+def _as_object(name: str, value: object, options: Mapping[str, object]) -> tuple[Kind, Plan] | None:
+    """Lay a value out as an object, if its own kind has refused it; but for mappings, which all are to change."""
+    if value is None or isinstance(value, Mapping) or any(option is not None for option in options.values()):
+        return None
+    try:
+        return _own(_LAST), _own(_LAST).plan(name, value, options)
+    except UnsupportedError:
+        return None
 
 
 def _cured(
@@ -242,7 +268,7 @@ def _cured(
         return plan.size > 0 or plan.grows
 
     cure, expression = cures.propose(name.rpartition(".")[2], value, works)
-    end = cure or "Shared are numpy arrays, numbers, bytes, flat lists, and dicts of such values"
+    end = cure or "Shared are tables, arrays, and what consists of arrays, numbers, texts, lists, dicts and so on"
     return error.reworded(f"{error.what}. {end}", expression=expression)
 
 
@@ -260,7 +286,12 @@ def a_type(value: object) -> str:
     >>> a_type(1), a_type("x")
     ('an int', 'a str')
     """
-    kind = type(value).__name__
+    return an(type(value))
+
+
+def an(type_: type) -> str:
+    """Return the name of a type, with its article."""
+    kind = type_.__name__
     return f"{'an' if kind[:1].lower() in 'aeio' or kind[:2] == 'nd' else 'a'} {kind}"
 
 

@@ -17,6 +17,7 @@ Loading is quick: what carries out a magic is imported when the magic is first c
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import errors
@@ -39,6 +40,7 @@ def load(shell: InteractiveShell) -> None:
     magics = ShmMagics(shell)
     magics.transformer, magics.matcher = OutputTransformer(shell), matcher_for(shell)
     shell.register_magics(magics)
+    shell.events.register("post_run_cell", magics.workspace.forget_unused)
     shell.ast_transformers.append(magics.transformer)
     catch_up(magics.transformer)
     errors.word = in_magics  # not in every IPython: without the extension there are no magics to paste
@@ -52,6 +54,8 @@ def unload(shell: InteractiveShell) -> None:
     if magics is None:
         return
     errors.word = errors.in_python
+    with contextlib.suppress(ValueError):  # the user may have removed it
+        shell.events.unregister("post_run_cell", magics.workspace.forget_unused)
     for kind, ours in magics.magics.items():
         for name in ours:
             shell.magics_manager.magics[kind].pop(name, None)

@@ -9,7 +9,6 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import capacity, paths, records, registry, segment_file
 from shmkernel.errors import ArgumentError, NotFoundError
-from shmkernel.verbs import attachments
 from shmkernel.workspace import actions, variables
 
 if TYPE_CHECKING:
@@ -46,19 +45,15 @@ def _is_form(name: str, word: str) -> bool:
 def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Delete the variables that hold the segments, and print what still keeps the memory."""
     for name in args.names:
-        if not actions.attached(name):
-            attachment = attachments.given(args.scope.get(name))
-            hint = (
-                f"Your {name} is {attachment.name}: %shm_close {attachment.name}"
-                if attachment
-                else "Live names: %shm_list"
-            )
+        if not actions.attached(name) and not _is_variable_of(magics, name):
+            other = variables.segment_of(args.scope.get(name))
+            hint = f"Your {name} is {other}: %shm_close {other}" if other else "Live names: %shm_list"
             raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
     for name in args.names:
         shm.close(name)
         for attachment in actions.attached(name):
             variables.release(magics.shell, attachment.value())
-        magics.workspace.bound.pop(name, None)
+        magics.workspace.unbind(name)
         keepers = _keepers(args.scope, name)
         if variables.UNKNOWN in keepers:  # perhaps the last traceback
             variables.forget_errors(magics.shell)
@@ -154,6 +149,12 @@ def tell_if_mistyped(name: str, what: str) -> None:
         print(f"{segment_file.missing(name).what} {what}")
 
 
+def _is_variable_of(magics: ShmMagics, name: str) -> bool:
+    """Return whether a variable is a segment's value, though nothing of it is attached: a text."""
+    variable = magics.workspace.bound.get(name, "")
+    return variable in magics.workspace.space and variables.segment_of(magics.workspace.space[variable]) == name
+
+
 def _keepers(scope: Scope, name: str) -> list[str]:
     return [text for attachment in actions.attached(name) if (text := variables.left(scope, attachment))]
 
@@ -178,8 +179,7 @@ def _remark(magics: ShmMagics, row: Info) -> str:
     variable = magics.workspace.bound.get(name, name if row.mine else "")
     if variable not in magics.workspace.space:
         return ""
-    now = attachments.given(magics.workspace.space[variable])
-    if now is not None and now.name == name:
+    if variables.segment_of(magics.workspace.space[variable]) == name:
         return ""
     share = row.mine and variable == name
     back = f"share the new one: %shm_create {name}" if share else f"attach again: %shm_attach {name} --overwrite"

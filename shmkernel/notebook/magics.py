@@ -96,8 +96,8 @@ class ShmMagics(Magics):
     mode = Enum(
         ("auto", *segment_file.MODES),
         "auto",
-        help="Mode of %shm_attach. r: read only, r+: read and write, c: changes stay private, auto: c for a table, "
-        "else r+.",
+        help="Mode of %shm_attach. r: read only, r+: read and write, c: changes stay private, auto: c for a table "
+        "or object, else r+.",
     ).tag(config=True)
     lifetime = Enum(records.LIFETIMES, "session", help="Lifetime of segments made by %shm_create and %shm_load.").tag(
         config=True
@@ -126,7 +126,7 @@ class ShmMagics(Magics):
     @argument("--ring", metavar="64", type=int, help="create a stream with this many slots, for frames of --shape")
     @argument(
         "--kind",
-        metavar="{array,dict,list,raw,table}",
+        metavar="{array,dict,list,object,raw,table}",
         help="kind of segment, by default chosen by the type of the value",
     )
     @_LIFETIME
@@ -134,7 +134,7 @@ class ShmMagics(Magics):
     @_REPLACE
     @_OVERWRITE
     def shm_create(self) -> None:
-        """Share arrays, dicts, lists and bytes. The variable NAME becomes the shared value.
+        """Share arrays, dicts, lists, tables, bytes and objects. The variable NAME becomes the shared value.
 
         Other notebooks attach it by %shm_attach NAME. Of several names, either all are shared or none.
 

@@ -27,6 +27,7 @@ _KNOWN = 4096
 views: dict[str, View] = {}
 on_put: list[Callable[[object, str], None]] = []
 _closed: dict[int, Attachment] = {}  # closed, but views remain; keyed by id(), since a dead reference has no hash
+_held: dict[str, mmap.mmap] = {}  # by path: mappings of values without weak references
 _by_path: dict[str, dict[int, Attachment]] = {}  # both, so that to close one is not to look at all
 
 
@@ -70,6 +71,10 @@ class _Given(weakref.ref[Any]):
     __slots__ = ("attachment",)
 
     attachment: Attachment | None
+
+
+class _Nothing:
+    """What a reference to no value has referred to."""
 
 
 def get(status: os.stat_result, mode: str, form: str | None = None) -> Any:
@@ -131,11 +136,17 @@ def put(mapping: mmap.mmap, value: object, segment: Segment) -> Any:
 
 
 def note(mapping: mmap.mmap, value: object, segment: Segment) -> None:
-    """Track a mapping whose object is private to its maker: `get` does not return it."""
+    """Track a mapping whose object is private to its maker: `get` does not return it.
+
+    A value without weak references (a text) cannot tell when it is gone. If the lifetime is attached, the mapping is
+    held until `forget`, so that the process counts as one that has it.
+    """
     attachment = _attachment_of(mapping, value, segment)
     with guard:
         _index(attachment)
         _closed[id(attachment)] = attachment
+        if attachment.last_unlinks and attachment.value() is None:
+            _held[attachment.path] = mapping
 
 
 def _index(attachment: Attachment) -> None:
@@ -158,7 +169,11 @@ def _attachment_of(mapping: mmap.mmap, value: object, segment: Segment) -> Attac
     # of a store only the first bytes are mapped; the rest is in other files
     made.size = len(mapping) if len(mapping) == status.st_size else registry.size(status)
     made.start = -1
-    made.value, made.form = _Given(value), _form(value)
+    made.form = _form(value)
+    try:
+        made.value = _Given(value)
+    except TypeError:  # a text, a list
+        made.value = _Given(_Nothing())
     made.value.attachment = made
     _known[made.path] = None
     while len(_known) > _KNOWN:
@@ -202,6 +217,7 @@ def everything() -> list[Attachment]:
 
 def forget(path: str) -> list[Attachment]:
     """Stop returning objects of the segment at this path. Return the attachments that views keep alive."""
+    _held.pop(path, None)
     with guard:
         there = [*_by_path.get(path, {}).values()]
         for attachment in there:

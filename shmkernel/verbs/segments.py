@@ -41,9 +41,9 @@ def create(
         Letters, digits and ``_``; dots may join parts.
     value : array_like, list, dict, DataFrame or bytes-like, optional
         The value to copy into shared memory: an array or number; a flat list or tuple of int, float, bool, str,
-        bytes and None; a dict; a table of pandas, polars, pyarrow or DuckDB; bytes. Without a value, give `shape`,
-        `size` or `kind`.
-    kind : {'array', 'dict', 'list', 'raw', 'table'}, optional
+        bytes and None; a dict; a table of pandas, polars, pyarrow or DuckDB; bytes; any other value that consists of
+        such parts, as an object. Without a value, give `shape`, `size` or `kind`.
+    kind : {'array', 'dict', 'list', 'object', 'raw', 'table'}, optional
         Kind of the segment; by default chosen by the type of the value.
     shape : int or sequence of int, optional
         Shape of a new array, to fill in place. This avoids a second copy in memory.
@@ -60,7 +60,7 @@ def create(
         Number of slots of a new stream, for frames of this `shape` and `dtype`.
     mode : {'r+', 'r', 'c'}, optional
         Use of the result in this process: read and write, read only, or with private changes. By default r+, and c
-        for a table, which does not change once it is shared.
+        for a table or object, which does not change once it is shared.
     lifetime : {'session', 'attached', 'keep'}
         The segment stays until this process ends, until the last process lets go of it, or until it is unlinked.
     replace : bool
@@ -68,7 +68,7 @@ def create(
 
     Returns
     -------
-    numpy.ndarray, ShareableList, SharedDict, Ring, SharedMemory or a table
+    numpy.ndarray, ShareableList, SharedDict, Ring, SharedMemory, a table or object
         The shared value. It and its views keep the memory, even after `unlink`.
 
     Raises
@@ -110,7 +110,7 @@ def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: 
         The name given to `create` in any process of this user; ``/name`` for a POSIX shared memory object.
     mode : {'r+', 'r', 'c'}, optional
         r+: read and write. r: read only, enforced by the processor: a write through a pointer kills the process.
-        c: changes stay private. By default r+, and c for a table, which does not change once it is shared.
+        c: changes stay private. By default r+, and c for a table or object, which does not change once it is shared.
     kind : str, optional
         Kind of a file that another program made. By default its first bytes decide; a ``/name`` is raw if they are
         of no known kind.
@@ -119,8 +119,8 @@ def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: 
 
     Returns
     -------
-    numpy.ndarray, ShareableList, SharedDict, Ring, SharedMemory or a table
-        The same object at each call, for as long as it exists.
+    numpy.ndarray, ShareableList, SharedDict, Ring, SharedMemory, a table or object
+        The same one at each call, for as long as it exists; of an object a new one.
 
     Raises
     ------
@@ -176,6 +176,9 @@ def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: 
     finally:
         fd.close()
     segment = attachments.Segment(status, opening, path, name, reader.name, record, as_)
+    if kinds.is_fresh(reader):
+        attachments.note(mapping, value, segment)
+        return value
     return attachments.put(mapping, value, segment)
 
 

@@ -77,8 +77,12 @@ def make(
             status = os.fstat(fd)
             mapping, shared = open_(kind, fd, status, path, name, mode, view, trusted=True)
             record = records.Record(status.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
-            given = attachments.put(mapping, shared, attachments.Segment(status, mode, path, name, kind.name, record))
-            return Draft(fd, record, given)
+            segment = attachments.Segment(status, mode, path, name, kind.name, record)
+            if kinds.is_fresh(kind):
+                attachments.note(mapping, shared, segment)
+            else:
+                shared = attachments.put(mapping, shared, segment)
+            return Draft(fd, record, shared)
         except BaseException:
             inode = os.fstat(fd).st_ino
             fd.close()  # first, because abandon needs a descriptor, and this may be the last one
@@ -161,7 +165,8 @@ def mode_of(kind: kinds.Kind, name: str, mode: str | None) -> str:
     if mode is None:
         return modes[0]
     if mode not in modes and mode in segment_file.MODES:
-        message = f"{name!r}: a {kind.name} does not change once it is shared, so mode {mode} has no use"
+        article = "an" if kind.name[:1] in "aeio" else "a"
+        message = f"{name!r}: {article} {kind.name} does not change once it is shared, so mode {mode} has no use"
         raise ArgumentError(message, Cure("Changes stay private", mode=modes[0]), name=name, mode=mode)
     return mode
 

@@ -9,9 +9,12 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from IPython.core.interactiveshell import InteractiveShell
 
     from shmkernel.workspace.scope import Scope
@@ -33,13 +36,32 @@ class Workspace:
         space: dict[str, Any] = self._shell.user_ns if self._shell else {}
         return space
 
+    def forget_unused(self, *_: object) -> None:
+        """Let go of values that no variable holds any more. IPython calls this after each cell."""
+        if self.bound:
+            _variables().forget_unused(self.space)
+
+    def unbind(self, name: str) -> None:
+        """Delete the variable that was set to a segment's value, if it still is that."""
+        variable = self.bound.pop(name, "")
+        if variable in self.space and _variables().segment_of(self.space[variable]) == name:
+            del self.space[variable]
+        self.forget_unused()
+
     def bind(self, scope: Scope, variable: str, value: object, name: str, *, read: bool = False) -> None:
         """Set a variable to a segment's value, in the given scope."""
         scope.bind(variable, value, read=read)
         if self.space.get(variable) is value:
             self.bound[name] = variable
+            self.forget_unused()
+            _variables().remember(value, name)
             if self._shell:
                 self._shell.push({variable: value})  # so that IPython no longer hides a name of its own
+
+
+def _variables() -> ModuleType:
+    """Import what needs numpy: loading the extension does without."""
+    return importlib.import_module("shmkernel.workspace.variables")
 
 
 def of(shell: InteractiveShell | None) -> Workspace:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 UNKNOWN = "something else"
+_plain: dict[int, tuple[object, str]] = {}  # by id: values without weak references, and their segments' names
 _HIDDEN = re.compile(r"_+|_\d+|_oh|Out")  # IPython keeps displayed values in these
 
 
@@ -34,12 +35,33 @@ def is_variable(name: str) -> bool:
 
 def check_free(space: Mapping[str, Any], variable: str, name: str, cure: str) -> None:
     """Raise ArgumentError if the variable exists and is not a value of a segment of this name, present or earlier."""
-    if variable not in space:
-        return
-    attachment = attachments.given(space[variable])
-    if attachment is None or attachment.name != name:
+    if variable in space and segment_of(space[variable]) != name:
         message = f"your variable {variable} is something else ({kinds.a_type(space[variable])}). {cure}"
         raise ArgumentError(message, name=name, variable=variable)
+
+
+def segment_of(value: object) -> str | None:
+    """Return the name of the segment that a value is, None if it is none."""
+    if attachment := attachments.given(value):
+        return attachment.name
+    held, name = _plain.get(id(value), (None, None))
+    return name if held is value else None
+
+
+def remember(value: object, name: str) -> None:
+    """Remember which segment a value is. One without weak references, as a text, is held for that."""
+    try:
+        weakref.ref(value)
+    except TypeError:
+        _plain[id(value)] = value, name
+
+
+def forget_unused(space: Mapping[str, Any]) -> None:
+    """Let go of the values that no variable holds any more."""
+    if _plain:
+        used = {id(value) for value in space.values()}
+        for key in [key for key in _plain if key not in used]:
+            _plain.pop(key, None)
 
 
 def foundation(value: object) -> object:

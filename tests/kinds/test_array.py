@@ -138,6 +138,10 @@ class TestArray(KindContract):
     if hasattr(np.dtypes, "StringDType"):
         REFUSED["StringDType"] = np.array(["a", "b"], np.dtypes.StringDType())
 
+    def test_what_would_not_come_back_is_refused(self, refused):
+        with pytest.raises(shm.UnsupportedError, match="'x'"):
+            shm.create("x", refused, kind=self.kind)
+
     def same(self, got, value):
         return (
             type(got) is np.ndarray

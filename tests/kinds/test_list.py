@@ -86,6 +86,10 @@ class TestList(KindContract):
         "a generator": (n for n in range(3)),
     }
 
+    def test_what_would_not_come_back_is_refused(self, refused):
+        with pytest.raises(shm.UnsupportedError, match="'x'"):
+            shm.create("x", refused, kind=self.kind)
+
     def same(self, got, value):
         return all_same(got, value)
 

@@ -24,6 +24,10 @@ class TestRaw(KindContract):
     }
     REFUSED: ClassVar = {"a text": "abc", "numbers": memoryview(np.arange(3))}
 
+    def test_what_would_not_come_back_is_refused(self, refused):
+        with pytest.raises(shm.UnsupportedError, match="'x'"):
+            shm.create("x", refused, kind=self.kind)
+
     def same(self, got, value):
         return got.buf == value and got.size == len(value)
 

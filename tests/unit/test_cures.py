@@ -335,16 +335,11 @@ VALUES = {
     "ints as objects": (np.array([1, 2**60 + 1], object), {}, "x.astype(int)"),
     "large ints as objects": (np.array([2**70 + 1], object), {}, "{'x': x.tolist()}"),
     "objects of all sorts": (np.array([1, "a", None], object), {}, "x.tolist()"),
-    "lists as objects": (np.array([[1], [2, 3]], object), {}, "{'x': x.tolist()}"),
+    "lists as objects": (np.array([[1], [2, 3]], object), {}, "x.tolist()"),
     "rows of objects": (np.array([["a", 1], ["b", None]], object), {}, "{'x': x.tolist()}"),
     "objects in fields": (OBJECTS, {}, "{field: x[field].tolist() for field in x.dtype.names}"),
-    "masked": (np.ma.masked_array([1, 2], [False, True]), {}, "x.filled()"),
-    "masked, in a dict": (
-        np.ma.masked_array([1, 2], [False, True]), {}, "{'data': x.filled(), 'mask': numpy.ma.getmaskarray(x)}"
-    ),
     "masked objects": (np.ma.masked_array(["a", None], dtype=object), {}, "x.tolist()"),
     "a subclass": (np.zeros(2).view(Part), {}, "numpy.asarray(x)"),
-    "a matrix": (np.eye(2).view(np.matrix), {}, "numpy.asarray(x)"),
     "metadata": (np.zeros(2, enumeration("i4")), {}, "x.view(x.dtype.str)"),
     "metadata in a field": (
         np.zeros(2, [("a", enumeration("i4"))]),
@@ -356,11 +351,6 @@ VALUES = {
         {},
         "x.astype([(field, x.dtype[field]) for field in x.dtype.names])",
     ),
-    "a header beyond numpy.load": (
-        np.zeros(2, [(f"a_rather_long_name_{n}", "i4") for n in range(400)]),
-        {},
-        "{field: x[field] for field in x.dtype.names}",
-    ),
     "bfloat16": (np.ones(3, ml_dtypes.bfloat16), {}, "x.astype('float32')"),
     "one bfloat16": (ml_dtypes.bfloat16(1), {}, "x.astype('float32')"),
     "int4": (np.ones(3, ml_dtypes.int4), {}, "x.astype('float32')"),
@@ -368,30 +358,12 @@ VALUES = {
     "a tensor of bfloat16": (tensor(np.ones(3, ml_dtypes.bfloat16)), {}, "x.detach().cpu().float().numpy()"),
     "a table": (Table(), {}, "x.to_numpy()"),
     "a column of texts": (Texts(), {}, "x.to_list()"),
-    "a regular list of lists": ([[1, 2], [3, 4]], {}, "numpy.asarray(x)"),
-    "a ragged list of lists": ([[1, 2], [3]], {}, "{'x': x}"),
-    "a list of rows": ([[1, "a"], [2, "b"]], {}, "{'x': x}"),
-    "a list of dicts": ([{"a": 1}], {}, "{'x': x}"),
-    "a list of arrays": ([np.arange(3), np.arange(2)], {}, "{'x': x}"),
-    "a list of large ints": ([2**63], {}, "numpy.asarray(x)"),
-    "a list of larger ints": ([2**70, 1], {}, "{'x': x}"),
-    "a text": ("a text", {}, "[x]"),
-    "a text, as bytes": ("a text", {}, "x.encode()"),
-    "a text that UTF-8 does not hold": ("\ud800", {}, "{'x': x}"),
     "a text as raw bytes": ("a text", {"kind": "raw"}, "x.encode()"),
     "a list as raw bytes": ([1, 2], {"kind": "raw"}, "bytes(x)"),
-    "a large int": (1 << 70, {}, "[str(x)]"),
-    "a set": ({1, 2}, {}, "list(x)"),
-    "a set of tuples": ({(1, 2)}, {}, "{'x': x}"),
     "a range": (range(3), {}, "numpy.asarray(x)"),
     "a generator": ((n for n in range(3)), {}, "list(x)"),
     "an array of the standard library": (array("d", [1.0]), {}, "numpy.asarray(x)"),
     "a memoryview of numbers": (memoryview(np.arange(3)), {}, "numpy.asarray(x)"),
-    "a time": (dt.datetime.fromisoformat("2020-01-01T05:00"), {}, "numpy.datetime64(x)"),
-    "a time in a zone": (dt.datetime(2020, 1, 1, tzinfo=BERLIN), {}, "{'x': x}"),
-    "a date": (dt.date(2020, 1, 1), {}, "numpy.datetime64(x)"),
-    "a time span": (dt.timedelta(1), {}, "numpy.timedelta64(x)"),
-    "a decimal number": (decimal.Decimal("0.1"), {}, "{'x': x}"),
 }  # fmt: skip
 if hasattr(np.dtypes, "StringDType"):
     VALUES["StringDType"] = (np.array([["a"]], np.dtypes.StringDType()), {}, "x.astype(object).astype(str)")
@@ -414,9 +386,21 @@ def proposed_and_works(value, expression, **options):
             shm.unlink("x")
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["a text", "\ud800", [[1, 2], [3]], [[1, "a"]], [{"a": 1}], [2**63], 2**70, {1}, {(1, 2)},
+     dt.date(2020, 1, 1), dt.timedelta(1), dt.datetime(2020, 1, 1, tzinfo=BERLIN), decimal.Decimal("0.1"),
+     np.ma.masked_array([1, 2], [False, True]), np.eye(2).view(np.matrix)],
+)  # fmt: skip
+def test_what_needed_another_form_once_is_shared_as_it_is(value):
+    made = shm.create("x", value)
+    assert type(made) is type(value)
+    assert np.array_equal(made, value) if isinstance(value, np.ndarray) else made == value
+
+
 @pytest.mark.parametrize("value", [len, os, int, ..., ValueError("x"), [len], np.array([len], object), object()])
 def test_for_what_cannot_be_shared_in_any_form_no_cure_is_made_up(value):
-    with pytest.raises(shm.UnsupportedError, match=r"Shared are numpy arrays.*dicts of such values$") as caught:
+    with pytest.raises(shm.UnsupportedError, match=r"Shared are tables, arrays.*and so on$") as caught:
         shm.create("x", value)
     assert caught.value.expression is None
 
@@ -428,12 +412,12 @@ def test_without_a_value_the_error_says_what_to_give():
 
 def test_a_variable_of_another_name_is_proposed_by_its_own():
     with pytest.raises(shm.UnsupportedError, match=r"numpy.asarray\(v\)"):
-        shm.create("ds.v", [[1, 2], [3, 4]])
+        shm.create("ds.v", range(3))
 
 
 def test_to_look_for_a_cure_takes_no_second_copy_of_a_large_value():
     endless = np.broadcast_to(np.array("a", object), (10**6, 10**6))
-    for value in (endless, range(10**12), np.empty((2**40, 0)), [None, []] * 10**6):
+    for value in (endless, range(10**12), np.empty((2**40, 0)), [None, len] * 10**6):
         tracemalloc.start()
         with pytest.raises(shm.UnsupportedError):
             shm.create("x", value)
@@ -442,19 +426,17 @@ def test_to_look_for_a_cure_takes_no_second_copy_of_a_large_value():
         assert peak < 256 << 20
 
 
-@pytest.mark.parametrize("form", ["csr", "csc", "bsr", "coo", "lil", "dia"])
-def test_sparse_matrices_are_shared_by_their_parts(form):
+def test_a_sparse_matrix_of_lists_is_shared_as_another():
     sparse = pytest.importorskip("scipy.sparse")
-    value, of = sparse.random(5, 4, 0.5, format=form), "" if form in ("csr", "csc", "bsr") else ".tocsr()"
-    parts = f"{{'data': x{of}.data, 'indices': x{of}.indices, 'indptr': x{of}.indptr, 'shape': x.shape}}"
-    proposed_and_works(value, parts)
+    value = sparse.random(5, 4, 0.5, format="lil")
+    proposed_and_works(value, "x.tocsr()")
     proposed_and_works(value, "x.toarray()")
 
 
 def test_a_sparse_matrix_that_would_fill_the_memory_is_not_written_out():
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(shm.UnsupportedError) as caught:
-        shm.create("x", sparse.csr_matrix((10**6, 10**6)))
+        shm.create("x", sparse.lil_matrix((10**5, 10**5)))
     assert "toarray" not in str(caught.value)
 
 
@@ -470,7 +452,7 @@ def pandas_values(pd):
         (pd.Timestamp("2020", tz="Europe/Berlin"), "{'x': x.to_pydatetime()}"),
         (zone, "x.tz_convert(None).to_numpy()"),
         (pd.Index([1, 2]), "x.to_numpy()"),
-        (pd.MultiIndex.from_tuples([(1, "a")]), "{'x': x.tolist()}"),
+        (pd.MultiIndex.from_tuples([(1, "a")]), "x.to_list()"),
     ]
 
 
@@ -479,7 +461,7 @@ def test_what_pandas_has_is_shared_by_its_values():
         proposed_and_works(value, expression)
 
 
-@pytest.mark.parametrize("make", [shm.ShareableList, lambda items: shm.create("x", items)])
+@pytest.mark.parametrize("make", [shm.ShareableList, lambda items: shm.create("x", items, kind="list")])
 def test_an_int_beyond_a_list_says_its_range_and_how_it_can_be_an_item(make):
     with pytest.raises(shm.RangeError, match=r"9223372036854775808 takes 65 bits .* -2\*\*63 to 2\*\*63 - 1") as caught:
         make([2**63])

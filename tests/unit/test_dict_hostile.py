@@ -18,7 +18,8 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import kinds
-from shmkernel.kinds.dicts import entries, lmdb_pages, values, verify
+from shmkernel.kinds import values
+from shmkernel.kinds.dicts import entries, lmdb_pages, verify
 from shmkernel.kinds.preview import Look, Source
 from tests.helpers import Child, holding
 

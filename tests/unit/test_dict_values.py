@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shmkernel.kinds.dicts import values
+from shmkernel.kinds import values
 
 ZONES = st.one_of(
     st.none(), st.timezones(), st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)).map(dt.timezone)

@@ -95,8 +95,8 @@ def test_what_is_shared_already_stays_as_it_is(notebook, name):
         ("x --size 0", "0 bytes"),
         ("x --size 64K --shape 3", "one of them"),
         ("x --from [1] --size 5", "takes no size"),
-        ("x --from [[1]] ", "asarray"),
-        ("x --from 'text'", "encode"),
+        ("x --from range(3)", "asarray"),
+        ("x --from (n for n in [1])", "list"),
         ("x --from 5 --kind dictt", "Known kinds"),
         ("x --from [2**64]", "64 of an item"),
     ],
@@ -132,3 +132,37 @@ def test_a_frame_is_shared_and_attached_in_another_form(notebook):
     notebook("%shm_attach trades --as frame")
     assert isinstance(notebook["frame"], pd.DataFrame)
     assert "does not change" in str(notebook.fails("%shm_attach trades --mode r+ --overwrite"))
+
+
+def test_a_text_is_shared_and_the_cell_can_run_again(notebook):
+    assert notebook('%shm_create t --from "a text"').startswith("t: object 'a text', ")
+    assert "It replaces the earlier one" in notebook('%shm_create t --from "another"')
+    assert notebook("%shm_attach t").startswith("t: object 'another', ")
+    assert notebook["t"] == "another"
+    assert "no longer the shared one" not in notebook("%shm_list")
+
+
+def test_a_variable_that_was_set_to_something_else_is_not_overwritten(notebook):
+    notebook("%shm_create rows --from [[1, 2], [3]]\nrows = [[1, 2], [3]]")
+    assert "your variable rows is something else" in str(notebook.fails("%shm_attach rows"))
+    assert "no longer the shared one" in notebook("%shm_list")
+
+
+def test_a_text_is_closed_like_anything_else(notebook):
+    notebook('%shm_create t --from "a text" --lifetime attached')
+    assert shm.info("t").attached
+    assert notebook("%shm_close t") == "t: closed here. No segment has this name any more\n"
+    assert "t" not in notebook
+    assert "not attached here" in str(notebook.fails("%shm_close t"))
+
+
+def test_an_object_that_was_changed_is_shared_anew(notebook):
+    notebook("import decimal\nvalues = {decimal.Decimal(1)}\n%shm_create values\nvalues.add(2)\n%shm_create values")
+    assert shm.attach("values") == {1, 2}
+
+
+def test_a_mapping_becomes_a_snapshot_when_asked(notebook):
+    assert notebook("cfg = {'rate': 0.1}\n%shm_create cfg").startswith("cfg: dict 1 key, ")
+    assert notebook("%shm_create cfg --from {'rate': 0.1} --kind object --overwrite").startswith(
+        "cfg: object dict of 1, "
+    )

@@ -5,7 +5,7 @@ changes, and writes the new root last. So readers never wait, and a writer that 
 of LMDB can read a store, whose one tree holds:
 
     key                       value, in MessagePack
-    the key (keys.py)         [number, value]      (values.py)
+    the key (keys.py)         [number, value]      (kinds/values.py)
     0xff, number (8 bytes)    the key again        (the order of insertion)
 
 So the dict has half as many keys as the tree has entries; the first two pages give that count. A store has a folder of
@@ -30,7 +30,8 @@ from shmkernel.errors import UnsupportedError
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from shmkernel.kinds.dicts import entries, errors, mapping, operations, preview, reservation, store, values
+    from shmkernel.kinds import values
+    from shmkernel.kinds.dicts import entries, errors, mapping, operations, preview, reservation, store
 
 __all__ = ["entries", "errors", "mapping", "operations", "preview", "reservation", "store", "values"]
 
@@ -44,7 +45,7 @@ def __getattr__(name: str) -> ModuleType:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         with importing:
-            return importlib.import_module(f"{__name__}.{name}")
+            return importlib.import_module(f"{'shmkernel.kinds' if name == 'values' else __name__}.{name}")
     except ModuleNotFoundError as error:
         if error.name != "lmdb":
             raise

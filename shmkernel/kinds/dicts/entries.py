@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import lmdb
 import numpy as np
 
-from shmkernel.kinds.dicts import keys, values
+from shmkernel.kinds import values
+from shmkernel.kinds.dicts import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

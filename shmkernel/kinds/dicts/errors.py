@@ -21,7 +21,8 @@ from shmkernel.errors import (
     RefusedError,
     UnsupportedError,
 )
-from shmkernel.kinds.dicts import entries, values
+from shmkernel.kinds import values
+from shmkernel.kinds.dicts import entries
 from shmkernel.kinds.dicts.lmdb_pages import MAP, PAGE
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

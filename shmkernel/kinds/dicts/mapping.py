@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from shmkernel.kinds.dicts import entries, fast_path, lmdb_pages, values
+from shmkernel.kinds import values
+from shmkernel.kinds.dicts import entries, fast_path, lmdb_pages
 from shmkernel.kinds.dicts.cache import KEYS, MISSING, SHORT, Encoded
 from shmkernel.kinds.dicts.operations import (
     AT_ONCE,

@@ -12,7 +12,8 @@ import numpy as np
 
 from shmkernel._core import fork, limits
 from shmkernel.errors import ArgumentError, Cure, FullError, NotFoundError, ShmError, UnsupportedError
-from shmkernel.kinds.dicts import entries, errors, fast_path, keys, lmdb_pages, store, values
+from shmkernel.kinds import values
+from shmkernel.kinds.dicts import entries, errors, fast_path, keys, lmdb_pages, store
 from shmkernel.kinds.dicts.cache import FROZEN, KEYS, MISSING, SHORT, Encoded
 
 if TYPE_CHECKING:

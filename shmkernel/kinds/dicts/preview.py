@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Raw, msgpack
 
 from shmkernel._core import capacity, paths
-from shmkernel.kinds.dicts import entries, lmdb_pages, store, values
+from shmkernel.kinds import values
+from shmkernel.kinds.dicts import entries, lmdb_pages, store
 from shmkernel.kinds.preview import Look, Preview, Source, grid, nothing, page
 
 if TYPE_CHECKING:

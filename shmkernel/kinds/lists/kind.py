@@ -44,15 +44,6 @@ class List:
             return all(layout.may_be(kind) for kind in set(map(type, value)))
         return isinstance(value, View)
 
-    def explain(self, value: object) -> str | None:
-        """Return which item of a list or tuple cannot be shared."""
-        if not isinstance(value, (list, tuple)):
-            return None
-        at = next((at for at, item in enumerate(value) if not layout.may_be(type(item))), 0)
-        return (
-            f"item {at} is {kinds.a_type(value[at])}, and an item of a list is an int, float, bool, str, bytes or None"
-        )
-
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan the items of any iterable."""
         kinds.only(name, "a list", options)

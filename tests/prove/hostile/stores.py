@@ -16,8 +16,9 @@ import numpy as np
 import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel.errors import ShmError
+from shmkernel.kinds import values
 from shmkernel.kinds.dicts import entries as parts
-from shmkernel.kinds.dicts import keys, values
+from shmkernel.kinds.dicts import keys
 from shmkernel.kinds.preview import Look, Source
 from tests.prove.hostile import segments
 

@@ -1,7 +1,9 @@
-"""Encode the values of a shared dict as MessagePack, so that each is decoded with the type it had.
+"""Encode values of dicts and objects as MessagePack, so that each is decoded with the type it had.
 
 MessagePack has numbers, texts, bytes, lists and maps. Other types are extensions: a code, and data that is mostly
 MessagePack too. Nothing is pickled. A value that would be decoded as another value or type is refused.
+
+A kind can add extensions of its own: `pack` takes a `More`, and `reader` a function for each code.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import math
 import struct
 import uuid
 import zoneinfo
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Decode = Callable[[bytes | memoryview], Any]
+
+OWN = 32  # the lowest code of a kind's own extensions
 Ext = msgspec.msgpack.Ext
 SCALARS: frozenset[type] = frozenset({str, int, float, bool, bytes, type(None)})  # types that MessagePack has
 _NATIVE: frozenset[type] = SCALARS - {str, int}  # types of which MessagePack has all values
@@ -47,11 +52,11 @@ _PAIR = struct.Struct(">dd")
 
 
 class NoValueError(Exception):
-    """A value that cannot be stored: ``path`` leads to it, ``why`` gives reason and cure."""
+    """A value that cannot be stored: ``path`` leads to it, ``why`` gives reason and cure; ``reason`` may be empty."""
 
     def __init__(self, value: object, why: str = "") -> None:
         super().__init__()
-        self.type, self.why = type(value), why or _cure(value)
+        self.type, self.reason, self.why = type(value), why, why or _cure(value)
         self.path: tuple[object, ...] = ()
 
 
@@ -61,8 +66,18 @@ class File(str):
     __slots__ = ()
 
 
-def pack(value: object) -> bytes:
-    """Encode a value.
+class More(Protocol):
+    """A kind's own extensions, from `OWN` upwards."""
+
+    def __call__(self, value: Any, parts: Callable[[object], bytes]) -> msgspec.msgpack.Ext | None:
+        """Return the value as an extension, None for one that is none of its own; `parts` encodes what it holds."""
+
+    def restart(self) -> None:
+        """Forget what was noted: all is encoded again."""
+
+
+def pack(value: object, more: More | None = None) -> bytes:
+    """Encode a value. `more` is asked first about all but numbers, texts, bytes, lists, tuples, sets and dicts.
 
     Raises
     ------
@@ -76,9 +91,11 @@ def pack(value: object) -> bytes:
     """
     try:
         try:
-            return encode(value if type(value) in SCALARS or _is_plain(value) else _lower(value, SCALARS))
+            return encode(value if type(value) in SCALARS or _is_plain(value) else _lower(value, SCALARS, more))
         except (OverflowError, UnicodeEncodeError):  # large numbers and lone surrogates are rare
-            return encode(_lower(value, _NATIVE))
+            if more:
+                more.restart()
+            return encode(_lower(value, _NATIVE, more))
     except RecursionError:
         raise NoValueError(value, "it is nested too deep, or contains itself") from None
 
@@ -97,28 +114,37 @@ class ZoneError(ValueError):
     """A time in a time zone that this machine does not know."""
 
 
-def _raise(code: int, data: memoryview) -> Any:
-    make = _RAISE.get(code)
-    if make is None:
-        raise ValueError(f"it holds a value of a later version of shmkernel (extension {code})")
-    return make(data)
+def reader(more: Mapping[int, Callable[[Any], Any]]) -> Decode:
+    """Return a function that decodes values, `more` extensions too: each function takes the decoded parts.
 
+    Damaged bytes may raise any error.
+    """
 
-def decode(data: bytes | memoryview) -> Any:
-    """Decode a value; damaged bytes may raise any error."""
-    try:
-        return _decode(data)
-    except (MemoryError, RecursionError):
+    def raise_(code: int, data: memoryview) -> Any:
+        if own := more.get(code):
+            return own(inner(data))
+        make = _RAISE.get(code)
+        if make is None:
+            raise ValueError(f"it holds a value of a later version of shmkernel (extension {code})")
+        return make(data, inner)
+
+    def decode(data: bytes | memoryview) -> Any:
         try:
-            _skip(data)
-        except Exception as error:  # noqa: BLE001  damage: a length beyond the bytes, or endless nesting
-            raise ValueError(str(error) or type(error).__name__) from None
-        raise
+            return inner(data)
+        except (MemoryError, RecursionError):
+            try:
+                _skip(data)
+            except Exception as error:  # noqa: BLE001  damage: a length beyond the bytes, or endless nesting
+                raise ValueError(str(error) or type(error).__name__) from None
+            raise
+
+    inner: Decode = msgspec.msgpack.Decoder(ext_hook=raise_).decode
+    return decode
 
 
 encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
-_decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=_raise).decode
 _skip: Callable[[bytes | memoryview], object] = msgspec.msgpack.Decoder(msgspec.Raw).decode
+decode = reader({})
 
 
 def _is_plain(value: Any, levels: int = _LEVELS) -> bool:
@@ -138,49 +164,51 @@ def _is_plain(value: Any, levels: int = _LEVELS) -> bool:
     return True
 
 
-def _lower(value: object, native: frozenset[type]) -> object:
+def _lower(value: object, native: frozenset[type], more: More | None = None) -> object:
     """Return a value in types of MessagePack, or as an extension. Types in `native` need no conversion."""
     kind = type(value)
     if kind in native:
         return value
     if (code := _PARTS.get(kind)) is not None:
-        parts = _items(cast("Iterable[object]", value), native)
+        parts = _items(cast("Iterable[object]", value), native, more)
         return Ext(code, encode(parts)) if code else parts
     if kind is dict:
-        return _dict(cast("Mapping[Any, object]", value), native)
+        return _dict(cast("Mapping[Any, object]", value), native, more)
+    if more and (own := more(value, lambda parts: encode(_lower(parts, native, more)))):
+        return own
     if make := _LOWER.get(kind):
         return make(value)
     if isinstance(value, np.generic):
         if value.dtype.kind in "SU" and cast("bytes | str", value)[-1:] in (b"\0", "\0"):
             plain = "bytes" if value.dtype.kind == "S" else "str"
             raise NoValueError(value, f"numpy would take the zeros at its end away: give {plain}(...) of it")
-        return Ext(_SCALAR, encode([_describe(value, value.dtype), [], "C", value.tobytes()]))
+        return Ext(_SCALAR, encode([describe(value, value.dtype), [], "C", value.tobytes()]))
     raise NoValueError(value)
 
 
-def _items(value: Iterable[object], native: frozenset[type]) -> list[object]:
+def _items(value: Iterable[object], native: frozenset[type], more: More | None) -> list[object]:
     items = list(value)
     if not set(map(type, items)) <= native:
         for at, item in enumerate(items):
             try:
-                items[at] = _lower(item, native)
+                items[at] = _lower(item, native, more)
             except NoValueError as error:
                 error.path = (at, *error.path)
                 raise
     return items
 
 
-def _dict(value: Mapping[Any, object], native: frozenset[type]) -> object:
+def _dict(value: Mapping[Any, object], native: frozenset[type], more: More | None) -> object:
     lowered: dict[Any, object] = {}
     for key, item in value.items():
         try:
-            lowered[key] = _lower(item, native)
+            lowered[key] = _lower(item, native, more)
         except NoValueError as error:
             error.path = (key, *error.path)
             raise
     if set(map(type, lowered)) <= {str} and (str in native or all(type(_text(key)) is str for key in lowered)):
         return lowered
-    return Ext(_MAP, encode([_items(lowered, _NATIVE), list(lowered.values())]))
+    return Ext(_MAP, encode([_items(lowered, _NATIVE, more), list(lowered.values())]))
 
 
 def _int(value: int) -> object:
@@ -239,7 +267,7 @@ def _file(name: bytes) -> File:
 
 def _array(value: NDArray[Any]) -> object:
     order: Any = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-    return Ext(_ARRAY, encode([_describe(value, value.dtype), value.shape, order, value.tobytes(order)]))
+    return Ext(_ARRAY, encode([describe(value, value.dtype), value.shape, order, value.tobytes(order)]))
 
 
 def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[Any]:
@@ -252,7 +280,7 @@ def _new_array(text: str, shape: list[int], order: Any, data: bytes) -> NDArray[
     return np.ndarray(tuple(shape), dtype, bytearray(data), order=order)
 
 
-def _describe(value: object, dtype: np.dtype[Any]) -> str:
+def describe(value: object, dtype: np.dtype[Any]) -> str:
     """Return a dtype as text; NoValueError if it cannot be stored."""
     if not dtype.itemsize and not isinstance(value, np.generic):
         raise NoValueError(value, f"its elements ({dtype}) take no memory")
@@ -296,23 +324,23 @@ _LOWER: dict[type, Callable[[Any], object]] = {
     np.ndarray: _array,
     File: lambda value: Ext(_FILE, value.encode()),
 }
-_RAISE: dict[int, Callable[[memoryview], Any]] = {
-    _TUPLE: lambda data: tuple(decode(data)),
-    _SET: lambda data: set(decode(data)),
-    _FROZENSET: lambda data: frozenset(decode(data)),
-    _MAP: lambda data: dict(zip(*decode(data), strict=True)),
-    _INT: lambda data: int.from_bytes(data, "big", signed=True),
-    _TEXT: lambda data: bytes(data).decode("utf-8", "surrogatepass"),
-    _COMPLEX: lambda data: complex(*_PAIR.unpack(data)),
-    _DATETIME: lambda data: _in_zone(dt.datetime, *decode(data)),
-    _DATE: lambda data: dt.date.fromisoformat(bytes(data).decode()),
-    _TIME: lambda data: _in_zone(dt.time, *decode(data)),
-    _SPAN: lambda data: dt.timedelta(*decode(data)),
-    _DECIMAL: lambda data: decimal.Decimal(bytes(data).decode()),
-    _UUID: lambda data: uuid.UUID(bytes=bytes(data)),
-    _SCALAR: lambda data: _new_array(*decode(data))[()],
-    _ARRAY: lambda data: _new_array(*decode(data)),
-    _FILE: lambda data: _file(bytes(data)),
+_RAISE: dict[int, Callable[[memoryview, Decode], Any]] = {
+    _TUPLE: lambda data, decode: tuple(decode(data)),
+    _SET: lambda data, decode: set(decode(data)),
+    _FROZENSET: lambda data, decode: frozenset(decode(data)),
+    _MAP: lambda data, decode: dict(zip(*decode(data), strict=True)),
+    _INT: lambda data, _: int.from_bytes(data, "big", signed=True),
+    _TEXT: lambda data, _: bytes(data).decode("utf-8", "surrogatepass"),
+    _COMPLEX: lambda data, _: complex(*_PAIR.unpack(data)),
+    _DATETIME: lambda data, decode: _in_zone(dt.datetime, *decode(data)),
+    _DATE: lambda data, _: dt.date.fromisoformat(bytes(data).decode()),
+    _TIME: lambda data, decode: _in_zone(dt.time, *decode(data)),
+    _SPAN: lambda data, decode: dt.timedelta(*decode(data)),
+    _DECIMAL: lambda data, _: decimal.Decimal(bytes(data).decode()),
+    _UUID: lambda data, _: uuid.UUID(bytes=bytes(data)),
+    _SCALAR: lambda data, decode: _new_array(*decode(data))[()],
+    _ARRAY: lambda data, decode: _new_array(*decode(data)),
+    _FILE: lambda data, _: _file(bytes(data)),
 }
 NAMES = {
     _TUPLE: "tuple",

@@ -1,0 +1,10 @@
+"""Objects: any other value, as a stream of bytes and the arrays inside it, which attaching does not copy.
+
+Modules:
+
+    layout     the bytes of a segment: head, index, buffers, stream
+    plain      values that are put together again without running code of theirs
+    adapters   values of libraries, taken apart into plain ones
+    summary    what a listing shows
+    kind       the kind
+"""
