@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel._core.imports import importing
 
@@ -59,8 +60,14 @@ class Progress:
         with importing:
             from tqdm.auto import tqdm  # noqa: PLC0415  slow
 
+        # A class of its own for each bar. The lock that tqdm makes is one of multiprocessing: since Python 3.14 that
+        # starts a process, and leaves a file in /dev/shm if both are killed. And a child that is forked while another
+        # thread draws would wait for it. tqdm's monitor is a thread that never ends.
+        bar: Any = type("tqdm", (tqdm,), {"monitor_interval": 0})
+        bar.set_lock(threading.RLock())
         notebook = "ipykernel" in sys.modules  # tqdm hides its bar if the stream is no terminal, as in a kernel
-        return tqdm(
+        made: tqdm[None] = bar(
             desc=self._label, total=self._total, initial=self._done, unit="B", unit_scale=True, unit_divisor=1024,
             disable=False if notebook else None, leave=False,
         )  # fmt: skip
+        return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -52,3 +53,31 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     shm.create("x", np.arange(os.cpu_count() or 1))
     assert "x:" in terminal.getvalue()
+
+
+def test_a_bar_starts_no_process_and_no_thread_and_leaves_no_semaphore():
+    """tqdm makes a lock of multiprocessing, which is a file in /dev/shm, and a thread that watches its bars."""
+    script = """if True:
+        import io, os, sys, threading
+        import numpy as np
+        import shmkernel as shm
+        from shmkernel._core import progress
+
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        shm.create("before", 1)  # it starts the watchdog
+
+        def children():
+            with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                return file.read().split()
+
+        before, sys.stderr, progress._PATIENCE = children(), Terminal(), -1.0
+        shm.create("x", np.arange(9))
+        assert "x:" in sys.stderr.getvalue()
+        assert children() == before
+        assert threading.active_count() == 1
+        assert "multiprocessing.synchronize" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

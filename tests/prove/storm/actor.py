@@ -79,8 +79,7 @@ class Actor:
             path for path in {*_descriptors()} - self.inherited[1] if "/shmk-" in path and "/sync/" not in path
         ]:
             self.log("fault", f"descriptors are left: {found}")
-        threads = [thread for thread in threading.enumerate()[1:] if type(thread).__name__ != "TMonitor"]  # tqdm's
-        if threads:
+        if threads := threading.enumerate()[1:]:
             self.log("fault", f"threads are left: {threads}")
         self.log("ended")
 
