@@ -8,12 +8,35 @@ import shutil
 import signal
 import sys
 from subprocess import DEVNULL
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ANSWER = 60.0  # seconds for a kernel to start or to run a cell, on a busy machine
+
+
+def _kill_group(group: int) -> None:
+    """Kill all processes of a group but multiprocessing's resource tracker; one of them may have forked meanwhile."""
+    killed: set[int] = set()
+    while pids := {*_members(group)} - killed:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= pids
+
+
+def _members(group: int) -> Iterator[int]:
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.getpgid(pid) != group:
+                continue
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if b"multiprocessing.resource_tracker" not in file.read():
+                    yield pid
 
 
 class Kernel:
@@ -44,10 +67,16 @@ class Kernel:
         return provisioner.process if provisioner else None
 
     def kill(self) -> None:
-        """Send SIGKILL to its process group, as Jupyter does to a kernel that hangs, and wait for its end."""
+        """Send SIGKILL to its process group, as Jupyter does to a kernel that hangs, and wait for its end.
+
+        But not to the process that removes what multiprocessing has left in /dev/shm: it ends when it has done so.
+        """
         if process := self.process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            try:
+                _kill_group(process.pid)
+            except FileNotFoundError:  # no /proc
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def end(self) -> None:

@@ -277,6 +277,17 @@ def test_a_peer_that_ends_itself_ends_quietly_and_the_next_cell_starts_another(n
     notebook("%peer brief --kill")
 
 
+def test_what_the_standard_library_shares_in_a_peer_goes_with_the_peer(notebook):
+    """multiprocessing starts a process in the peer's group, which removes it."""
+    name = notebook(
+        "%%peer brief\nfrom multiprocessing.shared_memory import SharedMemory\n"
+        "block = SharedMemory(create=True, size=9)\nprint(block.name)"
+    ).strip()
+    assert os.path.exists(f"/dev/shm/{name}")
+    notebook("%peer brief --kill")
+    until(lambda: not os.path.exists(f"/dev/shm/{name}"), "the block is removed")
+
+
 def test_a_debugger_of_the_notebook_does_not_take_its_peers_over(notebook):
     notebook("import debugpy; address = debugpy.listen(0)")
     pid = pid_of(notebook, "free")
