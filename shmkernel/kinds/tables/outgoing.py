@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from shmkernel._core.imports import importing
+from shmkernel._core.imports import importing, loaded
 from shmkernel.errors import ArgumentError
 from shmkernel.kinds.tables import arrow_file, frames
 from shmkernel.kinds.tables.incoming import ORIGIN
@@ -29,8 +29,9 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
     if library == "arrow":
         return _arrow(table, origin) if form is None else table
     try:
-        with importing:
-            __import__(library)
+        if not loaded(library):
+            with importing:
+                __import__(library)
     except ImportError:
         if form is None:  # shared from an environment that has it
             return table
