@@ -259,3 +259,23 @@ def test_a_quota_is_told_as_a_quota(call, monkeypatch, shm_dir):
     assert caught.value.limit == "quota"
     assert "unlink" not in caught.value.message
     assert left(shm_dir) == before
+
+
+def test_a_stream_of_unknown_length_that_does_not_fit_leaves_nothing(small):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/crash")
+    read = []
+
+    def batches():
+        for number in range(1000):
+            read.append(number)
+            yield pa.record_batch({"x": np.full(2000, number)})
+
+    def work():
+        small_one = shm.create("small", pa.table({"x": [1]}))
+        reader = pa.RecordBatchReader.from_batches(pa.schema({"x": pa.int64()}), batches())
+        refused(lambda: shm.create("big", reader))
+        assert 10 < len(read) < 100  # it stopped on the way
+        assert [info.name for info in shm.list()] == ["small"]
+        assert shm.create("after", small_one).equals(small_one)
+
+    small(work)

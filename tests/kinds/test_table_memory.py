@@ -1,0 +1,115 @@
+"""Tables take the memory of one segment: while they are written, and however many processes read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from tests.helpers import Child, lacking, python
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
+pd = pytest.importorskip("pandas")
+
+MB = 1_000_000
+ROWS = 4_000_000  # of eight bytes, four columns: 128 MB
+MEASURED = """
+import sys
+import numpy as np, pandas as pd, pyarrow as pa
+import shmkernel as shm
+
+def memory(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
+
+ROWS = int(sys.argv[1])
+shm.create("warm", pd.DataFrame({"a": [1.5], "b": ["x"]}))
+shm.create("warm", pa.table({"a": [1]}), replace=True)
+value = VALUE
+try:
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget the peak
+except OSError:
+    print("None")
+else:
+    before = memory("VmRSS")
+    x = shm.create("x", value)
+    print(memory("VmHWM") - before)
+    assert shm.info("x").size > ROWS * 32, shm.info("x")
+"""
+VALUES = {
+    "a frame": 'pd.DataFrame({name: np.arange(ROWS) * 1.5 for name in "abcd"})',
+    "dates and categories": 'pd.DataFrame({name: np.arange(ROWS).astype("M8[us]") for name in "abcd"}'
+    ' | {"e": pd.Categorical.from_codes(np.zeros(ROWS, "i1"), ["x"])})',
+    "a table": 'pa.table({name: np.arange(ROWS) for name in "abcd"})',
+    "a stream": "pa.RecordBatchReader.from_batches(pa.schema([(name, pa.int64()) for name in 'abcd']), ("
+    "pa.record_batch({name: np.full(100_000, n) for name in 'abcd'}) for n in range(ROWS // 100_000 + 1)))",
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.long
+def test_a_table_is_written_without_a_second_copy(value):
+    """Beside the 128 MB of the segment it takes a few."""
+    peak = python(MEASURED.replace("VALUE", value), ROWS).stdout.strip()
+    if peak == "None":
+        lacking("no process may write to its /proc/self/clear_refs here: run on a machine of your own")
+    assert int(peak) < 60 * MB
+
+
+@pytest.mark.long
+def test_a_result_of_duckdb_is_written_batch_by_batch():
+    pytest.importorskip("duckdb")
+    query = "(__import__('duckdb').sql(f'select range a, range*2 b, range*3 c, range*4 d from range({ROWS + 1})'))"
+    peak = python(MEASURED.replace("VALUE", query), ROWS).stdout.strip()
+    if peak == "None":
+        lacking("no process may write to its /proc/self/clear_refs here: run on a machine of your own")
+    assert int(peak) < 90 * MB
+
+
+def proportional():
+    """Return the memory of this process: what several processes share counts in parts."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+
+
+@pytest.mark.long
+def test_four_processes_hold_one_table():
+    """Each reads all values: together they take the memory of one segment."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        lacking("this kernel has no /proc/*/smaps_rollup: it has to be 4.14 or newer")
+    shm.create("x", pd.DataFrame({name: np.arange(ROWS) * 1.5 for name in "abcd"}))
+    size = shm.info("x").size
+
+    def read(connection):
+        shm.attach("x", as_="arrow")  # which imports what it needs
+        shm.close("x")
+        connection.send("ready")
+        connection.recv()
+        connection.send(proportional())
+        connection.recv()
+        x = shm.attach("x")
+        total = float(sum(x[name].to_numpy().sum() for name in x))
+        connection.send(total)
+        connection.recv()
+        connection.send(proportional())
+        connection.recv()
+
+    children = [Child(read) for _ in range(4)]
+    try:
+        assert {child.hear() for child in children} == {"ready"}
+        before, totals, after = ask(children), ask(children), ask(children)
+    finally:
+        for child in children:
+            child.end()
+    assert len(set(totals)) == 1
+    assert size * 0.9 < sum(after) - sum(before) < size + 4 * 20 * MB
+
+
+def ask(children):
+    """Tell all children to go on; return what each answers."""
+    for child in children:
+        child.tell()
+    return [child.hear() for child in children]
