@@ -320,6 +320,41 @@ def test_tab_after_an_unfinished_line_prints_nothing_and_fails_nothing(notebook,
     assert printed.out + printed.err == ""
 
 
+def completed(notebook, text):
+    """Return what TAB proposes at the end of a text, as lines."""
+    with provisionalcompleter():
+        found = list(notebook.shell.Completer.completions(text, len(text)))
+    return [text[: one.start] + one.text for one in found]
+
+
+@pytest.mark.parametrize(
+    "start",
+    ['shm.attach("', "y = shm.info('", 'shm.session["', 'with shm.lock("', 'attach("', 'shm.save( "', 'f(shm.attach("'],
+)
+def test_names_are_completed_inside_a_call(notebook, start):
+    notebook("import shmkernel as shm\nfrom shmkernel import attach\n%shm_create elevation --shape 3")
+    assert completed(notebook, f"{start}ele") == [f"{start}elevation"]
+    assert completed(notebook, start) == [f"{start}elevation"]
+
+
+@pytest.mark.parametrize("start", ['print("', 'other.attach("', 'shm.create("', 'info("', 'shm.attach("q'])
+def test_other_texts_are_left_alone(notebook, start):
+    notebook("import shmkernel as shm\nother = 1\n%shm_create elevation --shape 3")
+    assert not [text for text in completed(notebook, start) if "elevation" in text]
+
+
+def test_a_file_to_save_to_is_proposed_with_its_suffix(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    notebook("%shm_create x --shape 3\n%shm_create d --dict")
+    assert completed(notebook, "%shm_save x ")[0] == "%shm_save x x.npy"
+    assert completed(notebook, "%shm_save x results/") == ["%shm_save x results/x.npy"]
+    assert "%shm_save x results/" in completed(notebook, "%shm_save x res")
+    assert completed(notebook, "%shm_save d ")[:2] == ["%shm_save d d.json", "%shm_save d d.msgpack"]
+    assert "%shm_load y results/" in completed(notebook, "%shm_load y re")
+    assert "results" not in "".join(completed(notebook, "%shm_save no.thing/else y"))
+
+
 def test_who_else_holds_what_has_lost_its_name_is_said_and_who_stays_behind(notebook):
     with elsewhere(lambda: shm.create("x", shape=3)):
         notebook("%shm_attach x\n%shm_unlink x")
