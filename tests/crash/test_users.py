@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import folders, paths, segment_file, sessions
-from tests.helpers import Child, lacking, left
+from tests.helpers import Child, lacking, left, until, until_left
 
 CLONE_NEWUSER = 0x10000000
 ME, SOMEBODY = 1000, 12345  # uids
@@ -212,6 +213,49 @@ def test_hard_links_attach_no_other_segment_and_leak_none(shm_dir):
     shm.unlink("d")
     shm.unlink("e")
     assert [path for path in left(shm_dir) if "sessions" not in path] == []
+
+
+def become_who_may_link(uid):
+    """Become another user, who may make hard links as each may with sysctl fs.protected_hardlinks=0."""
+    libc, (keep_caps, version, owner) = ctypes.CDLL(None, use_errno=True), (8, 0x20080522, 1 << 3)  # CAP_FOWNER
+    libc.prctl(keep_caps, 1, 0, 0, 0)
+    os.setresuid(uid, uid, uid)
+    return libc.capset(struct.pack("=Ii", version, 0), struct.pack("=6I", owner, owner, 0, 0, 0, 0)) == 0
+
+
+def test_hard_links_that_another_user_makes_attach_nothing_and_go_with_the_owner(shm_dir):
+    os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
+    links = {"b": "a", "e": "d", "x": "x2"}
+
+    def own(connection):
+        made = shm.create("a", np.arange(3)), shm.create("d", {"k": 1}), shm.create("x2", b"abc", lifetime="attached")
+        connection.send(len(made))
+        connection.recv()
+
+    def link(connection):
+        pairs = [(paths.path_of(old), paths.path_of(new)) for new, old in links.items()]  # of the owner's uid
+        connection.send(become_who_may_link(SOMEBODY))
+        for pair in pairs:
+            os.link(*pair)
+
+    with Child(own) as owner:
+        owner.hear()
+        with Child(link) as stranger:
+            if not stranger.hear():
+                lacking("no process may be given the right to link what others own (CAP_FOWNER)")
+            assert stranger.join() == 0
+        for new, old in links.items():
+            for call in (shm.attach, lambda name: shm.save(name, "/tmp/never")):
+                with pytest.raises(shm.RefusedError, match=f"second name [(]hard link[)] of '{old}', so it is not tr"):
+                    call(new)
+        assert shm.attach("a").tolist() == [0, 1, 2]
+        assert shm.attach("d") == {"k": 1}
+        assert shm.create("b", 5, replace=True) == 5
+        owner.end()
+    until(lambda: paths.names() == ["b"], "what the owner had is swept, with the names that the stranger gave it")
+    shm.unlink("b")
+    sessions.end()
+    until_left(shm_dir)
 
 
 def test_a_session_of_root_that_drops_its_privileges_goes_on_as_that_user(shm_dir):
