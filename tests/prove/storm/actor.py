@@ -44,7 +44,7 @@ class Actor:
         self.log("born", self.number)
         self.inherited = {id(one) for one in attachments.alive()}, {*_descriptors()}
         _report_the_unseen(self.log)
-        with conditions.limits(self.process.condition):
+        with conditions.limits(self.process.condition, self.files):
             main, *others = [Runner(self, index, strand) for index, strand in enumerate(self.process.strands)]
             tasks = [runner for runner in others if runner.way == "task"]
             threads = [threading.Thread(target=runner.run) for runner in others if runner.way == "thread"]

@@ -7,9 +7,11 @@ import errno
 import os
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import shmkernel as shm
+from shmkernel._core import capacity, cgroups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,14 +25,20 @@ ERRORS: dict[str, tuple[type[BaseException], ...]] = {
     "short files": (shm.LimitError, shm.FullError, shm.WatchdogError),
     "closed streams": (),
     "umask 0777": (),
+    # The files that tell of a cgroup say that little is left. A real limit would be met by Python itself, and kill.
+    "small cgroup as its files say": (shm.FullError,),
 }
 _FULL = (shm.FullError, shm.WatchdogError)
 ROOMS: dict[str, tuple[type[BaseException], ...]] = {"plain": (), "full folder": _FULL, "few inodes": _FULL}
 
 
 @contextlib.contextmanager
-def limits(condition: str) -> Iterator[None]:
+def limits(condition: str, files: str) -> Iterator[None]:
     """Run under a condition; a soft limit is raised again for the checks at the end."""
+    if condition == "small cgroup as its files say":
+        with _small_cgroup(Path(files, f"cgroup-{os.getpid()}")):
+            yield
+        return
     if condition == "closed streams":
         os.closerange(0, 3)
     elif condition == "umask 0777":
@@ -48,6 +56,26 @@ def limits(condition: str) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(kind, (soft, hard))
+
+
+@contextlib.contextmanager
+def _small_cgroup(root: Path) -> Iterator[None]:
+    limit, left = 128 << 20, 128 << 10
+    texts = {
+        "proc/self/cgroup": "0::/",
+        "proc/meminfo": Path("/proc/meminfo").read_text(encoding="ascii"),
+        "sys/fs/cgroup/memory.max": f"{limit}",
+        "sys/fs/cgroup/memory.current": f"{limit - limit // cgroups._MARGIN - left}",
+    }
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+    cgroups._ROOT, capacity._known = str(root), capacity._Known()
+    try:
+        yield
+    finally:
+        cgroups._ROOT, capacity._known = "", capacity._Known()
 
 
 def is_limit(error: BaseException) -> bool:

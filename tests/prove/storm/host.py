@@ -48,6 +48,7 @@ def _import_all() -> None:
     import msgspec  # noqa: F401  loaded before anything is counted
     import numpy.ma  # noqa: F401  loaded before anything is counted
 
+    importlib.import_module("shmkernel.monitor.widget")
     for subject in KINDS:
         for module in subject.needs:
             importlib.import_module(module)

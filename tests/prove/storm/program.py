@@ -17,7 +17,14 @@ LIFETIMES = ("session", "session", "attached", "keep")
 CONDITIONS = (
     ("plain",) * 4
     + ("hasty threads",) * 3
-    + ("few descriptors", "few addresses", "short files", "closed streams", "umask 0777")
+    + (
+        "few descriptors",
+        "few addresses",
+        "short files",
+        "closed streams",
+        "umask 0777",
+        "small cgroup as its files say",
+    )
 )
 ROOMS = ("plain",) * 6 + ("full folder", "few inodes")
 STRANDS = ("main", "thread", "thread", "task", "task")

@@ -160,6 +160,31 @@ def changes(runner, step):
     asyncio.run(follow())
 
 
+_CLICKS: tuple[dict[str, object], ...] = (
+    {"do": "hello"},
+    {"do": "see", "view": "page", "on": True},
+    {"do": "look", "axes": [0], "start": 1},
+    {"do": "act", "id": 1, "verb": "keep", "inode": "0"},
+    {"do": "see", "view": "page", "on": False},
+)
+
+
+@act(1, shm.LimitError, names=NAMES)
+def watch(runner, step):
+    """Show the monitor, with the messages that its page would send."""
+    if runner.way == "main":
+        raise Skip  # an interrupt could come before the monitor is known here, and its thread would stay
+    monitor = shm.watch(step.name, interval=0.05)
+    thread = monitor._sampler._thread
+    try:
+        for click in _CLICKS:
+            monitor._on_message(None, {**click, "key": step.name, "name": step.name}, [])
+            monitor._sampler.sample()
+    finally:
+        monitor.close()
+        thread.join()
+
+
 # The standard library's classes
 
 
