@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.tables import blocks
-from shmkernel.testing import KindContract, attach_hostile
+from shmkernel.testing import KindContract, write
 from tests.helpers import Child
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
@@ -114,8 +115,6 @@ class TestTable(KindContract):
             return True
         if isinstance(value, (pl.DataFrame, pl.Series)):
             return type(got) is type(value) and got.equals(value)
-        if isinstance(value, pa.Array):
-            return got.combine_chunks().equals(value)
         return type(got) is type(value) and got.equals(value)
 
     def change(self, got):
@@ -127,6 +126,10 @@ class TestTable(KindContract):
             self._touch(got)
 
     def _touch(self, got):
+        with contextlib.suppress(ValueError, OverflowError, NotImplementedError):  # Python has no such dates
+            self._read(got)
+
+    def _read(self, got):
         got.to_string() if hasattr(got, "to_string") else str(got.to_list() if isinstance(got, pl.Series) else got)
 
     def test_changes_are_everybodys(self):
@@ -351,7 +354,11 @@ def test_wrong_bytes_anywhere_are_damaged_or_harmless():
         wrong = bytearray(whole)
         for place in choose.integers(0, len(whole), choose.integers(1, 5)):
             wrong[place] = choose.integers(256)
-        attach_hostile(TestTable(), bytes(wrong))
+        write("x", bytes(wrong))
+        with contextlib.suppress(shm.DamagedError):  # a listing looks at a part, and may take less or more for damage
+            TestTable().touch(shm.attach("x", kind="table"))
+        assert shm.info("x").type
+        shm.unlink("x")
 
 
 def test_without_the_library_an_error_says_what_to_install(monkeypatch):

@@ -104,7 +104,7 @@ def pieces(name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> I
             rows += batch.num_rows
             yield from sink.take()
         writer.close()
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OverflowError) as error:
         raise UnsupportedError(f"{name!r}: no Arrow file can hold it: {error}", name=name) from None
     tail = b"".join(map(bytes, sink.take()))
     footer = int.from_bytes(tail[-metadata.TAIL : -len(metadata.MAGIC)], "little") + metadata.TAIL
@@ -121,6 +121,13 @@ def _summary(schema: pa.Schema, rows: int) -> bytes:
         text = json.dumps(facts | {"index": []}).encode()
     text += b" " * (-len(text) % 8)
     return text + len(text).to_bytes(4, "little") + _MARK
+
+
+def empty(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the batch of a table without rows, which holds the dictionaries."""
+    arrow = library("")
+    arrays = [one.chunk(0) if one.num_chunks else arrow.nulls(0, one.type) for one in table.columns]
+    return arrow.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def summary(source: Source) -> Summary | None:

@@ -1,7 +1,7 @@
 """DataFrames and Series of pandas: to Arrow without loss, and back over the mapping.
 
 A frame is one record batch, so that each column lies in one piece. What its columns do not say is kept beside them in
-the schema's metadata: their forms, the index, the labels of the columns, `attrs` (see `columns`). For other programs
+the schema's metadata: their forms, the index, the labels of the columns, `attrs` (see `forms`). For other programs
 there is pandas' own metadata too.
 """
 
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds import a_type
-from shmkernel.kinds.tables import blocks, columns
+from shmkernel.kinds.tables import blocks, columns, forms
 from shmkernel.kinds.tables.columns import Columns
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
     import pyarrow as pa
 
@@ -29,34 +30,52 @@ def to_arrow(name: str, value: Any, arrow: Any) -> tuple[pa.Table, dict[str, Any
     if type(value) not in (pd.DataFrame, pd.Series):
         what = f"is {a_type(value)}: only its values would be shared"
         raise UnsupportedError(f"{name!r} {what}", name=name, type=type(value).__name__)
-    facts: dict[str, Any] = {"attrs": _attrs(name, value.attrs), "strict": not value.flags.allows_duplicate_labels}
+    facts: dict[str, Any] = {
+        "clean": True,
+        "attrs": _attrs(name, value.attrs),
+        "strict": not value.flags.allows_duplicate_labels,
+    }
     frame = value
     if isinstance(value, pd.Series):
-        frame, facts["column"], facts["unnamed"] = value.to_frame(), True, value.name is None
+        frame, facts["column"] = value.to_frame("0" if value.name is None else value.name), True
     arrays, facts["forms"] = [], []
     for label, column in frame.items():
-        what = f"column {label!r} ({column.dtype})"
-        array, form = _tried(name, what, arrow, lambda column=column: columns.encode(column, arrow), column=label)
+        try:
+            array, form = forms.encode(column, arrow)
+        except (arrow.ArrowException, *forms.REFUSALS) as error:
+            raise _refused(name, f"column {label!r} ({column.dtype})", error, column=label) from None
         arrays.append(array)
         facts["forms"].append(form)
     what = f"its index ({frame.index.dtype})"
-    facts["index"], levels = _tried(name, what, arrow, lambda: columns.with_levels(frame.index, arrow))
+    facts["index"], levels = _tried(name, what, arrow, lambda: forms.with_levels(frame.index, arrow))
     names = [str(label).encode(errors="replace").decode() for label in frame.columns]
-    if not _are_names(frame.columns, pd):
+    if isinstance(value, pd.Series):
+        facts["label"] = _tried(name, "its name", arrow, lambda: forms.pack(_alone(value.name, pd), arrow))
+    elif not _are_names(frame.columns, pd):
         names, what = _unique(names), f"the names of its columns ({frame.columns.dtype})"
-        facts["columns"] = _tried(name, what, arrow, lambda: columns.pack(frame.columns, arrow))
+        facts["columns"] = _tried(name, what, arrow, lambda: forms.pack(frame.columns, arrow))
     titles = _titles(frame.index.names, names, len(levels))
     table = arrow.Table.from_arrays([*arrays, *levels], [*names, *titles])
     others = {"pandas": _for_others(frame, names, titles, [*facts["forms"], *facts["index"]["forms"]], facts["attrs"])}
     return table.replace_schema_metadata({key: json.dumps(said) for key, said in others.items()}), facts
 
 
-def _tried(name: str, what: str, arrow: Any, encode: Any, **facts: Any) -> Any:
+def _alone(label: Any, pd: Any) -> Any:
+    """Return an index that holds this label alone, as it is."""
+    dtype = None if isinstance(label, (pd.Timestamp, pd.Timedelta, pd.Period, pd.Interval)) else object
+    return pd.Index([label], dtype=dtype, tupleize_cols=False)
+
+
+def _tried(name: str, what: str, arrow: Any, encode: Callable[[], Any]) -> Any:
     try:
         return encode()
-    except (arrow.ArrowException, *columns.REFUSALS) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnsupportedError(f"{name!r}: {what} cannot be in a table: {why}", name=name, **facts) from None
+    except (arrow.ArrowException, *forms.REFUSALS) as error:
+        raise _refused(name, what, error) from None
+
+
+def _refused(name: str, what: str, error: Exception, **facts: Any) -> UnsupportedError:
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    return UnsupportedError(f"{name!r}: {what} cannot be in a table: {why}", name=name, **facts)
 
 
 def _attrs(name: str, attrs: dict[Any, Any]) -> dict[Any, Any]:
@@ -98,18 +117,19 @@ def _titles(wanted: Any, names: list[str], count: int) -> list[str]:
     return titles
 
 
-def _for_others(frame: Any, names: list[str], titles: list[str], forms: list[Any], attrs: Any) -> dict[str, Any]:
+def _for_others(frame: Any, names: list[str], titles: list[str], given: list[Any], attrs: Any) -> dict[str, Any]:
     """Return what pandas' own readers look for (https://pandas.pydata.org/docs/development/developer.html)."""
+    import pandas as pd  # noqa: PLC0415  it is loaded
+
     index: list[Any] = list(titles)
-    if not titles:
-        bounds = frame.index
+    if isinstance(bounds := frame.index, pd.RangeIndex):
         name = bounds.name if isinstance(bounds.name, str) else None
         index = [{"kind": "range", "name": name, "start": bounds.start, "stop": bounds.stop, "step": bounds.step}]
-    dtypes = [*frame.dtypes, *(level.dtype for level in columns.levels(frame.index))]
+    dtypes = [*frame.dtypes, *([frame.index.dtype] * len(titles))]
     labels = [*names, *(None if title.startswith("__index_level_") else title for title in titles)]
     about = [
         {"name": label, "field_name": field, **_dtype_for_others(dtype, form)}
-        for label, field, dtype, form in zip(labels, [*names, *titles], dtypes, forms, strict=True)
+        for label, field, dtype, form in zip(labels, [*names, *titles], dtypes, given, strict=True)
     ]
     return {"index_columns": index, "column_indexes": [], "columns": about, "attributes": attrs}
 
@@ -135,7 +155,7 @@ def from_arrow(table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, t
 
     if "forms" not in origin:
         return _of_others(table, Columns(mapping, ours=False), pd)
-    arrow, made = Columns(mapping, ours=trusted), table.columns
+    arrow, made = Columns(mapping, ours=trusted and origin.get("clean") is True), table.columns
     count = len(origin["forms"])
     arrays = [*map(arrow.array, made[:count], origin["forms"])]
     levels = [*map(arrow.array, made[count:], origin["index"]["forms"])]
@@ -146,11 +166,19 @@ def from_arrow(table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, t
         raise ValueError("its columns and its index are of different lengths")
     frame = _frame(arrow, arrays, index, labels, pd)
     if origin.get("column"):
-        frame = frame.iloc[:, 0]
-        frame.name = None if origin.get("unnamed") else frame.name
+        frame = frame.iloc[:, 0].rename(None)
+        frame.name = columns.unpack(origin["label"], pa)[0]
     frame.attrs = dict(origin["attrs"])
     frame.flags.allows_duplicate_labels = not origin["strict"]
     return frame
+
+
+def to_file(table: pa.Table, origin: dict[str, Any], arrow: Any) -> dict[str, Any]:
+    """Return the facts for a file of a format that does not keep dictionaries as they are."""
+    given = [*origin["forms"], *origin["index"]["forms"]]
+    kept = [forms.with_categories(form, one, arrow) for form, one in zip(given, table.columns, strict=True)]
+    count = len(origin["forms"])
+    return {**origin, "forms": kept[:count], "index": {**origin["index"], "forms": kept[count:]}}
 
 
 def _of_others(table: pa.Table, arrow: Columns, pd: Any) -> Any:
@@ -166,8 +194,8 @@ def _of_others(table: pa.Table, arrow: Columns, pd: Any) -> Any:
     if places and len(places) == len(said) == skeleton.index.nlevels:
         dtypes = [skeleton.index.get_level_values(number).dtype for number in range(len(places))]
         levels = [*map(arrow.array, map(table.column, places), dtypes)]
-        multi = len(levels) > 1
-        index = columns.index({"names": [None] * len(levels), "multi": multi, "freq": None}, levels)
+        parts = [pd.Index(level, dtype=level.dtype, copy=False) for level in levels]
+        index = parts[0] if len(parts) == 1 else pd.MultiIndex.from_arrays(parts)
         index.names = skeleton.index.names
     elif len(said) == 1 and isinstance(said[0], dict):
         index = pd.RangeIndex(said[0]["start"], said[0]["stop"], said[0]["step"], name=said[0].get("name"))

@@ -65,42 +65,121 @@ def table(name: str, value: Any) -> Incoming:
 def _table(name: str, value: Any, arrow: Any) -> Incoming:
     if _is(value, "pandas", "DataFrame", "Series"):
         made, facts = frames.to_arrow(name, value, arrow)
-        return _whole(made, "pandas", arrow, **facts)
+        return _whole(name, made, "pandas", arrow, **facts)
     if _is(value, "polars", "LazyFrame"):
         value = value.collect()
     if _is(value, "polars", "Series"):
-        return _stream(value.to_frame(), "polars", arrow, column=True)
+        return _stream(name, _polars(name, value.to_frame(), arrow), "polars", arrow, column=True)
     if _is(value, "polars", "DataFrame"):
-        return _stream(value, "polars", arrow)
+        return _stream(name, _polars(name, value, arrow), "polars", arrow)
     if isinstance(value, arrow.Table):
-        return _whole(value.unify_dictionaries(), "arrow", arrow)
+        return _whole(name, _unified(name, value, arrow), "arrow", arrow)
     if isinstance(value, arrow.RecordBatch):
-        return _whole(arrow.Table.from_batches([value]), "arrow", arrow, batch=True)
+        return _whole(name, arrow.Table.from_batches([value]), "arrow", arrow, batch=True)
     if isinstance(value, (arrow.Array, arrow.ChunkedArray)):
-        return _whole(arrow.table({"": value}).unify_dictionaries(), "arrow", arrow, column=True)
+        alone = isinstance(value, arrow.Array)
+        return _whole(name, _unified(name, arrow.table({"": value}), arrow), "arrow", arrow, column=True, array=alone)
     if isinstance(value, arrow.RecordBatchReader) or hasattr(value, "__arrow_c_stream__"):
-        return _stream(
-            value, "duckdb" if type(value).__module__.partition(".")[0].strip("_") == "duckdb" else "arrow", arrow
-        )
-    return _whole(arrow.Table.from_batches([arrow.record_batch(value)]), "arrow", arrow)
+        made_by = type(value).__module__.partition(".")[0].strip("_")
+        return _stream(name, value, "duckdb" if made_by == "duckdb" else "arrow", arrow)
+    try:
+        batch = arrow.record_batch(value)
+    except arrow.ArrowInvalid:  # an array
+        return _whole(name, arrow.table({"": arrow.array(value)}), "arrow", arrow, column=True, array=True)
+    return _whole(name, arrow.Table.from_batches([batch]), "arrow", arrow)
 
 
-def _origin(schema: pa.Schema, library: str, facts: dict[str, object]) -> pa.Schema:
+def _polars(name: str, frame: Any, arrow: Any) -> Any:
+    """Return the frame; UnsupportedError names a column that Arrow has no type for, or would give back as addresses."""
+    for column, kind in frame.schema.items():
+        if why := _unfit(column, kind):
+            raise _refused(name, column, kind, why)
+    empty = frame.clear()
+    try:
+        arrow.RecordBatchReader.from_stream(empty)
+    except (arrow.ArrowException, NotImplementedError):
+        for column, kind in frame.schema.items():
+            try:
+                arrow.RecordBatchReader.from_stream(empty.select(column))
+            except (arrow.ArrowException, NotImplementedError):
+                raise _refused(name, column, kind, "Arrow has no such type") from None
+        raise
+    return frame
+
+
+def _unfit(name: str, kind: Any) -> str | None:
+    """Return why polars must not be asked for a column: it would give addresses, or end the process."""
+    if "\0" in name:
+        return "there is a NUL in a name"
+    if type(kind).__name__ == "Object":
+        return "it holds Python objects"
+    inner = [(name, kind.inner)] if getattr(kind, "inner", None) else []
+    fields = [(field.name, field.dtype) for field in getattr(kind, "fields", ())]
+    return next(filter(None, (_unfit(*part) for part in (*inner, *fields))), None)
+
+
+def _refused(name: str, column: str, kind: object, why: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{name!r}: column {column!r} ({kind}) cannot be in a table: {why}", name=name, column=column
+    )
+
+
+def _origin(name: str, schema: pa.Schema, library: str, facts: dict[str, object], arrow: Any) -> pa.Schema:
+    """Return the schema with what was shared; UnsupportedError for a column that no file gives back."""
+    for field in schema:
+        if _is_lost(field.type, arrow):
+            raise _refused(name, field.name, field.type, "Arrow files hold no such dictionary")
     text = json.dumps({"library": library} | facts)
     return schema.with_metadata({**(schema.metadata or {}), ORIGIN: text.encode()})
 
 
-def _whole(made: pa.Table, library: str, arrow: Any, **facts: object) -> Incoming:
-    schema = _origin(made.schema, library, facts)
+def _parts(kind: pa.DataType, arrow: Any) -> list[pa.DataType]:
+    """Return the types that a type is made of."""
+    if arrow.types.is_dictionary(kind):
+        return [kind.value_type]
+    storage = getattr(kind, "storage_type", None)
+    return [storage] if storage else [kind.field(number).type for number in range(kind.num_fields)]
+
+
+def _has_dictionary(kind: pa.DataType, arrow: Any) -> bool:
+    return arrow.types.is_dictionary(kind) or any(_has_dictionary(part, arrow) for part in _parts(kind, arrow))
+
+
+def _is_lost(kind: pa.DataType, arrow: Any) -> bool:
+    """Return whether a dictionary has values of an extension type or of dictionaries: no reader gives them back."""
+    if arrow.types.is_dictionary(kind):
+        inner = kind.value_type
+        return hasattr(inner, "extension_name") or _has_dictionary(inner, arrow)
+    return any(_is_lost(part, arrow) for part in _parts(kind, arrow))
+
+
+def _whole(name: str, made: pa.Table, library: str, arrow: Any, **facts: object) -> Incoming:
+    schema = _origin(name, made.schema, library, facts, arrow)
     batches = made.replace_schema_metadata(schema.metadata).to_batches()
-    if not batches and all(column.num_chunks for column in made.columns):  # an empty one holds the dictionaries
-        batches = [arrow.RecordBatch.from_arrays([column.chunk(0) for column in made.columns], schema=schema)]
-    return Incoming(schema, batches, made.nbytes)
+    return Incoming(schema, batches or [arrow_file.empty(made, schema)], made.nbytes)
 
 
-def _stream(value: Any, library: str, arrow: Any, **facts: object) -> Incoming:
-    reader = value if isinstance(value, arrow.RecordBatchReader) else arrow.RecordBatchReader.from_stream(value)
-    return Incoming(_origin(reader.schema, library, facts), reader)
+def _stream(name: str, value: Any, library: str, arrow: Any, **facts: object) -> Incoming:
+    try:
+        reader = value if isinstance(value, arrow.RecordBatchReader) else arrow.RecordBatchReader.from_stream(value)
+    except arrow.ArrowInvalid:  # a stream of arrays
+        return _whole(name, arrow.table({"": arrow.chunked_array(value)}), library, arrow, column=True)
+    if any(_has_dictionary(kind, arrow) for kind in reader.schema.types):  # each batch may have its own
+        return _whole(name, _unified(name, reader.read_all(), arrow), library, arrow, **facts)
+    return Incoming(_origin(name, reader.schema, library, facts, arrow), reader)
+
+
+def _unified(name: str, made: pa.Table, arrow: Any) -> pa.Table:
+    """Return a table in which a column has one dictionary; UnsupportedError names the column that cannot have one."""
+    try:
+        return made.unify_dictionaries()
+    except arrow.ArrowInvalid as error:
+        for field, column in zip(made.schema, made.columns, strict=True):
+            try:
+                column.unify_dictionaries()
+            except arrow.ArrowInvalid:
+                raise _refused(name, field.name, field.type, str(error)) from None
+        raise
 
 
 def file(name: str, path: str) -> Incoming:
@@ -111,7 +190,7 @@ def file(name: str, path: str) -> Incoming:
         _check(schema)
     except (arrow.ArrowException, MemoryError, OverflowError, ValueError) as error:
         raise _damaged(name, path, error) from None
-    return Incoming(_plain(schema), _batches(name, path, batches, arrow), os.path.getsize(path))
+    return Incoming(_plain(name, schema, arrow), _batches(name, path, batches, arrow), os.path.getsize(path))
 
 
 def _check(schema: pa.Schema) -> None:
@@ -133,12 +212,16 @@ def _damaged(name: str, path: str, error: Exception) -> DamagedError:
     return DamagedError(message, name=name, path=path)
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
+def _plain(name: str, schema: pa.Schema, arrow: Any) -> pa.Schema:
     """Return the schema of a file with its own facts, or as a plain Arrow table: a pandas frame only if it says so."""
     known = schema.metadata or {}
     if ORIGIN in known:
-        return schema
-    return _origin(schema, "pandas" if b"pandas" in known else "arrow", {})
+        try:
+            facts = dict(json.loads(known[ORIGIN]), clean=False)  # under its nulls may lie anything
+            return _origin(name, schema, facts.pop("library"), facts, arrow)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+    return _origin(name, schema, "pandas" if b"pandas" in known else "arrow", {}, arrow)
 
 
 def _read(arrow: Any, path: str) -> tuple[Any, Any]:

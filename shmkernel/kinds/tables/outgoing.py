@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from shmkernel._core.imports import importing, loaded
-from shmkernel.errors import ArgumentError
+from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames
 from shmkernel.kinds.tables.incoming import ORIGIN
 
@@ -40,7 +40,7 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
     if library == "pandas":
         return frames.from_arrow(table, mapping, origin if as_it_was else {}, trusted=trusted)
     if library == "polars":
-        frame = _polars(table)
+        frame = _polars(table, trusted=trusted)
         return frame.to_series() if origin.get("column") and as_it_was else frame
     return sys.modules["duckdb"].from_arrow(table)
 
@@ -55,9 +55,15 @@ class _Rows:
         return self._rows.__arrow_c_stream__(schema)
 
 
-def _polars(table: pa.Table) -> Any:
+def _polars(table: pa.Table, *, trusted: bool) -> Any:
     """Return a frame. Made by `polars.from_arrow` it would take polars' threads, which a forked child has not."""
-    return sys.modules["polars"].Series(_Rows(table.to_struct_array())).struct.unnest()
+    try:
+        return sys.modules["polars"].Series(_Rows(table.to_struct_array())).struct.unnest()
+    except BaseException as error:  # what its Rust code panics about is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        message = f"polars cannot read it: {error}. Attach it as_='arrow'"
+        raise (UnsupportedError(message) if trusted else ValueError(message)) from None
 
 
 def _origin(table: pa.Table) -> dict[str, Any]:
@@ -76,8 +82,9 @@ def _arrow(table: pa.Table, origin: dict[str, Any]) -> Any:
         {k: v for k, v in (table.schema.metadata or {}).items() if k != ORIGIN} or None
     )
     if origin.get("column") and plain.num_columns == 1:
-        return plain.column(0)
-    batches = plain.to_batches()
+        column = plain.column(0)
+        return column.chunk(0) if origin.get("array") and column.num_chunks == 1 else column
+    batches = plain.to_batches() or [arrow_file.empty(plain, plain.schema)]
     return batches[0] if origin.get("batch") and len(batches) == 1 else plain
 
 
@@ -97,7 +104,11 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
     if path.endswith(".parquet"):
         import pyarrow.parquet  # noqa: PLC0415  slow
 
-        return _written(given, sink, pyarrow.parquet.ParquetWriter(file, given.schema))
+        origin = _origin(given)
+        if "forms" in origin:
+            text = json.dumps(frames.to_file(given, origin, arrow))
+            given = given.replace_schema_metadata({**given.schema.metadata, ORIGIN: text.encode()})
+        return _written(given, sink, pyarrow.parquet.ParquetWriter(file, given.schema, use_compliant_nested_type=False))
     if path.endswith(".csv"):
         import pyarrow.csv  # noqa: PLC0415  slow
 
@@ -109,7 +120,7 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
 
 
 def _written(given: pa.Table, sink: arrow_file.Sink, writer: Any) -> Iterator[bytes]:
-    for batch in given.to_batches(max_chunksize=_ROWS):
+    for batch in given.to_batches(max_chunksize=_ROWS) or [arrow_file.empty(given, given.schema)]:
         writer.write_batch(batch)
         yield from map(bytes, sink.take())
     writer.close()
