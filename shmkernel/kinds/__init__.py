@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 from shmkernel._core.imports import importing
-from shmkernel.errors import ArgumentError, RangeError, ShmError, UnsupportedError
+from shmkernel.errors import ArgumentError, Cure, RangeError, ShmError, UnsupportedError
 
 if TYPE_CHECKING:
     import mmap
@@ -37,6 +37,17 @@ class Plan(NamedTuple):
     sparse: bool = False
     build: Callable[[str, int, Callable[[int], None]], None] | None = None  # a Keeper's: folder, its fd, progress
     grows: bool = False  # the size is an estimate: the file ends with the last piece
+
+
+class Consent(NamedTuple):
+    """Whether `attach` may unpickle a segment: if asked to, never, or (None) if this user has signed it.
+
+    ``suspect`` is the reason why its file is not trusted at all; ``owner`` names who made it.
+    """
+
+    allow: bool | None = None
+    suspect: str = ""
+    owner: str = ""
 
 
 class Description(NamedTuple):
@@ -69,6 +80,9 @@ class Kind(Protocol):
         item of a list is ...``; None for other values. It is called if no kind takes the value.
     ``fresh : bool``
         Whether each `attach` makes a new value. By default it returns the same one as long as that exists.
+    ``pickles : bool``
+        Whether segments of the kind may be pickled. `plan` then has an option ``allow_pickle``, `load` a parameter of
+        that name, and `open_as` a parameter ``consent``, a `Consent`.
     ``by_name : bool``
         Whether multiprocessing sends a value of this kind as a reference to its segment. The default is True for a
         `Keeper`, else False.
@@ -140,6 +154,11 @@ def keeps(kind: Kind) -> TypeGuard[Keeper]:
 def is_fresh(kind: Kind) -> bool:
     """Return whether each `attach` makes a new value."""
     return bool(getattr(kind, "fresh", False))
+
+
+def may_pickle(kind: Kind) -> bool:
+    """Return whether segments of the kind may be pickled."""
+    return bool(getattr(kind, "pickles", False))
 
 
 def goes_by_name(kind: Kind) -> bool:
@@ -225,13 +244,32 @@ def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
 
 def planned(name: str, value: object, options: Mapping[str, object], kind: str | None = None) -> tuple[Kind, Plan]:
     """Lay a value out by the kind of this name, or the one that takes it; an error says what to give instead."""
+    allow_pickle = options.get("allow_pickle")
+    options = {option: given for option, given in options.items() if option != "allow_pickle"}
+    maker = None
     try:
         maker = named(kind) if kind else for_value(name, value, options)
-        return maker, maker.plan(name, value, options)
+        return maker, maker.plan(name, value, options | ({"allow_pickle": allow_pickle} if may_pickle(maker) else {}))
     except (UnsupportedError, RangeError) as error:
-        if kind is None and (taken := _as_object(name, value, options)):
-            return taken
-        raise _cured(_explained(error, name, value), name, value, options, kind) from None
+        if kind is not None or value is None or any(option is not None for option in options.values()):
+            raise _cured(error, name, value, options, kind) from error.__cause__
+        if maker is not None and may_pickle(maker):
+            raise _cured(_explained(error, name, value), name, value, options, kind) from error.__cause__
+        return _own(_LAST), _as_object(_explained(error, name, value), name, value, allow_pickle=allow_pickle)
+
+
+def _as_object(error: UnsupportedError | RangeError, name: str, value: object, *, allow_pickle: object) -> Plan:
+    """Lay out as an object what its own kind has refused; a mapping only if it is pickled: all are to change it."""
+    try:
+        plan = _own(_LAST).plan(name, value, {"allow_pickle": allow_pickle})
+    except UnsupportedError as refused:
+        if refused.cures != error.cures:
+            error = error.reworded(error.what, *refused.cures)
+        raise _cured(error, name, value, {}, None) from refused.__cause__
+    if isinstance(value, Mapping) and not allow_pickle:
+        cure = Cure("A snapshot of it, which does not change, can be shared", kind=_LAST)
+        raise error.reworded(error.what, cure)
+    return plan
 
 
 def _explained(error: UnsupportedError | RangeError, name: str, value: object) -> UnsupportedError | RangeError:
@@ -240,16 +278,6 @@ def _explained(error: UnsupportedError | RangeError, name: str, value: object) -
     if why := next(filter(None, (kind.explain(value) for kind in others)), None):
         return error.reworded(f"{name!r}: {a_type(value)} like this cannot be shared: {why}")
     return error
-
-
-def _as_object(name: str, value: object, options: Mapping[str, object]) -> tuple[Kind, Plan] | None:
-    """Lay a value out as an object, if its own kind has refused it; but for mappings, which all are to change."""
-    if value is None or isinstance(value, Mapping) or any(option is not None for option in options.values()):
-        return None
-    try:
-        return _own(_LAST), _own(_LAST).plan(name, value, options)
-    except UnsupportedError:
-        return None
 
 
 def _cured(
@@ -268,6 +296,8 @@ def _cured(
         return plan.size > 0 or plan.grows
 
     cure, expression = cures.propose(name.rpartition(".")[2], value, works)
+    if not cure and error.cures:
+        return error
     end = cure or "Shared are tables, arrays, and what consists of arrays, numbers, texts, lists, dicts and so on"
     return error.reworded(f"{error.what}. {end}", expression=expression)
 

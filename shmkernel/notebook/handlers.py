@@ -28,7 +28,8 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
     form = args.variable if args.variable and _is_form(args.names[0], args.variable) else None
     targets = {name: (not form and args.variable) or name for name in args.names}
     values = []
-    attached = actions.attach(magics.workspace, args.scope, targets, args.mode, form, overwrite=args.overwrite)
+    attached = actions.attach(magics.workspace, args.scope, targets, args.mode, form,
+                              overwrite=args.overwrite, allow_pickle=args.allow_pickle)  # fmt: skip
     for value, text in attached:
         values.append(value)
         print(text)

@@ -38,6 +38,18 @@ _REPLACE = argument("--replace", action="store_true", help="replace a segment of
 _TIMEOUT = argument(
     "--timeout", metavar="SECONDS", type=seconds_given, help="longest time to wait, by default until Ctrl-C"
 )
+_PICKLE = argument(
+    "--pickle",
+    dest="allow_pickle",
+    action="store_true",
+    help="pickle a value that is not plain: to attach it runs code",
+)
+_UNPICKLE = argument(
+    "--pickle",
+    dest="allow_pickle",
+    action="store_true",
+    help="run the code of an object that is not signed by you",
+)
 _OVERWRITE = argument("--overwrite", action="store_true", help="replace a variable of this name that is something else")
 
 _HOMES = {  # where each magic is carried out
@@ -103,6 +115,12 @@ class ShmMagics(Magics):
         config=True
     )
 
+    allow_pickle = Enum(
+        ("signed", "never", "always"),
+        "signed",
+        help="Which pickled objects %shm_attach runs: those signed with your key (all that you share), none, or all.",
+    ).tag(config=True)
+
     shell: InteractiveShell
     transformer: output.OutputTransformer
     matcher: Matcher
@@ -112,6 +130,8 @@ class ShmMagics(Magics):
         self.workspace = workspace.of(shell)
         self.workspace.mode = self.mode
         self.observe(lambda change: setattr(self.workspace, "mode", change.new), "mode")
+        self.workspace.allow_pickle = self.allow_pickle
+        self.observe(lambda change: setattr(self.workspace, "allow_pickle", change.new), "allow_pickle")
 
     @_verb
     @_NAMES
@@ -129,6 +149,7 @@ class ShmMagics(Magics):
         metavar="{array,dict,list,object,raw,table}",
         help="kind of segment, by default chosen by the type of the value",
     )
+    @_PICKLE
     @_LIFETIME
     @_MODE
     @_REPLACE
@@ -156,6 +177,7 @@ class ShmMagics(Magics):
         help="name of the variable, by default NAME; or the library of a table: pandas, polars, arrow, duckdb",
     )
     @_MODE
+    @_UNPICKLE
     @_OVERWRITE
     def shm_attach(self) -> None:
         """Attach what another notebook shares. The variable NAME becomes that value; nothing is copied.
@@ -219,6 +241,7 @@ class ShmMagics(Magics):
     @_LIFETIME
     @_MODE
     @_REPLACE
+    @_UNPICKLE
     @_OVERWRITE
     def shm_load(self) -> None:
         """Share the content of a file without a second copy in memory.

@@ -77,7 +77,7 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     if not args.overwrite:
         variables.check_free(args.scope.target(name), name, name, "Use another NAME, or --overwrite to replace it")
     before = earlier(name)
-    value = shm.load(name, args.path, **terms._asdict())
+    value = shm.load(name, args.path, **terms._asdict(), allow_pickle=args.allow_pickle)
     if variables.is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
     info = shm.info(name)
@@ -159,6 +159,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         "fill": number(args.fill, args.dtype) if args.fill is not None else None,
         "size": size(args.size) if args.size else None,
         "ring": args.ring,
+        "allow_pickle": args.allow_pickle or None,
     }
     kind_name = args.kind or (args.items and "list") or (args.empty and "dict")
     kind, plan = kinds.planned(name, value, options, kind_name)

@@ -11,6 +11,7 @@ from shmkernel.notebook.magics import ShmMagics
 if TYPE_CHECKING:
     from shmkernel.notebook.parsing import Parser
 
+_FLAGS = {"allow_pickle": "pickle"}  # options of Python that flags have another name for
 _MARKS = str.maketrans({"$": "$$", "{": "{{", "}": "}}"})
 
 
@@ -35,7 +36,8 @@ def in_magics(cure: Cure) -> str:
 
 
 def _flags(cure: Cure) -> list[str]:
-    return [f"--{name}" if value is True else f"--{name} {value}" for name, value in cure.options.items()]
+    options = {_FLAGS.get(name, name): value for name, value in cure.options.items()}
+    return [f"--{name}" if value is True else f"--{name} {value}" for name, value in options.items()]
 
 
 def _understood(parser: Parser, line: str, cure: Cure) -> bool:

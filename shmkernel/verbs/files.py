@@ -75,11 +75,12 @@ def load(
     mode: str | None = None,
     lifetime: str = "session",
     replace: staging.Replace = False,
+    allow_pickle: bool = False,
 ) -> Any:
     """Share the content of a file without a second copy in memory: an array from a ``.npy`` file.
 
     The other parameters are those of `create`. To load a list, give ``kind="list"``; to load any file as raw bytes,
-    give ``kind="raw"``.
+    give ``kind="raw"``. A file of a pickled object, or a ``.pkl`` file, needs ``allow_pickle=True``: it runs code.
 
     Examples
     --------
@@ -95,7 +96,7 @@ def load(
         with open(source, "rb") as file:
             guess = kinds.for_file(source, file.read(kinds.HEAD))
         reader = kinds.named(kind) if kind else guess
-        plan = reader.load(name, source)
+        plan = reader.load(name, source, **({"allow_pickle": allow_pickle} if kinds.may_pickle(reader) else {}))
         staging.check(name, mode, lifetime, replace)
         (shared,) = staging.name_all([staging.make(name, reader, plan, mode, lifetime)], replace)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def create(
     mode: str | None = None,
     lifetime: str = "session",
     replace: bool = False,
+    allow_pickle: bool = False,
 ) -> Any:
     """Share a value under a name, and return the shared value.
 
@@ -65,6 +67,8 @@ def create(
         The segment stays until this process ends, until the last process lets go of it, or until it is unlinked.
     replace : bool
         Replace an existing segment of this name. Processes that have it attached keep the old values.
+    allow_pickle : bool
+        Pickle a value that cannot be shared otherwise, a model for example. To attach it runs code: see `attach`.
 
     Returns
     -------
@@ -95,13 +99,21 @@ def create(
     >>> [shm.unlink(name) for name in ("x", "people", "block")]
     [None, None, None]
     """
-    options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size, "ring": ring}
+    options = {"shape": shape, "dtype": dtype, "order": order, "fill": fill, "size": size, "ring": ring,
+               "allow_pickle": allow_pickle or None}  # fmt: skip
     (shared,) = staging.name_all([staging.draft(name, value, options, kind, mode, lifetime, replace)], replace)
     return shared
 
 
 @limits.explains
-def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: str | None = None) -> Any:
+def attach(
+    name: str,
+    mode: str | None = None,
+    kind: str | None = None,
+    *,
+    as_: str | None = None,
+    allow_pickle: bool | None = None,
+) -> Any:
     """Return the value that is shared under a name. Nothing is copied.
 
     Parameters
@@ -116,6 +128,9 @@ def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: 
         of no known kind.
     as_ : {'pandas', 'polars', 'arrow', 'duckdb'}, optional
         The library that gives a table its form; by default the one that it was shared from.
+    allow_pickle : bool, optional
+        Whether to unpickle an object that was pickled, which runs code that the segment chooses. By default only if it
+        is signed with the key of this user, as those are that the user's own processes share.
 
     Returns
     -------
@@ -129,7 +144,7 @@ def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: 
     DamagedError
         A ValueError: the file is not a valid segment.
     RefusedError
-        A PermissionError: the segment belongs to another user.
+        A PermissionError: the segment belongs to another user, or may not be unpickled.
 
     Examples
     --------
@@ -166,11 +181,14 @@ def attach(name: str, mode: str | None = None, kind: str | None = None, *, as_: 
             _check_use(reader, name, mode, as_)
         trusted = record is not None and record.kind == reader.name and status.st_mtime <= record.created
         try:
-            mapping, value = staging.open_(reader, fd, status, path, name, opening, form=as_, trusted=trusted)
+            consent = _consent(allow_pickle, status, record)
+            mapping, value = staging.open_(
+                reader, fd, status, path, name, opening, form=as_, trusted=trusted, consent=consent
+            )
         except NotFoundError:  # the folder of a store is gone, usually with its name
             if registry.inode_at(name) == status.st_ino:
                 raise segment_file.damaged(name, "the folder of its store is gone") from None
-            return attach(name, mode, kind, as_=as_)
+            return attach(name, mode, kind, as_=as_, allow_pickle=allow_pickle)
     except LimitError as error:
         raise descriptors.ran_out(error, name) from None
     finally:
@@ -348,6 +366,16 @@ def _check_use(reader: kinds.Kind, name: str, mode: str | None, as_: str | None)
     if as_ is not None and as_ not in forms:
         takes = f"as_ is one of {', '.join(forms)}" if forms else f"a {reader.name} has one form and takes no as_"
         raise ArgumentError(f"{name!r}: as_={as_!r} is unknown: {takes}", name=name, as_=as_)
+
+
+def _consent(allow: bool | None, status: os.stat_result, record: records.Record | None) -> kinds.Consent:
+    """Return whether the segment may be unpickled, as far as its file tells."""
+    suspect = ""
+    if record is None:
+        suspect = "it has no record, so another program has put it there"
+    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        suspect = f"other users can write to its file (mode {stat.S_IMODE(status.st_mode):o})"
+    return kinds.Consent(allow, suspect, record.label if record else "")
 
 
 def _reader(name: str, fd: int) -> kinds.Kind:

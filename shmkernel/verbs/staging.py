@@ -75,7 +75,9 @@ def make(
                     else:
                         segment_file.fill(fd, plan.size, plan.pieces(), name, progress, grows=plan.grows)
             status = os.fstat(fd)
-            mapping, shared = open_(kind, fd, status, path, name, mode, view, trusted=True)
+            mapping, shared = open_(
+                kind, fd, status, path, name, mode, view, trusted=True, consent=kinds.Consent(allow=True)
+            )
             record = records.Record(status.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
             segment = attachments.Segment(status, mode, path, name, kind.name, record)
             if kinds.is_fresh(kind):
@@ -131,6 +133,7 @@ def open_(
     form: str | None = None,
     *,
     trusted: bool = False,
+    consent: kinds.Consent | None = None,
 ) -> tuple[mmap.mmap, object]:
     """Map a segment (of a store only its first bytes), and let its kind make the value over it.
 
@@ -143,7 +146,8 @@ def open_(
         if not kinds.keeps(kind):
             mapping = segment_file.map_(fd, status.st_size, mode, name)
             if hasattr(kind, "open_as"):
-                return mapping, kind.open_as(mapping, path, mode, form, trusted=trusted)
+                more = {"consent": consent} if kinds.may_pickle(kind) else {}
+                return mapping, kind.open_as(mapping, path, mode, form, trusted=trusted, **more)
             return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
         mapping = segment_file.map_(fd, min(status.st_size, kinds.HEAD), "r", name)
         return mapping, kind.connect(mapping, paths.store_folder(status.st_ino), name, mode)

@@ -29,6 +29,7 @@ class Workspace:
         self._shell = shell
         self.bound: dict[str, str] = {}
         self.mode = "auto"  # of attach, if none is given; the magics set their default
+        self.allow_pickle = "signed"  # likewise
 
     @property
     def space(self) -> dict[str, Any]:

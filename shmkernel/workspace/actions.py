@@ -32,6 +32,7 @@ def attach(
     form: str | None = None,
     *,
     overwrite: bool = False,
+    allow_pickle: bool = False,
 ) -> Iterator[tuple[Any, str]]:
     """Set variables to segments, all or none; `targets` maps names to variables. Yield values and sentences."""
     for name, variable in targets.items():
@@ -45,7 +46,8 @@ def attach(
             variables.check_free(scope.target(variable), variable, name, cure)
     if mode is None and workspace.mode != "auto":
         mode = workspace.mode
-    values = [shm.attach(name, mode, as_=form) for name in targets]
+    allow = True if allow_pickle else {"signed": None, "never": False, "always": True}[workspace.allow_pickle]
+    values = [shm.attach(name, mode, as_=form, allow_pickle=allow) for name in targets]
     for (name, variable), value in zip(targets.items(), values, strict=True):
         yield value, _attached(workspace, scope, name, variable, value, mode)
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import tracemalloc
 from array import array
@@ -398,7 +399,25 @@ def test_what_needed_another_form_once_is_shared_as_it_is(value):
     assert np.array_equal(made, value) if isinstance(value, np.ndarray) else made == value
 
 
-@pytest.mark.parametrize("value", [len, os, int, ..., ValueError("x"), [len], np.array([len], object), object()])
+@pytest.mark.parametrize("value", [len, int, ..., [len], np.array([len], object), {"a": len}, {1: object()}])
+def test_what_can_only_be_pickled_is_when_the_error_s_cure_is_followed(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(shm.UnsupportedError, match=r"to attach it runs code: allow_pickle=True$") as caught:
+        shm.create("x", value)
+    assert type(shm.create("x", value, **caught.value.cures[-1].options)) is type(value)
+
+
+def test_a_mapping_that_holds_more_than_a_dict_can_is_proposed_as_a_snapshot():
+    value = {"a": np.ma.masked_array([1, 2])}
+    with pytest.raises(shm.UnsupportedError, match=r"does not change, can be shared: kind='object'$") as caught:
+        shm.create("x", value)
+    assert type(shm.create("x", value, **caught.value.cures[-1].options)) is dict
+
+
+LOCK = threading.Lock()
+
+
+@pytest.mark.parametrize("value", [LOCK, [LOCK], np.array([LOCK], object), sys._getframe()])
 def test_for_what_cannot_be_shared_in_any_form_no_cure_is_made_up(value):
     with pytest.raises(shm.UnsupportedError, match=r"Shared are tables, arrays.*and so on$") as caught:
         shm.create("x", value)

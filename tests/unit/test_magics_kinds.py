@@ -166,3 +166,18 @@ def test_a_mapping_becomes_a_snapshot_when_asked(notebook):
     assert notebook("%shm_create cfg --from {'rate': 0.1} --kind object --overwrite").startswith(
         "cfg: object dict of 1, "
     )
+
+
+def test_a_model_is_pickled_by_consent(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    notebook("class Model:\n    x = 1\nmodel = Model()")
+    assert "--pickle (in Python allow_pickle=True)" in str(notebook.fails("%shm_create model"))
+    assert notebook("%shm_create model --pickle").startswith("model: object Model, pickled, ")
+    assert notebook("%shm_attach model\nassert isinstance(model, Model)").startswith("model: object Model, pickled, ")
+    notebook("%config ShmMagics.allow_pickle = 'never'")
+    assert "not allowed here" in str(notebook.fails("%shm_attach model"))
+    notebook("%config ShmMagics.allow_pickle = 'signed'")
+    (tmp_path / "shmkernel/key").unlink()
+    error = str(notebook.fails("%shm_attach model"))
+    assert error.endswith("If you trust who made it: %shm_attach model --pickle")
+    assert notebook("%shm_attach model --pickle").startswith("model: object Model, pickled, ")

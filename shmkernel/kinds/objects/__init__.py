@@ -5,6 +5,8 @@ Modules:
     layout     the bytes of a segment: head, index, buffers, stream
     plain      values that are put together again without running code of theirs
     adapters   values of libraries, taken apart into plain ones
+    pickles    all others, by consent
+    signing    a signature of the user, which is such a consent
     summary    what a listing shows
     kind       the kind
 """

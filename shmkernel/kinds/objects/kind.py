@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import mmap
+import pickle
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
 from shmkernel._core import capacity, paths
 from shmkernel._core.imports import importing
-from shmkernel.errors import DamagedError, UnsupportedError
+from shmkernel.errors import Cure, DamagedError, RefusedError, UnsupportedError
 from shmkernel.kinds import Description, Plan, preview
-from shmkernel.kinds.objects import layout, summary
+from shmkernel.kinds.objects import layout, signing, summary
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Mapping
     from types import ModuleType
 
@@ -32,6 +33,8 @@ class Object:
     name = "object"
     modes = ("c", "r")  # two processes that change one object would tear it
     fresh = True
+    pickles = True
+    suffixes = (".pkl", ".pickle")
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take any value: no other kind wants it. Whether it can be shared, `plan` finds out."""
@@ -39,27 +42,35 @@ class Object:
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan a value: its stream is made here, its arrays are written from where they are."""
-        kinds.only(name, "an object", options)
+        kinds.only(name, "an object", options, "allow_pickle")
         plain = _plain()
         try:
             stream, buffers = plain.pack(value)
         except plain.NoValueError as error:
-            raise _refused(name, value, error) from None
+            if not options.get("allow_pickle"):
+                raise _refused(name, value, error) from None
+            return _pickled(name, value)
         head = summary.head(value, layout.PLAIN, buffers, len(stream))
         return Plan(*layout.lay_out(head, buffers, stream))
 
-    def load(self, name: str, path: str) -> Plan:
-        """Plan the content of a file that `save` wrote: what it says is put together and checked first."""
-        import mmap  # noqa: PLC0415  only here
-
+    def load(self, name: str, path: str, *, allow_pickle: bool = False) -> Plan:
+        """Plan the content of a file: what it holds is made first, and shared as any other value."""
         try:
             with open(path, "rb") as file:
+                head = file.read(len(layout.MAGIC))
+                if not self.matches(head) and path.endswith(self.suffixes):
+                    if not allow_pickle:
+                        raise _unasked(name, f"{path} is a pickle")
+                    return self.plan(name, pickle.loads(head + file.read()), {"allow_pickle": True})  # noqa: S301  by consent
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            value = self.open_as(mapping, path, "c", None, trusted=False)
+            opened = layout.open_(mapping)
+            if opened.head.content == layout.PICKLE and not allow_pickle:
+                raise _unasked(name, f"{path} holds a pickled {opened.head.type}")
+            value = self._value(name, opened, trusted=False)
         except ValueError as error:
             message = f"{path} cannot be loaded: {error}. It has to be a file that an object was saved to"
             raise DamagedError(message, name=name, path=path) from None
-        return self.plan(name, value, {})
+        return self.plan(name, value, {"allow_pickle": allow_pickle})
 
     def matches(self, head: bytes) -> bool:
         """Return whether these are the first bytes of an object."""
@@ -69,22 +80,40 @@ class Object:
         """Return a new object."""
         return self.open_as(mapping, path, mode, None, trusted=False)
 
-    def open_as(self, mapping: mmap.mmap, path: str, mode: str, form: str | None, *, trusted: bool) -> object:
+    def open_as(
+        self,
+        mapping: mmap.mmap,
+        path: str,
+        mode: str,
+        form: str | None,
+        *,
+        trusted: bool,
+        consent: kinds.Consent | None = None,
+    ) -> object:
         """Return a new object; `trusted` says that this library wrote the file and nobody has written to it since."""
-        opened = layout.open_(mapping)
-        try:
-            value = _plain().unpack(opened.stream, opened.buffers, trusted=trusted)
-        except UnsupportedError as error:
-            name = paths.called(path)
-            raise UnsupportedError(f"{name!r} cannot be attached: {error.what}", name=name) from None
+        opened, name = layout.open_(mapping), paths.called(path)
+        if opened.head.content == layout.PICKLE:
+            _check(name, opened, consent or kinds.Consent())
+        value = self._value(name, opened, trusted=trusted)
         with contextlib.suppress(TypeError):  # a text has no weak references: its arrays alone hold the mapping
             weakref.finalize(value, id, mapping).atexit = False
         return value
 
+    def _value(self, name: str, opened: layout.Opened, *, trusted: bool) -> object:
+        if opened.head.content == layout.PICKLE:
+            return _pickles().unpack(name, opened)
+        if opened.head.content != layout.PLAIN:
+            raise ValueError(f"its content is {opened.head.content!r}, which a later version of shmkernel may know")
+        try:
+            return _plain().unpack(opened.stream, opened.buffers, trusted=trusted)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{name!r} cannot be attached: {error.what}", name=name) from None
+
     def describe(self, head: bytes, size: int) -> Description:
         """Describe class, shape, and how much each process copies."""
         facts = layout.head_of(head, size)
-        return Description(facts.text, f"{facts.type}: {_sizes(facts)}")
+        text = f"{facts.text}, pickled" if facts.content == layout.PICKLE else facts.text
+        return Description(text, f"{facts.type}: {_sizes(facts)}")
 
     def preview(self, source: Source, look: Look) -> Preview:
         """Preview the parts of the object, as they were when it was shared."""
@@ -108,6 +137,39 @@ def _plain() -> ModuleType:
         return plain
 
 
+def _pickles() -> ModuleType:
+    with importing:
+        from shmkernel.kinds.objects import pickles  # noqa: PLC0415  as above
+
+        return pickles
+
+
+def _pickled(name: str, value: object) -> Plan:
+    """Plan a value as a pickle, signed with the key of this user."""
+    pickles = _pickles()
+    stream, buffers = pickles.pack(name, value)
+    head = summary.head(value, layout.PICKLE, buffers, len(stream), pickles.modules(stream))
+    return Plan(*layout.lay_out(head, buffers, stream, signing.sign))
+
+
+def _check(name: str, opened: layout.Opened, consent: kinds.Consent) -> None:
+    """Raise RefusedError unless the object may be unpickled: its user has signed it, or the caller has asked for it."""
+    what = f"{name!r} is a pickled {opened.head.type}{' of ' * bool(consent.owner)}{consent.owner}"
+    if consent.suspect:
+        raise RefusedError(f"{what}, and is never unpickled: {consent.suspect}", name=name, type=opened.head.type)
+    if consent.allow is False:
+        raise RefusedError(f"{what}, and to unpickle is not allowed here", name=name, type=opened.head.type)
+    if not consent.allow and not signing.holds(opened.signature, opened.front, opened.stream):
+        message = f"{what}. To attach it would run its code, and it is not signed with your key"
+        cure = Cure("If you trust who made it", "attach", name, allow_pickle=True)
+        raise RefusedError(message, cure, name=name, type=opened.head.type)
+
+
+def _unasked(name: str, what: str) -> RefusedError:
+    message = f"{name!r}: {what}. To load it runs its code"
+    return RefusedError(message, Cure("If you trust who made it", allow_pickle=True), name=name)
+
+
 def _sizes(facts: layout.Head) -> str:
     return f"{capacity.human(facts.shared)} shared, {capacity.human(facts.copied)} copied by each process"
 
@@ -121,4 +183,7 @@ def _refused(name: str, value: object, error: Any) -> UnsupportedError:
         message = f"{name!r}: {kinds.a_type(value)} like this cannot be shared: {part}"
     else:
         message = f"{name!r}: {kinds.a_type(value)} cannot be shared as it is{reason}"
-    return UnsupportedError(message, name=name, type=type(value).__name__)
+    cures = []
+    if _pickles().may_be(value):
+        cures = [Cure("It can be pickled, but then to attach it runs code", allow_pickle=True)]
+    return UnsupportedError(message, *cures, name=name, type=type(value).__name__)

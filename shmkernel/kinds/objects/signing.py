@@ -1,0 +1,73 @@
+"""Sign pickled objects with a key of this user, so that those of the user's own processes attach without a question.
+
+The key is 32 random bytes in the user's data folder, outside of the folder of segments: a program that can write
+segments but not read the home of the user, in a container for example, cannot sign. A process of the user can read the
+key, but it could run code in any of the user's kernels anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+
+_SIZE = 32
+_UNSIGNED = bytes(_SIZE)
+
+
+def sign(front: bytes, stream: bytes) -> bytes:
+    """Return the signature of an object; zeros if there is no key, and none can be made."""
+    key = _key(make=True)
+    return _signature(key, front, stream) if key else _UNSIGNED
+
+
+def holds(signature: bytes, front: bytes, stream: bytes) -> bool:
+    """Return whether the signature was made with this user's key."""
+    key = _key(make=False)
+    return key is not None and hmac.compare_digest(signature, _signature(key, front, stream))
+
+
+def _signature(key: bytes, front: bytes, stream: bytes) -> bytes:
+    made = hmac.new(key, len(front).to_bytes(8, "little"), hashlib.sha256)
+    made.update(front)
+    made.update(stream)
+    return made.digest()
+
+
+def _path() -> str:
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return f"{data}/shmkernel/key"
+
+
+def _key(*, make: bool) -> bytes | None:
+    """Return the key, None if there is none that only this user can read."""
+    path = _path()
+    with contextlib.suppress(OSError):
+        if make and not os.path.lexists(path):
+            _make(path)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(fd)
+            own = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077 == 0
+            key = os.read(fd, _SIZE + 1) if own and stat.S_ISREG(status.st_mode) else b""
+        finally:
+            os.close(fd)
+        return key if len(key) == _SIZE else None
+    return None
+
+
+def _make(path: str) -> None:
+    """Make the key. Its file appears at once with all of its bytes; of several processes one makes it."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    part = f"{path}.{secrets.token_hex(8)}"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, secrets.token_bytes(_SIZE))
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        os.close(fd)
+        os.unlink(part)
