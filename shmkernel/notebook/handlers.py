@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Attach segments, and set variables to them: all or none."""
-    if args.variable and len(args.names) > 1:
+    form = args.variable if args.variable and any(_is_form(name, args.variable) for name in args.names) else None
+    if args.variable and not form and len(args.names) > 1:
         raise ArgumentError("--as names one variable, so give one NAME")
     if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
         raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
-    form = args.variable if args.variable and _is_form(args.names[0], args.variable) else None
     targets = {name: (not form and args.variable) or name for name in args.names}
     values = []
     attached = actions.attach(magics.workspace, args.scope, targets, args.mode, form,

@@ -327,6 +327,27 @@ def test_a_file_that_says_wrong_things_of_its_frame_is_damaged_and_no_segment(tm
     assert shm.attach("x") is x
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "feather"])
+def test_texts_and_categories_of_polars_are_saved_to_every_format(tmp_path, suffix):
+    columns = {
+        "a": ["x", None, "y" * 30],
+        "b": pl.Series(["u", "v", None], dtype=pl.Categorical),
+        "c": [b"1", None, b""],
+    }
+    shm.create("x", pl.DataFrame(columns))
+    shm.save("x", tmp_path / f"x.{suffix}")
+    got = pl.from_arrow(pa.table(shm.load("y", tmp_path / f"x.{suffix}")))
+    assert got["a"].fill_null("").to_list() == ["x", "", "y" * 30]
+    assert got["b"].cast(pl.String).fill_null("").to_list() == ["u", "v", ""]
+
+
+def test_what_a_format_cannot_hold_is_an_error_of_ours(tmp_path):
+    shm.create("x", pl.DataFrame({"a": [[1], None]}))
+    with pytest.raises(shm.UnsupportedError, match=r"x\.csv: a csv file cannot hold this table: .*list.*\.arrow"):
+        shm.save("x", tmp_path / "x.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_frame_comes_back_from_a_parquet_file_as_a_frame(tmp_path):
     FRAMES["dates with a frequency"].to_parquet(tmp_path / "x.parquet")
     assert isinstance(shm.load("x", tmp_path / "x.parquet"), pd.DataFrame)

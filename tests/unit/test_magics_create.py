@@ -114,6 +114,12 @@ def test_what_is_shared_already_stays_as_it_is(notebook):
     assert notebook["x"].dtype == np.float64
 
 
+def test_a_private_value_is_shared_again_since_it_may_have_changed(notebook):
+    notebook("x = np.zeros(3)\n%shm_create x\n%shm_attach x --mode c --overwrite\nx[0] = 5")
+    assert "replaces the earlier one" in notebook("%shm_create x")
+    assert shm.attach("x", "r")[0] == 5
+
+
 def test_who_replaces_a_segment_learns_who_goes_on_with_the_old_one(notebook):
     notebook("%shm_create x --shape 3")
     with elsewhere(lambda: shm.attach("x", "r")):

@@ -129,6 +129,15 @@ def test_a_frame_is_shared_and_attached_in_another_form(notebook):
     assert "changes stay private" in notebook("%shm_attach trades")
     notebook("%shm_attach trades --as polars --overwrite")
     assert isinstance(notebook["trades"], pl.DataFrame)
+    notebook("%shm_attach trades --overwrite")
+    notebook("trades['tax'] = trades['price'] / 5")
+    for again in ("%shm_create trades", "trades.loc[0, 'tax'] = 1.0\n%shm_create trades --replace"):
+        assert "2 rows x 2 columns" in notebook(again)
+    assert shm.attach("trades", as_="arrow")["tax"].to_pylist() == [1.0, 4.0]
+    notebook("%shm_attach trades --as polars --overwrite")
+    notebook("more = trades.head(1)\n%shm_create more")
+    notebook("%shm_attach trades more --as arrow --overwrite")
+    assert [notebook[name].num_rows for name in ("trades", "more")] == [2, 1]
     notebook("%shm_attach trades --as frame")
     assert isinstance(notebook["frame"], pd.DataFrame)
     assert "does not change" in str(notebook.fails("%shm_attach trades --mode r+ --overwrite"))

@@ -13,7 +13,7 @@ from shmkernel.kinds.tables.incoming import ORIGIN
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
 
@@ -101,6 +101,7 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
     arrow = arrow_file.library(path)
     sink = _Copies()
     file = arrow.PythonFile(sink, mode="w")
+    schema = given.schema
     if path.endswith(".parquet"):
         import pyarrow.parquet  # noqa: PLC0415  slow
 
@@ -108,20 +109,59 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
         if "forms" in origin:
             text = json.dumps(frames.to_file(given, origin, arrow))
             given = given.replace_schema_metadata({**given.schema.metadata, ORIGIN: text.encode()})
-        return _written(given, sink, pyarrow.parquet.ParquetWriter(file, given.schema, use_compliant_nested_type=False))
+        schema = _simple(given.schema, arrow, decoded=False)
+        options = {"use_compliant_nested_type": False}
+        return _written(path, given, schema, sink, lambda: pyarrow.parquet.ParquetWriter(file, schema, **options))
     if path.endswith(".csv"):
         import pyarrow.csv  # noqa: PLC0415  slow
 
-        return _written(given, sink, pyarrow.csv.CSVWriter(file, given.schema))
+        schema = _simple(schema, arrow, decoded=True)
+        return _written(path, given, schema, sink, lambda: pyarrow.csv.CSVWriter(file, schema))
     if path.endswith(".feather"):
         options = arrow.ipc.IpcWriteOptions(compression="lz4")
-        return _written(given, sink, arrow.ipc.new_file(file, given.schema, options=options))
+        return _written(path, given, schema, sink, lambda: arrow.ipc.new_file(file, schema, options=options))
     return None
 
 
-def _written(given: pa.Table, sink: arrow_file.Sink, writer: Any) -> Iterator[bytes]:
-    for batch in given.to_batches(max_chunksize=_ROWS) or [arrow_file.empty(given, given.schema)]:
-        writer.write_batch(batch)
-        yield from map(bytes, sink.take())
-    writer.close()
+def _simple(schema: pa.Schema, arrow: Any, *, decoded: bool) -> pa.Schema:
+    """Return a schema without the types that pyarrow's writers do not take, of which polars has some."""
+
+    def simple(type_: Any) -> Any:
+        if arrow.types.is_string_view(type_):
+            return arrow.large_string()
+        if arrow.types.is_binary_view(type_):
+            return arrow.large_binary()
+        if arrow.types.is_dictionary(type_):
+            values = simple(type_.value_type)
+            return values if decoded else arrow.dictionary(type_.index_type, values, type_.ordered)
+        return type_
+
+    return arrow.schema([field.with_type(simple(field.type)) for field in schema], metadata=schema.metadata)
+
+
+def _cast(column: Any, type_: Any, arrow: Any) -> Any:
+    if column.type == type_:
+        return column
+    if not arrow.types.is_dictionary(column.type):
+        return column.cast(type_)
+    values = column.dictionary.cast(getattr(type_, "value_type", type_))
+    made = arrow.DictionaryArray.from_arrays(column.indices, values, ordered=column.type.ordered)
+    return made if made.type == type_ else made.dictionary_decode()
+
+
+def _written(
+    path: str, given: pa.Table, schema: pa.Schema, sink: arrow_file.Sink, open_: Callable[[], Any]
+) -> Iterator[bytes]:
+    arrow = arrow_file.library(path)
+    try:
+        writer = open_()
+        for batch in given.to_batches(max_chunksize=_ROWS) or [arrow_file.empty(given, given.schema)]:
+            columns = [_cast(column, type_, arrow) for column, type_ in zip(batch.columns, schema.types, strict=True)]
+            writer.write_batch(arrow.RecordBatch.from_arrays(columns, schema=schema) if columns else batch)
+            yield from map(bytes, sink.take())
+        writer.close()
+    except arrow.ArrowException as error:
+        kind = path.rpartition(".")[2]
+        message = f"{path}: a {kind} file cannot hold this table: {error}. Save it as a file that ends in .arrow"
+        raise UnsupportedError(message, path=path) from None
     yield from map(bytes, sink.take())
