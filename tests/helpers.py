@@ -185,6 +185,39 @@ def python(script, *arguments, flags=(), **options):
     return subprocess.run([sys.executable, *flags, "-c", script, *map(str, arguments)], check=True, **options)
 
 
+@contextlib.contextmanager
+def exiting():
+    """End this process, a forked child, with the statement: with status 1 after an error, which is printed."""
+    status = 1
+    try:
+        yield
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run_apart(prepare, work, reason):
+    """Run `work` in a child that `prepare` has made ready; skip the test for the reason, if that is prevented.
+
+    `prepare` returns what prevents it. Failed asserts in the child fail the test.
+    """
+
+    def in_child(connection):
+        prevented = prepare()
+        connection.send(prevented)
+        if not prevented:
+            work()
+            sessions.end()
+
+    with Child(in_child) as child:
+        if prevented := child.hear():
+            lacking(reason.format(prevented))
+        assert child.join() == 0
+
+
 class Child:
     """A forked process that runs `work(connection)`; unless `kin`, it knows nothing of a session of ours."""
 
@@ -200,19 +233,12 @@ class Child:
         self.status = None
 
     def _run(self, work, connection, kin):
-        status = 1
         faulthandler.disable()
-        try:
+        with exiting():
             self.connection.close()
             if not kin:
                 sessions._inherited.clear()
             work(connection)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
 
     def hear(self):
         """Return what the child sends next."""

@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import capacity, paths, registry, sessions
-from tests.helpers import Child, lacking, left, mount, until, watchdogs
+from tests.helpers import left, mount, run_apart, until, watchdogs
 
 MIB = 1 << 20
 CURE = "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"
@@ -26,21 +26,13 @@ CURE = "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns
 def small(tmp_path):
     """Return a function that calls its argument on a small tmpfs; failed asserts fail the test."""
 
-    def run(work, options, connection):
+    def prepare(options):
         prevented = mount(tmp_path, options)
-        connection.send(prevented)
         if not prevented:
             os.environ["SHMKERNEL_DIR"] = str(tmp_path)
-            work()
-            sessions.end()
+        return prevented
 
-    def small(work, options="size=1m"):
-        with Child(partial(run, work, options)) as child:
-            if prevented := child.hear():
-                lacking(f"{prevented}: {CURE}")
-            assert child.join() == 0
-
-    return small
+    return lambda work, options="size=1m": run_apart(partial(prepare, options), work, f"{{}}: {CURE}")
 
 
 def fill_up(leave=0):

@@ -12,7 +12,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, sessions
-from tests.helpers import PATIENCE, Child, lacking, python, until_left
+from tests.helpers import PATIENCE, Child, lacking, python, run_apart, until_left
 
 CLONE_NEWNS = 0x00020000
 ROOT = pytest.mark.skipif(
@@ -35,22 +35,14 @@ def mount(*arguments):
 def with_mounts():
     """Return a function that calls its argument where mounts are its own; failed asserts fail the test."""
 
-    def run(work):
-        def in_child(connection):
-            libc = ctypes.CDLL(None, use_errno=True)
-            prevented = os.strerror(ctypes.get_errno()) if libc.unshare(CLONE_NEWNS) else None
-            connection.send(prevented)
-            if not prevented:
-                mount("--make-rprivate", "/")
-                work()
-                sessions.end()
+    def prepare():
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNS):
+            return os.strerror(ctypes.get_errno())
+        mount("--make-rprivate", "/")
+        return None
 
-        with Child(in_child) as child:
-            if prevented := child.hear():
-                lacking(f"no mount namespaces here: {prevented}")
-            assert child.join() == 0
-
-    return run
+    return lambda work: run_apart(prepare, work, "no mount namespaces here: {}")
 
 
 @ROOT

@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import folders, paths, segment_file, sessions
-from tests.helpers import Child, lacking, left, until, until_left
+from tests.helpers import Child, lacking, left, run_apart, until, until_left
 
 CLONE_NEWUSER = 0x10000000
 ME, SOMEBODY = 1000, 12345  # uids
@@ -45,20 +45,7 @@ def as_user(shm_dir):
     os.chmod(shm_dir, 0o1777)  # noqa: S103  as /dev/shm is
     os.chown(shm_dir, SOMEBODY + 1, -1)
 
-    def run(work, uid=ME):
-        def in_child(connection):
-            prevented = become(uid)
-            connection.send(prevented)
-            if not prevented:
-                work()
-                sessions.end()
-
-        with Child(in_child) as child:
-            if prevented := child.hear():
-                lacking(f"no user namespaces here: {prevented}")
-            assert child.join() == 0
-
-    yield run
+    yield lambda work, uid=ME: run_apart(lambda: become(uid), work, "no user namespaces here: {}")
     for path in shm_dir.iterdir():
         if not path.name.startswith(".shmk-"):
             path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -98,60 +99,49 @@ def test_the_oldest_snapshot_is_found_in_what_lmdb_says_of_its_readers():
     assert lmdb_pages.oldest_reader(env.readers()) == lmdb_pages.NONE
 
 
-def test_a_store_that_another_thread_is_about_to_close_is_attached_when_it_has_been(monkeypatch):
-    """The finalizer of the store stands still until the other thread has found the store closed to it."""
+@contextlib.contextmanager
+def closing_in_a_thread(monkeypatch, moved_on):
+    """Let another thread close a store, and stand still on the way until it has moved on."""
     shm.create("x", {"a": 1}, lifetime="keep")
-    closing, tried = threading.Event(), threading.Event()
-    seal, nap = writer_lock.WriterLock.seal, time.sleep
+    closing, seal = threading.Event(), writer_lock.WriterLock.seal
 
     def stand_still(lock):
         if threading.current_thread() is not threading.main_thread():
             closing.set()
-            assert tried.wait(PATIENCE)
+            assert moved_on.wait(PATIENCE)
         seal(lock)
 
     def let_go():
         x = shm.attach("x")
         monkeypatch.setattr(writer_lock.WriterLock, "seal", stand_still)
         del x
+
+    gc.collect()
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    assert closing.wait(PATIENCE)
+    yield
+    thread.join()
+    shm.unlink("x")
+
+
+def test_a_store_that_another_thread_is_about_to_close_is_attached_when_it_has_been(monkeypatch):
+    """The finalizer of the store stands still until the other thread has found the store closed to it."""
+    tried, nap = threading.Event(), time.sleep
 
     def sleep(seconds):
         tried.set()
         nap(seconds)
 
-    gc.collect()
-    thread = threading.Thread(target=let_go)
-    thread.start()
-    assert closing.wait(PATIENCE)
-    monkeypatch.setattr(time, "sleep", sleep)
-    assert shm.attach("x")["a"] == 1
-    thread.join()
-    shm.unlink("x")
+    with closing_in_a_thread(monkeypatch, tried):
+        monkeypatch.setattr(time, "sleep", sleep)
+        assert shm.attach("x")["a"] == 1
 
 
 def test_a_child_that_was_forked_while_a_thread_closes_a_store_attaches_it(monkeypatch):
-    shm.create("x", {"a": 1}, lifetime="keep")
-    closing, forked = threading.Event(), threading.Event()
-    seal = writer_lock.WriterLock.seal
-
-    def stand_still(lock):
-        if threading.current_thread() is not threading.main_thread():
-            closing.set()
-            assert forked.wait(PATIENCE)
-        seal(lock)
-
-    def let_go():
-        x = shm.attach("x")
-        monkeypatch.setattr(writer_lock.WriterLock, "seal", stand_still)
-        del x
-
-    gc.collect()
-    thread = threading.Thread(target=let_go)
-    thread.start()
-    assert closing.wait(PATIENCE)
-    with Child(lambda connection: connection.send(shm.attach("x")["a"]), kin=True) as child:
-        assert child.hear() == 1
-        assert child.join() == 0
-    forked.set()
-    thread.join()
-    shm.unlink("x")
+    forked = threading.Event()
+    with closing_in_a_thread(monkeypatch, forked):
+        with Child(lambda connection: connection.send(shm.attach("x")["a"]), kin=True) as child:
+            assert child.hear() == 1
+            assert child.join() == 0
+        forked.set()

@@ -20,10 +20,10 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.helpers import exiting
 from tests.prove.hostile import judge
 
 if TYPE_CHECKING:
@@ -93,15 +93,8 @@ def fork(target: Target, folder: Path, seconds: float, seed: int, explore: Explo
     (folder / "faults").touch()
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
+        with exiting():
             _child(target, room, folder, seconds, seed, explore)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
     return Running(target, pid, os.pidfd_open(pid), room, folder, time.monotonic())
 
 
