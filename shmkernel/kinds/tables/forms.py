@@ -136,7 +136,8 @@ def _coded(codes: NDArray[Any], categories: Any, arrow: Any, *, ordered: bool = 
         simple = False
     if not simple:
         dictionary, facts = arrow.array([str(one) for one in categories]), pack(categories, arrow)
-    indices = arrow.array(codes, mask=codes == -1)
+    absent = codes == -1 if len(codes) and codes.min() < 0 else None  # it takes a byte a row
+    indices = arrow.array(codes, mask=absent)
     return arrow.DictionaryArray.from_arrays(indices, dictionary, ordered=ordered), facts
 
 
