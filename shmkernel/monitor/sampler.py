@@ -89,8 +89,10 @@ class Sampler:
         """Return whether a view is visible."""
         now = time.monotonic()
         if self.busy:
-            self._views = dict.fromkeys(self._views, now)
-        self._views = {view: heard for view, heard in self._views.items() if now - heard < _LEASE}
+            self._views.update(dict.fromkeys(self._views, now))
+        for view, heard in [*self._views.items()]:  # a copy: the page's messages come in another thread
+            if now - heard >= _LEASE:
+                self._views.pop(view, None)
         return bool(self._views)
 
     def sample(self) -> None:

@@ -269,6 +269,34 @@ def test_nobody_looks_when_views_hide_or_vanish(watching, monkeypatch):
     assert not watching.watched()
 
 
+def test_views_come_and_go_while_the_thread_asks_who_watches():
+    """The page's messages come in the kernel's thread."""
+    found, failed, done = Sampler(lambda *_: None, 0.25), [], threading.Event()
+
+    def ask():
+        try:
+            while not done.is_set():
+                assert found.watched()
+        except BaseException as error:
+            failed.append(error)
+
+    thread, interval = threading.Thread(target=ask), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        found.set_visible("page", on=True)
+        for number in range(200):
+            found.set_visible(f"other {number}", on=True)
+        thread.start()
+        for number in range(5000):
+            found.set_visible(f"view {number}", on=True)
+            found.set_visible(f"view {number}", on=False)
+    finally:
+        done.set()
+        thread.join(PATIENCE)
+        sys.setswitchinterval(interval)
+    assert not failed
+
+
 def test_the_thread_samples_while_it_is_seen_and_ends_when_closed():
     told = threading.Event()
     found = Sampler(lambda *_: told.set(), 0.25)
