@@ -212,9 +212,9 @@ def total(rows: Sequence[Info]) -> str:
 
 def card(segment: Info, remark: str = "") -> str:
     """Show all details of one segment, in plain text."""
-    facts = _facts(segment, remark)
-    width = max(len(title) for title, _ in facts)
-    return "\n".join(f"{title.ljust(width)}  {text}" for title, text in facts)
+    pairs = facts(segment, remark)
+    width = max(len(title) for title, _ in pairs)
+    return "\n".join(f"{title.ljust(width)}  {text}" for title, text in pairs)
 
 
 def card_html(segment: Info, remark: str = "") -> str:
@@ -222,7 +222,7 @@ def card_html(segment: Info, remark: str = "") -> str:
     lines = (
         f'<tr><th style="text-align: left">{html.escape(title)}</th>'
         f'<td style="text-align: left">{html.escape(text)}</td></tr>'
-        for title, text in _facts(segment, remark)
+        for title, text in facts(segment, remark)
     )
     return f"<table><tbody>{''.join(lines)}</tbody></table>"
 
@@ -280,12 +280,13 @@ def _attached(segment: Info) -> str:
     return f"{len(segment.attached)}: {people(segment.attached, shown=_SHOWN)}"
 
 
-def _facts(segment: Info, remark: str) -> list[tuple[str, str]]:
+def facts(segment: Info, remark: str = "") -> list[tuple[str, str]]:
+    """Return all details of one segment: titles, and texts that are safe to print."""
     opens = "   (numpy.load opens it)" if segment.kind == "array" and not segment.state else ""
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(segment.created)) if segment.created else ""
     holders = ", ".join(f"{holder.label} ({holder.pid})" for holder in segment.attached)
     lives = _LIFETIMES.get(segment.lifetime, "").format(owner=segment.owner)
-    facts = [
+    pairs = [
         ("name", segment.name),
         ("kind", segment.kind),
         ("type", segment.type),
@@ -303,7 +304,7 @@ def _facts(segment: Info, remark: str) -> list[tuple[str, str]]:
         ("version", str(segment.version or "")),
         ("note", note(segment) or remark),
     ]
-    return [(title, clean(text)) for title, text in facts if text]
+    return [(title, clean(text)) for title, text in pairs if text]
 
 
 def _aside(text: str) -> str:

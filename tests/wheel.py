@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +19,16 @@ from traitlets.config import Config
 import shmkernel as shm
 
 KNOWN = (".py", "py.typed", ".js", ".css")  # whatever else a wheel has came in by mistake
+JUPYTER = {  # what Jupyter looks for below the environment's folder
+    "etc/jupyter/jupyter_server_config.d/shmkernel.json",
+    *(f"share/jupyter/labextensions/shmkernel/{name}" for name in ("install.json", "package.json")),
+    *(
+        f"share/jupyter/labextensions/shmkernel/static/{name}"
+        for name in (
+            "memory.js", "plugin.js", "questions.js", "remoteEntry.js", "section.js", "status.js", "style.css",
+        )
+    ),
+}  # fmt: skip
 CELLS = [  # two kernels
     "%load_ext shmkernel", "%load_ext shmkernel.peer", "import numpy as np\nx = np.arange(3)", "%shm_create x",
     "%%peer\n%load_ext shmkernel\n%shm_attach x\nx[0] = 7\n%shm_create mine --dict", "assert x[0] == 7",
@@ -35,9 +47,18 @@ def command(*line, status=0):
 
 def main(path):
     with zipfile.ZipFile(path) as wheel:
-        files = [name for name in wheel.namelist() if ".dist-info/" not in name]
+        every = [name for name in wheel.namelist() if ".dist-info/" not in name]
+    files = [name for name in every if ".data/" not in name]
     assert all(name.startswith("shmkernel/") and name.endswith(KNOWN) for name in files), files
     assert "shmkernel/py.typed" in files
+    assert {name.partition(".data/data/")[2] for name in every if name not in files} == JUPYTER
+    prefix = Path(sysconfig.get_path("data"))
+    extension = json.loads((prefix / "share/jupyter/labextensions/shmkernel/package.json").read_text())
+    assert extension["version"] == shm.__version__, "pyproject.toml has another version than lab/shmkernel/package.json"
+    assert (prefix / "share/jupyter/labextensions/shmkernel" / extension["jupyterlab"]["_build"]["load"]).is_file()
+    server = json.loads((prefix / "etc/jupyter/jupyter_server_config.d/shmkernel.json").read_text())
+    for module in server["ServerApp"]["jpserver_extensions"]:
+        assert importlib.import_module(module)._jupyter_server_extension_points() == [{"module": module}]
     assert sysconfig.get_path("purelib") in shm.__file__, "not the wheel's"
 
     x = shm.create("wheel", np.arange(3))
@@ -52,7 +73,7 @@ def main(path):
     for cell in CELLS:
         shell.run_cell(cell).raise_error()
     assert all(one.state == "unlinked" for one in shm.list())
-    print(f"{Path(path).name}: {len(files)} files, and it works")
+    print(f"{Path(path).name}: {len(every)} files, and it works")
 
 
 if __name__ == "__main__":

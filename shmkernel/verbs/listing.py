@@ -77,9 +77,14 @@ def list() -> builtins.list[Info]:  # noqa: A001  the verb's name in every face
     [('x', 'unlinked')]
     >>> del x
     """
+    return rows_of(names())
+
+
+def names() -> builtins.list[str]:
+    """Return the names of all segments, ``/posix`` names last."""
     inodes = paths.inodes()
     posix = [record.name for record in records.others(inodes.values()) if record.name.startswith("/")]
-    return rows_of([*sorted(inodes), *sorted(posix)])
+    return [*sorted(inodes), *sorted(posix)]
 
 
 @limits.explains
