@@ -157,7 +157,9 @@ def _setup(namespace):
     patch.setenv("SHMKERNEL_DIR", folder)
     patch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # where the shell puts its own
     patch.setattr(errors, "word", errors.in_python)  # the magics set it
-    stack.enter_context(chdir(stack.enter_context(tempfile.TemporaryDirectory())))
+    place = stack.enter_context(tempfile.TemporaryDirectory())
+    patch.setenv("XDG_DATA_HOME", f"{place}/data")  # of the key that signs objects
+    stack.enter_context(chdir(place))
 
 
 def _teardown(namespace):
