@@ -163,8 +163,10 @@ def _setup(namespace):
 
 
 def _teardown(namespace):
+    from shmkernel import kinds
     from shmkernel._core import sessions
 
+    kinds.known.cache_clear()  # a page has added a kind
     folder = namespace["folder"]
     with namespace.pop("stack"):
         if shell := namespace.pop("shell", None):

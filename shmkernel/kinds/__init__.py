@@ -251,6 +251,8 @@ def planned(name: str, value: object, options: Mapping[str, object], kind: str |
         maker = named(kind) if kind else for_value(name, value, options)
         return maker, maker.plan(name, value, options | ({"allow_pickle": allow_pickle} if may_pickle(maker) else {}))
     except (UnsupportedError, RangeError) as error:
+        if "package" in error.facts:  # it is to be installed
+            raise
         if kind is not None or value is None or any(option is not None for option in options.values()):
             raise _cured(error, name, value, options, kind) from error.__cause__
         if maker is not None and may_pickle(maker):
