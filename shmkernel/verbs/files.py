@@ -51,7 +51,10 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
         _check(name, fd, status)
         with open(part, "xb") as file:
             if pieces := _pieces(name, status, target):
-                file.writelines(pieces)
+                with Progress(name, status.st_size) as progress:
+                    for piece in pieces:
+                        file.write(piece)
+                        progress(len(piece))
             else:
                 _send(fd, status.st_size, file.fileno(), name)
         os.replace(part, target)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import signal
+import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import paths
+from shmkernel._core import paths, progress
 from shmkernel.kinds.tables import blocks
 from shmkernel.testing import KindContract, write
 from tests.helpers import Child
@@ -434,3 +438,45 @@ def test_an_extension_of_pandas_that_its_own_code_cannot_read_is_damage():
     with pytest.raises(shm.DamagedError, match="no whole Arrow file"):
         shm.attach("x")
     shm.unlink("x")
+
+
+class Terminal(io.StringIO):
+    """A terminal on which Ctrl-C is pressed as soon as there is a progress bar."""
+
+    def __init__(self, *, pressed):
+        super().__init__()
+        self.pressed = pressed
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        if self.pressed and "x:" in text:
+            self.pressed = False
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(text)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "feather"])
+def test_loading_and_saving_show_a_bar_and_ctrl_c_leaves_nothing(tmp_path, monkeypatch, shm_dir, suffix):
+    monkeypatch.setattr(progress, "_PATIENCE", -1.0)
+    table = pa.table({"a": np.random.default_rng(0).random(300_000)})
+    shm.create("x", table)
+    for pressed in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", terminal := Terminal(pressed=pressed))
+            with pytest.raises(KeyboardInterrupt) if pressed else nullcontext():
+                shm.save("x", tmp_path / f"x.{suffix}")
+        assert not terminal.pressed
+        assert pressed or "x:" in terminal.getvalue()
+        assert len(list(tmp_path.iterdir())) == (not pressed)
+    shm.unlink("x")
+    for pressed in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", terminal := Terminal(pressed=pressed))
+            with pytest.raises(KeyboardInterrupt) if pressed else nullcontext():
+                shm.load("x", tmp_path / f"x.{suffix}")
+        assert not terminal.pressed
+        assert pressed or "x:" in terminal.getvalue()
+        assert [row.name for row in shm.list()] == ["x"] * (not pressed)
+    assert shm.attach("x", as_="arrow")["a"].to_numpy().sum() == pytest.approx(table["a"].to_numpy().sum())
