@@ -23,11 +23,13 @@ FORMS = ("arrow", "pandas", "polars", "duckdb")
 
 def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: bool) -> Any:
     """Return the table as what was shared, or as what `form` names; ArgumentError if its library is not installed."""
+    if form == "arrow":
+        return table
     origin = _origin(table)
     as_it_was = form in (None, origin["library"])
     library = form or origin["library"]
     if library == "arrow":
-        return _arrow(table, origin) if form is None else table
+        return _arrow(table, origin)
     try:
         if not loaded(library):
             with importing:
