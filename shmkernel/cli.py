@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import fnmatch
 import io
@@ -68,6 +69,7 @@ _EVERY = _Argument(
     "--every", "time between updates, by default 0.25", {"metavar": "SECONDS", "type": _interval, "default": 0.25}
 )
 _JSON = _Argument("--json", "print JSON, for programs", {"action": "store_true"})
+_PNG = _Argument("--png", "write a picture of it to this file", {"metavar": "FILE"})
 _LIFETIME = _Argument(
     "--lifetime", "the new lifetime, by default keep", {"choices": records.LIFETIMES, "default": "keep"}
 )
@@ -226,14 +228,33 @@ def _load(args: Namespace) -> None:
     )
 
 
-@_command("doctor")
-def _doctor(_: Namespace) -> int:
+@_command("preview", _NAME, _PNG, _JSON)
+def _preview(args: Namespace) -> None:
+    """Print some values of a segment.
+
+    Nothing is attached. --json prints an object: "text", and "png", a small picture in base64 or null.
+    """
+    from shmkernel import agents  # noqa: PLC0415  the other commands do without
+
+    shown = agents.preview(args.name)
+    if args.png:
+        if not shown["png"]:
+            raise errors.UnsupportedError(f"{args.name!r} is shown as text, there is no picture of it", name=args.name)
+        with open(args.png, "wb") as file:
+            file.write(base64.b64decode(shown["png"]))
+    print(json.dumps(shown, indent=2) if args.json else shown["text"])
+
+
+@_command("doctor", _JSON)
+def _doctor(args: Namespace) -> int:
     """Check this machine, and print a cure for each problem.
 
-    The exit status is 1 if a check fails.
+    The exit status is 1 if a check fails. --json prints a list of objects with "level", "text" and "cure".
     """
     findings = shm.doctor()
-    for level, text, cure in findings:
+    if args.json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    for level, text, cure in [] if args.json else findings:
         print(f"{level:4}  {text}" + (f"\n      {cure}" if cure else ""))
     return _ERROR if any(finding.level == "fail" for finding in findings) else 0
 
@@ -380,13 +401,7 @@ def _quoted(value: object) -> str:
 
 
 def _json(rows: Sequence[Info]) -> str:
-    return json.dumps([_as_object(row) for row in rows], indent=2)
-
-
-def _as_object(row: Info) -> dict[str, object]:
-    fields = row._asdict() | {"attached": [holder.pid for holder in row.attached]}
-    del fields["mine"], fields["stayed"]  # always empty here: this process owns and keeps nothing
-    return fields
+    return json.dumps([render.as_object(row) for row in rows], indent=2)
 
 
 def _matching(wanted: Sequence[str]) -> list[str]:

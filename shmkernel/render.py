@@ -58,6 +58,13 @@ def what(segment: Info) -> str:
     return clean(f"{segment.kind} {segment.type}, {capacity.human(segment.size)}")
 
 
+def as_object(segment: Info) -> dict[str, object]:
+    """Return a segment's facts for JSON; the processes that have it attached as their ids."""
+    fields = segment._asdict() | {"attached": [holder.pid for holder in segment.attached]}
+    del fields["mine"], fields["stayed"]  # of the process that lists
+    return fields
+
+
 def people(holders: Iterable[Holder], *, shown: int | None = None) -> str:
     """Name the first `shown` holders, notebooks without their extension, and count the others.
 

@@ -4,6 +4,7 @@ Its modules:
 
     rows      the table's rows; reads again only what has changed
     preview   the preview of one segment
+    png       a preview as a small picture
     sampler   the thread that sends changes while a view is visible
     actions   what the buttons do
     widget    the anywidget; its JavaScript is in ``shmkernel/monitor/static``

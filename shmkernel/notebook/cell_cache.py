@@ -192,7 +192,7 @@ class CellCache(locks.Lock):
         drafts: list[staging.Draft] = []
         try:
             for name in names:
-                kind, plan = kinds.planned(name, space[name], {})
+                kind, plan = kinds.planned(name, space[name], {"allow_pickle": self._args.allow_pickle or None})
                 made = staging.make(name, kind, plan, self._args.mode, "keep")
                 drafts.append(made._replace(record=made.record._replace(recipe=self._recipe)))
                 del plan

@@ -271,6 +271,7 @@ class ShmMagics(Magics):
     )  # fmt: skip
     @argument("--refresh", action="store_true", help="run the cell in any case")
     @argument("--replace", action="store_true", help="replace a segment of this name that %%%%shm_cache has not made")
+    @_PICKLE
     @_MODE
     def shm_cache(self) -> None:
         """Run the rest of the cell and keep the variable NAME that it sets; next time, attach that and skip the cell.

@@ -17,7 +17,7 @@ from shmkernel._core import sessions
 from tests.helpers import PATIENCE
 from tests.unit import orphans
 
-COMMANDS = ["list", "info", "watch", "keep", "unlink", "wait", "gc", "save", "load", "doctor", "demo"]
+COMMANDS = ["list", "info", "watch", "keep", "unlink", "wait", "gc", "save", "load", "preview", "doctor", "demo"]
 SHMKERNEL = [sys.executable, "-m", "shmkernel"]
 
 
@@ -38,7 +38,7 @@ def said(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_s_help_is_its_docstring(said, command):
     run = cli.argument_parser().parse_args(
-        [command, *["x"] * {"save": 2, "load": 2}.get(command, command in "info keep unlink wait")]
+        [command, *["x"] * {"save": 2, "load": 2}.get(command, command in "info keep unlink wait preview")]
     )
     status, out, err = said(command, "--help")
     assert (status, err) == (0, "")

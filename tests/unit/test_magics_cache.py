@@ -143,6 +143,20 @@ def test_all_that_can_be_shared_can_be_cached(cached):
     assert (cached["d"]["k"], list(cached["l"]), cached["t"].a.tolist()) == (1, [1, "a", None], [1, 2])
 
 
+def test_objects_are_cached_and_what_is_not_plain_by_consent(cached):
+    plain = "%%shm_cache x\nruns += 1\nx = {'a': [1, [np.ones(2)]]}, 'text'"
+    cached(plain)
+    assert "The cell was not run" in cached(plain)
+    assert cached["x"][0]["a"][1][0].tolist() == [1, 1]
+    cell = "%%shm_cache y{}\nruns += 1\ny = lambda: 7\ny = np.random.RandomState(3)"
+    assert "--pickle" in str(cached.fails(cell.format("")))
+    cached(cell.format(" --pickle"))
+    cached("y = None")
+    assert "The cell was not run" in cached(cell.format(" --pickle"))
+    assert isinstance(cached["y"], np.random.RandomState)
+    assert cached["runs"] == 3
+
+
 @pytest.mark.parametrize("make", ["%shm_create x --shape 3", "x = shm.create('x', shape=3)"])
 def test_a_cell_that_makes_its_value_in_shared_memory_makes_no_copy(cached, make):
     cached("import shmkernel as shm")
