@@ -38,9 +38,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "Rscript": "apt-get install r-base-core", "node": "apt-get install nodejs", "cc": "apt-get install gcc libc6-dev",
     "numba": "uv run --group large pytest docs", "pandas": "uv run --group large pytest docs",
+    "duckdb": "uv run --group large pytest docs",
 }  # fmt: skip
 UNTESTED = ["julia", "torch"]  # not in Debian; 900 MB
-UNTESTED += ["pandas"] if sys.version_info >= (3, 15) else []  # no wheels yet
+UNTESTED += ["pandas", "duckdb"] if sys.version_info >= (3, 15) else []  # no wheels yet
 _evaluate = PythonEvaluator()
 
 
