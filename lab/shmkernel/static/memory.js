@@ -11,6 +11,7 @@
 const TICK = 500; // milliseconds between looks at what is in sight: they cost no request
 const PANEL = 2000; // between requests while the panel is in sight
 const BAR = 10000; // while only the status bar is
+const SHARE = 20; // a server that is slow to answer is asked less often: between requests, this many times as long
 
 /** An answer of the server other than "done". */
 export class Refusal extends Error {
@@ -32,6 +33,8 @@ export class Memory {
     this.trouble = ""; // why there is no state, or an old one
     this.absent = false; // the server lacks our part
     this.asked = 0;
+    this.took = 0; // milliseconds
+    this.waiting = false; // for an answer
     this.seen = false; // the panel was in sight at the last tick
   }
 
@@ -51,6 +54,7 @@ export class Memory {
   /** Ask for the list, and tell if it is another. */
   async look() {
     this.asked = performance.now();
+    this.waiting = true;
     const before = JSON.stringify([this.state, this.trouble]);
     try {
       this.state = await this.ask("GET");
@@ -59,6 +63,8 @@ export class Memory {
       this.absent = !this.state && error instanceof Refusal && error.status === 404;
       this.trouble = error instanceof Error ? error.message : String(error);
     }
+    this.waiting = false;
+    this.took = performance.now() - this.asked;
     if (JSON.stringify([this.state, this.trouble]) !== before) this.changed.emit(undefined);
   }
 
@@ -78,8 +84,9 @@ export class Memory {
       const here = document.visibilityState === "visible";
       const panel = here && inSight(".jp-RunningSessions");
       const bar = here && inSight(".shm-status-item");
-      const old = performance.now() - this.asked;
-      if ((panel && (!this.seen || old > PANEL)) || (bar && old > BAR)) void this.look();
+      const due = panel ? Math.min(BAR, Math.max(PANEL, SHARE * this.took)) : BAR;
+      const late = (panel && !this.seen) || performance.now() - this.asked > due;
+      if ((panel || bar) && late && !this.waiting) void this.look();
       this.seen = panel;
     };
     window.setInterval(tick, TICK);
