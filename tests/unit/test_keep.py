@@ -37,7 +37,8 @@ def test_a_value_of_any_kind_is_named_again_after_the_unlink(subject):
     assert shm.keep("x").kind == subject.kind
     again = shm.attach("x")
     assert subject.stamps(again) == {5}
-    subject.change(again, 6)
+    if subject.change:
+        subject.change(again, 6)
     assert subject.stamps(x) == {5}
     shm.unlink("x")
 
