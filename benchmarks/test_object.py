@@ -19,7 +19,8 @@ def forest():
 
 
 def matrix():
-    return sparse.random(1_000_000, 1000, 0.01, "csr", random_state=0)
+    columns = np.random.default_rng(0).integers(0, 1000, 10_000_000, "i4")
+    return sparse.csr_matrix((np.ones(columns.size), columns, np.arange(0, columns.size + 1, 10)), (1_000_000, 1000))
 
 
 def arrays():
