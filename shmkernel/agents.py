@@ -13,8 +13,8 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
-from shmkernel import render
-from shmkernel._core import capacity, paths
+from shmkernel import kinds, render
+from shmkernel._core import capacity, paths, segment_file
 from shmkernel.kinds.preview import Look
 from shmkernel.monitor import png
 from shmkernel.monitor import preview as previews
@@ -44,7 +44,9 @@ def shm_list(most: int = _MOST) -> dict:  # type: ignore[type-arg]  # tool serve
 def shm_describe(name: str) -> dict:  # type: ignore[type-arg]  # tool servers read the annotation
     """Describe one shared memory segment: dtype, shape, size, owner, who has it attached, and how to use it."""
     info = shm.info(name)
-    use = f"import shmkernel as shm; value = shm.attach({name!r}, mode={'None' if info.kind == 'table' else repr('r')})"
+    modes = getattr(kinds.known().get(info.kind), "modes", segment_file.MODES)
+    mode = ", mode='r'" if "r" in modes else ""  # else changes stay private in any case
+    use = f"import shmkernel as shm; value = shm.attach({name!r}{mode})"
     people = [{"pid": holder.pid, "label": render.clean(holder.label)} for holder in info.attached[:50]]
     return {**render.as_object(info), "attached": people, "note": render.clean(render.note(info)), "python": use}
 
@@ -109,7 +111,7 @@ def _lines(shown: Preview) -> list[str]:
         return [*first, "…: the first rows and columns"] if more else first
     if shown.form == "grid":
         heads = [f"{title} ({kind})" if kind else title for title, kind in facts["columns"]]
-        table = [["", *heads], *facts.get("about", ()), *facts["rows"]]
+        table = [*([["", *heads]] if any(heads) else []), *facts.get("about", ()), *facts["rows"]]
         last = facts["start"] + len(facts["rows"])
         return [
             *(render.clean(" | ".join(row)) for row in table),

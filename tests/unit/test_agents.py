@@ -3,6 +3,7 @@
 import base64
 import importlib.metadata
 import json
+import os
 import struct
 import zlib
 
@@ -24,13 +25,28 @@ VALUES = {
     "words": np.array(["a", "b\x1b[2J"]),
     "config": {"rate": 0.1, "long": "x" * 100_000},
     "items": [1, "two", None],
+    "object": [{"a": [1, [2, 3]]}],
     "block": b"abc" * 10_000,
 }
 
 
+loud = []
+
+
+class Loud:
+    """Unpickling one is noticed."""
+
+    def __reduce__(self):
+        return loud.append, (1,)
+
+
 @pytest.fixture
 def shared():
-    with elsewhere(lambda: [shm.create(name, value) for name, value in VALUES.items()]):
+    def make():
+        made = [shm.create(name, value) for name, value in VALUES.items()]
+        return made, shm.create("stream", ring=4, shape=(2, 2))
+
+    with elsewhere(make):
         yield
 
 
@@ -46,7 +62,7 @@ def pixels(png):
 
 def test_the_list_is_bounded_and_has_the_largest_first(shared):
     found = agents.shm_list()
-    assert (found["total"], found["folder"]) == (len(VALUES), paths.folder())
+    assert (found["total"], found["folder"]) == (len(VALUES) + 1, paths.folder())
     assert found["segments"][0]["name"] == "large"
     assert len(agents.shm_list(2)["segments"]) == 2
     assert agents.shm_list(-1)["segments"] == []
@@ -66,6 +82,22 @@ def test_a_description_says_who_has_it_and_how_to_use_it(shared):
         agents.shm_describe("heatt")
 
 
+def test_the_line_of_each_kind_attaches_it(shared):
+    for name in (*VALUES, "stream"):
+        space = {}
+        exec(agents.shm_describe(name)["python"], space)
+        assert space["value"] is not None
+        del space
+
+
+def test_a_preview_of_what_is_pickled_runs_nothing(shared, capsys):
+    with elsewhere(lambda: shm.create("pickled", Loud(), allow_pickle=True)):
+        capsys.readouterr()
+        assert "Loud, pickled" in agents.preview("pickled")["text"]
+        assert agents.shm_describe("pickled")["kind"] == "object"
+        assert not loud
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_a_preview_is_small_and_attaches_nothing(shared, name):
     found = agents.preview(name)
@@ -77,7 +109,7 @@ def test_a_preview_is_small_and_attaches_nothing(shared, name):
     if drawn:
         width, height = pixels(base64.b64decode(found["png"]))
         assert max(width, height) <= 320
-    assert len(shm.info(name).attached) == 1
+    assert os.getpid() not in [holder.pid for holder in shm.info(name).attached]
 
 
 def test_a_preview_shows_values(shared):
