@@ -1,12 +1,10 @@
-"""The command line, ``shmkernel list`` and so on. Each command is a function; its docstring is the help text."""
+"""The commands, ``shmkernel list`` and so on. Each is a function; its docstring is the help text."""
 
 from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import fnmatch
-import io
 import json
 import os
 import shlex
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
     Run = Callable[[Namespace], int | None]
 
-_ERROR, _INTERRUPTED, _PIPE_CLOSED = 1, 130, 141  # the last two: 128 + SIGINT, 128 + SIGPIPE
 _QUICKEST = 0.05  # seconds
 _ORDERS: dict[str, Callable[[Info], Any]] = {
     "name": lambda info: info.name,
@@ -154,7 +151,7 @@ def _keep(args: Namespace) -> None:
 
 
 @_command("unlink", _PATTERNS, _YES)
-def _unlink(args: Namespace) -> int | None:
+def _unlink(args: Namespace) -> None:
     """Remove segments, no matter who made them.
 
     Processes that have one attached keep its memory until they let go. If one of the names does not exist, nothing
@@ -164,7 +161,7 @@ def _unlink(args: Namespace) -> int | None:
     if names != args.name and not args.yes:
         print(render.table([shm.info(name) for name in names], width=render.terminal_width()))
         again = shlex.join(["shmkernel", "unlink", *args.name, "--yes"])
-        return _complain(f"nothing is removed yet. To remove what is listed: {again}")
+        raise errors.ShmError(f"nothing is removed yet. To remove what is listed: {again}")
     labels = {session.pid: session.label for session in sessions.everyone()}
     attached = registry.holders()
     for name in names:
@@ -173,7 +170,6 @@ def _unlink(args: Namespace) -> int | None:
         pids = sorted({*attached.get((status.st_dev, status.st_ino), ())})
         still = ", ".join(f"{render.clean(labels.get(pid, 'process'))} ({pid})" for pid in pids)
         print(f"{name}: unlinked{f'; still attached by {still}' if still else ''}")
-    return None
 
 
 @_command("wait", _NAME, _SINCE, _TIMEOUT)
@@ -256,7 +252,7 @@ def _doctor(args: Namespace) -> int:
         print(json.dumps([finding._asdict() for finding in findings], indent=2))
     for level, text, cure in [] if args.json else findings:
         print(f"{level:4}  {text}" + (f"\n      {cure}" if cure else ""))
-    return _ERROR if any(finding.level == "fail" for finding in findings) else 0
+    return int(any(finding.level == "fail" for finding in findings))
 
 
 @_command("demo")
@@ -309,68 +305,6 @@ def argument_parser() -> argparse.ArgumentParser:
             command.add_argument(flag, help=help_, **options)
         command.set_defaults(run=run)
     return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Return 0, or 1 after an error; raise SystemExit(2) for wrong arguments."""
-    written, before = _open_output(), errors.word
-    errors.word = in_shell
-    try:
-        try:
-            status = _run(argv)
-        except SystemExit as done:  # from argparse, after help or wrong arguments
-            if done.code:
-                raise
-            status = 0
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
-        return _PIPE_CLOSED
-    except OSError as error:
-        _discard_output()
-        return _complain(f"cannot write what there is to say: {error.strerror or error}")
-    finally:
-        errors.word = before
-    if not written:
-        return _complain("cannot write what there is to say: standard output is closed")
-    return status
-
-
-def _run(argv: Sequence[str] | None) -> int:
-    args = argument_parser().parse_args(argv)
-    try:
-        status: int | None = args.run(args)
-    except errors.ShmError as error:
-        return _complain(error.message)
-    except OSError as error:
-        if error.filename is None:  # from writing to standard output
-            raise
-        return _complain(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    return status or 0
-
-
-def _complain(message: str) -> int:
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            print(f"shmkernel: {message}", file=sys.stderr)
-    return _ERROR
-
-
-def _open_output() -> bool:
-    """Let standard output accept every character. Return whether there is a standard output."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
-        return False
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # names of files may have letters that it cannot encode
-    return True
-
-
-def _discard_output() -> None:
-    """Send what is left in the buffer to /dev/null, so that flushing it at exit raises no error."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def in_shell(cure: errors.Cure) -> str:
