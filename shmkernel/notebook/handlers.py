@@ -196,7 +196,7 @@ Dicts, lists   %shm_create d --dict                 an empty dict, which every n
                %shm_create l --list "[1, 'a']"      a list of numbers, texts, bytes and None
 Use elsewhere  %shm_attach x                        x is the array of the other notebook, not a copy
                %shm_attach x --as y --mode r        under another name, read only
-DataFrames     %shm_attach df --as polars           a shared table, as pandas, polars, arrow or duckdb
+DataFrames     %shm_attach df --as polars           as pandas, polars, arrow or duckdb
 Look           %shm_list                            all segments, their owners and users
                %shm_info x                          all details of one
                %shm_watch                           live: the table, the contents, buttons

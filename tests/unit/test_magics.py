@@ -175,7 +175,7 @@ def test_a_bare_magic_makes_no_out(notebook):
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("create x --fil 3", "unrecognized arguments: --fil 3. Did you mean --fill? Help: %shm_create -h"),
+        ("create x --fil 3", "unrecognized arguments: --fil 3. Did you mean --fill"),
         ("create x --life keep", "unrecognized arguments: --life keep."),
         ("attach", "the following arguments are required: NAME. Help: %shm_attach -h"),
         ("attach x --mode", "argument --mode: expected one argument. Help: %shm_attach -h"),
