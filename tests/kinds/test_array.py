@@ -131,8 +131,6 @@ class TestArray(KindContract):
         "too many elements of itemsize 0": np.broadcast_to(np.empty((), "V0"), (2**31, 2**31)),
         "too many rows of nothing": np.empty((2**31, 0)),
         "a subarray of nothing in a field": np.zeros(1, [("a", "f8", (0, 2**30)), ("b", "i4")]),
-        "a text": "text",
-        "nested list": [[1], [2, 3]],
         "a set": {1, 2},
     }
     if hasattr(np.dtypes, "StringDType"):

@@ -22,7 +22,7 @@ class TestRaw(KindContract):
         "a memoryview": memoryview(b"abcdef")[1:4],
         "much": bytes(range(256)) * 1000,
     }
-    REFUSED: ClassVar = {"a text": "abc", "numbers": memoryview(np.arange(3))}
+    REFUSED: ClassVar = {"a text": "abc"}
 
     def test_what_would_not_come_back_is_refused(self, refused):
         with pytest.raises(shm.UnsupportedError, match="'x'"):
@@ -104,8 +104,8 @@ def test_the_kind_that_is_asked_for_takes_what_it_would_not_claim():
 
 @pytest.mark.parametrize(
     ("value", "cure"),
-    [("a text", r"\[\.\.\.\]|encode"), ([[1], [2]], "asarray"), ({1, 2}, r"list\("), (iter([1]), r"list\(")],
-    ids=["text", "nested", "set", "iterator"],
+    [(range(3), "asarray"), (memoryview(np.arange(3)), "asarray"), (iter([1]), r"list\(")],
+    ids=["range", "memoryview", "iterator"],
 )
 def test_what_no_kind_takes_is_refused_with_the_cure(value, cure):
     with pytest.raises(TypeError, match=f"'x'.*{cure}"):
