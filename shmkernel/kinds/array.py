@@ -22,7 +22,7 @@ from shmkernel import kinds
 from shmkernel._core import counts
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
-from shmkernel.kinds import HEAD, Description, Plan, conversions, dtypes
+from shmkernel.kinds import HEAD, Description, Plan, conversions, dtypes, exports
 
 if TYPE_CHECKING:
     import mmap
@@ -58,8 +58,10 @@ class Array:
         """Take arrays, numbers, and any value with a shape, dtype, fill or order; but no stream of arrays."""
         if options.get("ring") is not None:
             return False
-        return isinstance(value, (np.ndarray, np.generic, int, float, complex)) or any(
-            options.get(key) is not None for key in ("shape", "dtype", "fill", "order")
+        if isinstance(value, (np.ndarray, np.generic, int, float, complex)):
+            return True
+        return any(options.get(key) is not None for key in ("shape", "dtype", "fill", "order")) or exports.are_numbers(
+            value
         )
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
@@ -246,6 +248,7 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
             what = "its mask would be lost" if conversions.is_masked(value) else "only its values would be shared"
             raise UnsupportedError(f"{name!r} is {kinds.a_type(value)}: {what}", name=name, type=type(value).__name__)
         return value.view(np.ndarray)
+    value = exports.taken(name, value)
     if isinstance(value, int) and dtype is None and not -(1 << 63) <= value < 1 << 64:
         message = f"{name!r}: an int of {value.bit_length()} bits does not fit into an array: its ints have at most 64"
         raise UnsupportedError(message, name=name, type=type(value).__name__)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import subprocess
 import sys
+from array import array as array_
 from typing import ClassVar
 
 import ml_dtypes
@@ -345,3 +347,54 @@ def test_arrays_larger_than_a_piece_are_written_whole(order, monkeypatch):
 def test_bfloat16_is_refused():
     with pytest.raises(shm.UnsupportedError, match="bfloat16"):
         shm.create("x", np.ones(3, ml_dtypes.bfloat16))
+
+
+class Interfaced:
+    """A value of another library that gives numpy its memory."""
+
+    def __init__(self, value):
+        self.value = value
+
+    @property
+    def __array_interface__(self):
+        return self.value.__array_interface__
+
+
+class Tensor:
+    """One that gives it by DLPack."""
+
+    def __init__(self, value, device=(1, 0)):
+        self.value, self.device = value, device
+
+    def __dlpack__(self, **options):
+        return self.value.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.device
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Interfaced(np.arange(3.0)), Tensor(np.arange(3.0)), Tensor(np.arange(6.0)[::2].copy()), array_("d", [0, 1, 2]),
+        memoryview(np.arange(3.0)), (ctypes.c_double * 3)(0, 1, 2), memoryview(np.eye(2)).toreadonly(),
+    ],
+)  # fmt: skip
+def test_what_is_no_more_than_numbers_is_an_array(value):
+    expected = np.asarray(getattr(value, "value", value))
+    x = shm.create("x", value)
+    assert (type(x), x.dtype) == (np.ndarray, np.dtype(float))
+    np.testing.assert_array_equal(x, expected)
+    x[...] = 7
+    assert not (expected == 7).any()
+
+
+def test_numbers_on_a_device_are_refused_with_the_reason():
+    with pytest.raises(shm.UnsupportedError, match=r"'x' is a Tensor in the memory of a device.*Copy it"):
+        shm.create("x", Tensor(np.arange(3.0), device=(2, 0)))
+
+
+@pytest.mark.parametrize("value", [b"abc", bytearray(3), memoryview(b"abc")])
+def test_plain_bytes_are_no_array(value):
+    shm.create("x", value)
+    assert shm.info("x").kind == "raw"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import math
 import string
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -493,3 +496,14 @@ def test_a_frame_of_10_000_columns_comes_back_as_it_is():
     value = pd.DataFrame(np.arange(30_000, dtype="f8").reshape(3, -1))
     pd.testing.assert_frame_equal(shm.create("x", value), value)
     shm.unlink("x")
+
+
+@pytest.mark.parametrize(("count", "seed"), [(150, 0), pytest.param(10_000, 1, marks=pytest.mark.long)])
+@pytest.mark.timeout(900)
+def test_wrong_bytes_of_tables_are_damaged_or_harmless_and_end_no_process(count, seed):
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kinds.hostile_tables", str(count), str(seed)],
+        capture_output=True, text=True, timeout=880, cwd=Path(__file__).parents[2], check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout.split()[0]) > count // 10

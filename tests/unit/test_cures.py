@@ -16,7 +16,6 @@ import sys
 import threading
 import tomllib
 import tracemalloc
-from array import array
 from pathlib import Path
 
 import ml_dtypes
@@ -322,6 +321,34 @@ def tensor(values):
     return Tensor()
 
 
+def on_a_device(library):
+    """Make what behaves as an array of torch or cupy in a GPU's memory does."""
+
+    class Tensor:
+        def __dlpack_device__(self):
+            return (2, 0)
+
+        def __dlpack__(self, **_):
+            raise BufferError("it is not there")
+
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return self
+
+        def numpy(self):
+            return np.ones(3)
+
+        get = numpy
+
+        def __array__(self, *_, **__):
+            raise TypeError("convert it by hand")
+
+    Tensor.__module__ = library
+    return Tensor()
+
+
 def enumeration(dtype):
     """Make a dtype that h5py writes for an enumeration."""
     return np.dtype(dtype, metadata={"enum": {"RED": 0}})
@@ -356,6 +383,8 @@ VALUES = {
     "one bfloat16": (ml_dtypes.bfloat16(1), {}, "x.astype('float32')"),
     "int4": (np.ones(3, ml_dtypes.int4), {}, "x.astype('float32')"),
     "a tensor": (tensor(np.ones(3, "f4")), {}, "x.detach().cpu().numpy()"),
+    "a tensor on a device": (on_a_device("torch"), {}, "x.detach().cpu().numpy()"),
+    "an array on a device": (on_a_device("cupy"), {}, "x.get()"),
     "a tensor of bfloat16": (tensor(np.ones(3, ml_dtypes.bfloat16)), {}, "x.detach().cpu().float().numpy()"),
     "a table": (Table(), {}, "x.to_numpy()"),
     "a column of texts": (Texts(), {}, "x.to_list()"),
@@ -363,8 +392,6 @@ VALUES = {
     "a list as raw bytes": ([1, 2], {"kind": "raw"}, "bytes(x)"),
     "a range": (range(3), {}, "numpy.asarray(x)"),
     "a generator": ((n for n in range(3)), {}, "list(x)"),
-    "an array of the standard library": (array("d", [1.0]), {}, "numpy.asarray(x)"),
-    "a memoryview of numbers": (memoryview(np.arange(3)), {}, "numpy.asarray(x)"),
 }  # fmt: skip
 if hasattr(np.dtypes, "StringDType"):
     VALUES["StringDType"] = (np.array([["a"]], np.dtypes.StringDType()), {}, "x.astype(object).astype(str)")

@@ -188,9 +188,14 @@ def file(name: str, path: str) -> Incoming:
     try:
         schema, batches = _read(arrow, path)
         _check(schema)
-    except (arrow.ArrowException, MemoryError, OverflowError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  a class of an extension reads its metadata with code of its own
         raise _damaged(name, path, error) from None
-    return Incoming(_plain(name, schema, arrow), _batches(name, path, batches, arrow), os.path.getsize(path))
+    schema, batches = _plain(name, schema, arrow), _batches(name, path, batches)
+    if path.endswith(".parquet") and any(_has_dictionary(kind, arrow) for kind in schema.types):
+        plain = (batch.replace_schema_metadata(schema.metadata) for batch in batches)
+        made = _unified(name, arrow.Table.from_batches(plain, schema), arrow)  # each batch has a dictionary of its own
+        return Incoming(schema, made.to_batches() or [arrow_file.empty(made, schema)], made.nbytes)
+    return Incoming(schema, batches, os.path.getsize(path))
 
 
 def _check(schema: pa.Schema) -> None:
@@ -200,14 +205,17 @@ def _check(schema: pa.Schema) -> None:
         raise ValueError("what it says of a pandas index makes no sense")
 
 
-def _batches(name: str, path: str, batches: Any, arrow: Any) -> Iterator[pa.RecordBatch]:
+def _batches(name: str, path: str, batches: Any) -> Iterator[pa.RecordBatch]:
     try:
         yield from batches
-    except (arrow.ArrowException, OverflowError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  likewise
         raise _damaged(name, path, error) from None
 
 
-def _damaged(name: str, path: str, error: Exception) -> DamagedError:
+def _damaged(name: str, path: str, error: Exception) -> Exception:
+    """Return the error to raise for a file; pyarrow has OSErrors of its own, without a number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
     message = f"{path} cannot be loaded: {error}. It has to be a {', '.join(SUFFIXES)} file"
     return DamagedError(message, name=name, path=path)
 
