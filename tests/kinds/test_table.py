@@ -480,3 +480,20 @@ def test_loading_and_saving_show_a_bar_and_ctrl_c_leaves_nothing(tmp_path, monke
         assert pressed or "x:" in terminal.getvalue()
         assert [row.name for row in shm.list()] == ["x"] * (not pressed)
     assert shm.attach("x", as_="arrow")["a"].to_numpy().sum() == pytest.approx(table["a"].to_numpy().sum())
+
+
+@pytest.mark.parametrize("wrong", [(-65537, -1, 0, 0), (1000, 0, 0, 0), (50, 0, 0, 1), (50, 0, 2**31 - 1, 0)])
+def test_a_text_that_lies_nowhere_is_damage_under_a_null_too(wrong):
+    """pyarrow does not check it there, and ends the process when it compares or converts such texts."""
+    texts = pa.array(["x" * 50, None], pa.string_view())
+    valid, views, *data = texts.buffers()
+    views = views.to_pybytes()[:16] + np.array(wrong, "i4").tobytes()
+    odd = pa.Array.from_buffers(texts.type, 2, [valid, pa.py_buffer(views), *data])
+    for array in (odd, pa.StructArray.from_arrays([odd], ["part"])):
+        with pa.OSFile(paths.path_of("x"), "wb") as file:
+            batch = pa.record_batch([array], ["a"])
+            with pa.ipc.new_file(file, batch.schema) as writer:
+                writer.write(batch)
+        with pytest.raises(shm.DamagedError, match="lies in no buffer"):
+            shm.attach("x")
+        shm.unlink("x")

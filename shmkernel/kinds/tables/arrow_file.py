@@ -17,6 +17,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from shmkernel._core.imports import importing, loaded
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds.tables import metadata
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from shmkernel.kinds.preview import Source
 
@@ -155,6 +158,48 @@ def mapped(mapping: mmap.mmap, *, trusted: bool) -> pa.Table:
         table = reader.read_all()
         if not trusted:
             table.validate(full=True)
+            for chunk in (chunk for column in table.columns for chunk in column.chunks):
+                check_views(chunk)
     except Exception as error:  # noqa: BLE001  a class of an extension reads its metadata with code of its own
         raise ValueError(f"it is no whole Arrow file ({type(error).__name__}: {str(error)[:_TEXT]})") from None
     return table
+
+
+_INLINE = 12  # bytes of a text that lie in the view itself
+
+
+def check_views(array: pa.Array) -> None:
+    """Raise ValueError if a view leads out of its buffers: pyarrow checks none under a null, but follows some."""
+    kind, name = array.type, str(array.type)
+    if "view" not in name:
+        return
+    if hasattr(kind, "extension_name"):
+        check_views(array.storage)
+    elif name.startswith("dictionary"):
+        check_views(array.dictionary)
+    elif name in ("string_view", "binary_view"):
+        _, views, *data = array.buffers()
+        size, _, buffer, offset = _words(views, "<i4", array, 4).T
+        sizes = np.array([one.size for one in data] or [0], np.int64)
+        longs = size > _INLINE
+        held = (buffer >= 0) & (buffer < len(data)) & (offset >= 0)
+        ends = offset.astype(np.int64) + size
+        if (size < 0).any() or not (held & (ends <= sizes[np.where(held, buffer, 0)]))[longs].all():
+            raise ValueError("a text lies in no buffer")
+    else:
+        if "list_view" in name.partition("<")[0]:
+            word = "<i8" if name.startswith("large") else "<i4"
+            start, size = (_words(one, word, array, 1)[:, 0].astype(np.int64) for one in array.buffers()[1:3])
+            if len(size) and (min(start.min(), size.min()) < 0 or (start > len(array.values) - size).any()):
+                raise ValueError("a list lies beyond its items")
+        parts = [array.values] if hasattr(array, "values") else map(array.field, range(kind.num_fields))
+        for part in parts:
+            check_views(part)
+
+
+def _words(buffer: pa.Buffer | None, dtype: str, array: pa.Array, width: int) -> NDArray[Any]:
+    """Return a buffer's numbers for the rows of an array, so many for each."""
+    if buffer is None:
+        return np.zeros((0, width), dtype)
+    rows: NDArray[Any] = np.frombuffer(buffer, dtype)[: (array.offset + len(array)) * width].reshape(-1, width)
+    return rows[array.offset :]

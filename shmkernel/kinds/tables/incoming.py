@@ -251,4 +251,6 @@ def _checked(reader: Any) -> Any:
     for index in range(reader.num_record_batches):
         batch = reader.get_batch(index)
         batch.validate(full=True)
+        for column in batch.columns:
+            arrow_file.check_views(column)
         yield batch
