@@ -130,7 +130,7 @@ def _other_name(args: argparse.Namespace, name: str, value: object) -> str:
         cure = f"Keep both: %shm_create {name}_shared --from {args.expression}"
     else:
         with contextlib.suppress(shm.ShmError):
-            kinds.for_value(name, value, {})
+            kinds.planned(name, value, {})
             cure = f"Share it: %shm_create {name}"
     return f"{cure}. Replace it: --overwrite"
 

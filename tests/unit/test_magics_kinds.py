@@ -190,3 +190,9 @@ def test_a_model_is_pickled_by_consent(notebook, tmp_path, monkeypatch):
     error = str(notebook.fails("%shm_attach model"))
     assert error.endswith("If you trust who made it: %shm_attach model --pickle")
     assert notebook("%shm_attach model --pickle").startswith("model: object Model, pickled, ")
+
+
+def test_a_variable_in_the_way_is_proposed_only_if_it_can_be_shared(notebook):
+    notebook("zz = 'a text'\nact = len")
+    assert "Share it: %shm_create zz" in str(notebook.fails("%shm_create zz --shape 3"))
+    assert "Share it" not in str(notebook.fails("%shm_create act --shape 3"))
