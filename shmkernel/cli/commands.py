@@ -342,7 +342,7 @@ def _matching(wanted: Sequence[str]) -> list[str]:
     """Return these names, and in place of each pattern the names that it matches; all of them exist."""
     names: dict[str, None] = {}
     for pattern in wanted:
-        if not set(pattern) & set("*?["):
+        if pattern.startswith("/") or not set(pattern) & set("*?["):  # a name of another program may have these
             _check([pattern])
             names[pattern] = None
         elif found := fnmatch.filter(sorted(paths.names()), pattern):

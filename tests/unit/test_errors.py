@@ -97,7 +97,7 @@ def test_loading_the_magics_changes_the_words_and_unloading_changes_them_back(no
 def test_no_module_below_the_faces_speaks_in_magics():
     """Docstrings may name magics, and so may modules for notebooks."""
     package = Path(shm.__file__).parent
-    faces = {package / name for name in ("notebook", "workspace", "monitor", "cli.py", "demo.py")}
+    faces = {package / name for name in ("notebook", "workspace", "monitor", "cli", "demo.py")}
     spoken = []
     for path in package.rglob("*.py"):
         if faces & {path, *path.parents}:
