@@ -14,6 +14,8 @@ import os
 import secrets
 import stat
 
+from shmkernel._core import closing
+
 _SIZE = 32
 _UNSIGNED = bytes(_SIZE)
 
@@ -48,13 +50,11 @@ def _key(*, make: bool) -> bytes | None:
     with contextlib.suppress(OSError):
         if make and not os.path.lexists(path):
             _make(path)
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with contextlib.closing(closing.opened(os.open, path, flags)) as fd:
             status = os.fstat(fd)
             own = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077 == 0
             key = os.read(fd, _SIZE + 1) if own and stat.S_ISREG(status.st_mode) else b""
-        finally:
-            os.close(fd)
         return key if len(key) == _SIZE else None
     return None
 
@@ -63,11 +63,11 @@ def _make(path: str) -> None:
     """Make the key. Its file appears at once with all of its bytes; of several processes one makes it."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     part = f"{path}.{secrets.token_hex(8)}"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, secrets.token_bytes(_SIZE))
-        with contextlib.suppress(FileExistsError):
-            os.link(part, path)
-    finally:
-        os.close(fd)
-        os.unlink(part)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with contextlib.closing(closing.opened(os.open, part, flags, 0o600)) as fd:
+        try:
+            os.write(fd, secrets.token_bytes(_SIZE))
+            with contextlib.suppress(FileExistsError):
+                os.link(part, path)
+        finally:
+            os.unlink(part)
