@@ -104,8 +104,8 @@ def test_the_kind_that_is_asked_for_takes_what_it_would_not_claim():
 
 @pytest.mark.parametrize(
     ("value", "cure"),
-    [(range(3), "asarray"), (memoryview(np.arange(3)), "asarray"), (iter([1]), r"list\(")],
-    ids=["range", "memoryview", "iterator"],
+    [(range(3), "asarray"), (iter([1]), r"list\(")],
+    ids=["range", "iterator"],
 )
 def test_what_no_kind_takes_is_refused_with_the_cure(value, cure):
     with pytest.raises(TypeError, match=f"'x'.*{cure}"):
