@@ -188,8 +188,9 @@ def unfolded(moments):
 
 
 OBJECTS = [
-    texts, st.binary(max_size=4), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.dates(), unfolded(st.times()),
-    unfolded(st.datetimes()), st.timedeltas(dt.timedelta(-1000), dt.timedelta(1000)), st.decimals(-1000, 1000, places=3),
+    texts, st.binary(max_size=4), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.dates(),
+    unfolded(st.times()), unfolded(st.datetimes()), st.decimals(-1000, 1000, places=3),
+    st.timedeltas(dt.timedelta(-1000), dt.timedelta(1000)),
 ]  # fmt: skip
 
 
