@@ -151,16 +151,6 @@ def keeps(kind: Kind) -> TypeGuard[Keeper]:
     return hasattr(kind, "connect")
 
 
-def is_fresh(kind: Kind) -> bool:
-    """Return whether each `attach` makes a new value."""
-    return bool(getattr(kind, "fresh", False))
-
-
-def may_pickle(kind: Kind) -> bool:
-    """Return whether segments of the kind may be pickled."""
-    return bool(getattr(kind, "pickles", False))
-
-
 def goes_by_name(kind: Kind) -> bool:
     """Return whether multiprocessing sends a value of the kind as a reference to its segment."""
     return bool(getattr(kind, "by_name", keeps(kind)))
@@ -249,13 +239,15 @@ def planned(name: str, value: object, options: Mapping[str, object], kind: str |
     maker = None
     try:
         maker = named(kind) if kind else for_value(name, value, options)
-        return maker, maker.plan(name, value, options | ({"allow_pickle": allow_pickle} if may_pickle(maker) else {}))
+        return maker, maker.plan(
+            name, value, options | ({"allow_pickle": allow_pickle} if getattr(maker, "pickles", False) else {})
+        )
     except (UnsupportedError, RangeError) as error:
         if "package" in error.facts:  # it is to be installed
             raise
         if kind is not None or value is None or any(option is not None for option in options.values()):
             raise _cured(error, name, value, options, kind) from error.__cause__
-        if maker is not None and may_pickle(maker):
+        if maker is not None and getattr(maker, "pickles", False):
             raise _cured(_explained(error, name, value), name, value, options, kind) from error.__cause__
         return _own(_LAST), _as_object(_explained(error, name, value), name, value, allow_pickle=allow_pickle)
 

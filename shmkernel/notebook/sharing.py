@@ -188,7 +188,9 @@ def _is_done(args: argparse.Namespace, name: str, value: object) -> bool:
     attachment = attachments.given(value)
     if attachment is None or attachment.name != name or attachment.key[1] != registry.inode_at(name):
         return False
-    if attachment.key[2] == "c" or kinds.is_fresh(kinds.named(attachment.kind)):  # it may have been changed since
+    if attachment.key[2] == "c" or getattr(
+        kinds.named(attachment.kind), "fresh", False
+    ):  # it may have been changed since
         return False
     if (args.replace and not shm.info(name).mine) or (args.kind or attachment.kind) != attachment.kind:
         return False

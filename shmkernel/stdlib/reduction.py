@@ -201,7 +201,7 @@ def _inside(low: int, high: int) -> tuple[Reference, int] | None:
 def _to(attachment: attachments.Attachment) -> Reference | None:
     """Return a reference to a segment; None for private changes, for an object, or if another one has its name."""
     created = attachment.record.created if attachment.record else None
-    if attachment.key[2] == "c" or kinds.is_fresh(kinds.named(attachment.kind)):
+    if attachment.key[2] == "c" or getattr(kinds.named(attachment.kind), "fresh", False):
         return None
     if file := _in_store(attachment.path):
         return Reference(attachment.name, attachment.key[1], None, attachment.key[2], file)
@@ -235,7 +235,7 @@ def _to_file(path: str, inode: int, mode: str) -> Reference | None:
         record = records.read(inode)
         if record is None or record.name != name or registry.inode_at(name) != inode:
             return None
-        if kinds.is_fresh(kinds.named(record.kind)):
+        if getattr(kinds.named(record.kind), "fresh", False):
             return None
         return Reference(name, inode, record.created, mode)
     file = _in_store(path)

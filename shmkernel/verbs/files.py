@@ -99,7 +99,9 @@ def load(
         with open(source, "rb") as file:
             guess = kinds.for_file(source, file.read(kinds.HEAD))
         reader = kinds.named(kind) if kind else guess
-        plan = reader.load(name, source, **({"allow_pickle": allow_pickle} if kinds.may_pickle(reader) else {}))
+        plan = reader.load(
+            name, source, **({"allow_pickle": allow_pickle} if getattr(reader, "pickles", False) else {})
+        )
         staging.check(name, mode, lifetime, replace)
         (shared,) = staging.name_all([staging.make(name, reader, plan, mode, lifetime)], replace)
     except OSError as error:

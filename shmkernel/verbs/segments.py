@@ -181,7 +181,7 @@ def attach(
             _check_use(reader, name, mode, as_)
         trusted = record is not None and record.kind == reader.name and status.st_mtime <= record.created
         try:
-            consent = _consent(allow_pickle, status, record)
+            consent = _consent(allow_pickle, status, record) if getattr(reader, "pickles", False) else None
             mapping, value = staging.open_(
                 reader, fd, status, path, name, opening, form=as_, trusted=trusted, consent=consent
             )
@@ -194,7 +194,7 @@ def attach(
     finally:
         fd.close()
     segment = attachments.Segment(status, opening, path, name, reader.name, record, as_)
-    if kinds.is_fresh(reader):
+    if getattr(reader, "fresh", False):
         attachments.note(mapping, value, segment)
         return value
     return attachments.put(mapping, value, segment)

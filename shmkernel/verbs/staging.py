@@ -80,7 +80,7 @@ def make(
             )
             record = records.Record(status.st_ino, name, kind.name, session.id, session.label, lifetime, time.time())
             segment = attachments.Segment(status, mode, path, name, kind.name, record)
-            if kinds.is_fresh(kind):
+            if getattr(kind, "fresh", False):
                 attachments.note(mapping, shared, segment)
             else:
                 shared = attachments.put(mapping, shared, segment)
@@ -146,7 +146,7 @@ def open_(
         if not kinds.keeps(kind):
             mapping = segment_file.map_(fd, status.st_size, mode, name)
             if hasattr(kind, "open_as"):
-                more = {"consent": consent} if kinds.may_pickle(kind) else {}
+                more = {"consent": consent} if getattr(kind, "pickles", False) else {}
                 return mapping, kind.open_as(mapping, path, mode, form, trusted=trusted, **more)
             return mapping, (view or attachments.views.get(kind.name, kind.open))(mapping, path, mode)
         mapping = segment_file.map_(fd, min(status.st_size, kinds.HEAD), "r", name)

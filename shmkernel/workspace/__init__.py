@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ class Workspace:
         scope.bind(variable, value, read=read)
         if self.space.get(variable) is value:
             self.bound[name] = variable
-            self.forget_unused()
-            _variables().remember(value, name)
+            try:
+                weakref.ref(value)
+            except TypeError:  # such as a text
+                _variables().remember(self.space, value, name)
             if self._shell:
                 self._shell.push({variable: value})  # so that IPython no longer hides a name of its own
 

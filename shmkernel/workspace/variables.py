@@ -48,12 +48,10 @@ def segment_of(value: object) -> str | None:
     return name if held is value else None
 
 
-def remember(value: object, name: str) -> None:
-    """Remember which segment a value is. One without weak references, as a text, is held for that."""
-    try:
-        weakref.ref(value)
-    except TypeError:
-        _plain[id(value)] = value, name
+def remember(space: Mapping[str, Any], value: object, name: str) -> None:
+    """Remember which segment a value without weak references is; it is held for that."""
+    forget_unused(space)
+    _plain[id(value)] = value, name
 
 
 def forget_unused(space: Mapping[str, Any]) -> None:
