@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytest_plugins = ["tests.documents", "tests.tutorials"]
+collect_ignore = ["tests/kinds/hostile_tables.py"]  # a program without tests, which needs pandas
 
 # A shell's job in the background ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

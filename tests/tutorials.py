@@ -45,7 +45,7 @@ def prepare_fonts():
 class Lacking(pytest.File):
     """A file whose tests cannot run, as one test that says why."""
 
-    def __init__(self, *, why, skipped, **keywords):
+    def __init__(self, *, why, skipped=False, **keywords):
         super().__init__(**keywords)
         self.why, self.skipped = why, skipped
 

@@ -22,7 +22,7 @@ from shmkernel import kinds
 from shmkernel._core import counts
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, DamagedError, UnsupportedError
-from shmkernel.kinds import HEAD, Description, Plan, conversions, dtypes, exports
+from shmkernel.kinds import HEAD, Description, Plan, conversions, dtypes
 
 if TYPE_CHECKING:
     import mmap
@@ -60,9 +60,11 @@ class Array:
             return False
         if isinstance(value, (np.ndarray, np.generic, int, float, complex)):
             return True
-        return any(options.get(key) is not None for key in ("shape", "dtype", "fill", "order")) or exports.are_numbers(
-            value
-        )
+        if any(options.get(key) is not None for key in ("shape", "dtype", "fill", "order")):
+            return True
+        from shmkernel.kinds import exports  # noqa: PLC0415  arrays do without
+
+        return exports.are_numbers(value)
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan `value`, or an array of the given shape and dtype, filled with `fill`."""
@@ -248,6 +250,8 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
             what = "its mask would be lost" if conversions.is_masked(value) else "only its values would be shared"
             raise UnsupportedError(f"{name!r} is {kinds.a_type(value)}: {what}", name=name, type=type(value).__name__)
         return value.view(np.ndarray)
+    from shmkernel.kinds import exports  # noqa: PLC0415  arrays do without
+
     value = exports.taken(name, value)
     if isinstance(value, int) and dtype is None and not -(1 << 63) <= value < 1 << 64:
         message = f"{name!r}: an int of {value.bit_length()} bits does not fit into an array: its ints have at most 64"

@@ -182,9 +182,9 @@ def test_a_value_that_does_not_fit_leaves_the_old_one(kind):
 
 def test_what_is_too_large_at_first_names_the_list_and_the_cure():
     with pytest.raises(shm.RangeError, match=r"'x'.*str"):
-        shm.create("x", [1, 2**64])
+        shm.create("x", [1, 2**64], kind="list")
     with pytest.raises(shm.RangeError, match=r"'x'.*str"):
-        shm.create("x", ["a", -(2**64)])
+        shm.create("x", ["a", -(2**64)], kind="list")
     with pytest.raises(shm.ArgumentError, match="too many"):
         shm.create("x", [b"\0" * 1_000_000])
     with pytest.raises(shm.ArgumentError, match="too many"):
