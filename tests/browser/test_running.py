@@ -70,9 +70,9 @@ def test_lab_shows_what_is_shared_before_any_cell_was_run(page, server, shared):
     panel = page.locator("#jp-running-sessions")
     early = row(panel, "early")
     check(early).to_be_visible()
-    check(early.locator(".shm-size")).to_have_text("3.1 KiB")
-    check(early.locator(".shm-kind")).to_have_text("array")
-    check(early.locator(".shm-people")).to_have_text(re.compile("^by .+, attached by .+"))
+    check(early.locator(".shm-item-size")).to_have_text("3.1 KiB")
+    check(early.locator(".shm-item-kind")).to_have_text("array")
+    check(early.locator(".shm-item-people")).to_have_text(re.compile("^by .+, attached by .+"))
     hint = early.locator(".jp-RunningSessions-itemLabel").get_attribute("title")
     assert f"({os.getpid()})" in hint
     assert f"In {server.folder}" in hint
@@ -86,7 +86,7 @@ def test_lab_shows_what_is_shared_before_any_cell_was_run(page, server, shared):
 def test_a_click_on_a_name_shows_all_details(panel, server, shared):
     check = expect()
     shared("told", 7)
-    row(panel, "told").locator(".shm-name").dispatch_event("click")
+    row(panel, "told").locator(".shm-item-name").dispatch_event("click")
     dialog = panel.page.locator(".jp-Dialog")
     check(dialog.locator(".shm-details")).to_contain_text(f"{server.folder}/shmk-{os.geteuid()}-told")
     check(dialog.locator(".shm-details")).to_contain_text("%shm_attach told")
@@ -159,7 +159,7 @@ def test_the_section_is_in_notebook_7(page, server, shared):
     page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
     page.locator(".lm-TabBar-tab", has_text="Running").click()
     panel = page.locator(".jp-RunningSessions")
-    check(row(panel, "seven").locator(".shm-type")).to_have_text("uint8 (7,)")
+    check(row(panel, "seven").locator(".shm-item-type")).to_have_text("uint8 (7,)")
     unlink(panel, "seven").get_by_text("Unlink", exact=True).click()
     check(row(panel, "seven")).to_have_count(0)
     assert registry.inode_at("seven") is None

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import urllib.parse
@@ -14,6 +15,7 @@ import shmkernel
 from shmkernel import render
 from shmkernel._core import capacity
 
+HERE = Path(__file__).parents[2]
 SCRIPT = Path(shmkernel.__file__).parent / "monitor" / "static" / "texts.js"
 ROW = {
     "key": "x", "inode": "7", "name": "x", "kind": "array", "type": "int8 (3,)", "size": 131, "human": "131 B",
@@ -108,3 +110,13 @@ def test_colours_grow_lighter_from_end_to_end(page):
     assert light == sorted(light)
     assert page("[texts.colour(-1), texts.colour(2)]") == [colours[0], colours[-1]]
     assert not math.isclose(light[0], light[-1], abs_tol=150)
+
+
+def test_the_styles_of_the_running_panel_and_of_the_monitor_do_not_meet():
+    """Both are in JupyterLab's page at the same time."""
+    panel, monitor = (
+        set(re.findall(r"\.(shm-[\w-]+)", (HERE / path).read_text()))
+        for path in ("lab/shmkernel/static/style.css", "shmkernel/monitor/static/monitor.css")
+    )
+    assert panel
+    assert not panel & monitor

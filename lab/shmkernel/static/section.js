@@ -24,7 +24,7 @@ export function section({ components, react }, memory, questions) {
   let named = null; // the segments that the question about all has named
 
   /** @param {string} part @param {any[]} content the panel's search wants the children of an element as a list */
-  const span = (part, ...content) => react.createElement("span", { className: `shm-${part}` }, ...content, "");
+  const span = (part, ...content) => react.createElement("span", { className: `shm-item-${part}` }, ...content, "");
 
   /** @param {import("./memory.js").Segment} segment */
   const item = (segment) => ({
