@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
 
@@ -41,8 +42,9 @@ class Door(Holding):
 
 
 @pytest.fixture
-def interrupted():
+def interrupted(monkeypatch):
     """Run a function repeatedly, each time until a signal ends it."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # Python drops the error in a callback
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     chance = random.Random(7)
     kept = []  # IPython keeps tracebacks, which keep frames
