@@ -68,7 +68,7 @@ def _teach_functions(module: ModuleType) -> None:
 
 def _teach(module: ModuleType) -> None:
     _taught.append(module)
-    for kind, reducer in delivery.reducers.items():
+    for kind, reducer in [*delivery.reducers.items()]:  # another thread may add one meanwhile
         module.register(kind, reducer)
 
 

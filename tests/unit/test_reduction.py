@@ -325,3 +325,16 @@ def test_what_is_unlinked_on_its_way_to_a_worker_is_an_error_and_hangs_nobody(me
                 executor.submit(task, sent).result(PATIENCE)
     with pytest.raises(shm.NotFoundError):  # any other receiver
         over(sent)
+
+
+def test_a_pickler_is_taught_while_another_thread_attaches_a_new_kind(monkeypatch):
+    monkeypatch.setattr(delivery, "reducers", {int: repr})
+    monkeypatch.setattr(reduction, "_taught", [])
+
+    class Pickler:
+        @staticmethod
+        def register(*_):
+            delivery.reducers.setdefault(str, repr)
+
+    reduction._teach(Pickler)
+    assert [*delivery.reducers] == [int, str]
