@@ -34,6 +34,20 @@ def is_known(error: OSError) -> bool:
     return error.errno in _KNOWN
 
 
+def told(error: Exception) -> OSError | None:
+    """Return the error of the OS about a limit that another library's error tells of, by its number or in words.
+
+    Examples
+    --------
+    >>> told(ValueError("IO Error: cannot open /proc: Too many open files")).errno == errno.EMFILE
+    True
+    """
+    if isinstance(error, OSError) and is_known(error):
+        return error
+    code = next((code for code in _KNOWN if os.strerror(code) in str(error)), None)
+    return None if code is None else OSError(code, os.strerror(code))
+
+
 def explained(error: OSError, name: str | None = None) -> OSError:
     """Convert an error of the OS about a limit to one that names the limit; return any other error unchanged.
 

@@ -44,6 +44,8 @@ SLANDERED = [  # a healthy dict was called damaged, with the advice to remove it
 ]
 if any(kind.kind == "table" for kind in KINDS):
     BARE += ["attach to read table:first:clone3.1:ENOMEM+"]  # pyarrow starts threads where it is let
+    if any("duckdb" in kind.forms for kind in KINDS):
+        BARE += ["attach as duckdb a table:first:openat.6:EMFILE+"]  # it tells of limits in words
     SLANDERED += ["info table:again:pread64.2:ENOMEM", "info table:again:openat.9:EMFILE"]
 
 

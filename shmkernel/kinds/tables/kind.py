@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
+from shmkernel._core import limits
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.kinds import Description, Plan
 from shmkernel.kinds.tables import arrow_file, incoming, metadata, outgoing, preview
@@ -61,6 +62,8 @@ class Table:
         except (ShmError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  a library may raise anything for odd metadata
+            if limit := limits.told(error):
+                raise limit from None
             if form is not None:
                 message = f"{form} cannot hold this table: {error}. As it is: as_='arrow'"
                 raise ArgumentError(message, form=form) from None
