@@ -16,6 +16,7 @@ written in Python. Two types of the standard library can own a descriptor, and c
 from __future__ import annotations
 
 import fcntl
+import functools
 import io
 import itertools
 import os
@@ -35,6 +36,8 @@ LAST = 2  # the last of the three standard streams
 # Held over every fork, and while a descriptor that a child must not keep is opened and noted.
 no_fork = interrupts.Guard()
 _open: weakref.WeakSet[Description] = weakref.WeakSet()
+_kept: dict[int, tuple[object, object]] = {}  # what is kept, and the weak reference that ends this
+_numbers = itertools.count()
 _lost: list[object] = []  # owners of numbers that belong to other files by now: they must not close them
 try:
     own: Callable[[int], Any] = select.epoll.fromfd
@@ -139,6 +142,15 @@ def _noted(numbers: Iterator[int]) -> list[Description]:
             file.close()
         raise
     return new
+
+
+def keep_with(value: object, kept: object) -> None:
+    """Keep an object for as long as `value` lives; TypeError if that has no weak references.
+
+    `weakref.finalize` would call a function in Python, which Ctrl-C ends before it lets go.
+    """
+    number = next(_numbers)
+    _kept[number] = kept, weakref.ref(value, functools.partial(_kept.pop, number))
 
 
 def lose(owner: object) -> None:

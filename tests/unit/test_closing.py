@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import sys
+import weakref
 
 import pytest
 
@@ -79,6 +80,30 @@ def test_a_number_that_belongs_to_another_file_by_now_is_not_closed(tmp_path, mo
     del file
     assert os.path.sameopenfile(number, theirs)
     os.close(theirs)
+
+
+def test_what_is_kept_with_a_value_goes_with_it_without_a_line_of_python():
+    """Ctrl-C would end a callback in Python before it has let go, and Python drops the error there."""
+
+    class Thing:
+        pass
+
+    value, kept = Thing(), Thing()
+    closing.keep_with(value, kept)
+    gone, lines = weakref.ref(kept), []
+    del kept
+    assert gone() is not None
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: lines.append(frame.f_code.co_name))
+    del value
+    sys.settrace(before)
+    assert gone() is None
+    assert lines == []
+    with pytest.raises(TypeError):
+        closing.keep_with("a text", value := Thing())
+    gone = weakref.ref(value)
+    del value
+    assert gone() is None
 
 
 def test_only_closing_opens_what_it_does_not_own():

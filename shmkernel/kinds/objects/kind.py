@@ -10,11 +10,10 @@ import contextlib
 import itertools
 import mmap
 import pickle
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
-from shmkernel._core import capacity, paths
+from shmkernel._core import capacity, closing, paths
 from shmkernel._core.imports import importing
 from shmkernel.errors import Cure, DamagedError, RefusedError, UnsupportedError
 from shmkernel.kinds import Description, Plan, preview
@@ -96,7 +95,7 @@ class Object:
             _check(name, opened, consent or kinds.Consent())
         value = self._value(name, opened, trusted=trusted)
         with contextlib.suppress(TypeError):  # a text has no weak references: its arrays alone hold the mapping
-            weakref.finalize(value, id, mapping).atexit = False
+            closing.keep_with(value, mapping)
         return value
 
     def _value(self, name: str, opened: layout.Opened, *, trusted: bool) -> object:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
-from shmkernel._core import limits
+from shmkernel._core import closing, limits
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.kinds import Description, Plan
 from shmkernel.kinds.tables import arrow_file, incoming, metadata, outgoing, preview
@@ -68,7 +67,7 @@ class Table:
                 message = f"{form} cannot hold this table: {error}. As it is: as_='arrow'"
                 raise ArgumentError(message, form=form) from None
             raise ValueError(f"its metadata makes no sense ({type(error).__name__}: {error})") from None
-        weakref.finalize(value, id, mapping).atexit = False  # of no rows, or copied, it holds the mapping all the same
+        closing.keep_with(value, mapping)  # of no rows, or copied, it holds the mapping all the same
         return value
 
     def describe(self, head: bytes, size: int) -> Description:
