@@ -15,6 +15,7 @@ import time
 from typing import NamedTuple
 
 from shmkernel._core import cgroups, paths
+from shmkernel._core.imports import importing
 from shmkernel.errors import Cure, FullError, LimitError
 
 _KIB = 1024
@@ -203,7 +204,8 @@ def _is_tmpfs(path: str, dev: int) -> bool:
 
 def _magic(path: str) -> int:
     """Return the magic number of the file system, which `os.statvfs` does not give."""
-    import ctypes  # noqa: PLC0415  it takes 10 ms
+    with importing:
+        import ctypes  # noqa: PLC0415  it takes 10 ms
 
     statfs = (ctypes.c_long * 64)()  # a struct statfs takes 15 longs; the first is the magic number
     failed = ctypes.CDLL(None).statfs(os.fsencode(path), statfs)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkernel._core import closing, descriptors, paths, protocol, trust
 from shmkernel._core.closing import LAST, Descriptor
+from shmkernel._core.imports import importing
 from shmkernel._core.trust import Folder
 from shmkernel.errors import FolderError, ShmError
 
@@ -231,7 +232,8 @@ def link_nameless(fd: int, path: str) -> None:
 
 def _link_without_proc(fd: int, at: Folder, rest: str) -> None:
     """Link an open file by its descriptor, which needs root or Linux 6.10."""
-    import ctypes  # noqa: PLC0415  it takes 10 ms
+    with importing:
+        import ctypes  # noqa: PLC0415  it takes 10 ms
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.linkat(fd, b"", int(at), os.fsencode(rest), _AT_EMPTY_PATH):

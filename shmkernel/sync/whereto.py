@@ -11,6 +11,8 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
+from shmkernel._core.imports import importing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -58,7 +60,8 @@ def _born(path: str) -> int:
 
 @functools.cache
 def _statx() -> Callable[[str, bytearray], Any] | None:
-    import ctypes  # noqa: PLC0415  it takes 10 ms
+    with importing:
+        import ctypes  # noqa: PLC0415  it takes 10 ms
 
     function = getattr(ctypes.CDLL(None), "statx", None)
     if function is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+import shmkernel
 from shmkernel._core.imports import importing
 from tests.helpers import Child
 
@@ -75,3 +78,24 @@ def test_a_child_forked_inside_an_import_has_the_handler_back():
     with importing, Child(lambda connection: connection.send(str(signal.getsignal(signal.SIGINT))), kin=True) as child:
         assert "default_int_handler" in child.hear()
         assert child.join() == 0
+
+
+LATE = {"shmkernel", "argparse", "asyncio", "pandas", "pyarrow", "jupyter_server", "tornado", "importlib"}
+
+
+def test_a_late_import_of_another_library_keeps_forks_out():
+    """But for LATE: the package's own modules are known by their locks, and the others are loaded, or of one thread."""
+    bare = set()
+
+    def look(node, late, guarded, path):
+        for child in ast.iter_child_nodes(node):
+            holds = isinstance(child, ast.With) and any("importing" in ast.unparse(one) for one in child.items)
+            if isinstance(child, (ast.Import, ast.ImportFrom)) and late and not guarded:
+                names = [child.module] if isinstance(child, ast.ImportFrom) else [one.name for one in child.names]
+                bare.update((path.name, name) for name in names if name.partition(".")[0] not in LATE)
+                bare.update((path.name, name) for name in names if name.startswith("pyarrow."))
+            look(child, late or isinstance(child, (ast.FunctionDef, ast.Lambda)), guarded or holds, path)
+
+    for path in Path(shmkernel.__file__).parent.glob("**/*.py"):
+        look(ast.parse(path.read_text()), False, False, path)
+    assert bare == {("launch.py", "resource")}  # capacity has imported it

@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from shmkernel._core import folders, limits, oflock, segment_file
+from shmkernel._core.imports import importing
 from shmkernel.errors import LimitError
 from shmkernel.kinds.dicts import lmdb_pages
 
@@ -65,7 +66,8 @@ def vouched(home: str, words: memoryview) -> bool:
 def check(home: str, name: str, words: memoryview) -> None:
     """Raise DamagedError unless LMDB could have written the file."""
     try:
-        from lmdb import verify  # noqa: PLC0415  only for unsealed stores
+        with importing:
+            from lmdb import verify  # noqa: PLC0415  only for unsealed stores
     except ImportError as error:  # the OS let nobody look for it: this is no damage
         message = f"{name!r} cannot be checked now: {error}. Try again"
         raise LimitError(message, name=name, errno=errno.ENOMEM, limit="kernel memory") from None

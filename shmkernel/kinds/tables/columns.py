@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds.tables import blocks
 from shmkernel.kinds.tables.forms import NUMBERS, is_masked, whole
@@ -189,7 +190,8 @@ class Columns:
 
 def _found(chunk: pa.Array, values: pa.Array) -> NDArray[Any]:
     """Return codes by the values themselves: a file may have changed their order, and left some out."""
-    from pyarrow import compute  # noqa: PLC0415  slow
+    with importing:
+        from pyarrow import compute  # noqa: PLC0415  slow
 
     plain = chunk.dictionary_decode() if hasattr(chunk, "dictionary_decode") else chunk
     codes = compute.index_in(plain.cast(values.type), value_set=values)

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shmkernel._core.imports import importing
 from shmkernel.errors import DamagedError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames
 
@@ -234,12 +235,14 @@ def _plain(name: str, schema: pa.Schema, arrow: Any) -> pa.Schema:
 
 def _read(arrow: Any, path: str) -> tuple[Any, Any]:
     if path.endswith(".parquet"):
-        import pyarrow.parquet  # noqa: PLC0415  slow
+        with importing:
+            import pyarrow.parquet  # noqa: PLC0415  slow
 
         parquet = pyarrow.parquet.ParquetFile(path)
         return parquet.schema_arrow, parquet.iter_batches(_BATCH)
     if path.endswith(".csv"):
-        import pyarrow.csv  # noqa: PLC0415  slow
+        with importing:
+            import pyarrow.csv  # noqa: PLC0415  slow
 
         reader = pyarrow.csv.open_csv(path)
         return reader.schema, reader

@@ -105,7 +105,8 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
     file = arrow.PythonFile(sink, mode="w")
     schema = given.schema
     if path.endswith(".parquet"):
-        import pyarrow.parquet  # noqa: PLC0415  slow
+        with importing:
+            import pyarrow.parquet  # noqa: PLC0415  slow
 
         origin = _origin(given)
         if "forms" in origin:
@@ -115,7 +116,8 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
         options = {"use_compliant_nested_type": False}
         return _written(path, given, schema, sink, lambda: pyarrow.parquet.ParquetWriter(file, schema, **options))
     if path.endswith(".csv"):
-        import pyarrow.csv  # noqa: PLC0415  slow
+        with importing:
+            import pyarrow.csv  # noqa: PLC0415  slow
 
         schema = _simple(schema, arrow, decoded=True)
         return _written(path, given, schema, sink, lambda: pyarrow.csv.CSVWriter(file, schema))
