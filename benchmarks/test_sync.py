@@ -227,6 +227,9 @@ def test_a_wake_up(benchmark: Any, tmp_path: Path, peer: str) -> None:
     ready, tell = os.pipe()
 
     def listen() -> None:
+        if peer == "iceoryx2":
+            signal_there()  # makes the listener: a signal that comes before it is lost
+            wait_there()
         if peer in ("zmq", "iceoryx2"):
             signal_back()  # connects
         os.write(tell, b"1")
