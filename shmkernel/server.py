@@ -113,9 +113,9 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 def _load_jupyter_server_extension(app: Any) -> None:
     """Add the address. Only a Jupyter server calls this, so what it imports is there."""
     from jupyter_server.auth.decorator import authorized  # noqa: PLC0415  no dependency of the package
-    from jupyter_server.base.handlers import APIHandler  # noqa: PLC0415
-    from jupyter_server.utils import url_path_join  # noqa: PLC0415
-    from tornado import web  # noqa: PLC0415
+    from jupyter_server.base.handlers import APIHandler  # noqa: PLC0415  likewise
+    from jupyter_server.utils import url_path_join  # noqa: PLC0415  likewise
+    from tornado import web  # noqa: PLC0415  likewise
 
     class Segments(APIHandler):
         auth_resource = "shmkernel"

@@ -275,7 +275,7 @@ def _typed(field: Field, type_: _Table) -> Field:
                                   unit="D" if days else "ms")  # fmt: skip
         case 9:
             size = type_.number(1, "<i", 32) // 8
-            return field._replace(dtype="<i4" if size == 4 else "<i8", size=4 if size == 4 else 8,  # noqa: PLR2004
+            return field._replace(dtype="<i4" if size == 4 else "<i8", size=4 if size == 4 else 8,  # noqa: PLR2004  bytes
                                   unit=UNITS[_among(type_.number(0, "<h", 1), 4)])  # fmt: skip
         case 10 | 18:
             unit = UNITS[_among(type_.number(0, "<h", 0 if field.type == TIMESTAMP else 1), 4)]
