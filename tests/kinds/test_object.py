@@ -6,13 +6,14 @@ import copy
 import dataclasses
 import datetime as dt
 import decimal
+import enum
 import gc
 import sys
 import tracemalloc
 import types
 import uuid
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -37,8 +38,23 @@ class Frozen:
     x: float
 
 
+class Pair(NamedTuple):
+    left: Any
+    right: Any = 0
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Rights(enum.Flag):
+    READ = 4
+    WRITE = 2
+
+
 module = types.ModuleType("of_an_object")  # pytest gives test modules no name in sys.modules that holds
-for kind in (Point, Frozen):
+for kind in (Point, Frozen, Pair, Color, Rights):
     kind.__module__ = module.__name__
     setattr(module, kind.__name__, kind)
 sys.modules[module.__name__] = module
@@ -87,6 +103,8 @@ class TestObject(KindContract):
             np.float32(7),
         ],
         "a dataclass": Point(1, [Frozen(2.0), Point(LARGE)]),
+        "a named tuple": Pair(LARGE, [Pair("a", Pair(1))]),
+        "members": [Color.RED, {Color.BLUE: Rights.READ}, Pair(Color.BLUE)],
         "masked": np.ma.masked_array(LARGE, LARGE > 5, fill_value=-1.0, hard_mask=True),
         "subclasses": [np.ma.masked_array([1, 2]), RECORDS, np.eye(20).view(np.matrix), np.ma.masked_array("a", True)],
     }  # fmt: skip
@@ -97,6 +115,7 @@ class TestObject(KindContract):
         "a class": Point,
         "objects": [np.array([object()])],
         "a generator": (n for n in range(3)),
+        "a combination": [Rights.READ | Rights.WRITE],
     }
     REFUSED["more than its fields"] = Point(1)
     REFUSED["more than its fields"].z = 3
@@ -225,6 +244,20 @@ def test_a_class_that_is_not_loaded_is_named_and_never_imported(monkeypatch):
     with pytest.raises(shm.UnsupportedError, match="with the fields x, y; here that class has z"):
         shm.attach("x")
     del x
+
+
+def test_a_member_or_a_field_that_the_class_here_lacks_is_named(monkeypatch):
+    shm.create("color", [Color.BLUE])
+    shm.create("pair", [Pair(1)])
+    monkeypatch.setattr(module, "Color", enum.Enum("Color", {"RED": 1}))
+    monkeypatch.setattr(module, "Pair", NamedTuple("Pair", [("a", int)]))
+    with pytest.raises(shm.UnsupportedError, match=r"holds Color\.BLUE; here the class of_an_object\.Color has RED"):
+        shm.attach("color")
+    with pytest.raises(shm.UnsupportedError, match="with the fields left, right; here that class has a"):
+        shm.attach("pair")
+    monkeypatch.delattr(module, "Color")
+    with pytest.raises(shm.UnsupportedError, match="first import of_an_object"):
+        shm.attach("color")
 
 
 def test_no_code_of_a_dataclass_runs():

@@ -4,6 +4,8 @@ Modules:
 
     layout     the bytes of a segment: head, index, buffers, stream
     plain      values that are put together again without running code of theirs
+    instances  those of classes that the reader has loaded
+    tables     those that are tables
     adapters   values of libraries, taken apart into plain ones
     pickles    all others, by consent
     signing    a signature of the user, which is such a consent

@@ -52,6 +52,8 @@ def text(value: Any) -> str:
     name = short(kind.__qualname__)
     if kind.__module__.partition(".")[0] in ("numpy", "scipy", "torch") and hasattr(value, "dtype"):
         return short(f"{name} {value.dtype} {tuple(value.shape)}")
+    if kind.__module__.partition(".")[0] in ("pandas", "polars", "pyarrow") and hasattr(value, "shape"):
+        return short(f"{name} {tuple(value.shape)}")
     return name
 
 
