@@ -8,6 +8,7 @@ import time
 import pytest
 
 from shmkernel import render
+from shmkernel._core import capacity
 from shmkernel.verbs.listing import Holder, Info
 
 NOW = 1_700_000_000.0
@@ -38,7 +39,9 @@ def test_a_table_is_aligned_and_sums_up():
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100])
-def test_a_table_fits_the_terminal(width):
+def test_a_table_fits_the_terminal(width, monkeypatch):
+    room = capacity.room()
+    monkeypatch.setattr(capacity, "room", lambda: room)  # other tests use the folder meanwhile
     long = ONE._replace(name="temperature_of_monday_evening", attached=ONE.attached * 3)
     text = render.table([ONE, long, long._replace(name="y", state="damaged")], width=width)
     assert max(map(len, text.splitlines())) <= width
