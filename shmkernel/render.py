@@ -122,17 +122,23 @@ def nothing() -> str:
 
 
 def table(
-    rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, most: int | None = None, width: int | None = None
+    rows: Sequence[Info],
+    notes: Mapping[str, str] | None = None,
+    *,
+    most: int | None = None,
+    width: int | None = None,
+    below: Sequence[str] = (),
 ) -> str:
     """Lay out the first `most` segments as a table in plain text. `notes` maps names to remarks.
 
-    Where the table is wider than `width`, notes go below their rows, and columns are shortened or left out.
+    `below` are the lines at its end, by default the total. Where the table is wider than `width`, notes go below their
+    rows, and columns are shortened or left out.
     """
     if not rows:
         return nothing()
     head, cells = _cells(rows[:most], notes or {})
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    below = [total(rows), *_others(rows, most)]
+    below = below or [total(rows), *_others(rows, most)]
     if width is None or sum(widths) + 2 * len(widths) - 2 <= width:
         return "\n".join([*(_line(head, line, widths) for line in (head, *cells)), *below])
     titles = _COLUMNS
@@ -209,9 +215,13 @@ def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, 
 
 def total(rows: Sequence[Info]) -> str:
     """Summarize the segments, the folder's use, and the container's memory limit."""
+    return summary(len(rows), sum(row.size for row in rows))
+
+
+def summary(segments: int, size: int) -> str:
+    """Summarize so many segments of so many bytes, as `total` does."""
     room = capacity.room()
-    size = capacity.human(sum(row.size for row in rows))
-    count = f"{len(rows)} segment{'s' * (len(rows) != 1)}, {size}"
+    count = f"{segments} segment{'s' * (segments != 1)}, {capacity.human(size)}"
     folder = f"{clean(paths.folder())}: {capacity.human(room.used)} of {capacity.human(room.total)} used"
     limit = f". Memory limit of this container: {capacity.human(room.container)}" if room.container else ""
     return f"{count}. {folder}, {capacity.human(room.free)} available{limit}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _POSIX = re.compile(r"/[^/\0]+")
 _NAME_MAX = 255  # bytes in a file's name
+_PATHS = 1 << 14  # names whose paths are known: a listing asks for all, one after the other
 _SHORT = 200  # characters that leave room for the prefix
 LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # the flags that open names.lock, or make it
 
@@ -78,7 +79,7 @@ def path_of(name: str) -> str:
         raise ArgumentError(f"the name of a segment is a str, not {article} {kind}") from None
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=_PATHS)
 def _path(name: str, chosen: str | None, uid: int) -> str:
     if _NAME.fullmatch(name):
         base = f"shmk-{uid}-{name}"
@@ -131,18 +132,29 @@ def foreign(name: str) -> bool:
 
 def names() -> list[str]:
     """Return the names of this user's segments, sorted, without ``/posix`` names."""
-    return sorted(inodes())
+    start = prefix()
+    try:
+        found = os.listdir(folder())
+    except OSError as error:
+        raise no_folder(error, folder()) from None
+    names = (file[len(start) :] for file in found if file.startswith(start))
+    return sorted(filter(_NAME.fullmatch, names))
 
 
 def inodes() -> dict[str, int]:
     """Return the inode of each of this user's segments, by name."""
+    return {name: file.inode() for name, file in files().items()}
+
+
+def files() -> dict[str, os.DirEntry[str]]:
+    """Return the file of each of this user's segments, by name."""
     start = prefix()
     try:
         with os.scandir(folder()) as entries:
-            by_name = {entry.name[len(start) :]: entry.inode() for entry in entries if entry.name.startswith(start)}
+            by_name = {entry.name[len(start) :]: entry for entry in entries if entry.name.startswith(start)}
     except OSError as error:
         raise no_folder(error, folder()) from None
-    return {name: inode for name, inode in by_name.items() if _NAME.fullmatch(name)}
+    return {name: file for name, file in by_name.items() if _NAME.fullmatch(name)}
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LIFETIMES = ("session", "attached", "keep")
 _known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: the segment's ctime, its record
-_KNOWN = 4096
+_KNOWN = 1 << 14  # records: a monitor asks for all of them again and again
 _LONGEST = 1 << 16  # bytes; a longer record is damaged
 
 

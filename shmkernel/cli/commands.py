@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import shmkernel as shm
 from shmkernel import errors, render
 from shmkernel._core import capacity, counts, paths, records, registry, segment_file, sessions
+from shmkernel.verbs import listing
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Run = Callable[[Namespace], int | None]
 
 _QUICKEST = 0.05  # seconds
+_MOST = 500  # rows of a listing in a terminal
 _ORDERS: dict[str, Callable[[Info], Any]] = {
     "name": lambda info: info.name,
     "size": lambda info: -info.size,
@@ -83,6 +85,8 @@ _REPLACE = _Argument("--replace", "replace an existing segment of this name", {"
 def _list(args: Namespace) -> None:
     """Show all segments: who made them, and who has them attached.
 
+    A terminal shows the first 500.
+
     --json prints a list of objects with these keys; later versions may add more:
 
       name            the name to attach
@@ -102,9 +106,19 @@ def _list(args: Namespace) -> None:
       version         how often its content was published
       state           "", or "damaged"; then "type" gives the reason
     """
-    rows = sorted(shm.list(), key=_ORDERS[args.sort])
-    if rows or args.json:
-        print(_json(rows) if args.json else render.table(rows, width=render.terminal_width()))
+    width = None if args.json else render.terminal_width()
+    if width and args.sort == "name":
+        rows, count, size = listing.first(_MOST)
+    else:
+        rows = sorted(shm.list(), key=_ORDERS[args.sort])
+        count, size = len(rows), sum(row.size for row in rows)
+    if args.json:
+        print(_json(rows))
+    elif width and count > _MOST:
+        below = render.summary(count, size), f"Only the first {_MOST} are shown. For the others: shmkernel list | less"
+        print(render.table(rows[:_MOST], width=width, below=below))
+    elif rows:
+        print(render.table(rows, width=width))
     else:
         print(f"{render.nothing()}. In a notebook: %shm_create NAME")
 

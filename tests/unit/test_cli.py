@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel import cli
+from shmkernel import cli, render
 from shmkernel._core import sessions
 from tests.helpers import PATIENCE
 from tests.unit import orphans
@@ -154,6 +154,20 @@ def test_list_is_sorted_as_wanted(said):
 
     assert (order(), order("--sort", "size"), order("--sort", "age")) == ([*"abc"], [*"cab"], [*"acb"])
     assert [row["name"] for row in json.loads(said("list", "--sort", "size", "--json")[1])] == [*"cab"]
+
+
+@pytest.mark.parametrize("argv", [[], ["--sort", "size"]])
+def test_a_terminal_shows_the_first_segments_and_counts_all(said, monkeypatch, argv):
+    monkeypatch.setattr(cli.commands, "_MOST", 2)
+    kept = [shm.create(name, shape=size) for name, size in {"c": 100, "a": 30, "b": 1}.items()]
+    piped = said("list", *argv)[1].splitlines()
+    assert len(piped) == 5
+    monkeypatch.setattr(render, "terminal_width", lambda: 120)
+    _, *rows, count, others = said("list", *argv)[1].splitlines()
+    assert [row.split()[0] for row in rows] == [row.split()[0] for row in piped[1:3]]
+    assert count.partition(".")[0] == piped[-1].partition(".")[0]  # the rest is the folder's use, which changes
+    assert others == "Only the first 2 are shown. For the others: shmkernel list | less"
+    del kept
 
 
 def test_without_a_command_there_is_the_help(said):
