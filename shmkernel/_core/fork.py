@@ -9,8 +9,9 @@ registers handlers here:
     in_parent    in the reverse order: release the guards
     in_child     in the reverse order: close what belongs to the parent, replace the guards
 
-A guard that is held while another is acquired comes before it in STAGES. Handlers wait for late imports (`imports`) and
-for guards, which are held for moments and never while something blocks.
+A guard that is held while another is acquired comes before it in STAGES. But a finalizer may enter any guard inside any
+other, and an import may do anything. So `before` never waits for long: it returns True if another thread stays inside.
+Then the fork releases all guards, so that this thread can go on, and tries again.
 
 CPython prints an exception of a handler, and forks all the same. So a handler that fails does not keep the others from
 running, and a Ctrl-C that arrives in one is delivered again after the fork.
@@ -24,6 +25,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[], object]
 
-STAGES = ("imports", "stores", "keeper", "sessions", "attachments", "waiters", "sync files", "descriptors")
+STAGES = ("stores", "keeper", "sessions", "attachments", "waiters", "sync files", "descriptors", "imports")
+_LIMIT = 10.0  # seconds until a fork goes on: an import may itself wait for the thread that forks
+_NAP = 0.001
 generation = 0  # the number of forks between the process that imported this module and this one
 
 
@@ -66,21 +70,27 @@ def _in_order() -> list[_Handlers]:
     return [_handlers[stage] for stage in STAGES if stage in _handlers]
 
 
-def _run(handlers: Iterable[Handler | None]) -> None:
+def _run(handlers: Iterable[Handler | None]) -> bool:
+    """Run handlers; return whether one has returned True."""
     global _interrupted
+    busy = False
     for handler in handlers:
         try:
             if handler is not None:
-                handler()
+                busy |= handler() is True
         except KeyboardInterrupt:
             _interrupted = True
         except Exception:  # noqa: BLE001  the others have to run
             sys.excepthook(*sys.exc_info())
+    return busy
 
 
 def _before(*_: int) -> None:
     if threading.get_ident() not in _forking:
-        _run(handlers.before for handlers in _in_order())
+        end = time.monotonic() + _LIMIT
+        while _run(handlers.before for handlers in _in_order()) and time.monotonic() < end:
+            _run(handlers.in_parent for handlers in reversed(_in_order()))
+            time.sleep(_NAP)
         _forking.add(threading.get_ident())
 
 

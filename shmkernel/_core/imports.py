@@ -17,7 +17,6 @@ import importlib
 import signal
 import sys
 import threading
-import time
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     from shmkernel._core.interrupts import Entry, Kind
 
-_LIMIT = 10.0  # seconds: the other import may itself wait for an import of the forking thread
-_NAP = 0.001
 _PACKAGE = __name__.partition(".")[0]
 _module_locks: dict[str, Callable[[], object]] = vars(importlib._bootstrap)["_module_locks"]  # noqa: SLF001  not public
 
@@ -87,18 +84,10 @@ class Importing(interrupts.Holding):
             self._interrupted = False
             signal.raise_signal(signal.SIGINT)
 
-    def before_fork(self) -> None:
-        """Wait until no other thread imports, then keep them from starting."""
-        until = time.monotonic() + _LIMIT
-        self._guard.before_fork()
-        while self._others() and time.monotonic() < until:
-            self._guard.in_parent()
-            time.sleep(_NAP)
-            self._guard.before_fork()
-
-    def _others(self) -> bool:
-        me = get_ident()
-        return any(thread != me for thread in [*self._inside.values(), *_importers()])
+    def before_fork(self) -> bool:
+        """Keep other threads from starting an import; return True if one imports already."""
+        busy, me = self._guard.before_fork(), get_ident()
+        return busy or any(thread != me for thread in [*self._inside.values(), *_importers()])
 
     def in_parent(self) -> None:
         """Let other threads import again."""

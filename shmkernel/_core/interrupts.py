@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     Kind = type[BaseException] | None
 
+_PATIENCE = 0.01  # seconds that a fork waits for a guard: most are held for microseconds
+
 
 class Entry:
     """One entering of a `Holding`: by a ``with`` statement, or by an explicit ``__enter__``.
@@ -238,10 +240,9 @@ class Guard(Holding):
         """Return whether this thread is inside."""
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001  as threading.Condition asks
 
-    def before_fork(self) -> None:
-        """Wait until no other thread is inside."""
-        if not self.is_mine():
-            self._lock.acquire()
+    def before_fork(self) -> bool:
+        """Keep other threads out; return True if one stays inside, perhaps since it waits for another guard."""
+        return not self.is_mine() and not self._lock.acquire(timeout=_PATIENCE)
 
     def in_parent(self) -> None:
         """Release what `before_fork` acquired."""

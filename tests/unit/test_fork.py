@@ -105,3 +105,41 @@ assert arrived
 
 def test_ctrl_c_during_the_fork_itself_arrives_after_it_and_leaves_no_guard_taken():
     python(INTERRUPTED)
+
+
+CROSSED = """
+import os, threading
+from shmkernel._core import closing, sessions
+from shmkernel._core.imports import importing
+from shmkernel.kinds.dicts import store
+from shmkernel.sync import inotify, sync_file
+from shmkernel.verbs import attachments
+
+guards = (store._guard, sessions._guard, attachments.guard, inotify._guard, sync_file.guard, closing.no_fork, importing)
+ended = threading.Event()
+
+def cross():
+    while not ended.is_set():
+        for outer in guards:
+            for inner in guards:
+                with outer, inner:
+                    turns.release()
+
+turns = threading.Semaphore(0)
+thread = threading.Thread(target=cross)
+thread.start()
+for _ in range(50):
+    turns.acquire()
+    if (pid := os.fork()) == 0:
+        for guard in guards:
+            with guard:
+                pass
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+ended.set()
+thread.join()
+"""
+
+
+def test_a_fork_waits_for_a_thread_that_enters_any_guard_inside_any_other():
+    python(CROSSED)
