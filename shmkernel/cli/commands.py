@@ -32,6 +32,7 @@ _ORDERS: dict[str, Callable[[Info], Any]] = {
     "size": lambda info: -info.size,
     "age": lambda info: -(info.created or 0),
 }
+_FLAGS = {"allow_pickle": "pickle"}  # options of Python that flags have another name for
 _commands: dict[str, tuple[Run, tuple[_Argument, ...]]] = {}
 
 
@@ -79,6 +80,7 @@ _SINCE = _Argument(
 )  # fmt: skip
 _TIMEOUT = _Argument("--timeout", "longest time to wait", {"metavar": "SECONDS", "type": counts.seconds_given})
 _REPLACE = _Argument("--replace", "replace an existing segment of this name", {"action": "store_true"})
+_PICKLE = _Argument("--pickle", "run the code of an object that is not signed by you", {"action": "store_true"})
 
 
 @_command("list", _SORT, _JSON)
@@ -212,25 +214,30 @@ def _gc(args: Namespace) -> None:
         print("Nothing to clean up")
 
 
-@_command("save", _NAME, _FILE)
+@_command("save", _NAME, _FILE, _PICKLE)
 def _save(args: Namespace) -> None:
     """Write a segment to a file.
 
-    An array becomes a .npy file at exactly this path. An older file is replaced when the new one is complete.
+    An array becomes a .npy file at exactly this path. The suffix chooses among the formats of a kind: .parquet, .csv,
+    .feather and .arrow for a table, .json and .msgpack for a dict, .npz and .safetensors for a mapping of arrays, .pkl
+    for an object. An older file is replaced when the new one is complete.
     """
-    shm.save(args.name, args.file)
+    shm.save(args.name, args.file, allow_pickle=args.pickle or None)
     print(f"{args.name}: saved to {args.file}, {capacity.human(os.stat(args.file).st_size)}")
 
 
-@_command("load", _NAME, _FILE, _REPLACE)
+@_command("load", _NAME, _FILE, _REPLACE, _PICKLE)
 def _load(args: Namespace) -> None:
-    """Share the content of a .npy file.
+    """Share the content of a file.
+
+    An array comes from a .npy file, a table from a .parquet file, and so on. A pickle needs --pickle, since to load it
+    runs code.
 
     The segment has the lifetime keep: it stays until "shmkernel unlink NAME". The usual lifetime, session, would end
     together with this command. Once a notebook has attached it, "shmkernel keep NAME --lifetime attached" removes it
     after the last use.
     """
-    shm.load(args.name, args.file, mode="r", lifetime="keep", replace=args.replace)
+    shm.load(args.name, args.file, mode="r", lifetime="keep", replace=args.replace, allow_pickle=args.pickle)
     segment = shm.info(args.name)
     print(
         f"{segment.name}: {render.what(segment)}, "
@@ -329,13 +336,14 @@ def in_shell(cure: errors.Cure) -> str:
     >>> in_shell(errors.Cure("Remove it", "unlink", "/a b")), in_shell(errors.Cure("To write", "attach", "x"))
     ("shmkernel unlink '/a b'", '')
     """
-    flags = [f"--{name}" if value is True else f"--{name} {value}" for name, value in cure.options.items()]
+    options = {_FLAGS.get(name, name): value for name, value in cure.options.items()}
+    flags = [f"--{name}" if value is True else f"--{name} {value}" for name, value in options.items()]
     if not cure.verb:
         return " ".join(flags)
     if cure.verb == "help":
         return "shmkernel --help"
     _, known = _commands.get(cure.verb, (None, None))
-    if known is None or not {f"--{name}" for name in cure.options} <= {one.flag for one in known}:
+    if known is None or not {f"--{name}" for name in options} <= {one.flag for one in known}:
         return ""
     return " ".join(["shmkernel", cure.verb, *map(_quoted, cure.arguments), *flags])
 

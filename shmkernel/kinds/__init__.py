@@ -74,6 +74,8 @@ class Kind(Protocol):
         Describe a segment, in place of `describe`, if its first bytes say too little.
     ``suffixes : tuple of str``, ``save(value, path) -> Iterator[bytes] | None``
         Which files `load` reads by this kind, and the content of a file in another format; None: the segment's bytes.
+    ``formats : tuple of str``, ``write(name, value, path, file, progress) -> None``
+        Write the content of a file whose name ends in one of these to an open file, in another format.
 
     ``explain(value) -> str | None``
         Return why this kind does not take a value that is almost of this kind, for example ``item 3 is a dict, and an

@@ -116,6 +116,10 @@ class Array:
         size = len(head) + layout.nbytes
         return Plan(size, lambda: itertools.chain((memoryview(head),), kinds.read(path, layout.offset, layout.nbytes)))
 
+    def layout(self, head: bytes, size: int) -> ArrayLayout:
+        """Return the layout that the header of a ``.npy`` file says, for files that consist of such."""
+        return decode(head, size)
+
     def matches(self, head: bytes) -> bool:
         """Return whether these are the first bytes of a ``.npy`` file."""
         return head.startswith(npy.MAGIC_PREFIX)

@@ -97,7 +97,8 @@ def shm_watch(magics: ShmMagics, args: argparse.Namespace) -> Any:
 def shm_save(magics: ShmMagics, args: argparse.Namespace) -> None:
     """Write a segment to a file."""
     (name,) = args.names
-    shm.save(name, args.path)
+    allow = True if args.allow_pickle else actions.CONSENT[magics.workspace.allow_pickle]
+    shm.save(name, args.path, allow_pickle=allow)
     print(f"{name}: {capacity.human(os.stat(os.path.expanduser(args.path)).st_size)} written to {args.path}")
 
 
@@ -207,6 +208,7 @@ Lifetime       %shm_keep x                          until it is unlinked; it sur
                %%shm_cache x --uses n               run the cell once, later attach its x
 Files          %shm_save x x.npy                    write it to a file
                %shm_load x x.npy                    share the content of a file
+Models         %shm_create model --pickle           what is not plain; to attach it runs code
 Take turns     %%shm_lock x                         others that lock x wait until the cell ends
 Wait           %shm_wait x --timeout 10             sleep until there is a new version
                %shm_publish x                       announce a new version

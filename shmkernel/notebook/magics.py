@@ -229,10 +229,15 @@ class ShmMagics(Magics):
     @_verb
     @_NAME
     @argument("path", metavar="FILE", help="file to write; an older one is replaced")
+    @_UNPICKLE
     def shm_save(self) -> None:
-        """Write a segment to a file: an array to a .npy file.
+        """Write a segment to a file: an array to a .npy file. The suffix of FILE chooses among the formats of a kind.
 
         %shm_save x results/x.npy
+        %shm_save trades trades.parquet                      or .csv, .feather, .arrow
+        %shm_save cfg cfg.json                               or .msgpack
+        %shm_save weights weights.safetensors                or .npz: a mapping of arrays
+        %shm_save model model.pkl                            or model.shm, as it lies in memory
         """
 
     @_verb
@@ -247,6 +252,8 @@ class ShmMagics(Magics):
         """Share the content of a file without a second copy in memory.
 
         %shm_load x results/x.npy
+        %shm_load weights weights.safetensors
+        %shm_load model model.pkl --pickle                   it runs code: load only what you trust
         """
 
     @_cell_verb

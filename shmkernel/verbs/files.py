@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from shmkernel import kinds
 from shmkernel._core import capacity, limits, paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
-from shmkernel.errors import ArgumentError, DamagedError, FullError, ShmError
+from shmkernel.errors import ArgumentError, Cure, DamagedError, FullError, RefusedError, ShmError
 from shmkernel.verbs import attachments, segments, staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PIECE = 16 << 20
+_Writer = Callable[[IO[bytes], Callable[[int], None]], None]
 
 
 class _ReplacedError(Exception):
@@ -25,11 +28,14 @@ class _ReplacedError(Exception):
 
 
 @limits.explains
-def save(name: str, path: str | os.PathLike[str]) -> None:
+def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None = None) -> None:
     """Write a segment to a file at exactly this path: an array in the ``.npy`` format.
 
     A dict is written as JSON if the path ends in ``.json``, else as MessagePack. `load` recognizes a dict by the
-    suffixes ``.json`` and ``.msgpack``.
+    suffixes ``.json`` and ``.msgpack``. A dict or object that is a mapping of arrays is written to ``.npz`` and
+    ``.safetensors`` files in these formats, an object to ``.pkl`` as a pickle, to others as it lies in memory.
+
+    An object that was pickled is unpickled for a ``.pkl`` file; `allow_pickle` is that of `attach`.
 
     The file appears, or replaces an older one, only when it is complete.
 
@@ -50,16 +56,14 @@ def save(name: str, path: str | os.PathLike[str]) -> None:
         records.confirm(name, status)
         _check(name, fd, status)
         with open(part, "xb") as file:
-            if pieces := _pieces(name, status, target):
+            if write := _writer(name, status, target, allow_pickle):
                 with Progress(name, status.st_size) as progress:
-                    for piece in pieces:
-                        file.write(piece)
-                        progress(len(piece))
+                    write(file, progress)
             else:
                 _send(fd, status.st_size, file.fileno(), name)
         os.replace(part, target)
     except _ReplacedError:
-        save(name, path)
+        save(name, path, allow_pickle=allow_pickle)
     except OSError as error:
         raise _failed(name, target, error) from None
     finally:
@@ -83,7 +87,8 @@ def load(
     """Share the content of a file without a second copy in memory: an array from a ``.npy`` file.
 
     The other parameters are those of `create`. To load a list, give ``kind="list"``; to load any file as raw bytes,
-    give ``kind="raw"``. A file of a pickled object, or a ``.pkl`` file, needs ``allow_pickle=True``: it runs code.
+    give ``kind="raw"``. ``.npz`` and ``.safetensors`` files become objects: dicts of arrays. A ``.pkl`` file, and one
+    of a pickled object, needs ``allow_pickle=True``: it runs code.
 
     Examples
     --------
@@ -124,23 +129,44 @@ def _check(name: str, fd: int, status: os.stat_result) -> None:
             raise segment_file.damaged(name, error) from None
 
 
-def _pieces(name: str, status: os.stat_result, target: str) -> Iterator[bytes] | None:
-    """Return the file content of a segment whose kind has a file format of its own; None: copy its bytes."""
+def _writer(name: str, status: os.stat_result, target: str, allow_pickle: bool | None) -> _Writer | None:
+    """Return a function that writes a segment in a format of its kind; None: copy its bytes."""
     record = records.of(status)
     if record is None and registry.inode_at(name) != status.st_ino:  # it had one until it was replaced
         raise _ReplacedError
     kind = kinds.named(record.kind) if record else None
-    if kind is None or not hasattr(kind, "save"):
+    if kind is None:
         return None
+    if target.endswith(getattr(kind, "formats", ())):
+        value = _value(name, status, kind, target, allow_pickle)
+        return functools.partial(cast("Any", kind).write, name, value, target)
+    if not hasattr(kind, "save"):
+        return None
+    pieces = kind.save(_value(name, status, kind, target, None), target)
+    return functools.partial(_write, pieces) if pieces else None
+
+
+def _value(name: str, status: os.stat_result, kind: kinds.Kind, target: str, allow_pickle: bool | None) -> Any:
+    mode = "c" if getattr(kind, "fresh", False) else "r"  # what pickles itself may write to its arrays
     try:
-        value = segments.attach(name, "r", as_=next(iter(getattr(kind, "forms", ())), None))
+        value = segments.attach(name, mode, as_=next(iter(getattr(kind, "forms", ())), None), allow_pickle=allow_pickle)
     except ArgumentError:  # what the name leads to now has no such form
         raise _ReplacedError from None
-    attachment = attachments.given(value)
-    if attachment is None or attachment.key[1] != status.st_ino:
+    except RefusedError as error:
+        if not error.cures:
+            raise
+        cure = Cure("If you trust who made it", "save", name, target, allow_pickle=True)
+        raise RefusedError(error.what, cure, name=name, **error.facts) from None
+    attachment = attachments.given(value)  # a text has none
+    if (attachment.key[1] if attachment else registry.inode_at(name)) != status.st_ino:
         raise _ReplacedError
-    pieces: Iterator[bytes] | None = kind.save(value, target)
-    return pieces
+    return value
+
+
+def _write(pieces: Iterator[bytes], file: IO[bytes], progress: Callable[[int], None]) -> None:
+    for piece in pieces:
+        file.write(piece)
+        progress(len(piece))
 
 
 def _send(fd: int, size: int, to: int, name: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shmkernel.workspace import Workspace
     from shmkernel.workspace.scope import Scope
 
+CONSENT = {"signed": None, "never": False, "always": True}  # by the notebook's setting: `allow_pickle` of `shm.attach`
 _ACCESS = {"r+": "writable", "r": "read only", "c": "changes stay private"}
 
 
@@ -46,7 +47,7 @@ def attach(
             variables.check_free(scope.target(variable), variable, name, cure)
     if mode is None and workspace.mode != "auto":
         mode = workspace.mode
-    allow = True if allow_pickle else {"signed": None, "never": False, "always": True}[workspace.allow_pickle]
+    allow = True if allow_pickle else CONSENT[workspace.allow_pickle]
     values = [shm.attach(name, mode, as_=form, allow_pickle=allow) for name in targets]
     for (name, variable), value in zip(targets.items(), values, strict=True):
         yield value, _attached(workspace, scope, name, variable, value, mode)

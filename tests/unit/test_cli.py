@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pickle
 import shlex
 import signal
 import subprocess
@@ -187,6 +188,20 @@ def test_gc_sweeps_what_ended_kernels_left_and_a_dry_run_only_tells(said, shm_di
     assert list(shm.session) == ["big"]
     assert said("gc") == (0, f"big: unlinked, {size} B\n", "")
     assert not list(shm.session)
+
+
+def test_a_pickle_is_loaded_and_saved_when_its_flag_is_given(said, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # of the key that signs it
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(range(3)))
+    status, _, err = said("load", "model", str(tmp_path / "model.pkl"))
+    assert status == 1
+    assert err.endswith("model.pkl is a pickle. To load it runs its code. If you trust who made it: --pickle\n")
+    status, out, _ = said("load", "model", str(tmp_path / "model.pkl"), "--pickle")
+    assert (status, out[:28]) == (0, "model: object range, pickled")
+    assert said("save", "model", str(tmp_path / "again.pkl"))[0] == 0
+    assert pickle.loads((tmp_path / "again.pkl").read_bytes()) == range(3)
+    assert "range" in said("preview", "model")[1]
+    shm.unlink("model")
 
 
 def test_a_loaded_file_stays_shared_after_the_command_and_is_saved_again(said, tmp_path):

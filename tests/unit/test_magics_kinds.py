@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 import shmkernel as shm
@@ -196,3 +198,19 @@ def test_a_variable_in_the_way_is_proposed_only_if_it_can_be_shared(notebook):
     notebook("zz = 'a text'\nact = len")
     assert "Share it: %shm_create zz" in str(notebook.fails("%shm_create zz --shape 3"))
     assert "Share it" not in str(notebook.fails("%shm_create act --shape 3"))
+
+
+def test_a_pickle_is_loaded_when_its_flag_is_given(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # of the key that signs it
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(range(3)))
+    error = str(notebook.fails(f"%shm_load model {tmp_path}/model.pkl"))
+    assert error.endswith("model.pkl is a pickle. To load it runs its code. If you trust who made it: "
+                          "--pickle (in Python allow_pickle=True)")  # fmt: skip
+    assert "model: object range, pickled" in notebook(f"%shm_load model {tmp_path}/model.pkl --pickle")
+    assert notebook["model"] == range(3)
+    assert "written to" in notebook(f"%shm_save model {tmp_path}/again.pkl")
+    assert pickle.loads((tmp_path / "again.pkl").read_bytes()) == range(3)
+    notebook("%config ShmMagics.allow_pickle = 'never'")
+    assert "not allowed here" in str(notebook.fails(f"%shm_save model {tmp_path}/again.pkl"))
+    assert "written to" in notebook(f"%shm_save model {tmp_path}/again.pkl --pickle")
+    notebook("%config ShmMagics.allow_pickle = 'signed'")

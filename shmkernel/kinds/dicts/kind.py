@@ -11,7 +11,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from shmkernel import kinds
 from shmkernel._core import segment_file
@@ -37,6 +37,7 @@ class Dict:
     name = "dict"
     file = "data.mdb"
     suffixes = (".json", ".msgpack")
+    formats = (".npz", ".safetensors")
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take mappings."""
@@ -97,6 +98,13 @@ class Dict:
             message = f"{value.name!r}: JSON would change {wrong[0]!r}. Save to a path that ends in .msgpack"
             raise UnsupportedError(message, name=value.name, key=wrong[0])
         yield json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+
+    def write(self, name: str, value: SharedDict, path: str, file: IO[bytes], progress: Callable[[int], None]) -> None:
+        """Write a snapshot of arrays in the format of the path's suffix."""
+        with importing:
+            from shmkernel.kinds import archives  # noqa: PLC0415  only for these files
+
+        archives.write(archives.checked(name, value.to_dict(), path), path, file, progress)
 
     def matches(self, head: bytes) -> bool:
         """Return whether these are the first bytes of an LMDB file."""

@@ -9,6 +9,7 @@ Modules:
     adapters   values of libraries, taken apart into plain ones
     pickles    all others, by consent
     signing    a signature of the user, which is such a consent
+    files      files in formats of others
     summary    what a listing shows
     kind       the kind
 """

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import mmap
-import pickle
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from shmkernel import kinds
 from shmkernel._core import capacity, closing, paths
@@ -20,7 +19,7 @@ from shmkernel.kinds import Description, Plan, preview
 from shmkernel.kinds.objects import layout, signing, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     from shmkernel.kinds.preview import Look, Preview, Source
@@ -33,7 +32,8 @@ class Object:
     modes = ("c", "r")  # two processes that change one object would tear it
     fresh = True
     pickles = True
-    suffixes = (".pkl", ".pickle")
+    suffixes = (".pkl", ".pickle", ".npz", ".safetensors")
+    formats = suffixes
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take any value: no other kind wants it. Whether it can be shared, `plan` finds out."""
@@ -56,11 +56,8 @@ class Object:
         """Plan the content of a file: what it holds is made first, and shared as any other value."""
         try:
             with open(path, "rb") as file:
-                head = file.read(len(layout.MAGIC))
-                if not self.matches(head) and path.endswith(self.suffixes):
-                    if not allow_pickle:
-                        raise _unasked(name, f"{path} is a pickle")
-                    return self.plan(name, pickle.loads(head + file.read()), {"allow_pickle": True})  # noqa: S301  by consent
+                if not self.matches(file.read(len(layout.MAGIC))) and path.endswith(self.suffixes):
+                    return self._import(name, path, allow_pickle=allow_pickle)
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             opened = layout.open_(mapping)
             if opened.head.content == layout.PICKLE and not allow_pickle:
@@ -70,6 +67,21 @@ class Object:
             message = f"{path} cannot be loaded: {error}. It has to be a file that an object was saved to"
             raise DamagedError(message, name=name, path=path) from None
         return self.plan(name, value, {"allow_pickle": allow_pickle})
+
+    def _import(self, name: str, path: str, *, allow_pickle: bool) -> Plan:
+        """Plan the content of a file in another format; arrays are read when they are written to the segment."""
+        files = _files()
+        if not path.endswith(files.PICKLES):
+            value, later = files.arrays(name, path)
+            stream, buffers = _plain().pack(value, later)
+            return Plan(*layout.lay_out(summary.head(value, layout.PLAIN, buffers, len(stream)), buffers, stream))
+        if not allow_pickle:
+            raise _unasked(name, f"{path} is a pickle")
+        return self.plan(name, files.unpickle(name, path), {"allow_pickle": True})
+
+    def write(self, name: str, value: object, path: str, file: IO[bytes], progress: Callable[[int], None]) -> None:
+        """Write the object in the format of the path's suffix."""
+        _files().write(name, value, path, file, progress)
 
     def matches(self, head: bytes) -> bool:
         """Return whether these are the first bytes of an object."""
@@ -143,6 +155,13 @@ def _pickles() -> ModuleType:
         return pickles
 
 
+def _files() -> ModuleType:
+    with importing:
+        from shmkernel.kinds.objects import files  # noqa: PLC0415  as above
+
+        return files
+
+
 def _pickled(name: str, value: object) -> Plan:
     """Plan a value as a pickle, signed with the key of this user."""
     pickles = _pickles()
@@ -159,7 +178,7 @@ def _check(name: str, opened: layout.Opened, consent: kinds.Consent) -> None:
     if consent.allow is False:
         raise RefusedError(f"{what}, and to unpickle is not allowed here", name=name, type=opened.head.type)
     if not consent.allow and not signing.holds(opened.signature, opened.front, opened.stream):
-        message = f"{what}. To attach it would run its code, and it is not signed with your key"
+        message = f"{what}. To unpickle it runs its code, and it is not signed with your key"
         cure = Cure("If you trust who made it", "attach", name, allow_pickle=True)
         raise RefusedError(message, cure, name=name, type=opened.head.type)
 

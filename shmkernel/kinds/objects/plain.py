@@ -25,7 +25,7 @@ from shmkernel.kinds.objects.layout import PIECE, Buffer, whole
 from shmkernel.kinds.values import NoValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import msgspec
     from numpy.typing import NDArray
@@ -37,7 +37,8 @@ _SMALL = 512  # bytes: to copy an array of fewer is faster than to refer to it
 class _Buffers:
     """What `values.pack` asks about all but the simplest types: it collects the memory of arrays."""
 
-    def __init__(self) -> None:
+    def __init__(self, later: Mapping[int, tuple[str, Buffer]]) -> None:
+        self._later = later
         self.restart()
 
     def restart(self) -> None:
@@ -50,7 +51,7 @@ class _Buffers:
         if type(value) is np.ndarray:
             if why := dtypes.unbounded(value.shape, value.dtype):
                 raise NoValueError(value, why)
-            return self._array(value) if value.nbytes >= _SMALL and not dtypes.unsaved(value.dtype) else None
+            return self._array(value) if lies_apart(value) else None
         if (taken := instances.encode(value, parts)) is not None:
             return values.Ext(_INSTANCE, taken)
         if (name := adapters.name_of(value)) is not None:
@@ -71,10 +72,10 @@ class _Buffers:
     def _array(self, value: NDArray[Any]) -> msgspec.msgpack.Ext:
         if id(value) in self._seen:
             return self._seen[id(value)][1]
-        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        order, taken = self._later.get(id(value)) or _order_and_buffer(value)
         description = values.describe(value, value.dtype)
         made = values.Ext(_ARRAY, values.encode([len(self.buffers), description, list(value.shape), order]))
-        return self._noted(value, made, buffer(value.T if order == "F" else value.view()))
+        return self._noted(value, made, taken)
 
     def _table(self, value: object) -> msgspec.msgpack.Ext:
         if id(value) in self._seen:
@@ -85,6 +86,16 @@ class _Buffers:
         self.buffers.append(taken)
         self._seen[id(value)] = value, made
         return made
+
+
+def lies_apart(value: NDArray[Any]) -> bool:
+    """Return whether an array lies in a buffer of its own, not in the stream."""
+    return value.nbytes >= _SMALL and not dtypes.unsaved(value.dtype)
+
+
+def _order_and_buffer(value: NDArray[Any]) -> tuple[str, Buffer]:
+    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    return order, buffer(value.T if order == "F" else value.view())
 
 
 def buffer(rows: NDArray[Any]) -> Buffer:
@@ -100,9 +111,12 @@ def buffer(rows: NDArray[Any]) -> Buffer:
     return Buffer(rows.nbytes, pieces)
 
 
-def pack(value: object) -> tuple[bytes, list[Buffer]]:
-    """Return a stream and the buffers of the arrays in it; `NoValueError` if the value is not plain."""
-    more = _Buffers()
+def pack(value: object, later: Mapping[int, tuple[str, Buffer]] | None = None) -> tuple[bytes, list[Buffer]]:
+    """Return a stream and the buffers of the arrays in it; `NoValueError` if the value is not plain.
+
+    `later` has the order and the bytes of arrays that are still in a file, by the id of the array in their place.
+    """
+    more = _Buffers(later or {})
     return values.pack(value, more), more.buffers
 
 
