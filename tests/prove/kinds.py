@@ -97,7 +97,8 @@ def _make_table(stamp: int) -> Any:
 
 
 def _table_stamps(x: Any) -> set[int]:
-    return {int(stamp) for column in ("number", "text") for stamp in np.asarray(x[column]).tolist()}
+    columns = x.fetchnumpy() if hasattr(x, "fetchnumpy") else x  # a relation of DuckDB, where that is installed
+    return {int(stamp) for column in ("number", "text") for stamp in np.asarray(columns[column]).tolist()}
 
 
 _ALL = [
