@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel._core.imports import importing, loaded
 from shmkernel.errors import UnsupportedError
-from shmkernel.kinds.tables import metadata
+from shmkernel.kinds.tables import libraries, metadata
 
 if TYPE_CHECKING:
     import mmap
@@ -49,15 +48,11 @@ class Summary(NamedTuple):
 
 def library(name: str) -> Any:
     """Import pyarrow; UnsupportedError says how to install it."""
-    if loaded("pyarrow.ipc") and (ready := loaded("pyarrow")):
-        return ready
     try:
-        with importing:
-            import pyarrow.ipc  # noqa: PLC0415  an extra, and slow
+        return libraries.ready("pyarrow")
     except ImportError:
         message = f"{name!r}: a table needs pyarrow. Install it, in a terminal: pip install 'shmkernel[tables]'"
         raise UnsupportedError(message, name=name) from None
-    return pyarrow
 
 
 class Sink:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds import a_type
-from shmkernel.kinds.tables import blocks, columns, forms
+from shmkernel.kinds.tables import blocks, columns, forms, libraries
 from shmkernel.kinds.tables.columns import Columns
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 
 def to_arrow(name: str, value: Any, arrow: Any) -> tuple[pa.Table, dict[str, Any]]:
     """Return a frame or series as a table, and what the table does not say of it."""
-    import pandas as pd  # noqa: PLC0415  it is loaded: the value is of it
-
+    pd = libraries.ready("pandas")
     if type(value) not in (pd.DataFrame, pd.Series):
         what = f"is {a_type(value)}: only its values would be shared"
         raise UnsupportedError(f"{name!r} {what}", name=name, type=type(value).__name__)
@@ -149,8 +147,7 @@ def _dtype_for_others(dtype: Any, form: Any) -> dict[str, Any]:
 
 def from_arrow(table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, trusted: bool) -> Any:
     """Return a frame or series over the mapping."""
-    with importing:
-        import pandas as pd  # noqa: PLC0415  slow
+    pd = libraries.ready("pandas")
     import pyarrow as pa  # noqa: PLC0415  it is loaded
 
     if "forms" not in origin:

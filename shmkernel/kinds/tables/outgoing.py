@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
-from shmkernel._core.imports import importing, loaded
+from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, UnsupportedError
-from shmkernel.kinds.tables import arrow_file, frames
+from shmkernel.kinds.tables import arrow_file, frames, libraries
 from shmkernel.kinds.tables.incoming import ORIGIN
 
 if TYPE_CHECKING:
@@ -31,9 +30,7 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
     if library == "arrow":
         return _arrow(table, origin)
     try:
-        if not loaded(library):
-            with importing:
-                __import__(library)
+        libraries.ready(library)
     except ImportError:
         if form is None:  # shared from an environment that has it
             return table
@@ -44,23 +41,12 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
     if library == "polars":
         frame = _polars(table, trusted=trusted)
         return frame.to_series() if origin.get("column") and as_it_was else frame
-    return sys.modules["duckdb"].from_arrow(table)
-
-
-class _Rows:
-    """The rows of a table, for a library that would recognise a table of pyarrow."""
-
-    def __init__(self, rows: pa.ChunkedArray) -> None:
-        self._rows = rows
-
-    def __arrow_c_stream__(self, schema: object = None) -> object:
-        return self._rows.__arrow_c_stream__(schema)
+    return libraries.to_duckdb(table)
 
 
 def _polars(table: pa.Table, *, trusted: bool) -> Any:
-    """Return a frame. Made by `polars.from_arrow` it would take polars' threads, which a forked child has not."""
     try:
-        return sys.modules["polars"].Series(_Rows(table.to_struct_array())).struct.unnest()
+        return libraries.to_polars(table)
     except BaseException as error:  # what its Rust code panics about is no Exception
         if type(error).__name__ != "PanicException":
             raise

@@ -52,6 +52,8 @@ def _import_all() -> None:
     for subject in KINDS:
         for module in subject.needs:
             importlib.import_module(module)
+    if "pandas" in sys.modules:  # a child forked beside the first frame of a process would wait for pyarrow for ever
+        sys.modules["pandas"].DataFrame({"text": ["a"]})
     for package in (shmkernel.kinds, shmkernel.stdlib, shmkernel.sync):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
