@@ -107,6 +107,7 @@ def intact(attachment: Attachment) -> Any:
 def _form(value: Any) -> object:
     """Return the attributes of an array that a user can change without changing its values; None for other objects."""
     try:
+        value.__class__.dtype  # noqa: B018  of others, a method of their own may look for it, as xarray's does
         dtype = value.dtype
         fields = dtype.names and _fields(dtype)
         return value.shape, value.strides, dtype, fields, value.flags.num, id(value.base)

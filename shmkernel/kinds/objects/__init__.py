@@ -7,6 +7,9 @@ Modules:
     instances  those of classes that the reader has loaded
     tables     those that are tables
     adapters   values of libraries, taken apart into plain ones
+    arrays     those of numpy and scipy
+    labelled   those of pandas and xarray
+    tensors    those of torch
     pickles    all others, by consent
     signing    a signature of the user, which is such a consent
     files      files in formats of others

@@ -55,19 +55,9 @@ class _Buffers:
         if (taken := instances.encode(value, parts)) is not None:
             return values.Ext(_INSTANCE, taken)
         if (name := adapters.name_of(value)) is not None:
-            split = adapters.named(name).to_parts(value)
-            return None if split is None else values.Ext(_ADAPTED, self._parts(value, [name, split], parts))
+            split = _split(name, value)
+            return None if split is None else values.Ext(_ADAPTED, _parts(value, [name, split], parts))
         return self._table(value) if tables.is_table(value) else None
-
-    @staticmethod
-    def _parts(value: object, split: list[object], parts: Callable[[object], bytes]) -> bytes:
-        """Encode what an adapter has made of a value; a path into that would mean nothing to a user."""
-        try:
-            return parts(split)
-        except NoValueError as error:
-            raise NoValueError(
-                value, f"it holds {kinds.an(error.type)}{': ' * bool(error.reason)}{error.reason}"
-            ) from None
 
     def _array(self, value: NDArray[Any]) -> msgspec.msgpack.Ext:
         if id(value) in self._seen:
@@ -96,6 +86,23 @@ def lies_apart(value: NDArray[Any]) -> bool:
 def _order_and_buffer(value: NDArray[Any]) -> tuple[str, Buffer]:
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     return order, buffer(value.T if order == "F" else value.view())
+
+
+def _split(name: str, value: object) -> Any:
+    """Return what the adapter of this name makes of a value, None if it cannot."""
+    try:
+        return adapters.named(name).to_parts(value)
+    except UnsupportedError as error:
+        raise NoValueError(value, error.what) from None
+
+
+def _parts(value: object, split: list[object], parts: Callable[[object], bytes]) -> bytes:
+    """Encode what an adapter has made of a value; a path into that would mean nothing to a user."""
+    try:
+        return parts(split)
+    except NoValueError as error:
+        why = f": {error.reason}" if error.reason else ""
+        raise NoValueError(value, f"it holds {kinds.an(error.type)}{why}") from None
 
 
 def buffer(rows: NDArray[Any]) -> Buffer:

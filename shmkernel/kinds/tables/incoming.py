@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".csv", ".feather", ".arrow")
 ORIGIN = b"shmkernel"  # key in the schema's metadata: what was shared
+_MORE = ("xarray",)  # libraries whose values have the interface, and are more than a table
 _BATCH = 1 << 16  # rows of a batch of a Parquet file
 
 
@@ -36,6 +37,8 @@ class Incoming(NamedTuple):
 def recognises(value: object) -> bool:
     """Return whether a value is a table."""
     kind = type(value)
+    if kind.__module__.partition(".")[0] in _MORE:
+        return False
     return (
         hasattr(kind, "__arrow_c_stream__")
         or hasattr(kind, "__arrow_c_array__")
