@@ -27,7 +27,7 @@ def slow(monkeypatch, done):
     def before():
         if began.is_set():
             forking.set()
-        handlers.before()
+        return handlers.before()
 
     def use(*_):
         began.set()
