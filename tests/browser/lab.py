@@ -23,6 +23,10 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 SIZE = {"width": 1180, "height": 1000}
+SHOW = """() => { // undoes what a test has done to hide the page
+    delete document.visibilityState;
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
 CLEAR = """\
 import os, shmkernel as shm, ipywidgets
 ipywidgets.Widget.close_all()

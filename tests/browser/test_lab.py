@@ -45,10 +45,6 @@ HIDE = """() => {
     Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
 }"""
-UNHIDE = """() => {
-    delete document.visibilityState;
-    document.dispatchEvent(new Event("visibilitychange"));
-}"""
 
 
 @pytest.fixture
@@ -443,7 +439,7 @@ def test_it_rests_while_nobody_sees_it(a, b):
     check(b.monitor.locator(".shm-stats")).to_contain_text("max3")
     b.page.evaluate(HIDE)
     seen_by(0)
-    b.page.evaluate(UNHIDE)
+    b.page.evaluate(lab.SHOW)
     seen_by(1)
     b.does("print('line\\n' * 150)", 2)
     b.page.locator(f"{b.panel} .jp-OutputArea-output pre").last.evaluate(

@@ -20,10 +20,6 @@ HIDE = """() => {
     };
     Object.defineProperty(document, "visibilityState", { get: visibilityState, configurable: true });
 }"""
-SHOW = """() => {
-    delete document.visibilityState;
-    document.dispatchEvent(new Event("visibilitychange"));
-}"""
 
 
 @pytest.fixture
@@ -148,7 +144,7 @@ def test_the_server_is_asked_only_while_the_page_is_in_sight(panel, shared):
     page.wait_for_function("() => window.looks > 8")  # four seconds; in sight it asks every two
     assert asked == []
     shared("unseen", 7)
-    page.evaluate(SHOW)
+    page.evaluate(lab.SHOW)
     check(row(panel, "unseen")).to_be_visible()
 
 

@@ -461,24 +461,23 @@ class Terminal(io.StringIO):
 def test_loading_and_saving_show_a_bar_and_ctrl_c_leaves_nothing(tmp_path, monkeypatch, shm_dir, suffix):
     monkeypatch.setattr(progress, "_PATIENCE", -1.0)
     table = pa.table({"a": np.random.default_rng(0).random(300_000)})
+    path = tmp_path / f"x.{suffix}"
+
+    def act_twice(act, made):
+        """Interrupt the first call, which makes nothing, and let the second end."""
+        for pressed in (True, False):
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "stderr", terminal := Terminal(pressed=pressed))
+                with pytest.raises(KeyboardInterrupt) if pressed else nullcontext():
+                    act("x", path)
+            assert not terminal.pressed
+            assert pressed or "x:" in terminal.getvalue()
+            assert len(made()) == (not pressed)
+
     shm.create("x", table)
-    for pressed in (True, False):
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stderr", terminal := Terminal(pressed=pressed))
-            with pytest.raises(KeyboardInterrupt) if pressed else nullcontext():
-                shm.save("x", tmp_path / f"x.{suffix}")
-        assert not terminal.pressed
-        assert pressed or "x:" in terminal.getvalue()
-        assert len(list(tmp_path.iterdir())) == (not pressed)
+    act_twice(shm.save, lambda: list(tmp_path.iterdir()))
     shm.unlink("x")
-    for pressed in (True, False):
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stderr", terminal := Terminal(pressed=pressed))
-            with pytest.raises(KeyboardInterrupt) if pressed else nullcontext():
-                shm.load("x", tmp_path / f"x.{suffix}")
-        assert not terminal.pressed
-        assert pressed or "x:" in terminal.getvalue()
-        assert [row.name for row in shm.list()] == ["x"] * (not pressed)
+    act_twice(shm.load, shm.list)
     assert shm.attach("x", as_="arrow")["a"].to_numpy().sum() == pytest.approx(table["a"].to_numpy().sum())
 
 
