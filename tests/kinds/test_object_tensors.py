@@ -72,3 +72,21 @@ def test_a_parameter_stays_one_and_without_its_gradient():
 def test_what_would_not_come_back_is_refused(value):
     with pytest.raises(shm.UnsupportedError, match="a Tensor, cannot be an item"):
         shm.create("x", [value])
+
+
+def test_a_whole_model_is_pickled_with_its_weights_out_of_the_stream():
+    value = model()
+    x = shm.create("x", value, allow_pickle=True)
+    batch = torch.ones(4, 100)
+    assert torch.equal(x.eval()(batch), value.eval()(batch))
+    assert lies_in("x", x[0].weight.detach().numpy())
+    x.train()(batch).sum().backward()
+    torch.optim.SGD(x.parameters(), 0.1).step()
+    assert torch.equal(shm.attach("x")[0].weight, value[0].weight)
+
+
+def test_weights_that_two_layers_share_are_shared_afterwards():
+    value = model()
+    value[2].weight = value[0].weight
+    x = shm.create("x", value, allow_pickle=True)
+    assert x[2].weight is x[0].weight

@@ -30,6 +30,10 @@ class Model:
         ran.append(type(self).__name__)
         self.__dict__ = state
 
+class Copies(Model):
+    def __setstate__(self, state):
+        self.weights = state["weights"].copy()
+
 class Broken:
     def __reduce__(self):
         return explode, ()
@@ -60,6 +64,10 @@ def unsigned(tmp_path):
     os.unlink(tmp_path / "shmkernel/key")
     module.ran.clear()
     return model
+
+
+def head_of(name):
+    return layout.head_of(Path(paths.path_of(name)).read_bytes(), shm.info(name).size)
 
 
 def test_a_model_is_shared_by_consent_and_its_arrays_are_not_copied():
@@ -235,7 +243,7 @@ def test_a_class_of_the_notebook_is_the_attaching_notebook_s_or_comes_along(monk
 
 def test_without_cloudpickle_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(pickles, "cloudpickle", None)
-    monkeypatch.setattr(pickles, "_Pickler", pickle.Pickler)
+    monkeypatch.setattr(pickles, "_Pickler", lambda file, keep: pickle.Pickler(file, 5, buffer_callback=keep))
     with pytest.raises(shm.UnsupportedError, match=r"pip install 'shmkernel\[objects\]'"):
         shm.create("x", type("Mine", (), {"__module__": "__main__"}), allow_pickle=True)
 
@@ -252,9 +260,46 @@ def test_arrays_of_all_dtypes_and_layouts_are_out_of_the_stream():
     for got, value in zip(x[1:], arrays, strict=True):
         assert (got.dtype, got.tolist()) == (value.dtype, value.tolist())
         assert not got.flags.owndata
-    head = layout.head_of(Path(paths.path_of("x")).read_bytes(), shm.info("x").size)
+    head = head_of("x")
     assert head.copied < 2000
     assert head.shared == sum(array.nbytes for array in arrays)
+
+
+def test_masked_and_record_arrays_and_matrices_are_out_of_the_stream():
+    masked = np.ma.masked_array(WEIGHTS, WEIGHTS > 5, fill_value=-1.0, hard_mask=True)
+    records = np.rec.array([(1, 2.5)] * 100, dtype=[("a", "i4"), ("b", "f8")])
+    matrix = np.eye(20).view(np.matrix)
+    x = shm.create("x", [len, masked, records, matrix, masked], allow_pickle=True)
+    assert [*map(type, x[1:4])] == [np.ma.MaskedArray, np.recarray, np.matrix]
+    assert (x[1].tolist(), x[1].fill_value, x[1].hardmask) == (masked.tolist(), -1, True)
+    assert x[2].a.tolist() == [1] * 100
+    assert x[3].tolist() == matrix.tolist()
+    assert x[4] is x[1]
+    head = head_of("x")
+    assert head.copied < 2000
+    assert head.shared == masked.nbytes + masked.mask.nbytes + records.nbytes + matrix.nbytes
+
+
+def test_frames_are_out_of_the_stream():
+    """The texts of pandas are so by its own pickling, the columns of polars by ours."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    texts = [f"row {number} of a table" for number in range(1000)]
+    moments = pd.date_range("2026-01-01", periods=1000, freq="s", tz="UTC")
+    frames = [pl.DataFrame({"a": texts}), pl.Series("b", texts), pd.DataFrame({"a": texts, "b": moments})]
+    x = shm.create("x", [len, *frames, pl.LazyFrame({"a": [1]})], allow_pickle=True)
+    assert all(got.equals(value) for got, value in zip(x[1:4], frames, strict=True))
+    assert x[4].collect()["a"].to_list() == [1]
+    head = head_of("x")
+    assert head.copied < 10_000
+    assert head.shared > 3 * sum(map(len, texts))
+
+
+def test_memory_that_unpickling_copies_is_not_called_shared():
+    x = shm.create("x", [module.Copies(WEIGHTS), module.Model(WEIGHTS[:500])], allow_pickle=True)
+    assert (head_of("x").shared, head_of("x").copied // 1000) == (4000, 8)
+    assert "3.9 KiB shared, 8." in shm.info("x").dtype
+    del x
 
 
 def test_a_loaded_file_runs_only_when_it_is_asked_for(tmp_path):

@@ -165,8 +165,9 @@ def _files() -> ModuleType:
 def _pickled(name: str, value: object) -> Plan:
     """Plan a value as a pickle, signed with the key of this user."""
     pickles = _pickles()
-    stream, buffers = pickles.pack(name, value)
-    head = summary.head(value, layout.PICKLE, buffers, len(stream), pickles.modules(stream))
+    stream, buffers, modules, shared = pickles.pack(name, value)
+    head = summary.head(value, layout.PICKLE, buffers, len(stream), modules)
+    head = head._replace(shared=shared, copied=head.copied + head.shared - shared)
     return Plan(*layout.lay_out(head, buffers, stream, signing.sign))
 
 
