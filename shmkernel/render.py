@@ -136,18 +136,18 @@ def table(
     """
     if not rows:
         return nothing()
-    head, cells = _cells(rows[:most], notes or {})
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    below = below or [total(rows), *_others(rows, most)]
+    head, rest = cells(rows[:most], notes or {})
+    widths = [max(map(len, column)) for column in zip(head, *rest, strict=True)]
+    ends = below or footer(rows, most)
     if width is None or sum(widths) + 2 * len(widths) - 2 <= width:
-        return "\n".join([*(_line(head, line, widths) for line in (head, *cells)), *below])
+        return "\n".join([*(_line(head, line, widths) for line in (head, *rest)), *ends])
     titles = _COLUMNS
     widths = fitted(titles, widths[: len(titles)], width)
     lines = [_line(titles, titles, widths)]
-    for cell, remark in ((line[: len(titles)], "".join(line[len(titles) :])) for line in cells):
+    for cell, remark in ((line[: len(titles)], "".join(line[len(titles) :])) for line in rest):
         lines.append(_line(titles, cell, widths))
         lines += textwrap.wrap(remark, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join([*lines, *(part for text in below for part in textwrap.wrap(text, width, break_on_hyphens=False))])
+    return "\n".join([*lines, *(part for text in ends for part in textwrap.wrap(text, width, break_on_hyphens=False))])
 
 
 def _line(titles: Sequence[str], texts: Sequence[str], widths: Sequence[int]) -> str:
@@ -200,7 +200,7 @@ def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, 
     """Lay out the first `most` segments as a table in HTML. `notes` maps names to remarks."""
     if not rows:
         return f"<div>{html.escape(nothing())}</div>"
-    head, cells = _cells(rows[:most], notes or {})
+    head, rest = cells(rows[:most], notes or {})
 
     def line(tag: str, texts: Iterable[str]) -> str:
         return "".join(
@@ -208,9 +208,9 @@ def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, 
             for title, text in zip(head, texts, strict=True)
         )
 
-    body = "".join(f"<tr>{line('td', texts)}</tr>" for texts in cells)
-    below = "".join(map(_aside, (total(rows), *_others(rows, most))))
-    return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>{below}"
+    body = "".join(f"<tr>{line('td', texts)}</tr>" for texts in rest)
+    ends = "".join(map(_aside, footer(rows, most)))
+    return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>{ends}"
 
 
 def total(rows: Sequence[Info]) -> str:
@@ -272,13 +272,18 @@ class Rows(list["Info"]):
         return "".join(cards) if self._cards else table_html(self, self._notes, most=_MOST)
 
 
-def _others(rows: Sequence[Info], most: int | None) -> list[str]:
+def footer(rows: Sequence[Info], most: int | None) -> list[str]:
+    """Return the lines below a table of the first `most` segments."""
     if most is None or len(rows) <= most:
-        return []
-    return [f"Only the first {most} are shown. For the others: rows = {Cure('', 'list')}, then rows[{most}:{2 * most}]"]
+        return [total(rows)]
+    return [
+        total(rows),
+        f"Only the first {most} are shown. For the others: rows = {Cure('', 'list')}, then rows[{most}:{2 * most}]",
+    ]
 
 
-def _cells(rows: Sequence[Info], notes: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+def cells(rows: Sequence[Info], notes: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of a table of segments and the texts of its cells."""
     remarks = [note(row) or notes.get(row.name, "") for row in rows]
     head = [*_COLUMNS, *(["note"] if any(remarks) else [])]
     return head, [[*_row(row), remark][: len(head)] for row, remark in zip(rows, remarks, strict=True)]

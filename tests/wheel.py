@@ -25,7 +25,8 @@ JUPYTER = {  # what Jupyter looks for below the environment's folder
     *(
         f"share/jupyter/labextensions/shmkernel/static/{name}"
         for name in (
-            "memory.js", "plugin.js", "questions.js", "remoteEntry.js", "section.js", "status.js", "style.css",
+            "memory.js", "plugin.js", "questions.js", "remoteEntry.js", "saved.js", "section.js", "status.js",
+            "style.css",
         )
     ),
 }  # fmt: skip
@@ -66,7 +67,7 @@ def main(path):
     assert "wheel " in command("list")
     assert "watchdog" in command("doctor")
     assert 'pip install "shmkernel[demo]"' in command("demo", status=1)
-    assert len(shm.watch()._esm) > 1000, "the widget's script"
+    assert len(shm.watch().code) > 1000, "the monitor's script"
     shm.unlink("wheel")
 
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))

@@ -7,6 +7,7 @@ Its modules:
     png       a preview as a small picture
     sampler   the thread that sends changes while a view is visible
     actions   what the buttons do
+    saved     the table that a notebook file keeps
     widget    the anywidget; its JavaScript is in ``shmkernel/monitor/static``
     terminal  the view of ``shmkernel watch``
 """

@@ -17,7 +17,7 @@ from shmkernel import render, workspace
 from shmkernel._core import descriptors, paths
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.kinds.preview import Look
-from shmkernel.monitor import actions
+from shmkernel.monitor import actions, saved
 from shmkernel.monitor.sampler import SOCKETS, Sampler
 
 _STATIC = os.path.join(os.path.dirname(__file__), "static")
@@ -27,28 +27,34 @@ _MODULE_WORDS = re.compile(
 )
 _INODE = re.compile(r"[0-9]{1,20}")
 _QUICK = 0.05  # seconds
-_SAVED = 20  # rows of the table that is saved in the notebook
+_OURS = "application/vnd.shmkernel.monitor+json"  # shown by our extension of JupyterLab: lab/shmkernel/static/saved.js
+
+
+def _read(part: str) -> str:
+    with open(os.path.join(_STATIC, part), encoding="utf-8") as file:
+        return file.read()
 
 
 def _script() -> str:
-    """Join the JavaScript modules into one, without their imports and exports: a widget can have only one module."""
-    texts = []
-    for part in _PARTS:
-        with open(os.path.join(_STATIC, part), encoding="utf-8") as file:
-            texts.append(_MODULE_WORDS.sub("", file.read()))
-    return "".join(texts)
+    """Join the JavaScript modules into one, without their imports and exports: they have to be loaded as one text."""
+    return "".join(_MODULE_WORDS.sub("", _read(part)) for part in _PARTS)
 
 
 class Monitor(anywidget.AnyWidget):
     """A live view of shared memory, made by `watch`."""
 
-    _esm = _script()
-    _css = os.path.join(_STATIC, "monitor.css")
+    _esm = _read("saved.js")
+    code = traitlets.Unicode(help="the monitor's script; the page forgets it, so it is not saved").tag(sync=True)
+    style = traitlets.Unicode(help="the monitor's style sheet, which is not saved either").tag(sync=True)
+    table = traitlets.Dict(help="the table of the moment when it was displayed last").tag(sync=True)
     look = traitlets.Dict(help="what is selected: key, axes, start").tag(sync=True)
 
     def __init__(self, name: str | None = None, interval: float = 0.25) -> None:
         self._shell: Any = get_ipython()
-        super().__init__(look={"key": name or "", "axes": [], "start": 0})
+        super().__init__(
+            code=_script(), style=_read("monitor.css"), table=saved.table(shm.list()).cells,
+            look={"key": name or "", "axes": [], "start": 0},
+        )  # fmt: skip
         self._sampler = Sampler(self._post, interval)
         self._sampler.select(name or "", Look())
         self.on_msg(self._on_message)
@@ -80,10 +86,14 @@ class Monitor(anywidget.AnyWidget):
         bundle: Any = super()._repr_mimebundle_(**kwargs) if self.comm is not None else {}
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         rows, width = shm.list(), render.terminal_width()
-        text = render.table(rows, most=_SAVED, width=width)
         if width:  # IPython in a terminal
-            text += "\nLive: in JupyterLab, or in a terminal: shmkernel watch"
-        return {**data, "text/plain": text, "text/html": render.table_html(rows, most=_SAVED)}, metadata
+            text = f"{render.table(rows, width=width)}\nLive: in JupyterLab, or in a terminal: shmkernel watch"
+            return {**data, "text/plain": text}, metadata
+        found = saved.table(rows)
+        if self.comm is not None:
+            self.table = found.cells
+            data |= {_OURS: {"model_id": self.model_id}}
+        return {**data, "text/plain": found.text, "text/html": found.html}, metadata
 
     def _cell_begins(self) -> None:
         self._sampler.busy = True

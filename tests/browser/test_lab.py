@@ -4,7 +4,6 @@ import re
 import signal
 import time
 
-import nbformat
 import pytest
 
 from tests.browser import lab
@@ -471,17 +470,3 @@ def test_a_dark_theme_changes_the_colours(b):
         "(one) => one.dataset.ink === getComputedStyle(one).color", arg=b.monitor.locator("canvas").element_handle()
     )
     b.theme("JupyterLab Light")
-
-
-def test_a_saved_notebook_shows_a_table_where_no_kernel_runs(b, server):
-    from nbconvert import HTMLExporter, MarkdownExporter
-
-    b.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    saved = nbformat.read(server.root / "work" / "b.ipynb", as_version=4)
-    html, _ = HTMLExporter().from_notebook_node(saved)
-    seen = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
-    text, _ = MarkdownExporter().from_notebook_node(saved)
-    for shown in (seen, text):
-        assert "<table>" in shown
-        assert "float64 (4, 5)" in shown
-        assert "object at 0x" not in shown

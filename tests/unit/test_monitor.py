@@ -16,7 +16,7 @@ import shmkernel as shm
 from shmkernel import render, workspace
 from shmkernel._core import paths, registry
 from shmkernel.kinds.preview import Look
-from shmkernel.monitor import actions, sampler
+from shmkernel.monitor import actions, sampler, saved
 from shmkernel.monitor.rows import Board, Change
 from shmkernel.monitor.sampler import Sampler
 from shmkernel.monitor.widget import watch
@@ -451,7 +451,7 @@ def test_watch_refuses_nonsense():
 def test_the_magic_shows_a_monitor_and_returns_it(notebook, monkeypatch):
     made = []
     monkeypatch.setattr(shm, "watch", lambda *args, **kwargs: made.append(watch(*args, **kwargs)) or made[-1])
-    assert notebook("%shm_watch --every 1").startswith("Nothing is shared yet")
+    assert "nothing was shared. Share a variable: %shm_create NAME" in notebook("%shm_watch --every 1")
     assert notebook.fails("%shm_watch a b").message.startswith("the content of one segment is shown first")
     notebook("w = %shm_watch")
     assert notebook["w"] is made[-1]
@@ -529,9 +529,10 @@ def test_in_a_terminal_the_table_fits_and_says_where_it_is_live(monkeypatch):
 def test_a_saved_monitor_has_few_rows_and_says_where_the_others_are(monitor):
     listed = [shm.create(f"a_rather_long_name_of_a_segment_{number}", shape=3) for number in range(30)]
     data, _ = monitor._repr_mimebundle_()
-    assert sum(len(json.dumps(one)) for one in data.values()) < 20_000
-    assert data["text/html"].count("<tr>") == 21
+    assert sum(len(json.dumps(one)) for one in (*data.values(), monitor.table, monitor._esm)) < 20_000
+    assert data["text/html"].count("<tr>") == len(monitor.table["lines"]) == 21
     assert "30 segments" in data["text/html"]
+    assert "As of 2" in data["text/html"]
     assert "rows[20:40]" in data["text/plain"]
     for number in range(30):
         shm.unlink(f"a_rather_long_name_of_a_segment_{number}")
@@ -547,3 +548,16 @@ def test_keep_of_what_lost_its_name_gives_the_notebook_the_copy_and_names_who_st
         assert notebook["mine"] is shm.attach("x")
         assert notebook["other"] == 3
     shm.unlink("x")
+
+
+def test_a_saved_table_stays_small_whatever_names_and_labels_there_are(shm_dir):
+    x = shm.create("x", shape=3)
+    (info,) = shm.list()
+    odd = [info._replace(name="n" * 200, owner='"<&é' * 60, type="µ" * 300, state="damaged")] * 50
+    found = saved.table(odd)
+    assert len(json.dumps(found, ensure_ascii=False).encode()) < 16_000
+    assert found.html.count("<tr>") == len(found.cells["lines"]) >= 3
+    assert "<&" not in found.html
+    assert "50 segments" in found.html
+    shm.unlink("x")
+    del x

@@ -1,6 +1,8 @@
-// Shared memory in JupyterLab and Notebook, without a kernel: a section of the Running panel, an item of the status bar.
+// Shared memory in JupyterLab and Notebook, without a kernel: a section of the Running panel, an item of the status bar,
+// and the table in place of a saved monitor.
 import { Memory } from "./memory.js";
 import { Questions } from "./questions.js";
+import { showSaved } from "./saved.js";
 import { section } from "./section.js";
 import { statusItem } from "./status.js";
 
@@ -23,6 +25,9 @@ export async function plugin(take) {
     autoStart: true,
     optional: [modules.running.IRunningSessionManagers, modules.statusbar.IStatusBar],
     activate: (/** @type {any} */ app, /** @type {any} */ managers, /** @type {any} */ bar) => {
+      app.docRegistry.addWidgetExtension("Notebook", {
+        createNew: (/** @type {any} */ panel) => showSaved(modules, panel.content.rendermime),
+      });
       start(modules, app, managers, bar); // not awaited: the application need not wait for our server
     },
   };
