@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FOREIGN = "another program"  # the owner in listings of a file without a record
 _COLUMNS = ("name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
-_RIGHT = {"size", "age"}
+RIGHT = {"size", "age"}  # columns of numbers
 # What gives way if a table is too wide for a terminal, in this order: a column, and its least width, 0 to leave it out.
 _GIVING = (
     ("owner", 16), ("attached", 16), ("type", 16), ("name", 24), ("age", 0), ("lifetime", 0), ("owner", 10),
@@ -32,6 +32,7 @@ _GIVING = (
 )  # fmt: skip
 _MOST = 100  # rows of a listing in a notebook
 _SHOWN = 2  # holders named in a row of the table; the others are counted
+_FINGERPRINT = 8  # digits shown of each of a cached value
 _LIFETIMES = {
     "session": "until {owner} ends",
     "attached": "until the last process lets go of it",
@@ -108,7 +109,7 @@ def note(segment: Info) -> str:
             return _then(f"{why}, only here", "keep", segment)
         verb = "has" if len(those) == 1 else "have"
         return _then(f"{why}, {people(those, shown=_SHOWN)} {verb} it too. To share a copy", "keep", segment)
-    return _then("damaged", "unlink", segment) if segment.state == "damaged" else ""
+    return _then("damaged", "unlink", segment) if segment.state == "damaged" else segment.state
 
 
 def _then(what: str, verb: str, segment: Info) -> str:
@@ -152,7 +153,7 @@ def table(
 
 def _line(titles: Sequence[str], texts: Sequence[str], widths: Sequence[int]) -> str:
     fit = (
-        shortened(text, width, middle=title == "name").rjust(width if title in _RIGHT else 0).ljust(width)
+        shortened(text, width, middle=title == "name").rjust(width if title in RIGHT else 0).ljust(width)
         for title, text, width in zip(titles, texts, widths, strict=True)
         if width
     )
@@ -204,7 +205,7 @@ def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, 
 
     def line(tag: str, texts: Iterable[str]) -> str:
         return "".join(
-            f'<{tag} style="text-align: {"right" if title in _RIGHT else "left"}">{html.escape(text)}</{tag}>'
+            f'<{tag} style="text-align: {"right" if title in RIGHT else "left"}">{html.escape(text)}</{tag}>'
             for title, text in zip(head, texts, strict=True)
         )
 
@@ -324,9 +325,17 @@ def facts(segment: Info, remark: str = "") -> list[tuple[str, str]]:
         ("attached", holders or ("by a process in another container" if segment.elsewhere else "nowhere")),
         ("lifetime", f"{segment.lifetime}: {lives}"),
         ("version", str(segment.version or "")),
+        ("recipe", _recipe(segment.recipe)),
         ("note", note(segment) or remark),
     ]
     return [(title, clean(text)) for title, text in pairs if text]
+
+
+def _recipe(recipe: str) -> str:
+    """Tell of the fingerprints by which a cached cell knows its value; short ones, to compare by eye."""
+    parts = [fingerprint[:_FINGERPRINT] for fingerprint in recipe.split()]
+    uses = f", --uses {', '.join(parts[1:])}" if parts[1:] else ""
+    return f"%%shm_cache, cell {parts[0]}{uses}" if parts else ""
 
 
 def _aside(text: str) -> str:

@@ -106,7 +106,8 @@ def _list(args: Namespace) -> None:
       created         seconds since 1970
       path            path of the file
       version         how often its content was published
-      state           "", or "damaged"; then "type" gives the reason
+      state           "", or "damaged" or "unreadable"; then "type" gives the reason
+      recipe          fingerprints of the cell and values that %%shm_cache kept it for, or ""
     """
     width = None if args.json else render.terminal_width()
     if width and args.sort == "name":

@@ -137,7 +137,7 @@ def _cells(info: Info) -> tuple[str, ...]:
 
 
 def _sign(info: Info) -> str:
-    if info.state == "damaged":
+    if info.state in ("damaged", "unreadable"):
         return "!"
     return "◆" if info.lifetime == "keep" else "●" if info.owner_alive else "○"
 

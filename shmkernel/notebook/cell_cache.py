@@ -23,7 +23,7 @@ from shmkernel._core import records, registry, sessions
 from shmkernel.errors import ArgumentError, TimedOutError
 from shmkernel.notebook import bodies, fingerprints
 from shmkernel.notebook.parsing import evaluate, in_one_line
-from shmkernel.notebook.sharing import earlier
+from shmkernel.notebook.sharing import earlier, invitation
 from shmkernel.sync import locks
 from shmkernel.verbs import attachments, listing, staging
 from shmkernel.workspace import actions, scope, variables
@@ -143,8 +143,9 @@ class CellCache(locks.Lock):
             held = f" Its private copy stays in memory, held by {keepers}." if keepers and name in fresh else ""
             print(
                 f"{name}: made by the cell in {took:.1f} s ({self._reason}), {render.what(info)}, shared "
-                f"{actions.until(info)}.{remarks.get(name, '')}{held} In another notebook: %shm_attach {name}"
+                f"{actions.until(info)}.{remarks.get(name, '')}{held}"
             )
+        print(invitation(self._names))
 
     def _changed(self, cell: str, uses: dict[str, str]) -> str:
         """Return why the cell has to run; an empty text if the names have this recipe."""

@@ -65,6 +65,8 @@ def shm_create(magics: ShmMagics, args: argparse.Namespace) -> Any:
         if variables.is_variable(name):
             magics.workspace.bind(args.scope, name, value, name, read=read)
         print(_made(args, request, value) if request.kind else _done(args, name))
+    if made := [request.name for request in reports if request.kind]:
+        print(invitation(made))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -81,7 +83,7 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     if variables.is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
     info = shm.info(name)
-    print(f"{_shared(info, f', from {args.path}')}{args.scope.remark(name)}.{before} {_invitation(name)}")
+    print(f"{_shared(info, f', from {args.path}')}{args.scope.remark(name)}.{before}\n{invitation([name])}")
     return value
 
 
@@ -234,7 +236,7 @@ def _made(args: argparse.Namespace, request: _Request, value: object) -> str:
         remarks += f" {which} stays in memory, held by {keepers}."
     if args.expression and args.expression.isidentifier() and args.expression != name:
         remarks += f" {args.expression} stays as it is, a copy."
-    return f"{_shared(listing.of_value(name, value))}{args.scope.remark(name)}.{remarks} {_invitation(name)}"
+    return f"{_shared(listing.of_value(name, value))}{args.scope.remark(name)}.{remarks}"
 
 
 def _done(args: argparse.Namespace, name: str) -> str:
@@ -250,9 +252,16 @@ def _shared(info: Info, source: str = "") -> str:
     return f"{info.name}: {render.what(info)}{source}, shared {actions.until(info)}"
 
 
-def _invitation(name: str) -> str:
-    """Return the line that attaches the segment in another notebook."""
-    return f"In another notebook: %shm_attach {name}{'' if variables.is_variable(name) else ' --as NAME'}"
+def invitation(names: list[str]) -> str:
+    """Return the lines that attach the segments in another notebook: one for all names that variables can have."""
+    together, others = "", []
+    for name in names:
+        if variables.is_variable(name):
+            together += f" {name}"
+        else:
+            others.append(f" {name} --as NAME")
+    lines = [together, *others] if together else others
+    return "In another notebook: %shm_attach" + "\nIn another notebook: %shm_attach".join(lines)
 
 
 def earlier(name: str) -> str:

@@ -37,7 +37,9 @@ class Info(NamedTuple):
     ``attached`` lists the processes that hold it; ``elsewhere`` says that a process in another container does.
     ``version`` counts how often its content was published.
     ``state`` is empty for a segment that can be attached. ``replaced`` and ``unlinked`` mean memory that this process
-    still has but that the name no longer refers to. ``damaged`` means that ``type`` gives the reason.
+    still has but that the name no longer refers to. ``damaged`` means that its bytes cannot be trusted, ``unreadable``
+    that this user may not read them; then ``type`` gives the reason.
+    ``recipe`` is empty, or tells of which cell and values ``%%shm_cache`` has kept it.
     ``stayed`` is set by `keep` only: it made a copy, and these processes still have the old memory.
     """
 
@@ -60,6 +62,7 @@ class Info(NamedTuple):
     order: str | None = None
     version: int = 0
     stayed: tuple[Holder, ...] = ()
+    recipe: str = ""
 
 
 @limits.explains
@@ -279,7 +282,7 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        state, what, head, status = "damaged", _why(error), b"", os.lstat(path)
+        state, what, head, status = _state(error), _why(error), b"", os.lstat(path)
     record = records.of(status, now.records)
     kind = record.kind if record else "file"
     if not state:
@@ -294,19 +297,23 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
-            state, what = "damaged", _why(error)
+            state, what = _state(error), _why(error)
     return Info(
         name=name, kind=kind, type=what.text, size=registry.size(status),
         owner=record.label if record else "another program", elsewhere=False,
         attached=now.holders((status.st_dev, status.st_ino)),
         lifetime=record.lifetime if record else "keep", created=record.created if record else status.st_mtime,
         path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=now.version(name, path),
-        **now.owner(record),
+        recipe=record.recipe if record else "", **now.owner(record),
     ), status.st_ino  # fmt: skip
 
 
+def _state(error: OSError | ValueError) -> str:
+    return "unreadable" if isinstance(error, PermissionError) else "damaged"
+
+
 def _why(error: OSError | ValueError) -> kinds.Description:
-    """Return why a segment is damaged; raise an error that comes from a limit, which says nothing about the segment."""
+    """Return why a segment cannot be used; raise an error that comes from a limit, which says nothing about it."""
     if isinstance(error, OSError) and isinstance(limits.explained(error), LimitError):
         raise error
     return kinds.Description(str(error))

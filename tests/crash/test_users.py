@@ -293,3 +293,18 @@ def test_a_child_that_becomes_another_user_is_refused_its_parents_dict_and_told_
     with Child(work, kin=True) as child:
         assert child.join() == 0
     assert d["a"] == 1
+
+
+def test_what_this_user_may_not_read_is_not_called_damaged(as_user):
+    def work():
+        kept = shm.create("x", np.arange(3))
+        os.chmod(paths.path_of("x"), 0)
+        (found,) = shm.list()
+        assert found.state == shm.info("x").state == "unreadable"
+        assert f"chmod 600 {paths.path_of('x')}" in found.type
+        os.chmod(paths.path_of("x"), 0o600)
+        assert shm.info("x").state == ""
+        del kept
+        sessions.end()
+
+    as_user(work)

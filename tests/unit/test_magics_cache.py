@@ -40,7 +40,7 @@ def plainly(text):
 def test_the_second_time_a_cell_is_not_run_and_both_say_so(cached):
     made = plainly(cached(CELL))
     assert made == (
-        "x: made by the cell in T (there was no x), array int64 (3,), 152 B, shared until %shm_unlink x. "
+        "x: made by the cell in T (there was no x), array int64 (3,), 152 B, shared until %shm_unlink x.\n"
         "In another notebook: %shm_attach x\n"
     )
     first = cached["x"]
@@ -254,3 +254,11 @@ def test_under_other_magics_and_called_by_a_program(cached):
 
 def test_what_a_cell_shows_it_shows_under_a_cache(cached):
     assert cached.run("%%shm_cache x\nx = [1]\n3 + 4").text.startswith("Out[")
+
+
+def test_info_shows_the_recipe_of_a_cached_value(cached):
+    cached(CELL)
+    cell, n = shm.info("x").recipe.split()
+    assert f"recipe    %%shm_cache, cell {cell[:8]}, --uses {n[:8]}\n" in cached("%shm_info x")
+    cached("y = 1\n%shm_create y")
+    assert "recipe" not in cached("%shm_info y")

@@ -14,7 +14,7 @@ def test_a_variable_becomes_the_shared_array(notebook):
     ran = notebook.run("%shm_create x")
     assert ran.value is None
     assert ran.text == (
-        "x: array int16 (2, 3), 140 B, shared until this kernel ends (longer: %shm_keep x). "
+        "x: array int16 (2, 3), 140 B, shared until this kernel ends (longer: %shm_keep x).\n"
         "In another notebook: %shm_attach x\n"
     )
     notebook("x[0, 0] = 9")
@@ -35,7 +35,7 @@ def test_a_variable_becomes_the_shared_array(notebook):
 def test_what_keeps_the_private_copy_alive_is_named(notebook, before, keeper):
     notebook("x = np.ones(3)")
     notebook(before)
-    assert f" Its private copy stays in memory, held by {keeper}. " in notebook("%shm_create x")
+    assert f" Its private copy stays in memory, held by {keeper}.\n" in notebook("%shm_create x")
 
 
 def test_a_private_copy_that_only_garbage_holds_is_not_reported(notebook):
@@ -45,7 +45,7 @@ def test_a_private_copy_that_only_garbage_holds_is_not_reported(notebook):
 
 def test_a_copy_of_an_expression_leaves_its_source_alone(notebook):
     notebook("a = np.ones(3)")
-    assert " a stays as it is, a copy. " in notebook("%shm_create x --from a")
+    assert " a stays as it is, a copy.\n" in notebook("%shm_create x --from a")
     assert notebook("y = a\n%shm_create y --from a").count("stays") == 1  # not as what keeps a copy alive, too
     notebook("x[:] = 2")
     assert notebook["a"].tolist() == [1, 1, 1]
@@ -99,7 +99,7 @@ def test_an_array_can_be_made_in_shared_memory_and_filled_there(notebook, shape)
 )
 def test_a_cell_can_be_run_twice(notebook, cell):
     notebook(cell)
-    assert " It replaces the earlier one. " in notebook(cell)
+    assert " It replaces the earlier one." in notebook(cell)
     assert notebook["x"] is shm.attach("x")
 
 
@@ -123,7 +123,7 @@ def test_a_private_value_is_shared_again_since_it_may_have_changed(notebook):
 def test_who_replaces_a_segment_learns_who_goes_on_with_the_old_one(notebook):
     notebook("%shm_create x --shape 3")
     with elsewhere(lambda: shm.attach("x", "r")):
-        assert "replaces the earlier one. plot still has the old one; there: %shm_attach x. " in notebook(
+        assert "replaces the earlier one. plot still has the old one; there: %shm_attach x.\n" in notebook(
             "%shm_create x --shape 4"
         )
 
@@ -228,7 +228,7 @@ def test_a_file_is_saved_and_loaded(notebook, tmp_path):
     assert notebook(f"%shm_save x '{tmp_path}/a file.npy'") == f"x: 152 B written to {tmp_path}/a file.npy\n"
     load = f"%shm_load y '{tmp_path}/a file.npy'"
     assert f"y: array int64 (3,), 152 B, from {tmp_path}/a file.npy, shared until this kernel ends" in notebook(load)
-    assert " It replaces the earlier one. " in notebook(load)
+    assert " It replaces the earlier one.\n" in notebook(load)
     assert notebook["y"].tolist() == [0, 1, 2]
     assert "No such file or directory" in str(notebook.fails(f"%shm_load z {tmp_path}/nope.npy"))
     assert str(notebook.fails(f"%shm_load z '{tmp_path}/a fiel.npy'")).endswith(". Did you mean a file.npy?")

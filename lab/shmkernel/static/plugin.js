@@ -26,7 +26,7 @@ export async function plugin(take) {
     optional: [modules.running.IRunningSessionManagers, modules.statusbar.IStatusBar],
     activate: (/** @type {any} */ app, /** @type {any} */ managers, /** @type {any} */ bar) => {
       app.docRegistry.addWidgetExtension("Notebook", {
-        createNew: (/** @type {any} */ panel) => showSaved(modules, panel.content.rendermime),
+        createNew: (/** @type {any} */ panel) => showSaved(modules, panel.content.rendermime, panel.sessionContext),
       });
       start(modules, app, managers, bar); // not awaited: the application need not wait for our server
     },

@@ -8,33 +8,55 @@ const RANK = -20; // before widgets, which have -10
 /**
  * @param {import("./plugin.js").Modules} modules
  * @param {any} registry the renderers of one notebook, among them that of its widgets
+ * @param {any} session the notebook's session; widgets get their renderer only once its kernel is known
  */
-export function showSaved({ widgets }, registry) {
+export function showSaved({ widgets }, registry, session) {
   class Output extends widgets.Panel {
+    /** @type {string | undefined} */ shown = undefined; // the widget
+    /** @type {(() => void) | undefined} */ stop = undefined;
+
     /** @param {any} model @returns {Promise<void>} */
     async renderModel(model) {
-      const shown = model.data[MONITOR]?.model_id;
-      if (this.shown === shown) return;
-      this.shown = shown;
+      if (this.shown === model.data[MONITOR]?.model_id) return;
+      this.shown = model.data[MONITOR]?.model_id;
+      this.stop?.();
       for (const one of [...this.widgets]) one.dispose();
       const table = registry.createRenderer("text/html");
       this.addWidget(table);
       await table.renderModel(model);
-      if (!registry.mimeTypes.includes(WIDGET)) return;
-      const live = registry.createRenderer(WIDGET);
-      live.hide();
-      this.addWidget(live);
+      this.stop = this.await(model, table);
+    }
+
+    /** @param {any} model @param {any} table @returns {() => void} show the widget in place of the table, once it is live */
+    await(model, table) {
+      /** @type {any} */ let factory = null;
+      /** @type {any} */ let live = null;
       const look = () => {
-        if (!live.node.querySelector(".shm-monitor, .shm-saved")) return;
-        watch.disconnect();
+        if (!live?.node.querySelector(".shm-monitor, .shm-saved")) return;
+        stop();
         table.hide();
         live.show();
       };
       const watch = new MutationObserver(look);
-      watch.observe(live.node, { childList: true, subtree: true });
-      this.disposed.connect(() => watch.disconnect());
-      await live.renderModel(model);
-      look();
+      const renew = () => {
+        if (registry.getFactory(WIDGET) === factory) return;
+        factory = registry.getFactory(WIDGET);
+        live?.dispose();
+        live = factory ? registry.createRenderer(WIDGET) : null;
+        if (!live) return;
+        live.hide();
+        this.addWidget(live);
+        watch.observe(live.node, { childList: true, subtree: true });
+        void live.renderModel(model);
+      };
+      const stop = () => {
+        watch.disconnect();
+        session.statusChanged.disconnect(renew);
+      };
+      session.statusChanged.connect(renew);
+      this.disposed.connect(stop);
+      renew();
+      return stop;
     }
   }
   registry.addFactory({ safe: false, mimeTypes: [MONITOR], createRenderer: () => new Output() }, RANK);

@@ -41,7 +41,7 @@ export function brief(value) {
 
 /** @param {Row} row @returns {[string, string]} a sign for the owner's state, and its description */
 export function life(row) {
-  if (row.state === "damaged") return ["!", "damaged"];
+  if (row.state === "damaged" || row.state === "unreadable") return ["!", row.state];
   if (row.lifetime === "keep") return ["◆", row.alive ? "kept, its owner runs" : "kept"];
   return row.alive ? ["●", "its owner runs"] : ["○", "its owner has ended"];
 }
