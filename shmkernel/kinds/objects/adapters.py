@@ -64,8 +64,11 @@ def named(name: str) -> Any:
     if own := _ADAPTERS.get(library, {}).get(kind):
         return own
     if name in _others():
-        with importing:
-            return _others()[name].load()
+        try:
+            with importing:
+                return _others()[name].load()
+        except (ImportError, AttributeError) as error:
+            raise UnsupportedError(f"the adapter for {name} cannot be loaded: {error}") from None
     raise UnsupportedError(f"it holds a {name}, and no adapter for that is installed here")
 
 
