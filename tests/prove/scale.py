@@ -41,6 +41,7 @@ _LATEST = 1200  # seconds that one measurement may take on a busy machine
 _FULL = {"segments": 10_000, "guests": 200, "waiters": 1000, "keys": 10_000_000}
 _SHORT = {"segments": 1000, "guests": 6, "waiters": 60, "keys": 20_000}
 _REPEATS = 40
+_FEW = 5  # sessions
 _GROWS = 4  # times: what may not grow with the number of segments, measured on a busy machine
 _STEEP = 3  # times a segment's share of a listing may grow with ten times as many segments
 _GOALS = {"complete": 20}  # ms, of 10,000 segments
@@ -189,19 +190,35 @@ def _command(command, run=_to_nowhere):
 
 def _guests(numbers, environment, report, replay):
     many = numbers["guests"]
-    took, left = _ask(guests, environment, many)
+    took, curves, left = _ask(guests, environment, many)
     report.add("sessions at a time, each with a segment that the next has attached", many, f"listed in {took:,.1f} ms")
+    for name, points in curves.items():
+        ratio = points[-1][1] / points[0][1]
+        report.add(f"{name} beside {many} sessions", _REPEATS, f"{ratio:.1f} x of beside {points[0][0]} (goal 1.5)")
+        if ratio > _GROWS:
+            report.fault(f"{name} takes {ratio:.1f} times as long beside {many} sessions", replay)
+    report.figures.append(Figure("scale-sessions", "sessions", "time of one, us", _microseconds(curves), "x"))
     report.add("sessions killed at a time", many, "all that they owned was swept")
     if left:
         report.fault(f"{many} sessions were killed, and left {left[:5]}", replay)
 
 
 def guests(many):
-    """Start sessions, list what they share, kill them all; return the time of a listing, and what is left."""
-    folder, children = os.environ["SHMKERNEL_DIR"], []
+    """Start sessions, list what they share, kill them all.
+
+    Return the time of a listing, of one segment beside few and many sessions, and what is left.
+    """
+    folder, children, curves = os.environ["SHMKERNEL_DIR"], [], {}
+    shm.create("first", [1.5])
+    shm.unlink("first")
     try:
-        children.extend(helpers.holding(functools.partial(_share, number)) for number in range(many))
-        assert sum(len(one.attached) for one in shm.list()) == 2 * many - 1
+        for number in range(many):
+            children.append(helpers.holding(functools.partial(_share, number)))
+            if number + 1 in (_FEW, many):
+                for name, one in _of_one().items():
+                    curves.setdefault(name, []).append((number + 1, one))
+        # /proc/locks, a page at a time, can leave out a line while other programs lock
+        helpers.until(lambda: sum(len(one.attached) for one in shm.list()) == 2 * many - 1, "all holders are listed")
         took = _least(shm.list)
     finally:
         for child in children:
@@ -212,7 +229,7 @@ def guests(many):
     deadline = time.monotonic() + fresh.LIMIT
     while (left := helpers.left(folder)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return took, left
+    return took, curves, left
 
 
 def _share(number):
