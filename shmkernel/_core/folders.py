@@ -26,10 +26,10 @@ from shmkernel._core import closing, descriptors, paths, protocol, trust
 from shmkernel._core.closing import LAST, Descriptor
 from shmkernel._core.imports import importing
 from shmkernel._core.trust import Folder
-from shmkernel.errors import FolderError, ShmError
+from shmkernel.errors import Cure, FolderError, ShmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Result = TypeVar("Result")
 
@@ -70,7 +70,8 @@ def check_protocol(root: str) -> None:
     with contextlib.suppress(OSError):  # the usual case without a call
         if os.readlink(protocol.LINK, dir_fd=held) == protocol.TEXT:
             return
-    protocol.claim(held, root)
+    with _named(f"{root}/{protocol.LINK}"):
+        protocol.claim(held, root)
 
 
 def open_(path: str, flags: int, mode: int = 0o600, *, own: Callable[[int], Any] = closing.own) -> Descriptor:
@@ -88,7 +89,8 @@ def open_(path: str, flags: int, mode: int = 0o600, *, own: Callable[[int], Any]
     except OSError as error:
         _forget_if_moved(at, error, path)
         at, rest = _at(path)
-        owner = next(map(own, map(functools.partial(os.open, dir_fd=at), (rest,), (wanted,), (mode,))))
+        with _named(path):
+            owner = next(map(own, map(functools.partial(os.open, dir_fd=at), (rest,), (wanted,), (mode,))))
     fd = Descriptor(owner.fileno())
     fd.owner, fd.close = owner, owner.close
     if fd <= LAST:
@@ -110,7 +112,8 @@ def nameless(path: str, *, own: Callable[[int], Any] = closing.own) -> Descripto
     except OSError as error:
         _forget_if_moved(at, error, path)
         at, rest = _at(path) if _RUNTIME in path else (_hold_segments(path), ".")
-        owner = next(map(own, map(functools.partial(os.open, dir_fd=at), (rest,), (flags,), (0o600,))))
+        with _named(path):
+            owner = next(map(own, map(functools.partial(os.open, dir_fd=at), (rest,), (flags,), (0o600,))))
     fd = Descriptor(owner.fileno())
     fd.owner, fd.close = owner, owner.close
     if fd <= LAST:
@@ -194,6 +197,21 @@ def _missing(path: str) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
+def vanished() -> FolderError:
+    """Make the error for a runtime folder that another program empties or removes while it is in use.
+
+    The next verb makes it anew.
+    """
+    root = paths.runtime()
+    if held := _held.get(root):
+        _forget(held)
+    message = (
+        f"{root} vanished while it was in use: another program cleans {paths.folder()}. Try again, or choose another "
+        "folder with SHMKERNEL_DIR"
+    )
+    return FolderError(message, Cure("More", "doctor"), path=root)
+
+
 def mkdir(path: str) -> None:
     """Make a folder that only this user can enter, whatever the umask."""
     _do(_mkdir, path)
@@ -226,7 +244,7 @@ def link_nameless(fd: int, path: str) -> None:
         _do(functools.partial(_link_from, source), path)
     except FileNotFoundError:
         if has_proc():
-            raise
+            raise vanished() from None
         _link_without_proc(fd, *_at(path))
 
 
@@ -271,7 +289,8 @@ def _do(function: Callable[..., Result], path: str, *arguments: int) -> Result:
     except OSError as error:
         _forget_if_moved(at, error, path)
     at, rest = _at(path)
-    return function(rest, *arguments, dir_fd=at)
+    with _named(path):
+        return function(rest, *arguments, dir_fd=at)
 
 
 def _do_both(function: Callable[..., None], old: str, new: str) -> None:
@@ -281,6 +300,7 @@ def _do_both(function: Callable[..., None], old: str, new: str) -> None:
         function(source, target, src_dir_fd=first, dst_dir_fd=second)
     except OSError as error:
         if error.errno not in _STALE or (first.is_current() and second.is_current()):
+            error.filename = old
             raise descriptors.ran_out(error) from None
     else:
         return
@@ -288,7 +308,18 @@ def _do_both(function: Callable[..., None], old: str, new: str) -> None:
         if not folder.is_current():
             _forget(folder)
     (first, source), (second, target) = _at(old), _at(new)
-    function(source, target, src_dir_fd=first, dst_dir_fd=second)
+    with _named(old):
+        function(source, target, src_dir_fd=first, dst_dir_fd=second)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Have an error for a missing file tell its whole path, not the one from a held folder."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        error.filename = path
+        raise
 
 
 def _forget_if_moved(at: Folder, error: OSError, path: str) -> None:
@@ -346,6 +377,7 @@ def _hold(root: str, *, make: bool) -> Folder:
     except FileNotFoundError as error:
         if make:
             raise paths.no_folder(error, within) from None
+        error.filename = root
         raise
     except ShmError:
         raise

@@ -13,7 +13,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from shmkernel._core import capacity, descriptors
+from shmkernel._core import capacity, descriptors, folders, paths
 from shmkernel.errors import Cure, LimitError, RefusedError, ShmError
 
 if TYPE_CHECKING:
@@ -82,12 +82,17 @@ def explains(function: Callable[Parameters, Result]) -> Callable[Parameters, Res
         try:
             return function(*arguments, **options)
         except OSError as error:
-            if isinstance(error, ShmError) or not is_known(error):
+            if isinstance(error, ShmError) or not (is_known(error) or _vanished(error)):
                 raise
-            error = explained(error, _name(arguments))
+            error = folders.vanished() if _vanished(error) else explained(error, _name(arguments))
             raise error from None
 
     return call
+
+
+def _vanished(error: OSError) -> bool:
+    """Return whether a file inside the runtime folder was missing that no function expects to be missing."""
+    return error.errno == errno.ENOENT and f"{_path(error)}/".startswith(f"{paths.runtime()}/")
 
 
 def _name(arguments: tuple[object, ...]) -> str | None:

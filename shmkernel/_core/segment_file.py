@@ -65,6 +65,8 @@ def blank(folder: str, lock: int = fcntl.LOCK_SH, *, own: Callable[[int], Any] =
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
+        if error.errno == errno.ENOENT and folder.startswith(paths.runtime()):
+            raise folders.vanished() from None
         message = (
             f"{folder} cannot hold segments: {error.strerror} (it asked for a nameless file, O_TMPFILE). "
             "Choose a folder in memory (a tmpfs) with SHMKERNEL_DIR"
