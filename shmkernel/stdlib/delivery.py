@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import secrets
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,6 +35,7 @@ _LOOPS = ("_handle_tasks", "worker")
 
 class _State(threading.local):
     noted = False
+    message: str | None = None  # the mark of the message that is being pickled, empty until somebody asks for it
 
 
 _state = _State()
@@ -45,8 +47,28 @@ def note() -> None:
     _state.noted = True
 
 
+def mark() -> str | None:
+    """Return a text that only the message has which this thread is pickling; None if it is pickling none."""
+    if _state.message == "":
+        _state.message = secrets.token_hex(8)
+    return _state.message
+
+
+def as_message(send: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that pickles one message."""
+    before, _state.message = _state.message, ""
+    try:
+        return send(*arguments)
+    finally:
+        _state.message = before
+
+
 def dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> Any:
     """Pickle a message with `dump`; wrap it if the calling frame sends tasks or results."""
+    return as_message(_dumped, dump, message, frame)
+
+
+def _dumped(dump: Callable[[object], Any], message: object, frame: FrameType) -> Any:
     recovery = _recovery(message, frame)
     if recovery is None:
         return dump(message)
@@ -150,6 +172,7 @@ def _teach_multiprocessing(module: ModuleType) -> None:
         return dumped(lambda one: original(cls, one, protocol), message, sys._getframe(1))  # noqa: SLF001  the caller
 
     module.ForkingPickler.dumps = classmethod(dumps)
+    vars(module)["dump"] = functools.partial(as_message, vars(module)["dump"])  # of a process that is to be started
 
 
 def _teach_loky(module: ModuleType) -> None:

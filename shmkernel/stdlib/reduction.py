@@ -8,6 +8,10 @@ Only picklers that send to a running process do this: multiprocessing's, and lok
 
 An array is shared if all its bytes lie in a mapping of a segment, whatever object it is a view of. A name may belong to
 another segment when a reference arrives, so a reference has the inode and the time of creation too.
+
+An object or table goes as any other value, and its arrays as references. Its segment does not change, so private memory
+(mode c) is that of the segment until this process writes to it: then it goes by value. The receiver maps the segment
+privately for each message, as if it had got the values: what it writes is seen in no other message.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import functools
 import mmap
 import os
 import pickle
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,8 +29,8 @@ from shmkernel import kinds
 from shmkernel._core import paths, records, registry, segment_file
 from shmkernel._core.import_hooks import after_import
 from shmkernel.errors import NotFoundError
-from shmkernel.stdlib import delivery, functions, shareable_list, shared_memory
-from shmkernel.verbs import attachments, segments
+from shmkernel.stdlib import delivery, functions, pages, shareable_list, shared_memory
+from shmkernel.verbs import attachments, segments, staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Reduced = tuple[Any, ...]
+_private: weakref.WeakValueDictionary[tuple[str, int], mmap.mmap] = weakref.WeakValueDictionary()  # by mark and inode
 _taught: list[ModuleType] = []  # those that have a `register`
 
 
@@ -86,13 +92,17 @@ def _teach_joblib(module: ModuleType) -> None:
 
 
 class Reference(NamedTuple):
-    """Which segment something lies in. ``file`` is one in the folder of a store: its path there."""
+    """Which segment something lies in. ``file`` is one in the folder of a store: its path there.
+
+    ``mark`` is given for a part of a segment that does not change: it is mapped once for each mark.
+    """
 
     name: str
     inode: int
     created: float | None
     mode: str
     file: str = ""
+    mark: str = ""
 
 
 def reduce_named(value: object) -> Any:
@@ -173,7 +183,7 @@ def rebuild(
     writable: bool,
 ) -> NDArray[Any]:
     """Attach the segment in the receiving process, and return the same view."""
-    attachment, whole = _beside(reference) if reference.file else _attached(reference)
+    attachment, whole = _mapped(reference) if reference.file or reference.mark else _attached(reference)
     mapping = attachment()
     assert mapping is not None, "its value is held here"
     if isinstance(whole, np.ndarray):
@@ -193,21 +203,31 @@ def _inside(low: int, high: int) -> tuple[Reference, int] | None:
         if mapping is not None:
             start = _start(attachment, mapping)
             if start <= low and high <= start + len(mapping):
-                reference = _to(attachment)
+                reference = _to(attachment, (low, high))
                 return reference and (reference, start)
     return None
 
 
-def _to(attachment: attachments.Attachment) -> Reference | None:
-    """Return a reference to a segment; None for private changes, for an object, or if another one has its name."""
+def _to(attachment: attachments.Attachment, part: tuple[int, int] | None = None) -> Reference | None:
+    """Return a reference to a segment, or to a part of it; None for private changes, or if another has its name."""
     created = attachment.record.created if attachment.record else None
-    if attachment.key[2] == "c" or getattr(kinds.named(attachment.kind), "fresh", False):
+    mode, mark = attachment.key[2], _mark(attachment, part) if part else ""
+    if mode == "c" and not mark:
         return None
     if file := _in_store(attachment.path):
-        return Reference(attachment.name, attachment.key[1], None, attachment.key[2], file)
+        return Reference(attachment.name, attachment.key[1], None, mode, file)
     if os.path.dirname(attachment.path) != paths.folder() or registry.inode_at(attachment.name) != attachment.key[1]:
         return None
-    return Reference(attachment.name, attachment.key[1], created, attachment.key[2])
+    return Reference(attachment.name, attachment.key[1], created, mode, "", mark)
+
+
+def _mark(attachment: attachments.Attachment, part: tuple[int, int]) -> str:
+    """Return which references share a mapping; nothing if the segment may change, or this process has changed it."""
+    if "r+" in staging.modes_of(kinds.named(attachment.kind)):
+        return ""
+    if attachment.key[2] == "r":
+        return "r"
+    return (delivery.mark() or "") if pages.untouched(*part) else ""
 
 
 def _in_file(low: int, high: int) -> tuple[Reference, int] | None:
@@ -256,7 +276,7 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments
     With `given` the value is that of `attach`; else it may be the mapping itself.
     """
     _teach_all()
-    name, inode, _, mode, _ = reference
+    name, inode, _, mode, *_ = reference
     if not given and registry.inode_at(name) == inode:
         for attachment in attachments.alive():
             if _is(attachment, reference) and (mapping := attachment()) is not None:
@@ -265,17 +285,21 @@ def _attached(reference: Reference, *, given: bool = False) -> tuple[attachments
     try:
         value = segments.attach(name, mode)
     except NotFoundError as error:
-        message = (
-            f"{error.what} It was unlinked while a reference to it was on its way here. One with lifetime "
-            "'attached' goes with its last user: hold it where it was made until it has arrived, or give it lifetime "
-            "'session'"
-        )
-        raise NotFoundError(message, name=name, similar=[]) from None
+        raise _unlinked(name, error) from None
     for attachment in attachments.alive():
         if _is(attachment, reference) and attachment.value() is value:
             return attachment, value
     message = f"{name!r} was replaced while a reference to it was on its way here. Send it again"
     raise NotFoundError(message, name=name)
+
+
+def _unlinked(name: str, error: NotFoundError) -> NotFoundError:
+    message = (
+        f"{error.what} It was unlinked while a reference to it was on its way here. One with lifetime "
+        "'attached' goes with its last user: hold it where it was made until it has arrived, or give it lifetime "
+        "'session'"
+    )
+    return NotFoundError(message, name=name, similar=[])
 
 
 def _is(attachment: attachments.Attachment, reference: Reference) -> bool:
@@ -284,24 +308,34 @@ def _is(attachment: attachments.Attachment, reference: Reference) -> bool:
     return same and (created is None or reference.created is None or created == reference.created)
 
 
-def _beside(reference: Reference) -> tuple[attachments.Attachment, Any]:
-    """Map a file in the folder of a store."""
+def _mapped(reference: Reference) -> tuple[attachments.Attachment, Any]:
+    """Map a file in the folder of a store, or a segment that does not change."""
     _teach_all()
-    _, inode, _, mode, file = reference
-    path = f"{paths.runtime('stores')}/{file}"
-    for attachment in attachments.alive():
+    name, inode, _, mode, file, mark = reference
+    path = f"{paths.runtime('stores')}/{file}" if file else paths.path_of(name)
+    if (known := _private.get((mark, inode))) is not None and (attachment := attachments.of(known)) is not None:
+        return attachment, known
+    for attachment in attachments.alive() if mode != "c" else ():
         if attachment.path == path and attachment.key[1:3] == (inode, mode) and (mapping := attachment()) is not None:
             return attachment, mapping
-    fd, found = segment_file.attach(path, mode, os.path.basename(file))
     try:
-        if found.st_ino != inode:
-            raise NotFoundError("an array of a dict was replaced while a reference to it was on its way here")
-        mapping = segment_file.map_(fd, found.st_size, mode, os.path.basename(file))
+        fd, found = segment_file.attach(path, mode, os.path.basename(file) or name)
+    except NotFoundError as error:
+        raise _unlinked(name, error) from None
+    try:
+        record = None if file else records.of(found)
+        if found.st_ino != inode or (record is not None and record.created != reference.created):
+            what = "an array of a dict" if file else repr(name)
+            raise NotFoundError(f"{what} was replaced while a reference to it was on its way here", name=name)
+        mapping = segment_file.map_(fd, found.st_size, mode, os.path.basename(file) or name)
     finally:
         fd.close()
-    attachments.note(mapping, mapping, attachments.Segment(found, mode, path, os.path.basename(file), "array", None))
+    kind = record.kind if record else "array"
+    attachments.note(mapping, mapping, attachments.Segment(found, mode, path, name, kind, record))
     made = attachments.of(mapping)
     assert made is not None
+    if mode == "c":
+        _private[mark, inode] = mapping
     return made, mapping
 
 

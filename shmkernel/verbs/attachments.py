@@ -142,6 +142,8 @@ def note(mapping: mmap.mmap, value: object, segment: Segment) -> None:
     A value without weak references (a text) cannot tell when it is gone. If the lifetime is attached, the mapping is
     held until `forget`, so that the process counts as one that has it.
     """
+    for hook in on_put if value is not mapping else ():
+        hook(value, segment.kind)
     attachment = _attachment_of(mapping, value, segment)
     with guard:
         _index(attachment)
