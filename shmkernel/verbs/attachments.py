@@ -259,8 +259,8 @@ def _let_go(attachment: Attachment, *, ending: Callable[[], bool] = sys.is_final
     attachment.again = None  # likewise
 
 
-def _let_go_again(attachment: Attachment, _: object) -> None:
-    _let_go(attachment)
+def _let_go_again(attachment: Attachment, _: object, let_go: Callable[[Attachment], None] = _let_go) -> None:
+    let_go(attachment)  # a default: at the end of the process the module's own names are gone
 
 
 fork.on("attachments", before=guard.before_fork, in_parent=guard.in_parent, in_child=guard.in_child)

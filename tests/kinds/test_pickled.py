@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
+import traceback
 import types
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout, pickles, signing
-from tests.helpers import Child
+from tests.helpers import Child, left
 
 module = types.ModuleType("of_a_pickle")
 sys.modules[module.__name__] = module
@@ -40,6 +42,15 @@ class Broken:
 
 def explode():
     raise LookupError("it exploded")
+
+class Endless:
+    def __init__(self, begin):
+        self.begin = begin
+
+    def __reduce__(self):
+        self.begin()
+        while True:
+            pass
 
 class Stuck:
     def __reduce__(self):
@@ -184,6 +195,38 @@ def test_an_error_while_unpickling_is_ours_with_the_object_s_own_beneath(tmp_pat
         shm.create("x", module.Broken(), allow_pickle=True)
     assert isinstance(caught.value.__cause__, LookupError)
     assert shm.list() == []
+
+
+def test_an_error_while_attaching_has_the_object_s_own_traceback_beneath():
+    model = shm.create("model", module.Model(1), allow_pickle=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Model, "__setstate__", lambda *_: module.explode())
+        with pytest.raises(
+            shm.UnsupportedError, match=r"of_a_pickle\.Model cannot be unpickled: LookupError"
+        ) as caught:
+            shm.attach("model")
+    frames = [frame.name for frame in traceback.extract_tb(caught.value.__cause__.__traceback__)]
+    assert frames[-1] == "explode"
+    assert shm.attach("model").weights == 1
+    del model
+
+
+def test_ctrl_c_while_an_object_is_pickled_leaves_nothing(shm_dir):
+    """Pickling can take minutes: here it takes for ever."""
+
+    def pickle_for_ever(connection):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = left(shm_dir)
+        try:
+            shm.create("x", module.Endless(lambda: connection.send("begun")), allow_pickle=True)
+        except KeyboardInterrupt:
+            connection.send((shm.list(), left(shm_dir) == before))
+
+    with Child(pickle_for_ever) as child:
+        assert child.hear() == "begun"
+        os.kill(child.pid, signal.SIGINT)
+        assert child.hear() == ([], True)
+        assert child.join() == 0
 
 
 def test_what_cannot_be_pickled_leaves_nothing():

@@ -163,7 +163,7 @@ def pack(name: str, value: object) -> Pickled:
         given.append(token if type(token) is _Token else memory)
         return False
 
-    file = io.BytesIO()
+    file = _Stream()
     pickler = _Pickler(file, keep)
     try:
         pickler.dump(value)
@@ -208,6 +208,14 @@ def _why(error: Exception) -> str:
         return "it is nested too deep"
     hint = "" if cloudpickle or "__main__" not in str(error) else f". With cloudpickle it may be: {_INSTALL}"
     return f"{str(error) or type(error).__name__}{hint}"
+
+
+class _Stream(io.BytesIO):
+    """The stream in memory. Ctrl-C is raised in a function of Python, so between two pieces of 64 KiB at the latest."""
+
+    def write(self, data: Any) -> int:
+        """Append a piece."""
+        return super().write(data)
 
 
 class _Enough(io.RawIOBase):
