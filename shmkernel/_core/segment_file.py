@@ -19,6 +19,7 @@ import mmap
 import os
 import shlex
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 from shmkernel._core import capacity, closing, descriptors, folders, paths
@@ -101,7 +102,7 @@ def fill(
         If they do not fit; ``needed`` and ``free`` are in bytes.
     """
     capacity.check_file_size(name, size)
-    if capacity.lacks(size):
+    if size > sys.maxsize or capacity.lacks(size):
         raise capacity.full(name, size)
     done = 0
     try:
@@ -118,9 +119,8 @@ def fill(
                 progress(count)
         for start in range(done, done if grows else size, _RESERVE):
             os.posix_fallocate(fd, start, min(_RESERVE, size - start))
-    except (OSError, OverflowError) as error:
-        code = error.errno if isinstance(error, OSError) else errno.ENOSPC
-        if code not in _NO_ROOM:
+    except OSError as error:
+        if (code := error.errno) not in _NO_ROOM:
             raise
         os.ftruncate(fd, 0)  # so that the error gives the free space of before
         raise capacity.full(name, size, code=code) from None

@@ -63,6 +63,19 @@ def test_progress_counts_every_byte_that_is_written(shm_dir):
     assert sum(counts) == 100
 
 
+def test_an_overflow_in_a_piece_is_not_taken_for_want_of_room(shm_dir):
+    def pieces():
+        yield memoryview(b"abc")
+        raise OverflowError("a fault of the kind")
+
+    fd = segment_file.blank(str(shm_dir))
+    with pytest.raises(OverflowError, match="of the kind"):
+        segment_file.fill(fd, 10, pieces(), "x", nothing)
+    with pytest.raises(shm.FullError):
+        segment_file.fill(fd, 1 << 64, (), "x", nothing)
+    fd.close()
+
+
 def test_a_taken_name_is_not_overwritten(path, shm_dir):
     fd = segment_file.blank(str(shm_dir))
     with pytest.raises(FileExistsError):
