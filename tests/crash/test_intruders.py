@@ -169,3 +169,24 @@ def test_it_is_one_clear_error_at_most(place, make):
     for path in (paths.path_of(name) for name in ("x", "d", "n", "nd", "z")):
         shutil.rmtree(path) if os.path.isdir(path) else os.path.lexists(path) and os.unlink(path)
     assert not errors
+
+
+def test_a_store_folder_that_is_a_link_to_another_folder_is_not_followed(shm_dir):
+    d = shm.create("d", {"a": 1})
+    home = paths.store_folder(os.stat(paths.path_of("d")).st_ino)
+    del d
+    elsewhere = shm_dir / "elsewhere"
+    os.rename(home, elsewhere)
+    os.symlink(elsewhere, home)
+    with Child(lambda connection: connection.send(_error_of_attach())) as child:
+        assert child.hear() == "DamagedError"
+    shm.unlink("d")
+    assert sorted(os.listdir(elsewhere)) == ["data.mdb", "lock.mdb"]
+    shutil.rmtree(elsewhere)
+
+
+def _error_of_attach():
+    try:
+        return str(shm.attach("d"))
+    except Exception as error:
+        return type(error).__name__

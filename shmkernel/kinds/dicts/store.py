@@ -109,8 +109,8 @@ class Store:
         try:
             descriptors.take_streams()
             self._files.fd = self._fd = self.reservation.fd = fd = folders.open_(path, os.O_RDWR | os.O_NONBLOCK)
-            if os.fstat(fd).st_ino != int(os.path.basename(home)):
-                raise segment_file.damaged(name, "its store folder holds another file")
+            if os.fstat(fd).st_ino != int(os.path.basename(home)) or os.path.islink(home):
+                raise segment_file.damaged(name, "its store folder holds another file, or is a link")
             self._files.lock = self.lock = WriterLock(fd, path, name, functools.partial(_inside, home))
         except FileNotFoundError:
             raise errors.gone(name) from None
