@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import random
+import signal
 import sys
 import time
 from pathlib import Path
 
 from tests.prove.report import Report, page
 
+_TERMINATED = 128 + signal.SIGTERM
 SHARES: dict[str, float] = {  # of the time: a part's module and its weight
     "hostile": 2,
     "interrupts": 2,
@@ -37,6 +39,7 @@ def main() -> int:
     chosen = asked.parts or [*SHARES]
     if unknown := {*chosen} - {*SHARES}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that the parts end their processes
     seed = random.SystemRandom().randrange(2**32) if asked.seed is None else asked.seed
     print(f"seed {seed}", flush=True)
     began, reports = time.monotonic(), []

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from shmkernel._core import oflock
 from shmkernel.kinds.dicts.blocks import Block
 from shmkernel.sync import locks, seqlock, versions
-from tests.helpers import Child, quick_first
+from tests.helpers import PATIENCE, Child, quick_first, until
 from tests.prove.storm import QUIET, shrink, write
 from tests.prove.storm.program import Process, Program, Step, Strand
 from tests.prove.storm.stage import Stage
@@ -118,3 +122,19 @@ def test_the_shortest_program_that_fails_is_found():
         return "snapshot(a)" in str(program)
 
     assert shrink.shortest(SOUND, fails, 60).processes[0].strands[0].steps == (Step("snapshot", "a"),)
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.long
+def test_a_run_that_is_terminated_ends_its_processes():
+    command = [sys.executable, "-m", "tests.prove", "storm", "--minutes", "5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline().startswith("seed")
+        (host,) = until(lambda: children_of(run.pid), "the run has a host")
+        until(lambda: children_of(host), "it plays a program")
+        run.terminate()
+        assert run.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert not os.path.exists(f"/proc/{host}")

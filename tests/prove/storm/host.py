@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tests.prove.storm.program import Program
 
 
+_LATEST = 120  # seconds for the program that runs to come to its end
+
+
 class Host:
     """A handle for such a process."""
 
@@ -38,8 +41,8 @@ class Host:
 
     def __exit__(self, *_: object) -> None:
         self._process.stdin.close()
-        self._process.wait(30)
-        self._process.stdout.close()
+        self._process.stdout.close()  # nobody reads the answer that a program may still have, after SIGTERM
+        self._process.wait(_LATEST)
 
 
 def _import_all() -> None:
@@ -77,8 +80,11 @@ def serve() -> None:
         with os.fdopen(read, "rb") as answer:
             outcome = answer.read()
         os.waitpid(pid, 0)
-        answers.write(outcome or pickle.dumps(Outcome(["the stage died"])))
-        answers.flush()
+        try:
+            answers.write(outcome or pickle.dumps(Outcome(["the stage died"])))
+            answers.flush()
+        except BrokenPipeError:  # the run is over
+            os._exit(0)  # what is in the buffer cannot be written at exit either
 
 
 def _play(program: Program, quiet: float, write: int) -> None:
