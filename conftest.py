@@ -79,10 +79,12 @@ def _private_folder() -> Iterator[Path]:
 def pytest_runtestloop() -> Iterator[None]:
     """Give the notebooks a folder: their cells are tests that take no fixtures. joblib's lies apart from it.
 
-    nbval kills kernels, and joblib's own folder, in /dev/shm by default, would stay.
+    nbval kills kernels, and joblib's own folder, in /dev/shm by default, would stay. The key that signs objects is made
+    there too, not at the user's home.
     """
     with _private_folder(), tempfile.TemporaryDirectory() as apart, pytest.MonkeyPatch.context() as patch:
         patch.setenv("JOBLIB_TEMP_FOLDER", apart)
+        patch.setenv("XDG_DATA_HOME", f"{apart}/data")
         return (yield)
 
 
