@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
@@ -35,7 +36,10 @@ _TAKE_NAMES = {
     "watch",
 }  # fmt: skip
 _DTYPES = ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]")
-_SHARED = (list, tuple, dict, bytes, bytearray)
+_SELDOM = (  # types of values that few want to share
+    type(None), bool, int, float, complex, type, types.ModuleType,
+    types.FunctionType, types.BuiltinFunctionType, types.MethodType,
+)  # fmt: skip
 _PRIORITY = 1000.0  # before all other matchers, which then need not run
 
 
@@ -104,13 +108,15 @@ def _files(name: str, fragment: str) -> list[str]:
         return []
     with importing:
         from shmkernel import kinds  # noqa: PLC0415  only now: loading the extension has to be quick
-    suffixes = (".npy",) if record.kind == "array" else getattr(kinds.named(record.kind), "suffixes", ())
+    kind: Any = kinds.named(record.kind)
+    first = {"array": (".npy",), "object": (".shm",)}.get(record.kind, ())
+    suffixes = dict.fromkeys((*first, *getattr(kind, "suffixes", ()), *getattr(kind, "formats", ())))
     return [f"{os.path.join(os.path.dirname(fragment), name)}{suffix}" for suffix in suffixes]
 
 
 def _values(shell: InteractiveShell) -> list[str]:
-    """List the variables that can be shared, without importing numpy."""
+    """List the variables that one may want to share: values, not numbers, modules, functions and classes."""
     hidden = shell.user_ns_hidden
     items: list[tuple[str, Any]] = list(shell.user_ns.items())
-    names = (key for key, value in items if isinstance(value, _SHARED) or hasattr(type(value), "__array__"))
+    names = (key for key, value in items if not issubclass(type(value), _SELDOM))
     return sorted(name for name in names if not name.startswith("_") and name not in hidden)

@@ -204,7 +204,6 @@ Look           %shm_list                            all segments, their owners a
 Let go         %shm_close x                         here; the others keep it
                %shm_unlink x                        remove the name; the last user frees the memory
 Lifetime       %shm_keep x                          until it is unlinked; it survives this kernel
-               %shm_keep x --lifetime session       until its owner ends
                %%shm_cache x --uses n               run the cell once, later attach its x
 Files          %shm_save x x.npy                    write it to a file
                %shm_load x x.npy                    share the content of a file

@@ -44,13 +44,19 @@ trades = shm.create("trades", pd.DataFrame({
     "closing": np.arange(n) % 97 == 0,
 }))
 words = shm.create("words", np.array([["north", "east"], ["south", "west"]] * 4))
+class Regressor:
+    pass
+model = Regressor()
+vars(model).update(weights=choose.normal(size=(400, 300)), bias=choose.normal(size=300), names=["area", "age"],
+                   rate=0.01, fitted=True, history=[{"epoch": n, "loss": 1 / (n + 1)} for n in range(40)], note="run 7")
+model = shm.create("model", model, allow_pickle=True)
 """
 SIZE = {"width": 1180, "height": 1000}
 KINDS = {
     "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict",
     "labels": "list",
     "header": "bytes", "people": "structure", "camera": "ring", "words": "strings",
-    "trades": "table",
+    "trades": "table", "model": "object",
 }  # fmt: skip
 
 

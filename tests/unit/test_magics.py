@@ -351,8 +351,17 @@ def test_a_file_to_save_to_is_proposed_with_its_suffix(notebook, tmp_path, monke
     assert completed(notebook, "%shm_save x results/") == ["%shm_save x results/x.npy"]
     assert "%shm_save x results/" in completed(notebook, "%shm_save x res")
     assert completed(notebook, "%shm_save d ")[:2] == ["%shm_save d d.json", "%shm_save d d.msgpack"]
+    notebook("%shm_create o --from [[1], [2]]")
+    assert completed(notebook, "%shm_save o ")[:2] == ["%shm_save o o.shm", "%shm_save o o.pkl"]
     assert "%shm_load y results/" in completed(notebook, "%shm_load y re")
     assert "results" not in "".join(completed(notebook, "%shm_save no.thing/else y"))
+
+
+def test_variables_of_any_class_and_the_flag_for_pickles_are_proposed(notebook):
+    notebook("class Model: pass\nmodel = Model()\nmodest = 'a text'\nmode = 3\ndef modify(): pass\nimport modulefinder")
+    assert completed(notebook, "%shm_create mod") == ["%shm_create model", "%shm_create modest"]
+    for verb in ("create model", "attach model", "load model model.pkl", "save model model.pkl"):
+        assert completed(notebook, f"%shm_{verb} --pi") == [f"%shm_{verb} --pickle"]
 
 
 def test_who_else_holds_what_has_lost_its_name_is_said_and_who_stays_behind(notebook):
