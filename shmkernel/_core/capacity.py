@@ -87,6 +87,14 @@ def room() -> Room:
     return Room(total, used, max(free, 0), group.limit if group else None, bound, file)
 
 
+def memory() -> int:
+    """Return the bytes of memory that the machine or the container has left."""
+    meminfo = _meminfo()
+    available = meminfo.get("MemAvailable", machine()) + meminfo.get("SwapFree", 0)
+    group = cgroups.tightest(meminfo.get("SwapFree", 0), machine())
+    return max(0, min(available, group.left) if group else available)
+
+
 def lacks(size: int) -> Room | None:
     """Reserve `size` bytes in the cached free space and return None; if they do not fit, return the present Room."""
     known, now, folder = _known, time.monotonic(), paths.folder()

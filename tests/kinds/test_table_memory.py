@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel._core import capacity, paths
 from tests.helpers import Child, lacking, python
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
@@ -113,3 +114,22 @@ def ask(children):
     for child in children:
         child.tell()
     return [child.hear() for child in children]
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_a_file_that_expands_beyond_the_memory_that_is_left_is_not_read(codec, monkeypatch):
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    batch = pa.record_batch({"a": np.zeros(MB), "b": pa.array(["x", "y"] * (MB // 2)).dictionary_encode()})
+    with pa.OSFile(paths.path_of("x"), "wb") as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
+        writer.write(batch)
+    assert Path(paths.path_of("x")).stat().st_size < MB
+    monkeypatch.setattr(capacity, "memory", lambda: 11 * MB)
+    with pytest.raises(shm.LimitError, match=r"take 11.4 MiB of memory, where 10.5 MiB are left"):
+        shm.attach("x", as_="arrow")
+    monkeypatch.setattr(capacity, "memory", lambda: 13 * MB)
+    assert shm.attach("x", as_="arrow").num_rows == MB
+    shm.unlink("x")
+
+
+def test_the_memory_that_is_left_is_known():
+    assert capacity.memory() > 0

@@ -14,12 +14,15 @@ end the process.
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel.errors import UnsupportedError
+from shmkernel._core import capacity
+from shmkernel.errors import LimitError, UnsupportedError
+from shmkernel.kinds.preview import Source
 from shmkernel.kinds.tables import libraries, metadata
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     from numpy.typing import NDArray
-
-    from shmkernel.kinds.preview import Source
 
 _MARK = b"shmk"
 _SMALL = 1 << 16  # bytes: smaller parts are written together
@@ -149,15 +150,30 @@ def mapped(mapping: mmap.mmap, *, trusted: bool) -> pa.Table:
     """Return the table in a mapped file, without a copy; ValueError if its bytes are damaged."""
     arrow = library("")
     try:
+        if not trusted:
+            _check_memory(Source(lambda at, count: mapping[at : at + count], len(mapping)))
         reader = arrow.ipc.open_file(arrow.BufferReader(arrow.py_buffer(mapping)))
         table = reader.read_all()
         if not trusted:
             table.validate(full=True)
             for chunk in (chunk for column in table.columns for chunk in column.chunks):
                 check_views(chunk)
+    except LimitError:
+        raise
     except Exception as error:  # noqa: BLE001  a class of an extension reads its metadata with code of its own
         raise ValueError(f"it is no whole Arrow file ({type(error).__name__}: {str(error)[:_TEXT]})") from None
     return table
+
+
+def _check_memory(source: Source) -> None:
+    """Raise LimitError if compressed columns take more memory than is left: they are read into new memory, at once."""
+    size, left = metadata.expanded(source), capacity.memory()
+    if size > left:
+        message = (
+            f"its columns are compressed and take {capacity.human(size)} of memory, where {capacity.human(left)} are "
+            "left. Close other programs, or read its record batches one by one: pyarrow.ipc.open_file"
+        )
+        raise LimitError(message, errno=errno.ENOMEM, limit="memory", allowed=left)
 
 
 _INLINE = 12  # bytes of a text that lie in the view itself

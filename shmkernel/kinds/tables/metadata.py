@@ -36,6 +36,7 @@ UNION, LIST_VIEW, LARGE_LIST_VIEW = 14, 25, 26
 VIEWS = (BINARY_VIEW, UTF8_VIEW)
 OFFSETS = {UTF8: 4, BINARY: 4, LIST: 4, MAP: 4, LARGE_UTF8: 8, LARGE_BINARY: 8, LARGE_LIST: 8}  # bytes of one
 UNITS = ("s", "ms", "us", "ns")
+_LENGTH = struct.Struct("<q")  # in front of a compressed buffer
 _NAMES = {
     NULL: "null", BINARY: "bytes", UTF8: "text", BOOL: "bool", DECIMAL: "decimal", TIME: "time", INTERVAL: "interval",
     LIST: "list", STRUCT: "struct", UNION: "union", FIXED_BINARY: "bytes", FIXED_LIST: "list", MAP: "map",
@@ -163,6 +164,19 @@ def batch(source: Source, block: tuple[int, int, int]) -> Batch:
     if message.number(1, "<B") == 2:  # noqa: PLR2004  a dictionary
         return Batch(source, offset + size, body, header.table(1), header.number(0, "<q"))
     return Batch(source, offset + size, body, header)
+
+
+def expanded(source: Source) -> int:
+    """Return how many bytes the compressed buffers of a file say that they take when they are read."""
+    root, total = _root(source.read(*footer(source))), 0
+    for block in (*_blocks(root, 2), *_blocks(root, 3)):
+        part = batch(source, block)
+        if part.compressed:
+            _, count = part.header.vector(2, _PAIR)
+            for at, size in map(part.buffer, range(count)):
+                if size >= _LENGTH.size:  # an empty buffer has none
+                    total += max(_LENGTH.unpack(source.read(at, _LENGTH.size))[0], 0)  # -1: it is not compressed
+    return total
 
 
 def _blocks(footer: _Table, number: int) -> list[tuple[int, int, int]]:
