@@ -335,7 +335,7 @@ def _recipe(recipe: str) -> str:
     """Tell of the fingerprints by which a cached cell knows its value; short ones, to compare by eye."""
     parts = [fingerprint[:_FINGERPRINT] for fingerprint in recipe.split()]
     uses = f", --uses {', '.join(parts[1:])}" if parts[1:] else ""
-    return f"%%shm_cache, cell {parts[0]}{uses}" if parts else ""
+    return f"cached cell {parts[0]}{uses}" if parts else ""
 
 
 def _aside(text: str) -> str:

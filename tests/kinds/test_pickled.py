@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel import agents
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout, pickles, signing
 from tests.helpers import Child, left
@@ -118,6 +119,10 @@ def test_what_is_not_signed_is_refused_until_it_is_asked_for(unsigned):
     shm.list()
     shm.info("model")
     shm.gc()
+    shown = agents.preview("model")["text"].splitlines()
+    assert shown[0].startswith("model: object Model, pickled, ")
+    assert shown[1].startswith("class of_a_pickle.Model, memory 7.8 KiB shared, ")
+    assert shown[2] == ".weights | ndarray float64 (1000,)"
     assert not module.ran
     assert shm.attach("model", allow_pickle=True).weights.sum() == WEIGHTS.sum()
     assert module.ran == ["Model"]

@@ -259,6 +259,6 @@ def test_what_a_cell_shows_it_shows_under_a_cache(cached):
 def test_info_shows_the_recipe_of_a_cached_value(cached):
     cached(CELL)
     cell, n = shm.info("x").recipe.split()
-    assert f"recipe    %%shm_cache, cell {cell[:8]}, --uses {n[:8]}\n" in cached("%shm_info x")
+    assert f"recipe    cached cell {cell[:8]}, --uses {n[:8]}\n" in cached("%shm_info x")
     cached("y = 1\n%shm_create y")
     assert "recipe" not in cached("%shm_info y")
