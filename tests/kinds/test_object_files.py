@@ -74,6 +74,11 @@ def _own(shm_dir, tmp_path, monkeypatch):
     module.ran.clear()
 
 
+def _need(kind):
+    if kind == "dict":
+        pytest.importorskip("lmdb")  # no wheel for the newest Python
+
+
 def same(got, arrays, *, order="K"):
     assert [*got] == [*arrays]
     for key, array in arrays.items():
@@ -84,6 +89,7 @@ def same(got, arrays, *, order="K"):
 
 @pytest.mark.parametrize("kind", ["object", "dict"])
 def test_a_mapping_of_arrays_becomes_an_npz_file_as_numpy_writes_it(kind):
+    _need(kind)
     shm.create("x", MORE, kind=kind)
     shm.save("x", "x.npz")
     with np.load("x.npz") as loaded:
@@ -113,6 +119,7 @@ def test_safetensors_files_are_those_of_the_library():
 
 @pytest.mark.parametrize("kind", ["object", "dict"])
 def test_a_mapping_of_arrays_comes_back_from_a_safetensors_file(kind):
+    _need(kind)
     shm.create("x", ARRAYS | {"bytes": MORE["swapped"]}, kind=kind)
     shm.save("x", "x.safetensors")
     y = shm.load("y", "x.safetensors")
