@@ -122,7 +122,7 @@ def test_an_error_names_the_frame_and_the_column():
 
 
 def test_without_pyarrow_a_frame_in_an_object_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setattr("shmkernel.kinds.tables.arrow_file.loaded", lambda _: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.ipc", None)
     with pytest.raises(shm.UnsupportedError, match=r"pip install 'shmkernel\[tables\]'"):
         shm.create("x", {"rows": FRAME}, kind="object")

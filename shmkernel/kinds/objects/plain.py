@@ -12,7 +12,6 @@ An array or table that occurs twice is stored once. Of any other value that occu
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,8 +137,13 @@ def unpack(stream: bytes, buffers: Sequence[memoryview], *, trusted: bool) -> An
         If it needs a class or package that is not there.
     """
     views = list(buffers)
+
+    def array(parts: list[Any]) -> NDArray[Any]:
+        number, text, shape, order = parts
+        return _new_array(_the(views, number), text, shape, order)
+
     decode = values.reader({
-        _ARRAY: lambda parts: _new_array(views, *parts),
+        _ARRAY: array,
         _INSTANCE: lambda parts: instances.decode(*parts),
         _ADAPTED: lambda parts: adapters.made(*parts, trusted=trusted),
         _TABLE: lambda parts: tables.unpack(_the(views, *parts), trusted=trusted),
@@ -160,11 +164,9 @@ def _the(buffers: Sequence[memoryview], number: int) -> memoryview:
     return buffers[number]
 
 
-def _new_array(buffers: Sequence[memoryview], number: int, text: str, shape: list[int], order: Any) -> NDArray[Any]:
+def _new_array(buffer: memoryview, text: str, shape: list[int], order: Any) -> NDArray[Any]:
     dtype = values.dtype_of(text)
-    if min(shape, default=0) < 0 or not dtype.itemsize:
-        raise ValueError("the size of an array makes no sense")
-    buffer = _the(buffers, number)
-    if math.prod(shape) * dtype.itemsize != buffer.nbytes:
+    made: NDArray[Any] = np.ndarray(shape, dtype, buffer, order=order)  # an error if it is larger than the buffer
+    if made.nbytes != buffer.nbytes or not dtype.itemsize:
         raise ValueError(f"{buffer.nbytes} bytes are no array of {dtype} with the shape {tuple(shape)}")
-    return np.ndarray(tuple(shape), dtype, buffer, order=order)
+    return made
