@@ -25,8 +25,8 @@ JUPYTER = {  # what Jupyter looks for below the environment's folder
     *(
         f"share/jupyter/labextensions/shmkernel/static/{name}"
         for name in (
-            "memory.js", "plugin.js", "questions.js", "remoteEntry.js", "saved.js", "section.js", "status.js",
-            "style.css",
+            "memory.js", "notebooks.js", "plugin.js", "questions.js", "remoteEntry.js", "saved.js",
+            "section.js", "status.js", "style.css",
         )
     ),
 }  # fmt: skip

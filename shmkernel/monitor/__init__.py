@@ -5,6 +5,7 @@ Its modules:
     rows      the table's rows; reads again only what has changed
     preview   the preview of one segment
     png       a preview as a small picture
+    scan      statistics of all values
     sampler   the thread that sends changes while a view is visible
     actions   what the buttons do
     saved     the table that a notebook file keeps

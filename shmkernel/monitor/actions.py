@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import shmkernel as shm
 from shmkernel._core import registry
-from shmkernel.errors import ArgumentError, NotFoundError
+from shmkernel.errors import ArgumentError, Cure, NotFoundError
 from shmkernel.workspace import actions
 from shmkernel.workspace.scope import Scope
 
@@ -27,8 +28,26 @@ def act(verb: str, name: str, inode: int, workspace: Workspace) -> str:
             ((_, text),) = actions.attach(workspace, scope, {name: name})
         case "keep":
             (text,) = actions.keep(workspace, scope, [name])
+        case "close":
+            (text,) = actions.close(workspace, scope, [name])
+        case "end":
+            (text,) = actions.keep(workspace, scope, [name], _ending(name))
         case "unlink":
             (text,) = actions.unlink([name])
         case _:
             raise ArgumentError(f"{verb!r} is nothing that the monitor does")
     return text
+
+
+def _ending(name: str) -> str:
+    """Return the lifetime of what is no longer kept: its owner's, or that of its holders if the owner has ended."""
+    info = shm.info(name)
+    if info.owner_alive:
+        return "session"
+    if info.attached or info.elsewhere:
+        return "attached"
+    raise ArgumentError(
+        f"{name!r} would go at once: its owner has ended, and nobody has it attached",
+        Cure("Remove it", "unlink", name),
+        name=name,
+    )

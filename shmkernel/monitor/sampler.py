@@ -66,6 +66,10 @@ class Sampler:
         self._closed.set()
         self._wake.set()
 
+    def closed(self) -> bool:
+        """Return whether it was closed."""
+        return self._closed.is_set()
+
     def hello(self) -> None:
         """Send all rows: a page has opened."""
         self._greeted = self._everything = True

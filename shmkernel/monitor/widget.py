@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import threading
 from typing import Any
 
 import anywidget
@@ -15,13 +16,14 @@ from IPython.core.getipython import get_ipython
 import shmkernel as shm
 from shmkernel import render, workspace
 from shmkernel._core import descriptors, paths
+from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, ShmError
 from shmkernel.kinds.preview import Look
 from shmkernel.monitor import actions, saved
 from shmkernel.monitor.sampler import SOCKETS, Sampler
 
 _STATIC = os.path.join(os.path.dirname(__file__), "static")
-_PARTS = ("texts.js", "pictures.js", "table.js", "panel.js", "monitor.js")
+_PARTS = ("texts.js", "histogram.js", "pictures.js", "table.js", "buttons.js", "panel.js", "monitor.js")
 _MODULE_WORDS = re.compile(
     r'^import [^;]*? from "\./[^"]*";\n|^export (?=(async )?(function|const|class) )', re.MULTILINE
 )
@@ -53,7 +55,7 @@ class Monitor(anywidget.AnyWidget):
         self._shell: Any = get_ipython()
         super().__init__(
             code=_script(), style=_read("monitor.css"), table=saved.table(shm.list()).cells,
-            look={"key": name or "", "axes": [], "start": 0},
+            look={"key": name or "", "axes": [], "start": 0, "form": ""},
         )  # fmt: skip
         self._sampler = Sampler(self._post, interval)
         self._sampler.select(name or "", Look())
@@ -114,8 +116,11 @@ class Monitor(anywidget.AnyWidget):
                 self._sampler.set_visible(view, on=on)
                 self._start_if_watched()
             case {"do": "look", "key": str(key), "axes": list(axes), "start": int(start)} if _are_ints(axes):
-                self.look = {"key": key, "axes": axes, "start": start}
-                self._sampler.select(key, Look(tuple(axes), start))
+                form = str(content.get("form", ""))
+                self.look = {"key": key, "axes": axes, "start": start, "form": form}
+                self._sampler.select(key, Look(tuple(axes), start, form))
+            case {"do": "scan", "id": int(number), "name": str(name), "inode": str(inode)} if _INODE.fullmatch(inode):
+                self._scan(number, name, int(inode))
             case {"do": "act", "id": int(number), "verb": str(verb), "name": str(name), "inode": str(inode)} if (
                 _INODE.fullmatch(inode)
             ):
@@ -127,6 +132,21 @@ class Monitor(anywidget.AnyWidget):
                 self._sampler.start()
         except OSError as error:
             self._post({"do": "trouble", "text": str(error)}, [])
+
+    def _scan(self, number: int, name: str, inode: int) -> None:
+        """Look at all values, which may take seconds, so in a thread of its own."""
+
+        def run() -> None:
+            with importing:
+                from shmkernel.monitor import scan  # noqa: PLC0415  it needs numpy
+            try:
+                text, good = scan.statistics(name, inode, self._sampler.closed), True
+            except (OSError, ValueError) as error:
+                text, good = str(error), False
+            if not self._sampler.closed():
+                self._post({"do": "done", "id": number, "good": good, "text": render.clean(text)}, [])
+
+        threading.Thread(target=run, name="shmkernel-scan", daemon=True).start()
 
     def _act(self, number: int, verb: str, name: str, inode: int) -> None:
         try:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from shmkernel.notebook.magics import ShmMagics
     from shmkernel.verbs.listing import Info
-    from shmkernel.workspace.scope import Scope
 
 
 def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
@@ -50,16 +49,8 @@ def shm_close(magics: ShmMagics, args: argparse.Namespace) -> None:
             other = variables.segment_of(args.scope.get(name))
             hint = f"Your {name} is {other}: %shm_close {other}" if other else "Live names: %shm_list"
             raise NotFoundError(f"{name!r} is not attached here. {hint}", name=name)
-    for name in args.names:
-        shm.close(name)
-        for attachment in actions.attached(name):
-            variables.release(magics.shell, attachment.value())
-        magics.workspace.unbind(name)
-        keepers = _keepers(args.scope, name)
-        if variables.UNKNOWN in keepers:  # perhaps the last traceback
-            variables.forget_errors(magics.shell)
-            keepers = _keepers(args.scope, name)
-        print(f"{name}: closed here. {_whereabouts(name, keepers)}")
+    for text in actions.close(magics.workspace, args.scope, args.names):
+        print(text)
 
 
 def shm_unlink(magics: ShmMagics, args: argparse.Namespace) -> None:
@@ -155,19 +146,6 @@ def _is_variable_of(magics: ShmMagics, name: str) -> bool:
     """Return whether a variable is a segment's value, though nothing of it is attached: a text."""
     variable = magics.workspace.bound.get(name, "")
     return variable in magics.workspace.space and variables.segment_of(magics.workspace.space[variable]) == name
-
-
-def _keepers(scope: Scope, name: str) -> list[str]:
-    return [text for attachment in actions.attached(name) if (text := variables.left(scope, attachment))]
-
-
-def _whereabouts(name: str, keepers: list[str]) -> str:
-    """Return a sentence about the memory of a closed segment."""
-    if keepers:
-        return f"Its memory stays attached, still used by {', '.join(keepers)}"
-    if registry.inode_at(name) is None:
-        return "No segment has this name any more"
-    return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"
 
 
 def _rows(magics: ShmMagics, rows: list[Info], *, cards: bool = False) -> render.Rows:

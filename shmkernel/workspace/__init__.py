@@ -27,7 +27,7 @@ class Workspace:
     """The variables of one shell. ``bound`` maps a segment's name to the variable that was set to its value."""
 
     def __init__(self, shell: InteractiveShell | None) -> None:
-        self._shell = shell
+        self.shell = shell
         self.bound: dict[str, str] = {}
         self.mode = "auto"  # of attach, if none is given; the magics set their default
         self.allow_pickle = "signed"  # likewise
@@ -35,7 +35,7 @@ class Workspace:
     @property
     def space(self) -> dict[str, Any]:
         """The user's variables."""
-        space: dict[str, Any] = self._shell.user_ns if self._shell else {}
+        space: dict[str, Any] = self.shell.user_ns if self.shell else {}
         return space
 
     def forget_unused(self, *_: object) -> None:
@@ -59,8 +59,8 @@ class Workspace:
                 weakref.ref(value)
             except TypeError:  # such as a text
                 _variables().remember(self.space, value, name)
-            if self._shell:
-                self._shell.push({variable: value})  # so that IPython no longer hides a name of its own
+            if self.shell:
+                self.shell.push({variable: value})  # so that IPython no longer hides a name of its own
 
 
 def _variables() -> ModuleType:

@@ -66,6 +66,21 @@ def keep(workspace: Workspace, scope: Scope, names: Sequence[str], lifetime: str
         yield f"{name}: {copied}{render.what(info)}, shared {until(info)}{_still(name, stayed.get(name, []))}"
 
 
+def close(workspace: Workspace, scope: Scope, names: Sequence[str]) -> Iterator[str]:
+    """Delete the variables that hold the segments. The sentences say what still keeps the memory."""
+    for name in names:
+        shm.close(name)
+        for attachment in attached(name):
+            if workspace.shell:
+                variables.release(workspace.shell, attachment.value())
+        workspace.unbind(name)
+        keepers = _keepers(scope, name)
+        if variables.UNKNOWN in keepers and workspace.shell:  # perhaps the last traceback
+            variables.forget_errors(workspace.shell)
+            keepers = _keepers(scope, name)
+        yield f"{name}: closed here. {_whereabouts(name, keepers)}"
+
+
 def unlink(names: Sequence[str]) -> Iterator[str]:
     """Remove names. The sentences say what still uses the memory."""
     for name in names:
@@ -88,6 +103,19 @@ def unlink(names: Sequence[str]) -> Iterator[str]:
 def attached(name: str) -> list[attachments.Attachment]:
     """Return this process's attachments of segments that have, or had, this name."""
     return [attachment for attachment in attachments.everything() if attachment.name == name]
+
+
+def _keepers(scope: Scope, name: str) -> list[str]:
+    return [text for attachment in attached(name) if (text := variables.left(scope, attachment))]
+
+
+def _whereabouts(name: str, keepers: list[str]) -> str:
+    """Return a sentence about the memory of a closed segment."""
+    if keepers:
+        return f"Its memory stays attached, still used by {', '.join(keepers)}"
+    if registry.inode_at(name) is None:
+        return "No segment has this name any more"
+    return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"
 
 
 def until(info: Info) -> str:

@@ -1,14 +1,19 @@
-"""Take the pictures of the monitor: ``python -m tests.browser.screenshots FOLDER``, from the project's folder.
+"""Take the pictures of the monitor: ``python -m tests.browser.screenshots FOLDER [pair]``, from the project's folder.
 
-One for each kind of content, light; two dark; one narrow; one for each state.
+One for each kind of content, light; two dark; one narrow; one for each state. And ``pair.png`` and ``pair-dark.png``:
+two notebooks side by side, the second with the monitor, as in the README.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.browser import lab
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PREPARE = """\
 import numpy as np, shmkernel as shm
@@ -51,7 +56,22 @@ vars(model).update(weights=choose.normal(size=(400, 300)), bias=choose.normal(si
                    rate=0.01, fitted=True, history=[{"epoch": n, "loss": 1 / (n + 1)} for n in range(40)], note="run 7")
 model = shm.create("model", model, allow_pickle=True)
 """
+LEFT = (
+    """\
+from matplotlib import cbook
+sample = cbook.get_sample_data("jacksboro_fault_dem.npz")
+elevation = sample["elevation"]""",
+    "%load_ext shmkernel\n%shm_create elevation",
+    'settings = {"learning rate": 0.001, "layers": [64, 8]}\n%shm_create settings',
+)
+LAST = "elevation[40:90, 60:160] = 1300  # plot.ipynb sees it"
+RIGHT = (
+    "%load_ext shmkernel\n%shm_attach elevation",
+    "elevation.mean()",
+    "%shm_watch elevation",
+)
 SIZE = {"width": 1180, "height": 1000}
+PAIR = {"width": 1360, "height": 930}
 KINDS = {
     "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict",
     "labels": "list",
@@ -60,8 +80,45 @@ KINDS = {
 }  # fmt: skip
 
 
-def main(folder: Path) -> None:
-    """Take them all."""
+def pair(page: Page, server: lab.Server, folder: Path) -> None:
+    """Take two notebooks side by side."""
+    from PIL import Image
+
+    page.set_viewport_size(PAIR)
+    books = []
+    for name, cells in (("prepare.ipynb", (*LEFT, LAST)), ("plot.ipynb", RIGHT)):
+        server.notebook(name, *cells)
+        page.evaluate(
+            """async ([path, mode]) => {
+                const options = { mode };
+                await window.jupyterapp.commands.execute("docmanager:open", { path, factory: "Notebook", options });
+            }""",
+            [name, "split-right" if books else "tab-after"],
+        )
+        books.append(lab.Book(page, server, name))
+        for at in range(3):
+            books[-1].run(at)
+    books[0].run(3)
+    book = books[1]
+    book.monitor.locator(".shm-stats", has_text="1300").wait_for()
+    for theme, name in (("Light", "pair"), ("Dark", "pair-dark")):
+        book.theme(f"JupyterLab {theme}")
+        page.locator("#jupyterlab-splash").wait_for(state="detached")
+        page.wait_for_function(
+            "(one) => one.dataset.ink && one.dataset.ink === getComputedStyle(one).color",
+            arg=book.monitor.locator("canvas").element_handle(),
+        )
+        page.mouse.move(0, 0)
+        path = folder / f"{name}.png"
+        page.screenshot(path=path, animations="disabled")
+        Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    book.theme("JupyterLab Light")
+    server.end(server.sessions())
+    page.set_viewport_size(SIZE)
+
+
+def main(folder: Path, only: str = "") -> None:
+    """Take them all, or only those of the two notebooks."""
     from playwright.sync_api import sync_playwright
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +129,9 @@ def main(folder: Path) -> None:
         page.goto(f"{server.url}/lab?token={lab.TOKEN}")
         page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
         page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+        pair(page, server, folder)
+        if only == "pair":
+            return
         for name, text in (("prepare.ipynb", PREPARE), ("train.ipynb", MORE)):
             server.notebook(name, text)
             lab.Book(page, server, name).run(0)
@@ -136,4 +196,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -188,6 +188,79 @@ def test_buttons_unlink_after_a_second_question_and_keep(a, b):
     a.does("assert x.shape == (4, 5)")
 
 
+def test_a_segment_is_let_go_and_kept_no_longer(a, b):
+    check = expect()
+    b.row("x").click()
+    check(b.button("close")).to_be_disabled()
+    b.button("attach").click()
+    check(b.row("x").locator("td.shm-attached")).to_have_text("2: here, a")
+    b.button("close").click()
+    check(b.monitor.locator(".shm-result")).to_contain_text("x: closed here")
+    check(b.row("x").locator("td.shm-attached")).to_have_text("1: a")
+    b.button("keep").click()
+    b.button("end").click()
+    check(b.monitor.locator(".shm-result")).to_contain_text("until a.ipynb ends")
+    check(b.button("keep")).to_be_enabled()
+
+
+def test_buttons_act_on_several_rows(a, b):
+    check = expect()
+    a.does("more = [shm.create(f'y{at}', shape=at + 1) for at in range(4)]")
+    b.show().row("y1").click()
+    b.row("y3").click(modifiers=["Shift"])
+    b.row("y2").click(modifiers=["Control"])
+    check(b.monitor.locator("tr[aria-selected=true]")).to_have_count(2)
+    check(b.monitor.locator(".shm-title")).to_have_text("y1 and 1 more")
+    b.button("keep").click()
+    check(b.monitor.locator(".shm-result")).to_contain_text(re.compile(r"y1: .*\ny3: "))
+    check(b.row("y2").locator(".shm-sign")).to_have_text("\N{BLACK CIRCLE}")
+    b.button("unlink").click()
+    check(b.monitor.locator(".shm-buttons")).to_contain_text("Unlink 2 segments y1, y3 for everybody?")
+    b.button("yes").click()
+    check(b.row("y1")).to_have_count(0)
+    check(b.row("y3")).to_have_count(0)
+    check(b.row("y2")).to_be_visible()
+    check(b.monitor.locator(".shm-result")).to_contain_text("y3: unlinked")
+    b.row("y0").click()
+    b.page.keyboard.press("Shift+ArrowDown")
+    check(b.monitor.locator("tr[aria-selected=true]")).to_have_count(2)
+    b.page.keyboard.press("ArrowUp")
+    check(b.monitor.locator("tr[aria-selected=true]")).to_have_count(1)
+
+
+def test_numbers_are_shown_as_a_table_and_as_a_histogram_and_are_scanned(a, b):
+    check = expect()
+    a.does("big = shm.create('big', np.zeros((1000, 1000))); big[1, 1] = 42")
+    b.show().row("big").click()
+    b.monitor.get_by_role("button", name="Table").click()
+    check(b.monitor.locator(".shm-grid tbody tr").nth(1)).to_contain_text("42.0")
+    b.monitor.get_by_role("button", name="Histogram").click()
+    check(b.monitor.get_by_role("img", name=re.compile("^bars of big"))).to_be_visible()
+    b.monitor.get_by_role("button", name="Scan all").click()
+    check(b.monitor.locator(".shm-result")).to_contain_text("all 1,000,000 values: min 0, max 42, mean 4.2e-05, NaN 0")
+    b.row("x").click()
+    check(b.monitor.get_by_role("button", name="Picture")).to_have_attribute("aria-pressed", "true")
+    check(b.monitor.get_by_role("button", name="Scan all")).to_be_hidden()
+
+
+def test_a_stream_shows_how_fast_it_is(a, b):
+    a.does(
+        "import threading; frames = shm.create('frames', ring=4, shape=3)\n"
+        "def put():\n    global timer\n    frames.put(np.ones(3)); timer = threading.Timer(0.2, put); timer.start()\n"
+        "put()"
+    )
+    b.show().row("frames").click()
+    expect()(b.monitor.locator(".shm-side")).to_contain_text(re.compile(r"live, [\d.]+ frames/s"))
+    a.does("timer.cancel()")
+    expect()(b.show().monitor.locator(".shm-side")).to_contain_text("no new frame now")
+
+
+def test_the_owners_name_opens_its_notebook(a, b):
+    b.row("x").click()
+    b.monitor.get_by_role("button", name="Open a.ipynb").click()
+    expect()(b.page.locator(a.panel)).to_be_visible()
+
+
 def test_an_error_of_an_action_shows_in_place(b):
     check = expect()
     b.does("x = 'mine'", 0)
@@ -321,8 +394,7 @@ def test_all_of_it_is_reached_by_tab_and_has_a_name(b):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     check(b.monitor.locator(".shm-result")).to_contain_text("until %shm_unlink x")
-    check(b.button("keep")).to_be_disabled()
-    check(b.button("attach")).to_be_focused()  # not lost, to where the next key might cut a cell
+    check(b.button("end")).to_be_focused()  # not lost, to where the next key might cut a cell
     check(b.row("x")).to_be_visible()
     check(b.monitor.get_by_role("img", name="heat of x, float64 (4, 5): min 0, max 0")).to_be_visible()
     check(b.monitor.get_by_role("img", name="its owner runs")).to_be_visible()

@@ -19,6 +19,7 @@ from shmkernel.kinds.preview import Look
 from shmkernel.monitor import actions, sampler, saved
 from shmkernel.monitor.rows import Board, Change
 from shmkernel.monitor.sampler import Sampler
+from shmkernel.monitor.scan import statistics
 from shmkernel.monitor.widget import watch
 from tests.helpers import PATIENCE, holding, until
 
@@ -338,6 +339,65 @@ def test_buttons_attach_keep_and_unlink(notebook):
         assert registry.inode_at("x") is None
 
 
+def test_buttons_let_go_and_keep_no_longer(notebook):
+    with holding(lambda: shm.create("x", np.arange(3))) as child:
+        act("attach", "x", notebook)
+        assert act("close", "x", notebook).startswith("x: closed here. It stays shared")
+        assert "x" not in notebook.shell.user_ns
+        act("keep", "x", notebook)
+        assert "ends (longer: %shm_keep x)" in act("end", "x", notebook)
+        act("keep", "x", notebook)
+        held = shm.attach("x", "r")
+        child.end()
+        until(lambda: not shm.info("x").owner_alive, "the owner's end")
+        assert act("end", "x", notebook).endswith("until the last process lets go of it")
+        shm.unlink("x")
+        del held
+    with holding(lambda: shm.create("y", shape=3, lifetime="keep")) as child:
+        child.end()
+        until(lambda: not shm.info("y").owner_alive and not shm.info("y").attached, "nobody has it")
+        with pytest.raises(shm.ArgumentError, match="would go at once"):
+            act("end", "y", notebook)
+        shm.unlink("y")
+
+
+def test_all_values_are_scanned_in_a_thread_of_their_own(monitor):
+    x = shm.create("x", np.arange(3_000_000, dtype="u8"))
+    x[7] = 2**64 - 1
+    inode = str(registry.inode_at("x"))
+    monitor.hear({"do": "scan", "id": 5, "name": "x", "inode": inode})
+    monitor.hear({"do": "scan", "id": 6, "name": "x", "inode": "1"})
+    monitor.hear({"do": "scan", "id": 7, "name": "x", "inode": "y"})
+
+    def answers():
+        found = {content["id"]: content for content, _ in monitor.told if content["do"] == "done"}
+        return found if len(found) == 2 else None
+
+    done = until(answers, "two answers")
+    assert "all 3,000,000 values: min 0, max 18,446,744,073,709,551,615, mean " in done[5]["text"]
+    assert (done[6]["good"], "replaced by another" in done[6]["text"]) == (False, True)
+    shm.unlink("x")
+    del x
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0.0, np.nan, -np.inf, 6.0], "all 4 values: min 0, max 6, mean 3, NaN 1, infinite 1"),
+        ([3 + 4j], "all 1 magnitudes: min 5, max 5, mean 5, NaN 0"),
+        ([True, False], "all 2 values: min 0, max 1, mean 0.5"),
+        ([np.nan], "all 1 values: NaN 1"),
+        (np.zeros((0, 3)), "all 0 values: NaN 0"),
+        (np.float16([60000, 60000]), "all 2 values: min 60000, max 60000, mean 60000, NaN 0"),
+    ],
+)
+def test_a_scan_tells_of_all_values(values, told):
+    x = shm.create("x", np.asarray(values))
+    assert statistics("x", registry.inode_at("x"), lambda: False).partition(": ")[2] == told
+    shm.unlink("x")
+    del x
+
+
 def test_a_button_does_to_variables_what_its_magic_does_and_says_the_same(notebook):
     def by_magic(verb):
         return notebook(f"%shm_{verb} x").rstrip()
@@ -407,7 +467,7 @@ def test_the_widget_answers_its_page(monitor):
     monitor.hear({"do": "hello"})
     monitor.hear({"do": "see", "view": "v", "on": True})
     monitor.hear({"do": "look", "key": "x", "axes": [], "start": 0})
-    assert monitor.look == {"key": "x", "axes": [], "start": 0}
+    assert monitor.look == {"key": "x", "axes": [], "start": 0, "form": ""}
     until(lambda: any(content["do"] == "frame" for content, _ in monitor.told), "a frame")
     inode = str(registry.inode_at("x"))
     monitor.hear({"do": "act", "id": 1, "verb": "keep", "name": "x", "inode": inode})
@@ -420,7 +480,7 @@ def test_the_widget_answers_its_page(monitor):
         act | {"inode": "x"}, act | {"inode": "9" * 5000}, {"do": "look", "key": "x", "axes": ["a"], "start": 0},
     ):  # fmt: skip
         monitor.hear(nonsense)
-    assert monitor.look == {"key": "x", "axes": [], "start": 0}
+    assert monitor.look == {"key": "x", "axes": [], "start": 0, "form": ""}
     assert registry.inode_at("x")
     shm.unlink("x")
     del x

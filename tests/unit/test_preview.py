@@ -45,8 +45,8 @@ def _fortran(values):
     return values.flags.f_contiguous and not values.flags.c_contiguous
 
 
-def see(values, *axes, start=0):
-    return array.KIND.preview(over(segment(values)), Look(axes, start))
+def see(values, *axes, start=0, form=""):
+    return array.KIND.preview(over(segment(values)), Look(axes, start, form))
 
 
 def heat(found):
@@ -257,3 +257,21 @@ def test_a_date_that_numpy_cannot_write_is_shown_as_out_of_range():
             raise OverflowError
 
     assert arrays._text(Far()) == "out of range"
+
+
+def test_numbers_are_shown_as_cells_or_as_a_histogram_if_asked():
+    values = np.arange(60, dtype="i2").reshape(3, 4, 5)
+    found = see(values, 1, form="table")
+    assert (found.form, found.facts["rows"][0], found.facts["axes"]) == (
+        "grid", ["0", "20", "21", "22", "23", "24"], [{"size": 3, "at": 1}],
+    )  # fmt: skip
+    assert found.facts["forms"] == ["", "table", "histogram"]
+    assert see(np.zeros((4, 5, 3), "u1"), form="table").form == "grid"
+    bars = see(np.array([3, 3, 5], "i8"), form="histogram")
+    assert (bars.form, np.frombuffer(bars.data).tolist()) == ("bars", [2, 0, 1])
+    assert (bars.facts["low"], bars.facts["high"], bars.facts["most"]) == (2.5, 5.5, 2)
+    for odd in ([np.nan], [-1.7e308, np.inf, 1.7e308], [0.0, 5e-324], [-0.0], [2**63]):
+        found = see(np.array(odd), form="histogram")
+        assert np.frombuffer(found.data).sum() == np.isfinite(odd).sum()
+    assert see(np.array(["a"]), form="histogram").form == "grid"
+    assert see(np.array(7), form="table").facts["forms"] == []

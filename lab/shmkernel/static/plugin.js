@@ -1,6 +1,7 @@
 // Shared memory in JupyterLab and Notebook, without a kernel: a section of the Running panel, an item of the status bar,
 // and the table in place of a saved monitor.
 import { Memory } from "./memory.js";
+import { openNotebooks } from "./notebooks.js";
 import { Questions } from "./questions.js";
 import { showSaved } from "./saved.js";
 import { section } from "./section.js";
@@ -28,6 +29,7 @@ export async function plugin(take) {
       app.docRegistry.addWidgetExtension("Notebook", {
         createNew: (/** @type {any} */ panel) => showSaved(modules, panel.content.rendermime, panel.sessionContext),
       });
+      openNotebooks(modules, app);
       start(modules, app, managers, bar); // not awaited: the application need not wait for our server
     },
   };

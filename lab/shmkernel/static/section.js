@@ -51,8 +51,8 @@ export function section({ components, react }, memory, questions) {
     runningChanged: memory.changed,
     shutdownLabel: "Unlink…",
     shutdownAllLabel: "Unlink All",
-    // JupyterLab 4.2 shows a function as an empty question. Then `named` is null, and our own question follows.
-    shutdownAllConfirmationText: () => {
+    // A getter: JupyterLab 4.2 takes no function here, and any version reads it when the button is pressed.
+    get shutdownAllConfirmationText() {
       named = memory.segments;
       return questions.aboutAll(named);
     },

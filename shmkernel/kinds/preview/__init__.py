@@ -30,14 +30,18 @@ class Source(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The part to show: a position on each leading axis, and the first row of a grid."""
+    """The part to show: a position on each leading axis, and the first row of a grid.
+
+    ``form`` is empty, or another way to show numbers: table, histogram.
+    """
 
     axes: tuple[int, ...] = ()
     start: int = 0
+    form: str = ""
 
 
 class Preview(NamedTuple):
-    """A preview: ``form`` is line, heat, image, grid, hex or none; ``facts`` are sent as JSON.
+    """A preview: ``form`` is line, heat, image, bars, grid, hex or none; ``facts`` are sent as JSON.
 
     ``facts`` always has ``stats``, pairs of texts, and ``note``, a text. ``data`` holds the numbers of a picture.
     """

@@ -5,6 +5,8 @@
     H x W x 3 or 4   an image, if uint8
     all others       cells
 
+`Look.form` asks for numbers as cells, or for a histogram of the values that the picture would be made from.
+
 A read takes 1 us for up to some KiB. So short rows are read whole, and single elements of long ones.
 """
 
@@ -30,6 +32,7 @@ _SIDE, _FEW = 300, 40  # rows or columns: at most 300 are shown, and up to 40 al
 _DOTS = 1_000  # at most in a line; a longer one is shown as an envelope
 _STRETCHES, _STRETCH = 500, 256  # of an envelope: their number, and the elements read of each
 _WIDE = 256  # characters read of a text
+_BARS = 40  # of a histogram
 _GROSS = 256 << 10  # bytes: larger elements are not shown
 
 
@@ -48,19 +51,21 @@ def preview(source: Source, shape: Shape, look: Look) -> Preview:
         return nothing("no elements")
     numeric = shape.dtype.kind in "?biufc" and shape.dtype.subdtype is None
     pixels = _is_image(shape)
+    several = numeric and bool(shape.lengths)
+    as_cells = several and look.form == "table"
     seen = len(shape.lengths) if not numeric or not shape.lengths else 1 if len(shape.lengths) == 1 else 2 + pixels
-    seen = min(seen, 2 + pixels)
+    seen = min(seen, 2 if as_cells else 2 + pixels)
     plane, axes = _fix(shape, len(shape.lengths) - seen, look.axes)
     with np.errstate(all="ignore"):
-        if not numeric or not plane.lengths:
+        if not numeric or not plane.lengths or as_cells:
             picture = _cells(source, plane, look)
-        elif pixels:
-            picture = _image(source, plane)
-        elif len(plane.lengths) == 1:
-            picture = _line(source, plane)
         else:
-            picture = _heat(source, plane)
-    picture.facts["axes"] = axes
+            draw = _image if pixels else _line if len(plane.lengths) == 1 else _heat
+            picture = draw(source, plane)
+            known = picture.facts.pop("values")
+            if look.form == "histogram":
+                picture = _bars(picture.facts, *known)
+    picture.facts.update(axes=axes, forms=["", "table", "histogram"] if several else [])
     if axes and picture.facts["note"]:
         picture.facts["note"] += " of this slice"
     return picture
@@ -308,7 +313,24 @@ def _figures(values: NDArray[np.float64], total: int, dtype: np.dtype[Any]) -> d
             stats.append(("infinite", f"{least}{infinite:,}"))
     seen = f"of all {total:,} values" if whole else f"of a sample: {values.size:,} of {total:,} values"
     note = f"magnitudes {seen}" if dtype.kind == "c" else seen
-    return {"low": low, "high": high, "stats": stats, "note": note}
+    known = (finite, dtype.kind in "?biu")
+    return {"low": low, "high": high, "stats": stats, "note": note, "sampled": not whole, "values": known}
+
+
+def _bars(facts: dict[str, Any], finite: NDArray[np.float64], whole: bool) -> Preview:
+    """Return how many values fall into each of some equal stretches from the least to the greatest value."""
+    low, high = facts["low"], facts["high"]
+    count = _BARS
+    if whole and high - low < _BARS:  # a bar for each number
+        count, low, high = int(high - low) + 1, low - 0.5, high + 0.5
+    span = (high / 2 - low / 2) or 1.0  # halves: the range of the largest floats is infinite
+    places = ((finite / 2 - low / 2) / span * count).astype(np.intp).clip(0, count - 1)
+    counts = np.bincount(places, minlength=count)
+    chosen = {name: facts[name] for name in ("stats", "note", "sampled")}
+    most = float(counts.max())
+    return Preview(
+        "bars", {"low": low, "high": high, "dots": count, "most": most, **chosen}, counts.astype("<f8").tobytes()
+    )
 
 
 def _whole(value: float) -> str:

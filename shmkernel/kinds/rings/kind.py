@@ -129,6 +129,7 @@ class RingKind:
             seen = arrays.preview(source, arrays.Shape(layout.dtype, layout.shape, steps, at + _ALIGN), look)
             if source.read(at, 8) == number.to_bytes(8, "little"):
                 break
+        seen.facts["number"] = number
         seen.facts["note"] = f"frame {number:,}, {seen.facts['note']}".rstrip(", ")
         return seen
 

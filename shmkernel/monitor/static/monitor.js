@@ -21,7 +21,7 @@ class Store {
     /** @type {Map<string, import("./texts.js").Row>} */ this.rows = new Map();
     /** @type {Room | null} */ this.room = null;
     /** @type {import("./texts.js").Frame | null} */ this.frame = null;
-    /** @type {import("./panel.js").Look} */ this.look = { key: "", axes: [], start: 0, ...model.get("look") };
+    /** @type {import("./panel.js").Look} */ this.look = { key: "", axes: [], start: 0, form: "", ...model.get("look") };
     /** @type {Set<View>} */ this.views = new Set();
     this.heard = 0; // time of the last message
     this.dead = false;
@@ -55,7 +55,7 @@ class Store {
       this.frame = { ...message, data: buffers[0] };
       for (const view of this.views) view.panel.receive(/** @type {import("./texts.js").Frame} */ (this.frame));
     }
-    if (message.do === "done") for (const view of this.views) view.panel.done(message.id, message.good, message.text);
+    if (message.do === "done") for (const view of this.views) view.panel.buttons.done(message.id, message.good, message.text);
     this.trouble = message.do === "trouble" ? message.text : "";
     for (const view of this.views) view.connection();
   }
@@ -99,7 +99,8 @@ class View {
     this.table = new Table((row) => this.choose(row));
     this.panel = new Panel((look) => store.see(look), (verb, row) => {
       store.number += 1;
-      store.tell({ do: "act", id: store.number, verb, name: row.name, inode: row.inode });
+      const { name, inode } = row;
+      store.tell(verb === "scan" ? { do: "scan", id: store.number, name, inode } : { do: "act", id: store.number, verb, name, inode });
       return store.number;
     });
     this.bar = make("div", { class: "shm-bar", "aria-hidden": "true" }, ...PARTS.map(([part]) => make("span", { class: `shm-part-${part}` })));
@@ -135,22 +136,23 @@ class View {
     this.table.known = this.store.known;
     this.table.update(rows, gone, quiet);
     if (this.store.known && !all.has(look.key) && !this.table.lines.has(look.key)) this.table.select(this.table.order()[0]?.row.key ?? "", false);
-    else if (this.table.lines.get(look.key)?.line.ariaSelected !== "true") this.table.select(look.key, false);
+    else if (!this.table.marked.size && this.table.lines.get(look.key)?.line.ariaSelected !== "true") this.table.select(look.key, false);
     this.panel.look = this.store.look;
-    this.panel.show(this.table.lines.get(this.store.look.key)?.row ?? null);
+    this.panel.show(this.table.lines.get(this.store.look.key)?.row ?? null, this.table.chosen());
     this.summary();
     this.connection();
   }
 
   /** @param {import("./texts.js").Row | null} row */
   choose(row) {
-    if ((row?.key ?? "") !== this.store.look.key) this.store.see({ key: row?.key ?? "", axes: [], start: 0 });
-    this.panel.show(row);
+    if ((row?.key ?? "") !== this.store.look.key) this.store.see({ key: row?.key ?? "", axes: [], start: 0, form: "" });
+    this.panel.show(row, this.table.chosen());
   }
 
   /** Show the segment that this or another view has selected. */
   follow() {
     this.panel.look = this.store.look;
+    this.panel.offer(this.panel.frame);
     if (this.table.selected !== this.store.look.key) this.table.select(this.store.look.key, false);
   }
 
@@ -185,6 +187,7 @@ class View {
     if (!this.on) return;
     this.table.tick();
     this.panel.picture.suit();
+    this.panel.tick();
     this.connection();
     if (performance.now() - this.renewed > RENEW) {
       this.renewed = performance.now();
@@ -198,7 +201,7 @@ class View {
     const silent = this.on && performance.now() - Math.max(heard, this.since) > SILENCE;
     const live = !dead && !silent;
     this.element.dataset.live = live ? "yes" : "no";
-    this.panel.connect(!dead);
+    this.panel.buttons.connect(!dead);
     put(this.status, dead ? GONE : silent ? SILENT : trouble || (heard ? "live" : "connecting"));
   }
 

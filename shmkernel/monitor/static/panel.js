@@ -1,13 +1,17 @@
 // The panel below the table: the selected segment's content, its statistics, and buttons.
+import { Buttons } from "./buttons.js";
 import { Picture } from "./pictures.js";
 import { make, put } from "./table.js";
-import { dump, holding, people } from "./texts.js";
+import { brief, dump, people } from "./texts.js";
 
-const PATIENCE = 400; // milliseconds until an action is shown as pending
 const GLOW = 900;
 const NUMBER = /^(u?int|float|complex)\d/;
 
-/** @typedef {{key: string, axes: number[], start: number}} Look */
+const PICTURES = ["line", "heat", "image", "bars"];
+const FORMS = /** @type {Record<string, string>} */ ({ "": "Picture", table: "Table", histogram: "Histogram" });
+const WHILE = 5000; // milliseconds over which the rate of a stream is taken
+
+/** @typedef {{key: string, axes: number[], start: number, form: string}} Look */
 
 export class Panel {
   /**
@@ -16,19 +20,20 @@ export class Panel {
    */
   constructor(look, act) {
     this.onlook = look;
-    this.onact = act;
     /** @type {import("./texts.js").Row | null} */ this.row = null;
-    /** @type {Look} */ this.look = { key: "", axes: [], start: 0 };
+    /** @type {Look} */ this.look = { key: "", axes: [], start: 0, form: "" };
     /** @type {import("./texts.js").Frame | null} */ this.frame = null;
     this.place = ""; // the segment and the part of it that the frame shows
-    this.pending = 0;
-    this.live = true;
-    this.timer = 0;
+    /** @type {[number, number][]} */ this.frames = []; // of a stream: when which frame was the newest
+    this.buttons = new Buttons(act);
     this.title = make("span", { class: "shm-title" });
     this.what = make("span", { class: "shm-what" });
-    this.who = make("div", { class: "shm-who" });
-    this.buttons = make("span", { class: "shm-buttons", role: "group", "aria-label": "Actions" });
-    this.result = make("div", { class: "shm-result", role: "status" });
+    this.who = make("span");
+    this.open = make("button", { type: "button", class: "shm-open", title: "Open the notebook that made it" });
+    this.open.addEventListener("click", () => this.open.dispatchEvent(new CustomEvent("shm-open", { bubbles: true, detail: this.row?.owner })));
+    this.forms = make("div", { class: "shm-forms", role: "group", "aria-label": "Show as" });
+    this.whole = make("button", { type: "button", class: "shm-scan", title: "Read all values, once" }, "Scan all");
+    this.whole.addEventListener("click", () => this.buttons.send("scan"));
     this.sliders = make("div", { class: "shm-sliders" });
     this.canvas = make("canvas", { role: "img" });
     this.reading = make("div", { class: "shm-reading" });
@@ -38,162 +43,87 @@ export class Panel {
     this.pager = make("div", { class: "shm-pager" });
     this.stats = make("dl", { class: "shm-stats" });
     this.note = make("div", { class: "shm-remark" });
-    const bar = make("div", { class: "shm-head" }, this.title, this.what, this.buttons);
+    this.rate = make("div", { class: "shm-rate" });
+    const bar = make("div", { class: "shm-head" }, this.title, this.what, this.buttons.bar);
     this.shown = make("div", { class: "shm-shown" }, this.canvas, this.sheet, this.pager, this.reading);
-    const side = make("div", { class: "shm-side" }, this.stats, this.note);
+    const side = make("div", { class: "shm-side" }, this.stats, this.note, this.whole, this.rate);
     const content = make("div", { class: "shm-content" }, this.shown, side);
     this.element = make("section", { class: "shm-panel", "aria-label": "Selected segment" });
-    this.element.append(bar, this.who, this.result, this.sliders, content);
-    this.offer();
+    const who = make("div", { class: "shm-who" }, this.who, this.open);
+    this.element.append(bar, who, this.buttons.result, this.forms, this.sliders, content);
   }
 
-  /** @param {import("./texts.js").Row | null} row */
-  show(row) {
+  /** @param {import("./texts.js").Row | null} row @param {import("./texts.js").Row[]} rows all that are marked, or this one */
+  show(row, rows) {
     const other = row?.key !== this.row?.key;
-    const [before, now] = [this.row, row].map((one) => `${one?.key} ${one?.inode} ${one?.state} ${one?.lifetime}`);
     this.row = row;
     this.element.hidden = !row;
-    put(this.title, row?.name ?? "");
+    put(this.title, rows.length > 1 ? `${row?.name} and ${rows.length - 1} more` : row?.name ?? "");
     put(this.what, row ? [`${row.kind} ${row.type}`, row.human, row.lifetime, row.note].filter(Boolean).join(" · ") : "");
     put(this.who, row ? people(row) : "");
+    put(this.open, row && !row.mine && row.owner.endsWith(".ipynb") ? `Open ${row.owner}` : "");
+    this.buttons.show(rows);
     if (other) {
-      this.say("");
       this.frame = null;
+      this.frames = [];
       this.place = "";
       this.draw();
-    }
-    if (before !== now) this.offer();
-  }
-
-  /** @param {boolean} live whether the kernel can carry out actions */
-  connect(live) {
-    if (live === this.live) return;
-    this.live = live;
-    clearTimeout(this.timer);
-    this.say("");
-    this.offer();
-  }
-
-  /** @param {string} text @param {string} [state] good, bad or pending */
-  say(text, state = "") {
-    put(this.result, text);
-    this.result.dataset.state = state;
-  }
-
-  /** Show the buttons, and keep the focus on the same one. */
-  offer() {
-    const had = /** @type {HTMLElement | null} */ (this.buttons.querySelector(":focus"))?.dataset.verb;
-    this.waiting = false;
-    const row = this.row;
-    const ghost = !!row && row.inode === "0";
-    const some = /** @type {[string, string, string, boolean][]} */ ([
-      ["attach", "Attach here", "Make it a variable of this notebook", row?.state === "damaged" || row?.state === "unlinked"],
-      ["copy", "Copy attach line", "To paste into another notebook", ghost],
-      ["keep", "Keep", "Keep it until somebody unlinks it", row?.lifetime === "keep" || row?.state === "damaged"],
-      ["unlink", "Unlink…", "Remove its name for everybody", ghost],
-    ]);
-    this.buttons.replaceChildren(...some.map(([verb, text, title, off]) => {
-      const button = make("button", { type: "button", title, "data-verb": verb }, text);
-      button.disabled = off || (!this.live && verb !== "copy");
-      button.addEventListener("click", () => this.press(verb));
-      return button;
-    }));
-    if (had) this.focus(had);
-  }
-
-  /** @param {string} verb focus its button, or the first button if it is disabled */
-  focus(verb) {
-    const button = this.buttons.querySelector(`[data-verb=${verb}]:enabled`) ?? this.buttons.querySelector("button:enabled");
-    /** @type {HTMLElement | null} */ (button)?.focus();
-  }
-
-  /** @param {string} verb */
-  press(verb) {
-    if (!this.row || this.waiting) return;
-    if (verb === "copy") this.copy(this.row.name);
-    else if (verb === "unlink") this.ask();
-    else this.send(verb);
-  }
-
-  /** Ask for confirmation. */
-  ask() {
-    const yes = make("button", { type: "button", class: "shm-danger", "data-verb": "yes" }, "Unlink for all");
-    const no = make("button", { type: "button", "data-verb": "no" }, "No");
-    yes.addEventListener("click", () => this.send("unlink"));
-    no.addEventListener("click", () => this.again("unlink"));
-    const keep = this.row?.count ? ` These keep its memory: ${holding(this.row)}` : "";
-    this.buttons.replaceChildren(`Unlink ${this.row?.name} for everybody?${keep}`, yes, no);
-    this.buttons.onkeydown = (event) => {
-      if (event.key === "Escape") this.again("unlink");
-    };
-    no.focus();
-  }
-
-  /** @param {string} verb */
-  again(verb) {
-    this.buttons.onkeydown = null;
-    this.offer();
-    this.focus(verb);
-  }
-
-  /** @param {string} verb */
-  send(verb) {
-    if (!this.row || this.waiting) return;
-    this.waiting = true; // a disabled button would lose the focus
-    for (const button of this.buttons.querySelectorAll("button")) button.ariaDisabled = "true";
-    this.say("…", "pending");
-    this.pending = this.onact(verb, this.row);
-    clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => this.say("Pending: the kernel answers when its cell ends", "pending"), PATIENCE);
-  }
-
-  /** @param {number} id @param {boolean} good @param {string} text */
-  done(id, good, text) {
-    if (id !== this.pending) return;
-    clearTimeout(this.timer);
-    this.say(text, good ? "good" : "bad");
-    this.offer();
-  }
-
-  /** @param {string} name */
-  async copy(name) {
-    const plain = /^[A-Za-z_]\w*$/.test(name);
-    const line = `%shm_attach ${name}${plain ? "" : " --as NAME"}`;
-    try {
-      await navigator.clipboard.writeText(line);
-      this.say(`Copied: ${line}`, "good");
-    } catch {
-      this.say(`Copy this line: ${line}`, "good"); // browsers refuse the clipboard without https or permission
     }
   }
 
   /** @param {import("./texts.js").Frame} frame */
   receive(frame) {
     if (frame.key !== this.row?.key) return;
-    const place = JSON.stringify([frame.key, this.row.inode, frame.axes, frame.start]);
+    const place = JSON.stringify([frame.key, this.row.inode, frame.axes, frame.start, frame.form]);
     const same = place === this.place;
     const before = same ? this.frame : null;
     this.frame = frame;
     this.place = place;
+    if (frame.number) this.frames.push([performance.now(), frame.number]);
+    this.tick();
     this.draw(before);
-    if (["line", "heat", "image"].includes(frame.form)) this.picture.show(frame, same);
+    if (PICTURES.includes(frame.form)) this.picture.show(frame, same);
+  }
+
+  /** Show how many frames a second a stream has, of late. */
+  tick() {
+    const now = performance.now();
+    this.frames = this.frames.filter(([when]) => now - when < WHILE);
+    const [[began, first] = [0, 0], [ended, last] = [0, 0]] = [this.frames[0], this.frames[this.frames.length - 1]];
+    const rate = ended > began ? (1000 * (last - first)) / (now - began) : 0;
+    put(this.rate, this.frame?.number ? (rate ? `live, ${brief(Number(rate.toPrecision(2)))} frames/s` : "no new frame now") : "");
+  }
+
+  /** @param {import("./texts.js").Frame | null} frame offer the other ways to show numbers */
+  offer(frame) {
+    const forms = frame?.forms ?? [];
+    if (forms.join() !== [...this.forms.children].map((one) => /** @type {HTMLElement} */ (one).dataset.form).join()) {
+      this.forms.replaceChildren(...forms.map((form) => {
+        const button = make("button", { type: "button", "data-form": form }, FORMS[form] ?? form);
+        button.addEventListener("click", () => this.onlook({ ...this.look, form, start: 0 }));
+        return button;
+      }));
+    }
+    for (const button of this.forms.children) button.ariaPressed = String(/** @type {HTMLElement} */ (button).dataset.form === (this.look.form ?? ""));
+    this.whole.hidden = !(frame?.sampled && this.row?.kind === "array" && this.row.inode !== "0" && this.buttons.rows.length === 1);
   }
 
   /** @param {import("./texts.js").Frame | null} [before] */
   draw(before = null) {
     const frame = this.frame;
     const form = frame?.form ?? "none";
-    const picture = ["line", "heat", "image"].includes(form);
+    const picture = PICTURES.includes(form);
     this.element.dataset.form = form;
     this.canvas.hidden = !picture;
     this.sheet.hidden = form !== "grid" && form !== "hex";
     this.reading.hidden = !picture;
-    const fixed = frame && picture && form !== "line"; // a line takes all the width
+    const fixed = frame && picture && form !== "line" && form !== "bars"; // these take all the width
     this.shown.style.flex = fixed ? `0 1 ${Picture.width(frame)}px` : "";
     put(this.note, frame?.note ?? "");
     this.figures(frame?.stats ?? []);
     this.slide(frame?.axes ?? []);
     this.turn(frame);
+    this.offer(frame);
     if (!frame) return;
     if (form === "grid") this.cells(frame.columns.map(([title]) => title), frame.columns.map(([, type]) => type), frame.rows, frame.about);
     if (form === "hex") this.cells([...Array.from({ length: frame.line }, (_, i) => i.toString(16)), "text"], [], dump(frame.data, frame.start, frame.line));

@@ -1,4 +1,5 @@
-// Pictures on a canvas: a line, a heat map, an image. Changed values are highlighted for a moment.
+// Pictures on a canvas: a line, a heat map, an image, a histogram. Changed values are highlighted for a moment.
+import { bars, barAt } from "./histogram.js";
 import { brief, colour } from "./texts.js";
 
 const FADE = 900; // milliseconds
@@ -42,7 +43,7 @@ export class Picture {
   /** @param {import("./texts.js").Frame} frame @param {boolean} same whether it shows the same part of the same segment */
   show(frame, same) {
     const before = this.frame;
-    const count = frame.form === "line" ? frame.dots : frame.w * frame.h;
+    const count = frame.form === "line" || frame.form === "bars" ? frame.dots : frame.w * frame.h;
     const now = performance.now();
     if (!same || !before || before.form !== frame.form || this.moved.length !== count) {
       this.moved = new Float64Array(count).fill(-FADE);
@@ -83,7 +84,8 @@ export class Picture {
     const accent = style.getPropertyValue("--shm-accent") || "#1976d2";
     const now = performance.now();
     const sides = margins(pen, frame);
-    if (frame.form === "line") this.line(pen, frame, width, height, sides, accent, now);
+    if (frame.form === "bars") this.field = bars(pen, frame, width, height, accent, sides[0]);
+    else if (frame.form === "line") this.line(pen, frame, width, height, sides, accent, now);
     else this.cells(pen, frame, width, height, sides, style.color, now);
     this.read();
     const newest = this.share ? this.moved.reduce((a, b) => Math.max(a, b), 0) : 0;
@@ -228,7 +230,7 @@ export class Picture {
     if (!frame || !point) return;
     const [across, down] = [(point[0] - field.x) / field.width, (point[1] - field.y) / field.height];
     if (across < 0 || across > 1 || down < 0 || down > 1) return;
-    this.reading.textContent = frame.form === "line" ? reading1(frame, across) : reading2(frame, across, down);
+    this.reading.textContent = frame.form === "bars" ? barAt(frame, across) : frame.form === "line" ? reading1(frame, across) : reading2(frame, across, down);
   }
 }
 
@@ -238,6 +240,7 @@ export class Picture {
  */
 function margins(pen, frame) {
   const range = Math.max(pen.measureText(brief(frame.low)).width, pen.measureText(brief(frame.high)).width);
+  if (frame.form === "bars") return [Math.max(LEFT, pen.measureText((frame.most ?? 0).toLocaleString("en")).width + 10), 10];
   if (frame.form === "line") return [Math.max(LEFT, range + 10), 10];
   const rows = pen.measureText(String(frame.height - 1)).width;
   return [Math.max(LEFT, rows + 9), frame.form === "image" ? 8 : Math.max(RIGHT, range + 26)];
@@ -247,7 +250,7 @@ function margins(pen, frame) {
  * @param {CanvasRenderingContext2D} pen @param {string} name of an axis @param {number} room the axis's length
  * @param {number} x @param {number} y
  */
-function title(pen, name, room, x, y) {
+export function title(pen, name, room, x, y) {
   pen.globalAlpha = 0.7;
   if (room > 160) pen.fillText(name, x, y);
   pen.globalAlpha = 1;
@@ -275,6 +278,7 @@ function ends(frame, at) {
  * @param {number} at @returns {boolean}
  */
 function differs(a, b, at) {
+  if (b.form === "bars") return false;
   if (b.form === "line") {
     const [[low, high], [low2, high2]] = [ends(a, at), ends(b, at)];
     return !Object.is(low, low2) || !Object.is(high, high2);

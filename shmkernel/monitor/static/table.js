@@ -30,6 +30,7 @@ export class Table {
     /** @type {Map<string, {line: HTMLTableRowElement, cells: Record<string, HTMLElement>, row: import("./texts.js").Row, going: number}>} */
     this.lines = new Map();
     this.selected = "";
+    /** @type {Set<string>} */ this.marked = new Set(); // keys of several rows, or none
     this.known = false; // whether the kernel has sent all segments
     this.filter = "";
     this.column = "name";
@@ -37,12 +38,15 @@ export class Table {
     this.heads = COLUMNS.map((name) => this.head(name));
     this.body = make("tbody");
     const head = make("thead", {}, make("tr", {}, ...this.heads));
-    this.table = make("table", { role: "grid", "aria-label": "Segments", class: "shm-table" }, head, this.body);
+    this.table = make("table", { role: "grid", "aria-label": "Segments", "aria-multiselectable": "true", class: "shm-table" }, head, this.body);
     this.empty = make("div", { class: "shm-empty" });
     this.element = make("div", { class: "shm-scroll" }, this.table, this.empty);
     this.body.addEventListener("click", (event) => {
-      const line = /** @type {Element} */ (event.target).closest("tr");
-      if (line) this.select(line.dataset.key || "", true);
+      const key = /** @type {Element} */ (event.target).closest("tr")?.dataset.key;
+      if (key == null) return;
+      if (event.shiftKey) this.markTo(key);
+      else if (event.ctrlKey || event.metaKey) this.mark(key);
+      else this.select(key, true);
     });
     this.body.addEventListener("keydown", (event) => this.key(event));
   }
@@ -87,9 +91,12 @@ export class Table {
 
   /** @param {string} key */
   remove(key) {
+    const keys = this.order().map(({ row }) => row.key);
+    const at = keys.indexOf(key);
     this.lines.get(key)?.line.remove();
     this.lines.delete(key);
-    if (key === this.selected) this.select(this.order()[0]?.row.key ?? "", false);
+    this.marked.delete(key);
+    if (key === this.selected) this.select(keys[at + 1] ?? keys[at - 1] ?? "", false);
     this.arrange();
   }
 
@@ -164,8 +171,40 @@ export class Table {
     if (!this.selected && wanted[0]) this.select(wanted[0].dataset.key || "", false);
   }
 
+  /** @returns {import("./texts.js").Row[]} the marked rows, or the selected one */
+  chosen() {
+    const keys = this.marked.size ? [...this.marked] : [this.selected];
+    return keys.flatMap((key) => this.lines.get(key)?.row ?? []);
+  }
+
+  /** @param {string} key add a row to those that the buttons are for, or take it away */
+  mark(key) {
+    if (!this.marked.size && this.selected) this.marked.add(this.selected);
+    if (!this.marked.delete(key) || !this.marked.size) this.marked.add(key);
+    this.paint();
+  }
+
+  /** @param {string} key mark the rows from the selected one to this one */
+  markTo(key) {
+    const keys = this.order().map(({ row }) => row.key);
+    const [from, to] = [keys.indexOf(this.selected), keys.indexOf(key)].sort((a, b) => a - b);
+    this.marked = new Set(keys.slice(Math.max(0, from), to + 1));
+    this.paint();
+  }
+
+  /** Show which rows are chosen, and tell the panel. */
+  paint() {
+    const one = this.marked.size < 2;
+    for (const [key, { line }] of this.lines) line.ariaSelected = String(one ? key === this.selected : this.marked.has(key));
+    this.choose(this.lines.get(this.selected)?.row ?? null);
+  }
+
   /** @param {string} key @param {boolean} focus */
   select(key, focus) {
+    if (this.marked.size) {
+      this.marked.clear();
+      this.paint();
+    }
     const last = this.lines.get(this.selected);
     const next = this.lines.get(key);
     for (const { line } of this.lines.values()) if (line.tabIndex === 0) line.tabIndex = -1;
@@ -181,6 +220,20 @@ export class Table {
   key(event) {
     const keys = this.order().map(({ row }) => row.key);
     const at = keys.indexOf(this.selected);
+    if (event.key === " ") {
+      event.preventDefault();
+      const here = /** @type {Element} */ (event.target).closest("tr")?.dataset.key;
+      return here == null ? undefined : this.mark(here);
+    }
+    if (event.shiftKey && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+      event.preventDefault();
+      event.stopPropagation();
+      const here = keys.indexOf(/** @type {Element} */ (event.target).closest("tr")?.dataset.key ?? this.selected);
+      const next = keys[Math.max(0, Math.min(keys.length - 1, here + (event.key === "ArrowDown" ? 1 : -1)))];
+      this.markTo(next);
+      this.lines.get(next)?.line.focus();
+      return;
+    }
     const steps = /** @type {Record<string, number>} */ ({
       ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + 10, PageUp: at - 10, Home: 0, End: keys.length - 1,
     });

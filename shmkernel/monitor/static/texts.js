@@ -9,7 +9,8 @@
  *
  * The facts and numbers of a preview.
  * @typedef {{key: string, form: string, stats: [string, string][], note: string, axes?: {size: number, at: number}[],
- *   low: number, high: number, width: number, height: number, w: number, h: number, dots: number, joined: boolean,
+ *   low: number, high: number, width: number, height: number, w: number, h: number, dots: number, joined: boolean, most?: number,
+ *   forms?: string[], sampled?: boolean, number?: number,
  *   columns: [string, string][], about?: string[][], rows: string[][], start: number, step: number, total: number, line: number,
  *   data: DataView}} Frame
  */
