@@ -8,6 +8,7 @@ key, but it could run code in any of the user's kernels anyway.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -18,6 +19,7 @@ from shmkernel._core import closing
 
 _SIZE = 32
 _UNSIGNED = bytes(_SIZE)
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # they say nothing about the key, and the next call may have it
 
 
 def sign(front: bytes, stream: bytes) -> bytes:
@@ -47,7 +49,7 @@ def _path() -> str:
 def _key(*, make: bool) -> bytes | None:
     """Return the key, None if there is none that only this user can read."""
     path = _path()
-    with contextlib.suppress(OSError):
+    try:
         if make and not os.path.lexists(path):
             _make(path)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -55,8 +57,11 @@ def _key(*, make: bool) -> bytes | None:
             status = os.fstat(fd)
             own = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077 == 0
             key = os.read(fd, _SIZE + 1) if own and stat.S_ISREG(status.st_mode) else b""
-        return key if len(key) == _SIZE else None
-    return None
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        return None
+    return key if len(key) == _SIZE else None
 
 
 def _make(path: str) -> None:
