@@ -29,7 +29,7 @@ attached: dict[str, Any] = {}  # what `prepare` has attached
 def prepare() -> None:
     """Attach what the operations use; the process that comes first creates it."""
     for subject in KINDS:
-        name = f"the_{subject.kind}"
+        name = f"the_{subject.name}"
         try:
             attached[name] = shm.attach(name)
         except shm.NotFoundError:
@@ -61,34 +61,35 @@ def _let_go(subject: Subject) -> None:
 
 def _attach(subject: Subject) -> None:
     """Attach in a mode in which nothing else here is attached, so that it is mapped anew."""
-    _whole(subject, shm.attach(f"the_{subject.kind}", "r"))
-    shm.close(f"the_{subject.kind}")
-    attached[f"the_{subject.kind}"] = shm.attach(f"the_{subject.kind}")
+    _whole(subject, shm.attach(f"the_{subject.name}", "r"))
+    shm.close(f"the_{subject.name}")
+    attached[f"the_{subject.name}"] = shm.attach(f"the_{subject.name}")
 
 
 def _attach_again(subject: Subject) -> None:
-    assert shm.attach(f"the_{subject.kind}") is attached[f"the_{subject.kind}"]
+    again = shm.attach(f"the_{subject.name}")
+    assert subject.fresh or again is attached[f"the_{subject.name}"]
 
 
 def _attach_in_each_form(subject: Subject) -> None:
     for form in subject.forms:
-        _whole(subject, shm.attach(f"the_{subject.kind}", as_=form))
+        _whole(subject, shm.attach(f"the_{subject.name}", as_=form))
 
 
 def _change(subject: Subject) -> None:
-    with shm.lock(f"the_{subject.kind}"):
+    with shm.lock(f"the_{subject.name}"):
         if subject.change is not None:
-            subject.change(attached[f"the_{subject.kind}"], 4)
+            subject.change(attached[f"the_{subject.name}"], 4)
     if subject.change is not None:
-        shm.publish(f"the_{subject.kind}")
+        shm.publish(f"the_{subject.name}")
 
 
 def _save_and_load(subject: Subject) -> None:
     if subject.value is None:
         return
     path = f"{os.environ['SHMKERNEL_DIR']}/saved{subject.suffix}"
-    shm.save(f"the_{subject.kind}", path)
-    _whole(subject, shm.load("new", path, kind=subject.kind))
+    subject.save(f"the_{subject.name}", path)
+    _whole(subject, subject.load("new", path))
     os.unlink(path)
     shm.unlink("new")
 
@@ -284,9 +285,9 @@ _OF_KINDS = {
     "save and load": _save_and_load,
     "keep": _keep,
 }
-VERBS = {f"{verb} {subject.kind}": verb for subject in KINDS for verb in _OF_KINDS}
+VERBS = {f"{verb} {subject.name}": verb for subject in KINDS for verb in _OF_KINDS}
 OPERATIONS: dict[str, Callable[[], object]] = {
-    **{f"{verb} {subject.kind}": partial(act, subject) for subject in KINDS for verb, act in _OF_KINDS.items()},
+    **{f"{verb} {subject.name}": partial(act, subject) for subject in KINDS for verb, act in _OF_KINDS.items()},
     "list, info and gc": _list,
     "lock": _lock,
     "lock, shared": _lock_shared,

@@ -25,8 +25,8 @@ class Subject:
     """How to make, change and read a segment of one kind.
 
     `value` returns what to share for a stamp. `change` gives what `shm.attach` returned another stamp, while nobody
-    else writes. `stamps` returns all stamps that a reader finds. With `options` in the place of a value, a segment is
-    made empty and then changed; no file holds such a one.
+    else writes. `stamps` returns all stamps that a reader finds. A segment without `value` is made empty, by its
+    `options` alone, and then changed; no file holds such a one. `label` tells two subjects of one kind apart.
     """
 
     kind: str
@@ -35,6 +35,13 @@ class Subject:
     stamps: Callable[[Any], set[int]]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()  # modules that not every machine has
+    label: str = ""
+    suffix: str = ""  # of the files that it is saved to
+
+    @property
+    def name(self) -> str:
+        """What this subject is called, in names of segments too."""
+        return self.label or self.kind
 
     def create(self, name: str, stamp: int, **options: Any) -> Any:
         """Create a segment of this stamp."""
@@ -43,17 +50,24 @@ class Subject:
             self.change(made, stamp)
         return made
 
+    def save(self, name: str, path: str) -> None:
+        """Save such a segment to a file."""
+        shm.save(name, path, **({} if self.value is None else self.options))
+
+    def load(self, name: str, path: str, **options: Any) -> Any:
+        """Load a file that such a segment was saved to."""
+        return shm.load(name, path, kind=self.kind, **self.options, **options)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each `attach` makes a new value."""
+        return bool(getattr(kinds.named(self.kind), "fresh", False))
+
     @property
     def forms(self) -> tuple[str, ...]:
         """What `attach` takes as ``as_``, as far as its libraries are installed."""
         forms: tuple[str, ...] = getattr(kinds.named(self.kind), "forms", ())
         return tuple(form for form in forms if form == "arrow" or importlib.util.find_spec(form))
-
-    @property
-    def suffix(self) -> str:
-        """What the name of a file ends in that `save` is to write."""
-        suffixes: tuple[str, ...] = getattr(kinds.named(self.kind), "suffixes", ("",))
-        return suffixes[-1]
 
 
 def _change_array(x: Any, stamp: int) -> None:
@@ -101,12 +115,44 @@ def _table_stamps(x: Any) -> set[int]:
     return {int(stamp) for column in ("number", "text") for stamp in np.asarray(columns[column]).tolist()}
 
 
+@dataclasses.dataclass
+class Parts:
+    """A plain object: memory that is shared, and parts that each process copies."""
+
+    memory: Any
+    copied: list[str]
+
+
+class Pickled(Parts):
+    """As such, but its class lets it be pickled alone."""
+
+    def __init__(self, memory: Any, copied: list[str]) -> None:
+        super().__init__(memory, copied)
+        self.more = len(copied)  # which is no field
+
+
+def _make_parts(stamp: int) -> Parts:
+    return Parts(np.full(2 * COPIES, stamp), [str(stamp)] * COPIES)
+
+
+def _make_pickled(stamp: int) -> Pickled:
+    return Pickled(np.full(2 * COPIES, stamp), [str(stamp)] * COPIES)
+
+
+def _parts_stamps(x: Any) -> set[int]:
+    return {*x.memory.tolist(), *map(int, x.copied)}
+
+
 _ALL = [
     Subject("array", lambda s: np.full(COPIES, s), _change_array, lambda x: set(x.tolist())),
     Subject("list", lambda s: [s] * COPIES, _change_list, set),
     Subject("raw", _make_raw, _change_raw, lambda x: set(memoryview(bytes(x.buf)).cast("I"))),
     Subject("ring", None, _change_ring, _ring_stamps, {"ring": 4, "shape": COPIES, "dtype": int}),
-    Subject("dict", lambda s: {str(k): s for k in range(COPIES)}, _change_dict, lambda x: set(x.values())),
-    Subject("table", _make_table, None, _table_stamps, needs=("pandas", "polars", "pyarrow")),
+    Subject(
+        "dict", lambda s: {str(k): s for k in range(COPIES)}, _change_dict, lambda x: set(x.values()), suffix=".msgpack"
+    ),
+    Subject("object", _make_parts, None, _parts_stamps),
+    Subject("object", _make_pickled, None, _parts_stamps, {"allow_pickle": True}, (), "pickle", ".pkl"),
+    Subject("table", _make_table, None, _table_stamps, {}, ("pandas", "polars", "pyarrow"), suffix=".arrow"),
 ]
 KINDS = [subject for subject in _ALL if all(map(importlib.util.find_spec, subject.needs))]

@@ -140,7 +140,7 @@ def every_kind(seconds):
     attachments._KNOWN = records._KNOWN = _CACHED
     for module, name in ((paths, "_path"), (sync_file, "_recent")):
         setattr(module, name, functools.lru_cache(maxsize=_CACHED)(getattr(module, name).__wrapped__))
-    return {subject.kind: rounds(subject, seconds / len(KINDS)) for subject in KINDS}
+    return {subject.name: rounds(subject, seconds / len(KINDS)) for subject in KINDS}
 
 
 class _Guests:

@@ -57,21 +57,21 @@ def operations() -> Iterator[Operation]:
 
 def _of(kind: Subject) -> Iterator[Operation]:
     """Yield the operations on a segment of one kind."""
-    theirs = THEIRS.format(kind.kind)
+    theirs = THEIRS.format(kind.name)
     make = partial(kind.create, MINE, 1)
     attach = partial(shm.attach, theirs)
 
     def operation(
         group: str, verb: str, act: Callable[[Any], Any], before: Callable[[], Any] = lambda: None
     ) -> Operation:
-        return Operation(group, f"{verb} {kind.kind}", act, before)
+        return Operation(group, f"{verb} {kind.name}", act, before)
 
     def close(held: list[Any]) -> None:
         held.clear()
         shm.close(theirs)
 
     def save_over(_: object) -> None:
-        shm.save(theirs, _file(kind))
+        kind.save(theirs, _file(kind))
 
     yield operation("create", "create", lambda _: make())
     yield operation("create", "create attached", lambda _: make(lifetime="attached"))
@@ -102,11 +102,11 @@ def _file(kind: Subject) -> str:
 
 
 def _save(kind: Subject) -> None:
-    shm.save(THEIRS.format(kind.kind), _file(kind))
+    kind.save(THEIRS.format(kind.name), _file(kind))
 
 
 def _load(kind: Subject, _: object) -> Any:
-    return shm.load(MINE, _file(kind), kind=kind.kind)
+    return kind.load(MINE, _file(kind))
 
 
 def _lock(x: Any, *, shared: bool = False) -> None:

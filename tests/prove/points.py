@@ -126,7 +126,9 @@ class Stage:
     def __enter__(self) -> Self:
         self.folder = tempfile.mkdtemp(prefix="shmkernel-points-", dir="/dev/shm")
         os.mkdir(f"{self.folder}.files")
-        self._before, os.environ["SHMKERNEL_DIR"] = os.environ.get("SHMKERNEL_DIR"), self.folder
+        own = {"SHMKERNEL_DIR": self.folder, "XDG_DATA_HOME": f"{self.folder}.data"}
+        self._before = {name: os.environ.get(name) for name in own}
+        os.environ |= own
         self.holder = Child(_hold)
         assert self.holder.hear() == "ready"
         if self._rehearse:
@@ -155,13 +157,13 @@ class Stage:
         self.holder.end()
         self.checker.end()
         sessions.end()
-        if self._before is None:
-            del os.environ["SHMKERNEL_DIR"]
-        else:
-            os.environ["SHMKERNEL_DIR"] = self._before
+        for name, value in self._before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
         with contextlib.suppress(AssertionError):
             until_left(self.folder)
-        shutil.rmtree(f"{self.folder}.files", ignore_errors=True)
+        for more in ("files", "data"):
+            shutil.rmtree(f"{self.folder}.{more}", ignore_errors=True)
         remove(self.folder)
 
     def clear(self) -> None:
@@ -191,7 +193,7 @@ def _rehearse(connection: Any) -> None:
 
 
 def _make_theirs() -> list[Any]:
-    return [kind.create(THEIRS.format(kind.kind), 1) for kind in KINDS]
+    return [kind.create(THEIRS.format(kind.name), 1) for kind in KINDS]
 
 
 def _hold(connection: Any) -> None:
@@ -221,7 +223,7 @@ def _check(connection: Any) -> None:
 
 def _look(operation: Operation | None) -> None:
     for kind in KINDS:
-        name = THEIRS.format(kind.kind)
+        name = THEIRS.format(kind.name)
         x = shm.attach(name)
         stamps = kind.stamps(x)
         assert stamps <= {1, 3}, f"{name} has {stamps}"
@@ -235,7 +237,7 @@ def _look(operation: Operation | None) -> None:
                 pass
         del x
     states = {info.name: info.state for info in shm.list()}
-    assert states == dict.fromkeys(map(THEIRS.format, (kind.kind for kind in KINDS)), ""), states
+    assert states == dict.fromkeys(map(THEIRS.format, (kind.name for kind in KINDS)), ""), states
     if operation:
         made = operation.act(operation.before())
         del made

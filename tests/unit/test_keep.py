@@ -30,8 +30,9 @@ def test_what_only_this_process_still_has_is_named_again_as_a_copy():
     assert x.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("subject", KINDS, ids=lambda subject: subject.kind)
-def test_a_value_of_any_kind_is_named_again_after_the_unlink(subject):
+@pytest.mark.parametrize("subject", KINDS, ids=lambda subject: subject.name)
+def test_a_value_of_any_kind_is_named_again_after_the_unlink(subject, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # of the key that signs objects
     x = subject.create("x", 5)
     shm.unlink("x")
     assert shm.keep("x").kind == subject.kind

@@ -18,7 +18,7 @@ from tests.prove.storm.program import NAMES, Leaf
 if TYPE_CHECKING:
     from tests.prove.storm.actor import Runner
 
-SUBJECTS = {subject.kind: subject for subject in KINDS}
+SUBJECTS = {subject.name: subject for subject in KINDS}
 FORMS = tuple({form: None for subject in KINDS for form in subject.forms} or ("none",))
 TOP = 0x2A << 24  # of each stamp, so that a reader knows one
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,9 @@ def open_(files: str) -> None:
     shm.create("tally", {"n": 0}, lifetime="keep")
     for kind, subject in SUBJECTS.items():
         subject.create("first", 0x2A << 24)
-        shm.save("first", f"{files}/{kind}{subject.suffix}")
+        subject.save("first", f"{files}/{kind}{subject.suffix}")
         shm.unlink("first")
+    shutil.rmtree(f"{files}/data", ignore_errors=True)  # the first of all to share a pickle makes the key again
     sessions.end()
 
 

@@ -131,9 +131,13 @@ def _table_methods(_, value):
     value["number"][3:9], len(value), repr(value)
 
 
+def _object_methods(_, value):
+    value.memory[3:9].copy(), repr(value)
+
+
 METHODS = {
     "array": _array_methods, "list": _list_methods, "raw": _raw_methods, "ring": _ring_methods, "dict": _dict_methods,
-    "table": _table_methods,
+    "object": _object_methods, "table": _table_methods,
 }  # fmt: skip
 
 

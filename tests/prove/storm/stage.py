@@ -56,7 +56,7 @@ class Stage:
     def run(self) -> Outcome:
         """Run all, and clean up."""
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
-        os.environ["SHMKERNEL_DIR"] = self._folder
+        os.environ |= {"SHMKERNEL_DIR": self._folder, "XDG_DATA_HOME": f"{self._files}/data"}
         try:
             self._prepare()
             self._storm()

@@ -32,7 +32,7 @@ def create(runner, step):
 @act(1, shm.TakenError, kind=("kinds",))
 def set_in_session(runner, step):
     subject = SUBJECTS[step["kind"]]
-    if subject.value is None:
+    if subject.value is None or subject.options:  # which cannot be given there
         raise Skip
     shm.session[step.name] = subject.value(runner.stamp())
 
@@ -125,12 +125,9 @@ def load(runner, step):
     subject = SUBJECTS[step["kind"]]
     if subject.value is None:
         raise Skip
-    kind = None if subject.suffix else subject.kind
-    path, options = (
-        f"{runner.files}/{subject.kind}{subject.suffix}",
-        {key: step[key] for key in ("lifetime", "replace")},
-    )
-    runner.keep(step.name, shm.load(step.name, path, kind=kind, **options))
+    path = f"{runner.files}/{subject.name}{subject.suffix}"
+    options = {key: step[key] for key in ("lifetime", "replace")}
+    runner.keep(step.name, subject.load(step.name, path, **options))
 
 
 @act(2, shm.NotFoundError, shm.RefusedError, names=NAMES)
