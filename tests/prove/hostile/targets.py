@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.prove.hostile import folders, segments, stores, tables, texts
+from tests.prove.hostile import folders, objects, segments, stores, tables, texts
 from tests.prove.hostile.judge import Target
 from tests.prove.hostile.segments import described, loaded, mutated, opened, seeds
 from tests.prove.hostile.texts import edited
@@ -20,6 +20,8 @@ TARGETS = [
     Target("dict", described("dict"), lambda: [stores.head()], longest=16384),
     Target("attach", segments.attached, segments.attached_seeds, (), addresses=_MAPS),
     Target("later", segments.later, segments.later_seeds, (), addresses=_MAPS),
+    Target("object", objects.opened, objects.seeds, longest=objects.LONGEST, mutate=objects.mutate),
+    Target("object-stream", objects.streams, objects.stream_seeds, mutate=objects.mutate),
     # a file to load
     Target("array-file", loaded("array", ".npy"), seeds("array"), mutate=mutated("array")),
     Target("list-file", loaded("list"), seeds("list"), mutate=mutated("list")),
