@@ -47,7 +47,7 @@ async function start(modules, app, managers, bar) {
   style.rel = "stylesheet";
   style.href = new URL("style.css", import.meta.url).href;
   document.head.append(style);
-  managers?.add(section(modules, memory, new Questions(modules, memory)));
+  managers?.add(section(modules, memory, new Questions(modules, memory), app.version));
   bar?.registerStatusItem("shmkernel:shared-memory", { item: statusItem(modules, memory, app), align: "left", rank: 4 });
   memory.follow();
 }

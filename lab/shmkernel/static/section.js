@@ -15,9 +15,10 @@ function hint(segment, folder) {
  * @param {import("./plugin.js").Modules} modules
  * @param {import("./memory.js").Memory} memory
  * @param {import("./questions.js").Questions} questions
+ * @param {string} version of the application
  * @returns {object} what the Running panel asks for
  */
-export function section({ components, react }, memory, questions) {
+export function section({ components, react }, memory, questions, version) {
   const icon = new components.LabIcon({ name: "shmkernel:memory", svgstr: ICON });
   const folder = memory.state?.folder ?? "";
   /** @type {import("./memory.js").Segment[] | null} */
@@ -51,8 +52,8 @@ export function section({ components, react }, memory, questions) {
     runningChanged: memory.changed,
     shutdownLabel: "Unlink…",
     shutdownAllLabel: "Unlink All",
-    // A getter: JupyterLab 4.2 takes no function here, and any version reads it when the button is pressed.
-    get shutdownAllConfirmationText() {
+    // JupyterLab 4.2 and Notebook 7.2 take only a text. Then `named` is null, and our own question follows.
+    shutdownAllConfirmationText: /^(4|7)\.[0-2]\./.test(version) ? "A question that names all segments follows." : () => {
       named = memory.segments;
       return questions.aboutAll(named);
     },
