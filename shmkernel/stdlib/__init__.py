@@ -4,6 +4,7 @@
     shareable_list   ShareableList, the value of the kind list
     manager          SharedMemoryManager
     reduction        pickles a shared value as a reference
+    references       what a reference says, and how it is read
     pages            tells whether private memory was changed
     functions        pickles functions and classes that a notebook defines
     delivery         reports a value that cannot be rebuilt as an error of its task

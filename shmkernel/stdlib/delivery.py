@@ -18,7 +18,7 @@ import pickle
 import secrets
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmkernel._core.import_hooks import after_import
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Recovery = tuple[Callable[..., object], tuple[Any, ...]]
 
+Made = TypeVar("Made")
 _SMALL = 1 << 16  # bytes; a larger message is copied only if it has to be
 _DEEPEST = 6  # frames between the sending loop and the pickler; joblib's queues have four
 _LOOPS = ("_handle_tasks", "worker")
@@ -45,6 +46,15 @@ reducers: dict[type, Callable[[Any], Any]] = {}  # for joblib's own Pool, which 
 def note() -> None:
     """Note that the message which this thread is pickling holds a value that may fail to unpickle."""
     _state.noted = True
+
+
+def noting(make: Callable[[], Made]) -> tuple[Made, bool]:
+    """Return what `make` returns, and whether something was noted meanwhile."""
+    before, _state.noted = _state.noted, False
+    try:
+        return make(), _state.noted
+    finally:
+        _state.noted = before
 
 
 def mark() -> str | None:
@@ -72,12 +82,7 @@ def _dumped(dump: Callable[[object], Any], message: object, frame: FrameType) ->
     recovery = _recovery(message, frame)
     if recovery is None:
         return dump(message)
-    before, _state.noted = _state.noted, False
-    try:
-        made = dump(message)
-        noted = _state.noted
-    finally:
-        _state.noted = before
+    made, noted = noting(lambda: dump(message))
     return dump(_Sent(bytes(made), *recovery)) if noted or len(made) <= _SMALL else made
 
 
@@ -95,7 +100,7 @@ def deliver(message: bytes, recover: Callable[..., object], about: tuple[Any, ..
     try:
         return pickle.loads(message)  # noqa: S301  as the pool would
     except Exception as error:  # noqa: BLE001  every error belongs to the task
-        return recover(_portable(error), *about)
+        return recover(portable(error), *about)
 
 
 def fail_task(error: Exception, *job: object) -> object:
@@ -123,7 +128,7 @@ def fail(error: Exception) -> NoReturn:
     raise error
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """Return the error, or an UnpicklingError with the same text if the error itself cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  just pickled
