@@ -14,6 +14,7 @@ the rest of its section is skipped, which may need what the block would have mad
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,9 +39,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "Rscript": "apt-get install r-base-core", "node": "apt-get install nodejs", "cc": "apt-get install gcc libc6-dev",
     "numba": "uv run --group large pytest docs", "pandas": "uv run --group large pytest docs",
-    "duckdb": "uv run --group large pytest docs",
+    "duckdb": "uv run --group large pytest docs", "ipyparallel": "uv run --group large pytest docs",
+    "dask": "uv run --group large pytest docs", "distributed": "uv run --group large pytest docs",
 }  # fmt: skip
-UNTESTED = ["julia", "torch"]  # not in Debian; 900 MB
+UNTESTED = ["julia", "ray", "torch"]  # not in Debian; 200 MB; 900 MB
 UNTESTED += ["pandas", "duckdb"] if sys.version_info >= (3, 15) else []  # no wheels yet
 _evaluate = PythonEvaluator()
 
@@ -139,6 +141,8 @@ def _run(example, suffix, program, *arguments):
     done = subprocess.run(
         command, env=os.environ | {"PATH": path}, timeout=2 * PATIENCE, capture_output=True, text=True, check=False
     )
+    if missing := done.returncode and re.search(r"ModuleNotFoundError: No module named '(\w+)", done.stderr):
+        _missing(missing[1])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,0 +1,108 @@
+"""Dask's workers of this host, started by a client: real processes, which get and give references.
+
+The cluster serves all tests of this file, and so they have one folder of segments in common. `test_dask.py` runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import dask.array as da
+import distributed
+import numpy as np
+import pytest
+
+import shmkernel as shm
+import shmkernel.dask
+from shmkernel._core import paths, sessions
+from shmkernel.testing import remove
+from tests import workers
+from tests.helpers import PATIENCE, until_left
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shm_dir():
+    """The folder of segments for all tests of this file and for the workers."""
+    folder = Path(tempfile.mkdtemp(prefix="shmkernel-test-", dir="/dev/shm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHMKERNEL_DIR", str(folder))
+        yield folder
+        sessions.end()
+        until_left(folder)
+    remove(folder)
+
+
+@pytest.fixture(scope="module")
+def client(shm_dir):
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def unlinked():
+    """Unlink what a test has shared."""
+    yield
+    for name in paths.names():
+        shm.unlink(name)
+
+
+def test_workers_of_this_host_get_and_give_references(client):
+    x = shm.create("x", np.ones((300, 300)))
+    scattered = client.scatter(x, broadcast=True)
+    assert client.submit(workers.lies, scattered, pure=False).result(PATIENCE) == ("segment", 90_000)
+    assert client.submit(workers.lies, x[:10].T, pure=False).result(PATIENCE) == ("segment", 3000)
+    client.submit(workers.double, x[0], pure=False).result(PATIENCE)
+    assert x[0].sum() == 600
+    assert np.shares_memory(client.submit(workers.tail, "x", pure=False).result(PATIENCE), x)
+
+
+def test_from_array_takes_no_copy_and_its_blocks_are_references(client):
+    x = shm.create("x", np.ones((300, 300)))
+    for chunks in (100, -1):
+        blocks = da.from_array(x, chunks=chunks, name=False)
+        parts = client.compute([*blocks.to_delayed().ravel()])
+        found = [client.submit(workers.lies, part, pure=False).result(PATIENCE) for part in parts]
+        assert {where for where, _ in found} == {"segment"}
+        assert client.compute(blocks.sum()).result(PATIENCE) == 90_000
+    alone = np.ones(10)
+    taken = da.from_array(alone, chunks=5)
+    alone[0] = 5
+    assert client.compute(taken.sum()).result(PATIENCE) == 10
+
+
+def test_a_segment_that_is_unlinked_at_once_after_it_was_submitted_arrives(client):
+    for _ in range(20):
+        x = shm.create("x", np.ones(1000))
+        future = client.submit(workers.lies, x, pure=False)
+        shm.unlink("x")
+        assert future.result(PATIENCE)[1] == 1000
+
+
+def test_a_segment_that_is_gone_before_it_arrives_costs_no_worker(client):
+    class Unlinks:
+        def __reduce__(self):
+            shm.unlink("x")
+            return int, ()
+
+    before = client.run(os.getpid)
+    sent = np.array([None])
+    sent[0] = shm.create("x", np.ones(1000))
+    with contextlib.suppress(RuntimeError):  # which part of Dask reads it first depends on Dask's release
+        client.submit(len, [sent.item(0), Unlinks(), sent.fill(None)], pure=False).result(PATIENCE)
+    assert client.run(os.getpid) == before
+
+
+def test_a_worker_that_dies_takes_no_segment_along(client):
+    x = shm.create("x", np.ones(1000))
+    (worker, *_) = client.scheduler_info()["workers"]
+    pids = client.run(os.getpid)
+    held = client.scatter(x, workers=[worker])
+    assert client.submit(workers.lies, held, pure=False).result(PATIENCE)[0] == "segment"
+    os.kill(pids[worker], 9)
+    client.wait_for_workers(2, timeout=PATIENCE)
+    assert client.submit(workers.lies, x, pure=False).result(PATIENCE) == ("segment", 1000)
+    assert shm.attach("x") is x
