@@ -39,7 +39,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     named = [argument.partition("::")[0] for argument in config.args]
     if config.args_source is pytest.Config.ArgsSource.ARGS and len(named) <= _FEW and all(map(os.path.isfile, named)):
         return 0
-    return max(2, min(len(os.sched_getaffinity(0)), 8))
+    return max(4, min(len(os.sched_getaffinity(0)), 8))
 
 
 def pytest_configure(config: pytest.Config) -> None:
