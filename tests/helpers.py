@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import shmkernel
-from shmkernel._core import sessions
+from shmkernel._core import paths, sessions
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 OURS = os.path.dirname(shmkernel.__file__)
@@ -177,6 +177,14 @@ def mount(folder, options):
         if done.returncode:
             return f"mount: {done.stderr}"
     return None
+
+
+def lies_in(name, array):
+    """Return whether an array lies in a mapping of a segment."""
+    at, inode = array.__array_interface__["data"][0], b"%d" % os.stat(paths.path_of(name)).st_ino
+    lines = map(bytes.split, Path("/proc/self/maps").read_bytes().splitlines())  # any bytes may be in a path
+    spans = (line[0].split(b"-") for line in lines if line[4] == inode)
+    return any(int(first, 16) <= at < int(last, 16) for first, last in spans)
 
 
 def python(script, *arguments, flags=(), **options):

@@ -15,8 +15,8 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.testing import KindContract, write
+from tests.helpers import lies_in
 from tests.kinds.test_object import LARGE, same
-from tests.kinds.test_object_tables import lies_in
 
 pd = pytest.importorskip("pandas")
 xr = pytest.importorskip("xarray", reason="xarray is not installed: uv run --group large pytest tests/kinds")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import sys
 import types
 from pathlib import Path
@@ -17,6 +16,7 @@ import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout
 from shmkernel.testing import KindContract, write
+from tests.helpers import lies_in
 from tests.kinds.test_object import LARGE, same
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
@@ -81,14 +81,6 @@ class TestObjectWithTables(KindContract):
 @pytest.fixture(autouse=True)
 def _own(shm_dir):
     """Use the folder of the test."""
-
-
-def lies_in(name, array):
-    """Return whether an array lies in a mapping of a segment."""
-    at, inode = array.__array_interface__["data"][0], str(os.stat(paths.path_of(name)).st_ino)
-    lines = map(str.split, Path("/proc/self/maps").read_text().splitlines())
-    spans = (line[0].split("-") for line in lines if line[4] == inode)
-    return any(int(first, 16) <= at < int(last, 16) for first, last in spans)
 
 
 def test_a_frame_in_a_dict_has_the_memory_of_the_segment():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 import shmkernel as shm
-from tests.kinds.test_object_tables import lies_in
+from tests.helpers import lies_in
 
 torch = pytest.importorskip("torch", reason="torch is not installed: uv run --with torch pytest tests/kinds")
 
