@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LIFETIMES = ("session", "attached", "keep")
-_known: dict[tuple[int, int], tuple[int, Record]] = {}  # by device and inode: the segment's ctime, its record
+_known: dict[int, tuple[tuple[int, int], Record]] = {}  # by inode: the segment's device and ctime, its record
 _KNOWN = 1 << 14  # records: a monitor asks for all of them again and again
 _LONGEST = 1 << 16  # bytes; a longer record is damaged
 
@@ -78,15 +78,20 @@ def of(segment: os.stat_result, folder: str | None = None) -> Record | None:
 
     `folder` is that of the records, for a caller that reads many.
     """
-    known = _known.get((segment.st_dev, segment.st_ino))
-    if known and known[0] == segment.st_ctime_ns:
+    known, now = _known.get(segment.st_ino), (segment.st_dev, segment.st_ctime_ns)
+    if known and known[0] == now:
         return known[1]
     record = read(segment.st_ino, folder)
     if record:
         if len(_known) >= _KNOWN:
             _known.clear()
-        _known[segment.st_dev, segment.st_ino] = segment.st_ctime_ns, record
+        _known[segment.st_ino] = now, record
     return record
+
+
+def forget(inode: int) -> None:
+    """Drop a record from the cache: its segment goes."""
+    _known.pop(inode, None)
 
 
 def read(inode: int | str, folder: str | None = None) -> Record | None:

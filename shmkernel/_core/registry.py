@@ -340,6 +340,7 @@ def _unlink_aliases(status: os.stat_result) -> None:
 
 
 def _drop(inode: int) -> None:
+    records.forget(inode)
     _remove(paths.runtime("records", str(inode)))
     _remove(paths.runtime("pending", str(inode)))
     _remove_store_folder(inode)
