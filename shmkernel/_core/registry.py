@@ -297,24 +297,6 @@ def size(status: os.stat_result) -> int:
     return status.st_size
 
 
-def holders() -> dict[tuple[int, int], list[int]]:
-    """Return the pids that have each file attached, by (device, inode), from /proc/locks: 20 ms for 10,000 locks.
-
-    The OS gives the list a page at a time. If other programs lock meanwhile, it can give a line twice, or never.
-    """
-    pids: dict[tuple[int, int], list[int]] = {}
-    with contextlib.suppress(FileNotFoundError), open("/proc/locks", encoding="utf-8") as file:
-        for line in file:
-            words = line.split()
-            if words[1] == "FLOCK" and words[3] == "READ" and int(words[4]) > 0:
-                major, minor, inode = words[5].split(":")
-                key = os.makedev(int(major, 16), int(minor, 16)), int(inode)
-                holding = pids.setdefault(key, [])
-                if (pid := int(words[4])) not in holding:
-                    holding.append(pid)
-    return pids
-
-
 def _link(fd: int, new: Record) -> None:
     try:
         segment_file.link(fd, paths.path_of(new.name))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shmkernel as shm
 from shmkernel import errors, render
-from shmkernel._core import capacity, counts, paths, records, registry, segment_file, sessions
+from shmkernel._core import capacity, counts, oflock, paths, records, registry, segment_file, sessions
 from shmkernel.verbs import listing
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _unlink(args: Namespace) -> None:
         again = shlex.join(["shmkernel", "unlink", *args.name, "--yes"])
         raise errors.ShmError(f"nothing is removed yet. To remove what is listed: {again}")
     labels = {session.pid: session.label for session in sessions.everyone()}
-    attached = registry.holders()
+    attached = oflock.holders()
     for name in names:
         status = os.lstat(paths.path_of(name))
         shm.unlink(name)

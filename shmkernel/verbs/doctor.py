@@ -138,7 +138,7 @@ def _mechanisms() -> Iterator[Finding]:
             status = os.fstat(fd)
             excluded = _is_locked(path)
             at = status.st_dev, status.st_ino
-            listed = any(os.getpid() in registry.holders().get(at, ()) for _ in range(_LOOKS))
+            listed = any(os.getpid() in oflock.holders().get(at, ()) for _ in range(_LOOKS))
         finally:
             fd.close()
             with contextlib.suppress(FileNotFoundError):

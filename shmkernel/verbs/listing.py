@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
-from shmkernel._core import folders, identity, limits, paths, records, registry, segment_file, sessions
+from shmkernel._core import folders, identity, limits, oflock, paths, records, registry, segment_file, sessions
 from shmkernel.errors import LimitError
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments
@@ -219,7 +219,7 @@ class _Now:
         known = sessions.everyone()
         self._by_id = {session.id: session for session in known}
         self._by_pid = {(session.pid, session.pid_ns): session for session in known}
-        self._attached, self._mine = registry.holders(), sessions.mine()
+        self._attached, self._mine = oflock.holders(), sessions.mine()
         # /proc/locks leaves out the processes of pid namespaces that are not inside its own.
         self.complete = identity.pid_namespace() == identity.INITIAL and os.path.exists("/proc/locks")
         self.records = paths.runtime("records")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel._core import folders, paths, records, registry, segment_file, sessions
+from shmkernel._core import folders, oflock, paths, records, registry, segment_file, sessions
 from shmkernel.verbs import staging
 from tests.helpers import holding, left
 from tests.unit.test_interrupts import interrupted  # noqa: F401  a fixture
@@ -169,9 +169,9 @@ def test_own_replaces_only_what_this_session_made():
 def test_holders_are_found_by_the_operating_system():
     with holding(lambda: shm.create("x", 1)) as child:
         found = os.stat(paths.path_of("x"))
-        assert registry.holders()[found.st_dev, found.st_ino] == [child.pid]
+        assert oflock.holders()[found.st_dev, found.st_ino] == [child.pid]
         x = shm.attach("x")
-        assert sorted(registry.holders()[found.st_dev, found.st_ino]) == sorted([child.pid, os.getpid()])
+        assert sorted(oflock.holders()[found.st_dev, found.st_ino]) == sorted([child.pid, os.getpid()])
         assert x == 1
         child.end()
     with registry.locked():
