@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.documents", "tests.tutorials"]
 collect_ignore = ["tests/kinds/hostile_tables.py"]  # a program without tests, which needs pandas
 collect_ignore += ["tests/unit/dask_messages.py", "tests/unit/dask_cluster.py"]  # test_dask.py runs them
-if find_spec("distributed") is None:
-    collect_ignore.append("shmkernel/dask")  # its modules import it
+collect_ignore += ["shmkernel/dask"]  # its modules, which have no examples, import distributed: see test_dask.py
 
 # A shell's job in the background ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -29,9 +28,8 @@ def context(request):
 
 
 @pytest.fixture
-def submit(context, monkeypatch):
+def submit(context):
     """Ways to run a task in a worker; each returns a function that waits for the result."""
-    monkeypatch.delitem(copyreg.dispatch_table, workers.OddError, raising=False)  # Dask teaches pickle all errors
     shm.create("begun", 1)  # the first create registers the picklers
     with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
         ways = {
