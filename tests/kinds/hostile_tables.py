@@ -146,7 +146,9 @@ def attach(data):
     for form in (None, "pandas", "arrow"):
         memory = mmap.mmap(-1, len(data))
         memory[:] = data
-        with contextlib.suppress(ValueError, shm.ArgumentError):  # of the first, `attach` makes a DamagedError
+        with contextlib.suppress(
+            ValueError, shm.ArgumentError, shm.LimitError
+        ):  # `attach` makes the first DamagedError
             read(own.open_as(memory, "/dev/shm/shmk-0-x", "c", form, trusted=False))
             opened += 1
     return opened
@@ -158,7 +160,7 @@ def load(data, path):
         file.write(data)
     try:
         read(shm.load("x", path, replace=True))
-    except (shm.DamagedError, shm.UnsupportedError):
+    except (shm.DamagedError, shm.UnsupportedError, shm.LimitError):
         return 0
     return 1
 

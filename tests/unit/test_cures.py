@@ -494,17 +494,23 @@ def pandas_values(pd):
         (pd.DataFrame({"a": [1j]}), "x.to_numpy()"),
         (pd.Series(["a", 1], dtype=object), "x.to_list()"),
         (pd.Categorical(["a", "b"]), "x.tolist()"),
+    ]
+
+
+def pandas_values_as_arrays(pd):
+    return [
         (pd.Timestamp("2020"), "x.to_numpy()"),
-        (pd.Timestamp("2020", tz="Europe/Berlin"), "{'x': x.to_pydatetime()}"),
-        (zone, "x.tz_convert(None).to_numpy()"),
-        (pd.Index([1, 2]), "x.to_numpy()"),
-        (pd.MultiIndex.from_tuples([(1, "a")]), "x.to_list()"),
+        (pd.Timestamp("2020", tz="Europe/Berlin"), "x.to_datetime64()"),
+        (pd.date_range("2020", periods=2, tz="Europe/Berlin"), "x.tz_convert(None).to_numpy()"),
     ]
 
 
 def test_what_pandas_has_is_shared_by_its_values():
-    for value, expression in pandas_values(pytest.importorskip("pandas")):
+    pd = pytest.importorskip("pandas")
+    for value, expression in pandas_values(pd):
         proposed_and_works(value, expression)
+    for value, expression in pandas_values_as_arrays(pd):
+        proposed_and_works(value, expression, kind="array")
 
 
 @pytest.mark.parametrize("make", [shm.ShareableList, lambda items: shm.create("x", items, kind="list")])
