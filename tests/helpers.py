@@ -190,7 +190,11 @@ def lies_in(name, array):
 def python(script, *arguments, flags=(), **options):
     """Run a script in a fresh interpreter, and return the finished process with its output."""
     options = {"timeout": PATIENCE, "capture_output": True, "text": True} | options
-    return subprocess.run([sys.executable, *flags, "-c", script, *map(str, arguments)], check=True, **options)
+    done = subprocess.run([sys.executable, *flags, "-c", script, *map(str, arguments)], check=False, **options)
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n")  # pytest shows it, and of the error the command alone
+    done.check_returncode()
+    return done
 
 
 @contextlib.contextmanager
