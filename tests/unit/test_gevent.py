@@ -17,7 +17,7 @@ import shmkernel as shm
 
 def together(work, count=4):
     jobs = [gevent.spawn(work) for _ in range(count)]
-    gevent.joinall(jobs, timeout=20, raise_error=True)
+    gevent.joinall(jobs, timeout=100, raise_error=True)
     assert all(job.successful() for job in jobs), "it hangs"
 
 x = shm.create("x", np.zeros(1))
