@@ -344,3 +344,14 @@ class Book:
     def status(self):
         """Return the element that says whether the monitor is live."""
         return self.monitor.locator(".shm-status").element_handle()
+
+
+def watching(page, server, notebook):
+    """Open a new notebook, alone in the page, that shares the array x and shows a monitor."""
+    load(page, server)
+    array = "import numpy as np, shmkernel as shm\n%load_ext shmkernel\nx = shm.create('x', np.zeros((4, 5)))"
+    server.notebook(notebook, array, "", "")
+    found = Book(page, server, notebook)
+    found.run(0)
+    found.watch("%shm_watch")
+    return found

@@ -63,12 +63,7 @@ def b(app, a):
 @pytest.fixture
 def alone(page, server):
     """A notebook in a page of its own, which a test may reload."""
-    lab.load(page, server)
-    server.notebook("alone.ipynb", f"{PLUS}%load_ext shmkernel\nx = shm.create('x', np.zeros((4, 5)))", "", "")
-    found = lab.Book(page, server, "alone.ipynb")
-    found.run(0)
-    found.watch("%shm_watch")
-    return found
+    return lab.watching(page, server, "alone.ipynb")
 
 
 def expect():

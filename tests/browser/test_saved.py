@@ -20,12 +20,7 @@ STATE = "application/vnd.jupyter.widget-state+json"
 @pytest.fixture
 def book(page, server):
     """A notebook that shows a monitor, and the array x."""
-    lab.load(page, server)
-    server.notebook("kept.ipynb", f"{PLUS}%load_ext shmkernel\nx = shm.create('x', np.zeros((4, 5)))", "", "")
-    found = lab.Book(page, server, "kept.ipynb")
-    found.run(0)
-    found.watch("%shm_watch")
-    yield found
+    yield lab.watching(page, server, "kept.ipynb")
     (server.root / "work" / "kept.ipynb").unlink()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import datetime as dt
 import decimal
@@ -23,8 +22,9 @@ from hypothesis import strategies as st
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout
-from shmkernel.testing import KindContract, attach_hostile, write
+from shmkernel.testing import attach_hostile, write
 from tests.helpers import Child
+from tests.kinds.objects import ObjectContract
 
 
 @dataclasses.dataclass
@@ -84,8 +84,7 @@ def same(one, other):
     return one == other or one != one  # noqa: PLR0124  NaN
 
 
-class TestObject(KindContract):
-    kind = "object"
+class TestObject(ObjectContract):
     VALUES: ClassVar = {
         "arrays in a list": [LARGE, 1, ["a"]],
         "a text": "a text",
@@ -122,15 +121,6 @@ class TestObject(KindContract):
 
     def same(self, got, value):
         return same(got, value)
-
-    def change(self, got):
-        got[0][...] = 7
-
-    def touch(self, got):
-        repr(got)
-        copy.deepcopy(got)
-
-    test_changes_are_everybodys = None  # they never are
 
     def test_the_memory_goes_with_the_last_reference(self, value):
         """What holds no array, and has no weak references, needs no memory of the segment."""

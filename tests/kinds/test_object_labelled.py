@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import copy
 import datetime as dt
 import zoneinfo
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
-from shmkernel.testing import KindContract, write
+from shmkernel.testing import write
 from tests.helpers import lies_in
+from tests.kinds.objects import ObjectContract
 from tests.kinds.test_object import LARGE, same
 
 pd = pytest.importorskip("pandas")
@@ -84,8 +84,7 @@ def identical(got, value):
         assert [*got.coords] == [*value.coords]
 
 
-class TestObjectWithDatasets(KindContract):
-    kind = "object"
+class TestObjectWithDatasets(ObjectContract):
     VALUES: ClassVar = {"a dataset": [LARGE, DATASET], "indexes": [LARGE, *INDEXES]}
     REFUSED: ClassVar = {"a frequency": [pd.bdate_range("2026-01-01", periods=3, freq="C", holidays=["2026-01-02"])]}
 
@@ -97,15 +96,6 @@ class TestObjectWithDatasets(KindContract):
                 pd.testing.assert_index_equal(one, other, exact=True)
                 assert getattr(one, "freq", None) == getattr(other, "freq", None)
         return len(got) == len(value) and same(got[0], value[0])
-
-    def change(self, got):
-        got[0][...] = 7
-
-    def touch(self, got):
-        repr(got)
-        copy.deepcopy(got)
-
-    test_changes_are_everybodys = None  # they never are
 
 
 @pytest.fixture(autouse=True)

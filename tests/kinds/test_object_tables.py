@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import sys
 import types
@@ -15,8 +14,9 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout
-from shmkernel.testing import KindContract, write
+from shmkernel.testing import write
 from tests.helpers import lies_in
+from tests.kinds.objects import ObjectContract
 from tests.kinds.test_object import LARGE, same
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
@@ -50,8 +50,7 @@ def equal(got, value):
     return same(got, value) if type(got) is np.ndarray else type(got) is type(value) and got.equals(value)
 
 
-class TestObjectWithTables(KindContract):
-    kind = "object"
+class TestObjectWithTables(ObjectContract):
     VALUES: ClassVar = {
         "a frame": [LARGE, {"rows": FRAME, "again": FRAME}],
         "in a dataclass": [LARGE, Run(FRAME, "a note")],
@@ -67,15 +66,6 @@ class TestObjectWithTables(KindContract):
 
     def same(self, got, value):
         return equal(got, value)
-
-    def change(self, got):
-        got[0][...] = 7
-
-    def touch(self, got):
-        repr(got)
-        copy.deepcopy(got)
-
-    test_changes_are_everybodys = None  # they never are
 
 
 @pytest.fixture(autouse=True)
