@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import shmkernel
-from shmkernel._core import paths, sessions
+from shmkernel._core import folders, paths, sessions
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 OURS = os.path.dirname(shmkernel.__file__)
@@ -47,6 +47,20 @@ def _is_open(number):
     except OSError:  # the one that listed them
         return False
     return True
+
+
+def descriptors():
+    """Return the numbers that are open, but for folders that the package holds: their count is of all tests so far."""
+    held = {int(folder) for folder in folders._held.values()}
+    return {number for number in map(int, os.listdir("/proc/self/fd")) if number not in held and _is_open(number)}
+
+
+@contextlib.contextmanager
+def leaving_none_open(*, but=0):
+    """Check that the statement leaves no more descriptors open, but for a few; other threads open some for a moment."""
+    before = len(descriptors())
+    yield
+    until(lambda: len(descriptors()) <= before + but, "what was opened is closed")
 
 
 def quick_first(first, *others):

@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.sync import inotify, sync_file
-from tests.helpers import Child, repeat, without_collector
+from tests.helpers import Child, descriptors, repeat, without_collector
 
 ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "60"))
 ONCE = 6  # descriptors that a first wait opens for good, which a busy machine may put off
@@ -157,13 +157,13 @@ def let_go_of_explicit_ones():
             shm.lock("x").release()
 
 
-def descriptors():
+def still_open():
     for file in [*sync_file._files.values()]:
         file.idle.clear()  # kept open for the next lock; how many depends on how many were used at once
     if inotify._resting is not None:  # likewise, for the next wait
         inotify._resting.close()
         inotify._resting = None
-    return len(os.listdir("/proc/self/fd"))
+    return len(descriptors())
 
 
 @pytest.mark.timeout(method="thread")  # the other method is the timer that is used here
@@ -211,10 +211,10 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
                 if number == min(20, ROUNDS // 10):
                     kept.clear()
                     gc.collect()
-                    at_first = descriptors()
+                    at_first = still_open()
             kept.clear()
             gc.collect()
-            assert descriptors() <= at_first + (2 * sync_file._RECENT if operation is opening else ONCE)
+            assert still_open() <= at_first + (2 * sync_file._RECENT if operation is opening else ONCE)
             assert len(inotify._waiters) == 0
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)

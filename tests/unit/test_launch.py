@@ -16,7 +16,19 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import launch, sessions
-from tests.helpers import PATIENCE, Child, free_descriptors, lacking, left, python, until, until_left, watchdogs
+from tests.helpers import (
+    PATIENCE,
+    Child,
+    descriptors,
+    free_descriptors,
+    lacking,
+    leaving_none_open,
+    left,
+    python,
+    until,
+    until_left,
+    watchdogs,
+)
 
 STEPS = 15
 UNUSED = 65521  # the uid of nobody here
@@ -89,11 +101,10 @@ def test_a_program_that_starts_itself_does_so_once(monkeypatch, shm_dir, tmp_pat
 def test_what_does_not_watch_is_an_error_that_says_why_and_is_ended(does, why, monkeypatch, shm_dir, tmp_path):
     monkeypatch.setattr(launch, "interpreters", lambda: iter([program(tmp_path / "python", does)]))
     monkeypatch.setattr(launch, "_LIMIT", 0.2 if "sleep" in does else PATIENCE)
-    fds, before = len(os.listdir("/proc/self/fd")), children()
-    with pytest.raises(shm.WatchdogError, match=f"{why}.*so none was made"):
+    before = children()
+    with leaving_none_open(), pytest.raises(shm.WatchdogError, match=f"{why}.*so none was made"):
         shm.create("x", 1)
     assert left(shm_dir) == []
-    assert len(os.listdir("/proc/self/fd")) == fds
     assert children() <= before
     until(lambda: not processes_with(str(tmp_path)), "all that was started is gone")
     monkeypatch.undo()
@@ -303,7 +314,7 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
         sessions.begin()
         longest = time.monotonic() - start
         sessions.end()
-        fds = len(os.listdir("/proc/self/fd"))
+        before = len(descriptors())
         interrupted = 0
         for step in range(STEPS):
             try:
@@ -317,7 +328,7 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
             sessions.end()
         with contextlib.suppress(ChildProcessError):
             assert os.waitpid(-1, os.WNOHANG) == "nobody"
-        connection.send((interrupted, len(os.listdir("/proc/self/fd")) - fds))
+        connection.send((interrupted, len(descriptors()) - before))
 
     with Child(work) as child:
         interrupted, opened = child.hear()

@@ -18,7 +18,7 @@ import shmkernel as shm
 from shmkernel import ShareableList, SharedMemory
 from shmkernel._core import paths, registry
 from shmkernel.verbs import attachments
-from tests.helpers import holding, left, python, until_left
+from tests.helpers import holding, leaving_none_open, left, python, until_left
 
 MAKES = "import shmkernel; block = shmkernel.SharedMemory(create=True, size=10); print(block.name)"
 ATTACHES = "import sys, shmkernel; block = shmkernel.SharedMemory(sys.argv[1]); print(bytes(block.buf[:3]))"
@@ -30,10 +30,6 @@ def stdlib(posix_name, monkeypatch):
     monkeypatch.setattr(resource_tracker, "register", lambda *_: None)
     monkeypatch.setattr(resource_tracker, "unregister", lambda *_: None)
     return shared_memory.SharedMemory
-
-
-def fds():
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_either_class_attaches_what_the_other_made(stdlib, posix_name):
@@ -89,14 +85,13 @@ def test_a_program_that_closes_nothing_prints_nothing_and_leaves_nothing(shm_dir
 def test_a_block_too_large_raises_and_leaves_nothing(shm_dir):
     registry.begin()
     gc.collect()  # what earlier tests have left
-    before = fds()
-    with pytest.raises(OSError, match=r"needs 1024\.0 TiB") as raised:
-        SharedMemory("x", create=True, size=1 << 50)
-    assert raised.value.errno == errno.ENOSPC
-    assert [path for path in left(shm_dir) if "sessions" not in path] == []
-    del raised
-    gc.collect()
-    assert fds() == before
+    with leaving_none_open():
+        with pytest.raises(OSError, match=r"needs 1024\.0 TiB") as raised:
+            SharedMemory("x", create=True, size=1 << 50)
+        assert raised.value.errno == errno.ENOSPC
+        assert [path for path in left(shm_dir) if "sessions" not in path] == []
+        del raised
+        gc.collect()
     with pytest.raises(FileNotFoundError):
         SharedMemory("x")
 
@@ -129,25 +124,22 @@ def test_an_array_over_the_bytes_outlives_close_and_the_handle():
 
 def test_close_under_a_living_view_leaks_no_descriptor():
     SharedMemory("first", create=True, size=1)
-    before = fds()
     for _ in range(10):
-        block = SharedMemory("first")
-        assert fds() == before + 1
-        view = block.buf[:1]
-        block.close()
-        block.close()
-        del view
-        assert fds() == before
+        with leaving_none_open():
+            with leaving_none_open(but=1):
+                block = SharedMemory("first")
+            view = block.buf[:1]
+            block.close()
+            block.close()
+            del view
 
 
 def test_a_failed_attach_unlinks_nothing_and_leaks_nothing(shm_dir):
     SharedMemory("other", create=True, size=1)
     (shm_dir / "empty").touch()
-    before = fds()
-    with pytest.raises(ValueError, match="empty"):
+    with leaving_none_open(), pytest.raises(ValueError, match="empty"):
         SharedMemory("empty")
     assert (shm_dir / "empty").exists()
-    assert fds() == before
     (shm_dir / "empty").unlink()
 
 
