@@ -5,6 +5,7 @@ Two runs of the suite on one machine do not meet, and neither meets the segments
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -84,6 +85,8 @@ def pytest_runtestloop() -> Iterator[None]:
     nbval kills kernels, and joblib's own folder, in /dev/shm by default, would stay. The key that signs objects is made
     there too, not at the user's home.
     """
+    gc.collect()
+    gc.freeze()  # tests collect garbage often, which would look through all that they have imported each time
     with _private_folder(), tempfile.TemporaryDirectory() as apart, pytest.MonkeyPatch.context() as patch:
         patch.setenv("JOBLIB_TEMP_FOLDER", apart)
         patch.setenv("XDG_DATA_HOME", f"{apart}/data")
