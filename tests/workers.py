@@ -28,6 +28,18 @@ def create_and_die(name):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_at(block, marker=None):
+    """Compute a block; the process that has the first one dies: once if there is a path to note that, else always."""
+    if block[0, 0] == 0:
+        if marker is not None:
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return block + 1
+        os.kill(os.getpid(), signal.SIGKILL)
+    return block + 1
+
+
 def look(array):
     """Tell what arrived: the values, and the inodes of all that is attached here."""
     return (

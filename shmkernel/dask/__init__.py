@@ -16,6 +16,15 @@ imported this module, gets the values.
 
 from __future__ import annotations
 
+try:
+    import dask
+    import distributed  # noqa: F401  every module here needs it
+except ModuleNotFoundError as error:
+    if error.name not in ("dask", "distributed"):
+        raise
+    message = f"No module named {error.name!r}. Install it, in a terminal: pip install 'shmkernel[dask]'"
+    raise ModuleNotFoundError(message, name=error.name) from None
+
 import dask.config
 
 from shmkernel.dask import agreement, arrays, messages

@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     sparse: bool = False
     build: Callable[[str, int, Callable[[int], None]], None] | None = None  # a Keeper's: folder, its fd, progress
     grows: bool = False  # the size is an estimate: the file ends with the last piece
+    compute: Callable[[int, Callable[[int], None]], None] | None = None  # what follows the pieces: fd, progress
 
 
 class Consent(NamedTuple):
@@ -245,7 +246,7 @@ def planned(name: str, value: object, options: Mapping[str, object], kind: str |
             name, value, options | ({"allow_pickle": allow_pickle} if getattr(maker, "pickles", False) else {})
         )
     except (UnsupportedError, RangeError) as error:
-        if "package" in error.facts:  # it is to be installed
+        if error.facts.keys() & {"package", "expression"}:  # what is to be installed, or given instead
             raise
         if kind is not None or value is None or any(option is not None for option in options.values()):
             raise _cured(error, name, value, options, kind) from error.__cause__

@@ -64,7 +64,7 @@ class Array:
             return True
         from shmkernel.kinds import exports  # noqa: PLC0415  arrays do without
 
-        return exports.are_numbers(value)
+        return exports.are_numbers(value) or exports.is_dask(value)
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan `value`, or an array of the given shape and dtype, filled with `fill`."""
@@ -84,9 +84,27 @@ class Array:
             source = _filled(name, shape, dtype or np.dtype(float), fill)
             blank = fill is None or not _once(source).tobytes().strip(b"\0")
             return self._lay_out(name, source, source.dtype, str(order or "C"), blank=blank)
+        if not isinstance(value, np.ndarray) and (planned := self._of_dask(name, value, dtype, str(order or "C"))):
+            return planned
         source = _sharable(name, value, dtype)
         fortran = order == "F" or (order is None and source.flags.f_contiguous and not source.flags.c_contiguous)
         return self._lay_out(name, source, dtype or source.dtype, "F" if fortran else "C")
+
+    def _of_dask(self, name: str, value: object, dtype: np.dtype[Any] | None, order: str) -> Plan | None:
+        """Plan an array that Dask's workers compute into the segment; None if the value is no collection of Dask's."""
+        from shmkernel.kinds import exports  # noqa: PLC0415  arrays do without
+
+        if not exports.is_dask(value):
+            return None
+        with importing:
+            from shmkernel.kinds import dask_arrays, dask_blocks  # noqa: PLC0415  Dask alone needs them
+
+        blank = dask_arrays.blank(name, value, dtype)
+        plan = self._lay_out(name, blank, blank.dtype, order, blank=True)
+        (head,) = map(bytes, plan.pieces())
+        said = np.dtype(cast("Any", value).dtype)
+        layout = dask_blocks.Layout(name, blank.shape, blank.dtype, said, order, len(head), plan.size)
+        return Plan(plan.size, lambda: iter(()), compute=functools.partial(dask_arrays.compute, value, layout, head))
 
     def _lay_out(
         self, name: str, source: NDArray[Any], dtype: np.dtype[Any], order: str, *, blank: bool = False

@@ -6,6 +6,7 @@ They are recognised by the protocol by which they give their memory, and nothing
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -44,6 +45,13 @@ def are_numbers(value: object) -> bool:
             return view.format.lstrip("@=<>!") in _FORMATS
     except (TypeError, ValueError, BufferError):
         return False
+
+
+def is_dask(value: object) -> bool:
+    """Return whether a value is an array of Dask, which is not imported for it."""
+    module = sys.modules.get("dask.array")
+    kind = getattr(module, "Array", None)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def taken(name: str, value: Any) -> NDArray[Any] | Any:

@@ -74,6 +74,8 @@ def make(
                         plan.build(registry.make_store_folder(fd, kind.file), fd, progress)
                     else:
                         segment_file.fill(fd, plan.size, plan.pieces(), name, progress, grows=plan.grows)
+                        if plan.compute:
+                            plan.compute(fd, progress)
             status = os.fstat(fd)
             mapping, shared = open_(
                 kind, fd, status, path, name, mode, view, trusted=True, consent=kinds.Consent(allow=True)

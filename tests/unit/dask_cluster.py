@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+import dask
 import dask.array as da
 import distributed
 import numpy as np
@@ -18,9 +21,10 @@ import pytest
 import shmkernel as shm
 import shmkernel.dask
 from shmkernel._core import paths, sessions
+from shmkernel.kinds import dask_blocks
 from shmkernel.testing import remove
 from tests import workers
-from tests.helpers import PATIENCE, until_left
+from tests.helpers import PATIENCE, lacking, left, until_left
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,3 +110,83 @@ def test_a_worker_that_dies_takes_no_segment_along(client):
     client.wait_for_workers(2, timeout=PATIENCE)
     assert client.submit(workers.lies, x, pure=False).result(PATIENCE) == ("segment", 1000)
     assert shm.attach("x") is x
+
+
+def blocks(task, *about):
+    """A collection of 16 blocks, of which a task computes each."""
+    return (
+        da.arange(10_000, chunks=10_000)
+        .reshape(100, 100)
+        .rechunk(25)
+        .map_blocks(task, *about, meta=np.empty((0, 0), int))
+    )
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """The blocks that this process itself stores, since their workers cannot."""
+    places, store = [], dask_blocks.Target.store
+    monkeypatch.setattr(
+        dask_blocks.Target,
+        "store",
+        lambda self, fd, place, values: (places.append(place), store(self, fd, place, values)),
+    )
+    return places
+
+
+def test_workers_compute_a_collection_straight_into_a_segment(client, stored):
+    value = blocks(np.negative)
+    for order in ("C", "F"):
+        x = shm.create("x", value, order=order, replace=True)
+        assert x.tolist() == (-np.arange(10_000).reshape(100, 100)).tolist()
+    assert client.submit(workers.lies, x, pure=False).result(PATIENCE)[0] == "segment"
+    assert not stored
+
+
+def test_a_worker_that_dies_in_the_middle_makes_no_difference(client, stored, tmp_path):
+    x = shm.create("x", blocks(workers.die_at, str(tmp_path / "died")))
+    assert (tmp_path / "died").exists()
+    assert x.tolist() == (np.arange(10_000).reshape(100, 100) + 1).tolist()
+    assert not stored
+    client.wait_for_workers(2, timeout=PATIENCE)
+
+
+def test_a_task_that_kills_every_worker_is_an_error_and_leaves_nothing(client, shm_dir, monkeypatch):
+    shm.create("first", [1])  # so that there is a session
+    shm.unlink("first")
+    before = left(shm_dir)
+    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(distributed.KilledWorker):
+        shm.create("x", blocks(workers.die_at))
+    assert shm.list() == []
+    assert left(shm_dir) == before
+    client.wait_for_workers(2, timeout=PATIENCE)
+    assert shm.create("x", blocks(np.negative))[0, 1] == -1
+
+
+WORKER = """
+import asyncio, sys
+from distributed import Worker
+
+async def work():
+    async with Worker(sys.argv[1], name="far", host="127.0.0.1", memory_limit=0) as worker:
+        await worker.finished()
+
+asyncio.run(work())
+"""
+
+
+def test_a_worker_that_sees_other_processes_sends_the_values(client, stored):
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    tried = subprocess.run([*unshare, "true"], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if tried.returncode:
+        lacking(f"a namespace of processes needs root and unshare: {tried.stderr.strip()}")
+    with subprocess.Popen([*unshare, sys.executable, "-c", WORKER, client.scheduler.address]) as far:
+        try:
+            client.wait_for_workers(3, timeout=PATIENCE)
+            with dask.annotate(workers=["far"], allow_other_workers=False):
+                x = shm.create("x", blocks(np.negative))
+        finally:
+            far.kill()
+    assert x.tolist() == (-np.arange(10_000).reshape(100, 100)).tolist()
+    assert len(stored) == 16

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.timeout(5 * PATIENCE)
-@pytest.mark.parametrize("name", ["dask_messages", pytest.param("dask_cluster", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["dask_arrays", "dask_messages", pytest.param("dask_cluster", marks=pytest.mark.long)])
 def test_dask_by_reference(name):
     if importlib.util.find_spec("distributed") is None:
         lacking("distributed is not installed: uv run --group large pytest tests/unit/test_dask.py")
@@ -42,3 +42,19 @@ shm.unlink("x")
 print({"dask", "distributed", "shmkernel.dask"} & {*sys.modules})
 """
     assert python(script).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("missing", ["dask", "distributed"])
+def test_without_dask_one_line_says_what_to_install(missing):
+    script = """
+import sys
+sys.modules[sys.argv[1]] = None
+try:
+    import shmkernel.dask
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    line = f"No module named {missing!r}. Install it, in a terminal: pip install 'shmkernel[dask]'\n"
+    if missing == "distributed" and importlib.util.find_spec("dask") is None:
+        line = line.replace("distributed", "dask")
+    assert python(script, missing).stdout == line
