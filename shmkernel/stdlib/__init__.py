@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shmkernel import kinds
 from shmkernel._core.import_hooks import after_import
 from shmkernel._core.imports import importing
 from shmkernel.verbs import attachments
@@ -32,13 +33,13 @@ PICKLERS = (  # modules that pickle what goes to other processes: those that `re
     "joblib.externals.loky.backend.reduction", "joblib.externals.loky.backend.queues",
     "joblib._memmapping_reducer", "joblib.pool",
 )  # fmt: skip
-_shared: dict[type, str] = {}  # types of the values that this process has had attached, and their kinds
+_shared: dict[type, bool] = {}  # types of values that this process has had attached: do they go by name?
 
 
 def _make_sendable(value: object, kind: str) -> None:
     """Have values of this type sent as references, by picklers that are imported or will be."""
     if type(value) not in _shared:
-        _shared[type(value)] = kind
+        _shared[type(value)] = kinds.goes_by_name(kinds.named(kind))
         for name in PICKLERS:
             after_import(name, _teach)
 

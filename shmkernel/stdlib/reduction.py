@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shmkernel import kinds
 from shmkernel._core.import_hooks import after_import
 from shmkernel.stdlib import delivery, functions, references, shareable_list, shared_memory
 
@@ -27,11 +26,11 @@ _PROTOCOL = pickle.DEFAULT_PROTOCOL
 _taught: list[ModuleType] = []  # those that have a `register`
 
 
-def register(shared: Mapping[type, str]) -> None:
-    """Have values of these types sent as references: as the name that they are attached by, if their kind says so."""
+def register(shared: Mapping[type, bool]) -> None:
+    """Have values of these types sent as references: as the name that they are attached by, where that is true."""
     _teach_all()
-    for kind, name in [*shared.items()]:
-        if kind not in delivery.reducers and kinds.goes_by_name(kinds.named(name)):
+    for kind, by_name in [*shared.items()]:
+        if by_name and kind not in delivery.reducers:
             _register(kind, reduce_named)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import re
 from pathlib import Path
 
 import pytest
 
-from shmkernel import kinds
+import shmkernel as shm
+from shmkernel import kinds, stdlib
+from shmkernel.stdlib import reduction
 from shmkernel.testing import KindContract
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-kind.md"
@@ -29,6 +32,13 @@ class TestDays(NAMES["TestDays"]):
 
 
 del NAMES["TestDays"]
+
+
+def test_where_it_is_known_no_longer_its_values_fail_no_import_of_a_pickler(monkeypatch):
+    monkeypatch.setitem(kinds.known(), "days", NAMES["KIND"])
+    shm.create("days", [dt.date(2026, 1, 2)])
+    monkeypatch.undo()
+    stdlib._teach(reduction)
 
 
 def test_it_uses_public_names_alone():
