@@ -120,7 +120,7 @@ def test_completion(benchmark: Any, kernel: Any, count: int) -> None:
 
 def _pss(pid: int, mapped: str) -> int:
     total, counts = 0, False
-    with open(f"/proc/{pid}/smaps") as file:
+    with open(f"/proc/{pid}/smaps", errors="replace") as file:
         for line in file:
             if "-" in line.split(" ", 1)[0]:
                 counts = mapped in line
@@ -131,7 +131,7 @@ def _pss(pid: int, mapped: str) -> int:
 
 def _command(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/cmdline") as file:
+        with open(f"/proc/{pid}/cmdline", errors="replace") as file:
             return file.read()
     except OSError:
         return ""

@@ -48,7 +48,7 @@ def demo(tmp_path, shm_dir):
 def _command_lines():
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            yield path.read_text()
+            yield path.read_text(errors="replace")
         except OSError:
             continue
 

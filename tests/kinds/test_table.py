@@ -167,7 +167,7 @@ def test_nothing_is_copied():
 def mapped(name):
     """Return the addresses of the newest mapping of a segment."""
     inode = str(os.stat(paths.path_of(name)).st_ino)
-    with open("/proc/self/maps") as file:
+    with open("/proc/self/maps", errors="replace") as file:
         ranges = [line.split()[0].split("-") for line in file if line.split()[4] == inode]
     return [range(int(start, 16), int(end, 16)) for start, end in ranges]
 

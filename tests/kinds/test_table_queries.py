@@ -36,7 +36,7 @@ def trades(shm_dir):
 def offset(address):
     """Return where in the segment's file an address of this process lies; None if it lies in no mapping of it."""
     inode = str(os.stat(paths.path_of("trades")).st_ino)
-    with open("/proc/self/maps") as file:
+    with open("/proc/self/maps", errors="replace") as file:
         for bounds, _, begin, _, number, *_ in map(str.split, file):
             start, end = (int(bound, 16) for bound in bounds.split("-"))
             if number == inode and start <= address < end:

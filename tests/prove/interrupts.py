@@ -115,7 +115,7 @@ def held(folder: str) -> Held:
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             descriptors[_plain(os.readlink(f"/proc/self/fd/{number}"))] += 1
-    with open("/proc/self/maps", encoding="utf-8") as file:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         mappings = Counter(_plain(line.split(maxsplit=5)[-1]) for line in file if folder in line)
     with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
         children = len(file.read().split()) > 1  # the other process is one

@@ -112,7 +112,7 @@ def sample(done):
         objects=sys.getallocatedblocks(),
         descriptors=len(os.listdir("/proc/self/fd")),
         threads=int(status["Threads"]),
-        mappings=len(Path("/proc/self/maps").read_text().splitlines()),
+        mappings=len(Path("/proc/self/maps").read_bytes().splitlines()),
         files=sum(len(files) for _, _, files in os.walk(os.environ["SHMKERNEL_DIR"])),
     )
 

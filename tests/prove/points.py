@@ -407,7 +407,7 @@ def _census() -> dict[str, int]:
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the one that lists them
             count[f"fd {_plain(os.readlink(f'/proc/self/fd/{fd}'))}"] += 1
-    with open("/proc/self/maps", encoding="utf-8") as maps:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             if os.environ["SHMKERNEL_DIR"] in line:
                 count[f"mapping {_plain(line.split(maxsplit=5)[5])}"] += 1

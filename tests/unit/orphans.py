@@ -36,6 +36,6 @@ def kill_watchdog_of(session: sessions.Session, folder: Path) -> None:
 
 def _words(process: Path) -> list[str]:
     try:
-        return (process / "cmdline").read_text().split("\0")
+        return (process / "cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return []
