@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +43,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run a test that is named, ``long`` or not."""
+    """Run a test that is named, ``long`` or not. Have hypothesis try the same values each time, and time none.
+
+    Its deadline of 200 ms for a value is missed where other processes hold the machine up.
+    """
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=slow)
+    settings.load_profile("same")
     if config.args_source is pytest.Config.ArgsSource.ARGS and all("::" in argument for argument in config.args):
         config.option.markexpr = config.option.markexpr.replace("not long", "")
 
