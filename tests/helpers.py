@@ -93,6 +93,27 @@ def repeat(act, *, done=bool):
         act()
 
 
+@contextlib.contextmanager
+def timer_that_interrupts():
+    """Have the timer raise KeyboardInterrupt; give the list that notes that it came.
+
+    The timer has to be set to strike once. Where Python swallows the error, an act that is repeated ends by the list. A
+    timer that strikes again and again would, on a busy machine, strike the handler of the first error.
+    """
+    came = []
+
+    def strike(*_):
+        came.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        yield came
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def tells_of_every_bytecode(test):
     """Run a test that uses `interrupted_at` in a process of its own, where Python can be interrupted so.
 

@@ -15,7 +15,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.kinds.dicts import writer_lock
-from tests.helpers import PATIENCE, Child, python, repeat, until, without_collector
+from tests.helpers import PATIENCE, Child, python, repeat, timer_that_interrupts, until, without_collector
 
 ROUNDS = 300
 LONGEST = 3e-4  # seconds until a signal
@@ -373,27 +373,23 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_dict_that_all_can_write(monke
             other["other"] = what
             connection.send(what)
 
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        with Child(write) as child, without_collector():
-            for turn in range(ROUNDS):
-                act = acts[turn % len(acts)]
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random(), 1)  # again, if swallowed
-                    repeat(act)
-                except KeyboardInterrupt as error:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                    kept[:] = [*kept[-20:], error]  # a notebook keeps tracebacks, which keep frames
-                seen = x.to_dict()
-                assert seen["a"] == seen["b"]
-                x["n"] = turn
-                assert x["n"] == turn
-                if turn % 10 == 0:
-                    child.tell(turn)
-                    assert child.hear() == x["other"] == turn
-            child.tell()
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with timer_that_interrupts() as came, Child(write) as child, without_collector():
+        for turn in range(ROUNDS):
+            act = acts[turn % len(acts)]
+            came.clear()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random())
+                repeat(act, done=lambda: came)
+            except KeyboardInterrupt as error:
+                kept[:] = [*kept[-20:], error]  # a notebook keeps tracebacks, which keep frames
+            seen = x.to_dict()
+            assert seen["a"] == seen["b"]
+            x["n"] = turn
+            assert x["n"] == turn
+            if turn % 10 == 0:
+                child.tell(turn)
+                assert child.hear() == x["other"] == turn
+        child.tell()
 
 
 END = """

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from shmkernel._core.interrupts import Guard, Holding, entry_of
-from tests.helpers import repeat, without_collector
+from tests.helpers import repeat, timer_that_interrupts, without_collector
 from tests.unit.test_fork import forked
 
 pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that is used here
@@ -45,23 +45,21 @@ class Door(Holding):
 def interrupted(monkeypatch):
     """Run a function repeatedly, each time until a signal ends it."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # Python drops the error in a callback
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     chance = random.Random(7)
     kept = []  # IPython keeps tracebacks, which keep frames
 
     def run(act, check):
         for _ in range(ROUNDS):
+            came.clear()
             try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random(), 1)  # again, if swallowed
-                repeat(act)
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random())
+                repeat(act, done=lambda: came)
             except KeyboardInterrupt as error:
-                signal.setitimer(signal.ITIMER_REAL, 0)
                 kept[:] = [*kept[-20:], error]
             check()
 
-    with without_collector():
+    with timer_that_interrupts() as came, without_collector():
         yield run
-    signal.signal(signal.SIGALRM, before)
 
 
 def test_a_guard_is_free_after_an_interrupt_at_any_bytecode(interrupted):
