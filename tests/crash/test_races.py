@@ -19,13 +19,23 @@ from shmkernel.verbs import attachments
 from tests.helpers import Child, descriptors, kill_watchdogs, left, until_left
 
 WHILE = 0.7  # seconds
+FEW = 20
 
 
 def on_and_on(act, ended=None, *, lucky=None):
-    """Repeat `act` for a while, and then until a result is `lucky`; or until `ended`. Return its results."""
+    """Repeat `act` for a while, and then until a result is `lucky`; or until `ended`. Return its results.
+
+    It is done a few times at least: on a busy machine the while may pass without any.
+    """
     end = time.monotonic() + WHILE
     found = []
-    while not ended() if ended else time.monotonic() < end or (lucky and not any(map(lucky, found))):
+
+    def goes_on():
+        if len(found) < FEW:
+            return True
+        return not ended() if ended else time.monotonic() < end or (lucky and not any(map(lucky, found)))
+
+    while goes_on():
         found.append(act())
     return found
 
@@ -121,9 +131,8 @@ def test_a_sweep_takes_no_replacement_for_what_it_replaced(shm_dir):
 
         return on_and_on(once, lambda: over[0])
 
-    _, replaced, swept = together(die, replace, lambda: on_and_on(shm.gc, lambda: over[0]))
+    _, replaced, _ = together(die, replace, lambda: on_and_on(shm.gc, lambda: over[0]))
     assert all(replaced)
-    assert len(swept) > 5
     until_left(shm_dir)
 
 
@@ -203,7 +212,6 @@ def test_probers_take_no_living_session_for_dead():
     mine = registry.begin()
     probed = together(*[lambda: on_and_on(lambda: sessions.alive(mine.id))] * 3)
     assert all(all(one) for one in probed)
-    assert min(map(len, probed)) > 10
 
 
 def test_probers_take_no_dead_session_for_alive_forever(shm_dir):
@@ -248,7 +256,6 @@ def test_threads_share_one_session_and_one_array():
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) > 20
     assert all(found)
     assert [one.name for one in shm.list()] == ["x"]
 
@@ -309,7 +316,7 @@ def test_ten_thousand_rounds_grow_nothing(shm_dir):
     def size():
         with open("/proc/self/statm") as file:
             resident = int(file.read().split()[1]) * 4096
-        with open("/proc/self/maps") as file:
+        with open("/proc/self/maps", errors="replace") as file:
             mappings = sum("shmk" in line or str(shm_dir) in line for line in file)
         return len(descriptors()), mappings, left(shm_dir), resident
 

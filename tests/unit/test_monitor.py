@@ -24,6 +24,12 @@ from shmkernel.monitor.widget import watch
 from tests.helpers import PATIENCE, holding, until
 
 
+@pytest.fixture(autouse=True)
+def earlier():
+    """Note the threads of monitors that earlier tests, of any file, have told to end, and that may not have yet."""
+    _earlier[:] = threads()
+
+
 @pytest.fixture
 def sent():
     return []
@@ -36,6 +42,18 @@ def watching(sent):
     found.hello()
     found.set_visible("view", on=True)
     return found
+
+
+_earlier = []
+
+
+def threads():
+    return [one for one in threading.enumerate() if one.name == "shmkernel-monitor"]
+
+
+def monitors():
+    """Return the threads of this test's monitors."""
+    return [one for one in threads() if one not in _earlier]
 
 
 def rows(sent):
@@ -302,7 +320,7 @@ def test_the_thread_samples_while_it_is_seen_and_ends_when_closed():
     told = threading.Event()
     found = Sampler(lambda *_: told.set(), 0.25)
     found.start()
-    (thread,) = [one for one in threading.enumerate() if one.name == "shmkernel-monitor"]
+    (thread,) = monitors()
     assert told.wait(PATIENCE)
     found.close()
     thread.join(PATIENCE)
@@ -527,10 +545,6 @@ def test_no_file_of_the_page_calls_for_html_or_for_the_network():
             text = file.read()
         for word in ("innerHTML", "outerHTML", "insertAdjacent", "://", "fetch(", "eval(", "url("):
             assert word not in text
-
-
-def monitors():
-    return [one for one in threading.enumerate() if one.name == "shmkernel-monitor"]
 
 
 def test_the_thread_ends_when_nobody_looks_and_begins_anew_with_the_next_view():
