@@ -48,7 +48,7 @@ import multiprocessing
 import numpy as np
 import shmkernel as shm
 
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(200, exit=True)
 count = itertools.count()
 
 def name():
@@ -88,7 +88,7 @@ def again_and_again(act):
         act()
 
 def ended(pid):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 100
     while time.monotonic() < until:
         if (status := os.waitpid(pid, os.WNOHANG))[0]:
             return os.waitstatus_to_exitcode(status[1])
@@ -112,11 +112,11 @@ def forked(number):
         os._exit(1)
 
 def spawned(number):
-    return subprocess.run(["true"], preexec_fn=make, timeout=20).returncode
+    return subprocess.run(["true"], preexec_fn=make, timeout=100).returncode
 
 def pooled(number):
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        pool.apply_async(child).get(20)
+        pool.apply_async(child).get(100)
     return 0
 
 shm.create("agreed", np.arange(4))
@@ -126,7 +126,7 @@ for thread in threads:
 print([forked(n) for n in range(15)] + [spawned(n) for n in range(5)] + [pooled(n) for n in range(5)])
 over.set()
 for thread in threads:
-    thread.join(20)
+    thread.join(100)
 print([thread.is_alive() for thread in threads])
 """
 
@@ -173,7 +173,7 @@ def _locks_at_once(file):
 
 
 def test_children_forked_beside_busy_threads_do_everything_and_end():
-    done = python(STORM, flags=["-W", "ignore"], timeout=110)
+    done = python(STORM, flags=["-W", "ignore"], timeout=220)
     children, threads = map(ast.literal_eval, done.stdout.splitlines())
     assert set(children) == {0}, done.stderr
     assert set(threads) == {False}
@@ -204,7 +204,7 @@ class Slow:
     def find_spec(self, name, *_):
         if name == "shmkernel.stdlib.delivery":
             begun.set()
-            go.wait(20)
+            go.wait(100)
 
 def begin():
     import shmkernel.stdlib.delivery
@@ -213,11 +213,11 @@ begun, go = threading.Event(), threading.Event()
 sys.meta_path.insert(0, Slow())
 thread = threading.Thread(target=begin)
 thread.start()
-begun.wait(20)
+begun.wait(100)
 threading.Timer(0.1, go.set).start()
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(100)
     import shmkernel.stdlib.delivery
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0

@@ -10,7 +10,7 @@ from jupyter_client.blocking import BlockingKernelClient
 
 from shmkernel import kernels
 
-PATIENCE = 60.0  # seconds until a test gives up
+PATIENCE = 120.0  # seconds until a test gives up
 _SERVER = """
 import sys
 from tests.kernels.kernel import Kernel

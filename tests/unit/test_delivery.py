@@ -143,7 +143,7 @@ def early():
 shm.create("x", 1)
 context = multiprocessing.get_context(sys.argv[1])
 with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
-    executor.submit(abs, 1).result(30)
+    executor.submit(abs, 1).result(100)
     def late(*_):
         return 4
     class Late:
@@ -154,7 +154,7 @@ with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
         "lambda": (lambda: 1,), "inside": (id, [late]),
     }
     for name, (task, *args) in cases.items():
-        for run in (lambda: pool.apply_async(task, args).get(30), lambda: executor.submit(task, *args).result(30)):
+        for run in (lambda: pool.apply_async(task, args).get(100), lambda: executor.submit(task, *args).result(100)):
             try:
                 run()
                 print(name, "done")
@@ -165,7 +165,7 @@ with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
 
 @pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
 def test_what_a_notebook_has_defined_and_a_worker_has_not_is_an_error_with_a_cure(way):
-    ran = python(NOTEBOOK, way, flags=["-W", "ignore"], timeout=50)
+    ran = python(NOTEBOOK, way, flags=["-W", "ignore"])
     told = dict(line.split(" ", 1) for line in ran.stdout.splitlines())
     lacking = "UnsupportedError True"
     early = "done" if way == "fork" else lacking

@@ -52,7 +52,7 @@ for _ in range(5):
 """
 PREPARED = """
 for _ in range(4):
-    subprocess.run([sys.executable, "-c", ""], preexec_fn=lambda: x["key 5"], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", ""], preexec_fn=lambda: x["key 5"], check=True, timeout=100)
 """
 END = """
 going = False

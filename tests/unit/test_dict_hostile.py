@@ -21,7 +21,7 @@ from shmkernel import kinds
 from shmkernel.kinds import values
 from shmkernel.kinds.dicts import entries, lmdb_pages, verify
 from shmkernel.kinds.preview import Look, Source
-from tests.helpers import Child, holding
+from tests.helpers import PATIENCE, Child, holding
 
 VALUES = {
     "text": "x", "number": 7, "list": [1, (2, {3}), {"a": None}], ("t", 1, None): 1.5, True: b"bytes", 2**70: 2**80,
@@ -62,7 +62,7 @@ def tried(seed, path, clean):
 
     def work(_):
         warnings.simplefilter("ignore")
-        signal.alarm(20)
+        signal.alarm(int(PATIENCE))
         use()
 
     with Child(work) as child:

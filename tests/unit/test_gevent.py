@@ -31,7 +31,7 @@ def gevent_is_here():
 
 
 def test_greenlets_exclude_each_other_under_a_lock():
-    for lock in ("shm.lock('x')", "shm.lock('x', timeout=15)", "shm.writing(x)"):
+    for lock in ("shm.lock('x')", "shm.lock('x', timeout=100)", "shm.writing(x)"):
         script = f"""
 def work():
     for _ in range(10):
@@ -67,10 +67,10 @@ print(d["n"])
 def test_one_greenlet_waits_for_what_another_publishes():
     script = """
 seen = shm.version("x")
-waiting = gevent.spawn(shm.wait, "x", seen, timeout=15)
+waiting = gevent.spawn(shm.wait, "x", seen, timeout=100)
 gevent.sleep(0)
 shm.publish("x")
-print(waiting.get(timeout=20) > seen)
+print(waiting.get(timeout=110) > seen)
 """
     assert python(PATCHED + script).stdout == "True\n"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import progress
+from tests.helpers import python
 
 
 class Terminal(io.StringIO):
@@ -80,4 +80,4 @@ def test_a_bar_starts_no_process_and_no_thread_and_leaves_no_semaphore():
         assert threading.active_count() == 1
         assert "multiprocessing.synchronize" not in sys.modules
     """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    python(script)

@@ -75,7 +75,7 @@ class Server:
         try:
             found = json.loads((self.root / "runtime" / f"jpserver-{self.process.pid}.json").read_text())["url"]
             urllib.request.urlopen(f"{found}api").close()
-        except (FileNotFoundError, ValueError, urllib.error.URLError):  # not written yet, half written, not served yet
+        except (OSError, ValueError):  # not written yet, half written, not served yet
             return None
         return found
 
