@@ -13,6 +13,7 @@ the rest of its section is skipped, which may need what the block would have mad
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -175,6 +176,7 @@ def _teardown(namespace):
     folder = namespace["folder"]
     with namespace.pop("stack"):
         if shell := namespace.pop("shell", None):
+            atexit.unregister(shell.atexit_operations)  # it resets the shell again, and that collects garbage
             shell.reset(new_session=False)
             shell.run_line_magic("unload_ext", "shmkernel.peer")
             InteractiveShell.clear_instance()

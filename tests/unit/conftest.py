@@ -1,5 +1,6 @@
 """A notebook to run cells in: a real InteractiveShell with the extension loaded."""
 
+import atexit
 import sys
 from typing import NamedTuple
 
@@ -61,5 +62,6 @@ def notebook(shm_dir, capsys, monkeypatch):
         shell.run_cell("import numpy as np")
         yield Notebook(shell, capsys)
     finally:
+        atexit.unregister(shell.atexit_operations)  # it resets the shell again, and that collects garbage
         shell.reset(new_session=False)
         InteractiveShell.clear_instance()
