@@ -9,12 +9,14 @@ import random
 import signal
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 
 import shmkernel as shm
-from shmkernel.kinds.dicts import writer_lock
+from shmkernel.kinds.dicts import keeper, writer_lock
 from tests.helpers import PATIENCE, Child, python, repeat, timer_that_interrupts, until, without_collector
 
 ROUNDS = 300
@@ -306,6 +308,32 @@ class TestLeftElsewhere:
         with pytest.raises(shm.LockError, match="had ended already"):
             inner_exit(None, None, None)
         assert x == {}
+
+
+def test_what_a_job_of_the_keeper_has_raised_keeps_nothing_when_its_caller_goes_on():
+    class Large:
+        pass
+
+    def fail():
+        large.append(weakref.ref(value := Large()))
+        raise ValueError(value)
+
+    class Done:
+        def release(self):
+            gc.collect()
+            kept.append(large[0]())
+            raise SystemExit  # the keeper works for ever
+
+    large, kept, jobs = [], [], SimpleQueue()
+    job = keeper.Job(fail)
+    job._done = Done()
+    jobs.put(job)
+    del job
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeper, "_ident", keeper._ident)
+        with pytest.raises(SystemExit):
+            keeper._work(jobs, set())
+    assert kept == [None]
 
 
 class TestTwoDicts:

@@ -48,12 +48,16 @@ class Job:
 
     def do(self) -> None:
         """Call the function; `wait` raises its error."""
+        self.call().release()
+
+    def call(self) -> _thread.LockType:
+        """Call the function. Return what to release then, for who waits."""
         try:
             self._act()
         except BaseException as error:  # noqa: BLE001  raised in `wait`
             self.error = error
         del self._act
-        self._done.release()
+        return self._done
 
     def wait(self, timeout: float = -1) -> bool:
         """Wait until it is done, and raise its error; return False after the timeout."""
@@ -106,8 +110,9 @@ def _work(jobs: SimpleQueue[Job], _held: set[object]) -> None:
     while True:
         job = jobs.get()
         _ident = _thread.get_ident()
-        job.do()
-        del job
+        done = job.call()
+        del job  # before anybody goes on: its error has the frames of the function, and they the dict
+        done.release()
 
 
 def _in_child() -> None:
