@@ -31,7 +31,7 @@ collect_ignore += ["shmkernel/dask"]  # its modules, which have no examples, imp
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FEW = 5  # files: a process starts as fast as it takes to run them
-_PATIENCE = 30.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
+_PATIENCE = 120.0  # seconds for a watchdog to sweep; the promise of 100 ms has tests of its own
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _pressed: list[int] = []  # Ctrl-C
-_GONE = 5.0  # seconds until a name must be gone; the promise is 0.1
+_GONE = 20.0  # seconds until a name must be gone, on a busy machine; the promise is 0.1
 _HEIGHT = 4321  # meters: higher than anything in the data
 _LARGE = 1 << 30  # bytes, unless a quarter of what is free is less
 _ROW = 1 << 20  # bytes

@@ -16,7 +16,7 @@ from jupyter_client.manager import KernelManager
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ANSWER = 60.0  # seconds for a kernel to start or to run a cell, on a busy machine
+ANSWER = 120.0  # seconds for a kernel to start or to run a cell, on a busy machine
 
 
 def _kill_group(group: int) -> None:

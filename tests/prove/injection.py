@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 30.0  # seconds for one operation, which takes milliseconds
+PATIENCE = 120.0  # seconds for one operation, which takes milliseconds on a machine at rest
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OPEN = (errno.EMFILE, errno.EACCES, errno.EINTR, errno.ENOMEM, *_FULL)
 _NAME = (errno.EACCES, errno.ENOMEM, *_FULL)

@@ -26,6 +26,7 @@ import shmkernel as shm
 from shmkernel import cli, errors
 from shmkernel._core import paths
 from shmkernel.notebook.magics import ShmMagics
+from tests.helpers import PATIENCE
 from tests.unit.elsewhere import elsewhere
 
 ROOT = Path(__file__).parent.parent.parent
@@ -127,7 +128,7 @@ def in_a_shell(lines, monkeypatch):
     """Run lines in a real shell, with the command that is installed."""
     monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     script = "\n".join(["set -e", *lines])
-    subprocess.run(["bash"], input=os.fsencode(script), capture_output=True, check=True, timeout=60)
+    subprocess.run(["bash"], input=os.fsencode(script), capture_output=True, check=True, timeout=PATIENCE)
 
 
 def proposals(text):

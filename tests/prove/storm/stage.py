@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.prove.storm.program import Blow, Program
 
-QUIET = 60.0  # seconds without a line: something hangs
+QUIET = 120.0  # seconds without a line: something hangs
 _SUBREAPER, _DETACH = 36, 2  # PR_SET_CHILD_SUBREAPER, MNT_DETACH
 
 
