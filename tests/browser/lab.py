@@ -37,7 +37,7 @@ for name in {one.name for one in shm.list() if not one.state and (one.mine or no
         pass
 get_ipython().run_line_magic("reset", "-f")
 """
-PATIENCE = 60_000  # milliseconds until a test gives up; what it waits for takes a second
+PATIENCE = 120_000  # milliseconds until a test gives up; what it waits for takes a second
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True

@@ -5,7 +5,7 @@ import pytest
 from tests.browser import lab
 from tests.browser.test_lab import expect
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_the_monitor_is_live_in_notebook_7(page, server):

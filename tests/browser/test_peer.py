@@ -4,7 +4,7 @@ import pytest
 
 from tests.browser.test_tutorials import outputs, run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_peer_s_progress_bar_moves_and_the_stop_command_reaches_it(app):

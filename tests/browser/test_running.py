@@ -11,7 +11,7 @@ from shmkernel._core import registry, sessions
 from tests.browser import lab
 from tests.browser.test_lab import expect
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 HIDE = """() => {
     window.looks = 0; // of our part: others ask the same
     const visibilityState = () => {

@@ -12,7 +12,7 @@ import pytest
 from tests.browser import lab
 from tests.browser.test_lab import PLUS, expect
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 WIDGETS = "@jupyter-widgets/jupyterlab-manager"
 STATE = "application/vnd.jupyter.widget-state+json"
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.browser import lab
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 FOLDER = Path(__file__).parents[2] / "notebooks"
 TUTORIALS = sorted(FOLDER.glob("*.ipynb"))
 WHOLE = [path for path in TUTORIALS if path.name[:2] in ("01", "05")]  # a peer with pictures and errors; a widget
