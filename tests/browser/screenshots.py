@@ -1,7 +1,7 @@
 """Take the pictures of the monitor: ``python -m tests.browser.screenshots FOLDER [pair]``, from the project's folder.
 
-One for each kind of content, light; two dark; one narrow; one for each state. And ``pair.png`` and ``pair-dark.png``:
-two notebooks side by side, the second with the monitor, as in the README.
+One for each kind of content, light; three dark; two narrow; one for each state. And ``pair.png`` and ``pair-dark.png``:
+two notebooks side by side, the second with the monitor, as in the README. Those in ``docs/images`` have the same names.
 """
 
 from __future__ import annotations
@@ -72,18 +72,25 @@ RIGHT = (
 )
 SIZE = {"width": 1180, "height": 1000}
 PAIR = {"width": 1360, "height": 930}
+NARROW = {"width": 520, "height": 1300}
 KINDS = {
-    "elevation": "map", "signal": "line", "scores": "numbers", "volume": "slices", "picture": "image", "config": "dict",
-    "labels": "list",
-    "header": "bytes", "people": "structure", "camera": "ring", "words": "strings",
-    "trades": "table", "model": "object",
+    "elevation": "monitor", "signal": "monitor-line", "scores": "monitor-numbers", "volume": "monitor-slices",
+    "picture": "monitor-image", "config": "monitor-dict", "labels": "monitor-list", "header": "monitor-bytes",
+    "people": "monitor-structure", "camera": "monitor-ring", "words": "monitor-strings", "trades": "monitor-table",
+    "model": "monitor-object",
 }  # fmt: skip
+
+
+def shrink(path: Path) -> None:
+    """Write a picture with 256 colours. Of the ways to choose them, this one keeps those of a small area."""
+    from PIL import Image
+
+    few = Image.open(path).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def pair(page: Page, server: lab.Server, folder: Path) -> None:
     """Take two notebooks side by side."""
-    from PIL import Image
-
     page.set_viewport_size(PAIR)
     books = []
     for name, cells in (("prepare.ipynb", (*LEFT, LAST)), ("plot.ipynb", RIGHT)):
@@ -111,7 +118,7 @@ def pair(page: Page, server: lab.Server, folder: Path) -> None:
         page.mouse.move(0, 0)
         path = folder / f"{name}.png"
         page.screenshot(path=path, animations="disabled")
-        Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        shrink(path)
     book.theme("JupyterLab Light")
     server.end(server.sessions())
     page.set_viewport_size(SIZE)
@@ -126,12 +133,11 @@ def main(folder: Path, only: str = "") -> None:
         browser = play.chromium.launch(executable_path=lab.CHROMIUM, args=lab.FLAGS)
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(lab.PATIENCE)
-        page.goto(f"{server.url}/lab?token={lab.TOKEN}")
-        page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
-        page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+        lab.load(page, server)
         pair(page, server, folder)
         if only == "pair":
             return
+        lab.load(page, server)  # it closes the two notebooks, one of which will be another of the same name
         for name, text in (("prepare.ipynb", PREPARE), ("train.ipynb", MORE)):
             server.notebook(name, text)
             lab.Book(page, server, name).run(0)
@@ -140,7 +146,9 @@ def main(folder: Path, only: str = "") -> None:
         book.watch("%load_ext shmkernel\n%shm_watch", 0)
 
         def take(name: str) -> None:
-            book.monitor.screenshot(path=folder / f"{name}.png", animations="disabled")
+            path = folder / f"{name}.png"
+            book.monitor.screenshot(path=path, animations="disabled")
+            shrink(path)
 
         def choose(segment: str) -> None:
             book.row(segment).click()
@@ -152,7 +160,7 @@ def main(folder: Path, only: str = "") -> None:
 
         for segment, name in KINDS.items():
             choose(segment)
-            take(f"monitor-{name}")
+            take(name)
         choose("scores")
         book.button("unlink").click()
         take("monitor-question")
@@ -175,7 +183,7 @@ def main(folder: Path, only: str = "") -> None:
         choose("trades")
         take("monitor-dark-table")
         choose("signal")
-        page.set_viewport_size({"width": 520, "height": 1000})
+        page.set_viewport_size(NARROW)
         take("monitor-narrow")
         choose("trades")
         take("monitor-narrow-table")

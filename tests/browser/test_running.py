@@ -21,6 +21,11 @@ HIDE = """() => {
     Object.defineProperty(document, "visibilityState", { get: visibilityState, configurable: true });
 }"""
 
+SLOW = """() => { // a second takes a thousand, so what is asked at intervals is not asked
+    const now = performance.now.bind(performance), start = now();
+    performance.now = () => start + (now() - start) / 1000;
+}"""
+
 
 @pytest.fixture
 def shared(server, monkeypatch):
@@ -79,6 +84,18 @@ def test_lab_shows_what_is_shared_before_any_cell_was_run(page, server, shared):
     check(row(panel, "late")).to_have_count(0)
 
 
+def test_the_status_bar_shows_what_a_cell_has_shared_once_the_cell_ends(page, server):
+    check = expect()
+    page.add_init_script(f"({SLOW})()")
+    lab.load(page, server)
+    status = page.locator(".shm-status-item")
+    book = lab.Book(page, server, "bar.ipynb", "")
+    book.does("import shmkernel as shm\nbar = shm.create('bar', size=98765432)")
+    check(status).to_have_text(re.compile(r"^shm 94\.\d MiB"))
+    book.does("shm.unlink('bar')")
+    check(status).not_to_have_text(re.compile(r"^shm 94\.\d MiB"))
+
+
 def test_a_click_on_a_name_shows_all_details(panel, server, shared):
     check = expect()
     shared("told", 7)
@@ -132,6 +149,26 @@ def test_unlink_all_names_all_and_unlinks_them(panel, shared):
     dialog.get_by_text("Unlink All", exact=True).click()
     check(panel.locator(".shm-item")).to_have_count(0)
     assert registry.inode_at("first") is registry.inode_at("second") is None
+
+
+def test_unlink_all_unlinks_what_its_question_named_and_nothing_if_it_is_cancelled(panel, shared):
+    check = expect()
+    shared("named", 7)
+    check(row(panel, "named")).to_be_visible()
+    panel.get_by_text("Unlink All").click()
+    dialog = panel.page.locator(".jp-Dialog")
+    check(dialog).to_contain_text("named")
+    dialog.get_by_text("Cancel").click()
+    check(dialog).to_have_count(0)
+    assert registry.inode_at("named")
+    panel.get_by_text("Unlink All").click()
+    check(dialog).to_contain_text("named")
+    shared("later", 7)
+    check(row(panel, "later")).to_be_visible()  # the list behind the question is renewed
+    dialog.get_by_text("Unlink All", exact=True).click()
+    check(row(panel, "named")).to_have_count(0)
+    assert registry.inode_at("later")
+    assert registry.inode_at("named") is None
 
 
 def test_the_server_is_asked_only_while_the_page_is_in_sight(panel, shared):

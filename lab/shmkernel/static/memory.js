@@ -10,7 +10,7 @@
 
 const TICK = 500; // milliseconds between looks at what is in sight: they cost no request
 const PANEL = 2000; // between requests while the panel is in sight
-const BAR = 10000; // while only the status bar is
+const BAR = 10000; // while only the status bar is, and no cell ends
 const SHARE = 20; // a server that is slow to answer is asked less often: between requests, this many times as long
 
 /** An answer of the server other than "done". */
@@ -36,6 +36,7 @@ export class Memory {
     this.took = 0; // milliseconds
     this.waiting = false; // for an answer
     this.seen = false; // the panel was in sight at the last tick
+    this.stale = false; // a cell has ended since the last request: it may have shared something
   }
 
   get segments() {
@@ -55,6 +56,7 @@ export class Memory {
   async look() {
     this.asked = performance.now();
     this.waiting = true;
+    this.stale = false;
     const before = JSON.stringify([this.state, this.trouble]);
     try {
       this.state = await this.ask("GET");
@@ -84,7 +86,7 @@ export class Memory {
       const here = document.visibilityState === "visible";
       const panel = here && inSight(".jp-RunningSessions");
       const bar = here && inSight(".shm-status-item");
-      const due = panel ? Math.min(BAR, Math.max(PANEL, SHARE * this.took)) : BAR;
+      const due = panel || this.stale ? Math.min(BAR, Math.max(this.stale ? 0 : PANEL, SHARE * this.took)) : BAR;
       const late = (panel && !this.seen) || performance.now() - this.asked > due;
       if ((panel || bar) && late && !this.waiting) void this.look();
       this.seen = panel;

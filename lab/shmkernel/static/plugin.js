@@ -26,18 +26,23 @@ export async function plugin(take) {
     autoStart: true,
     optional: [modules.running.IRunningSessionManagers, modules.statusbar.IStatusBar],
     activate: (/** @type {any} */ app, /** @type {any} */ managers, /** @type {any} */ bar) => {
+      const memory = new Memory(modules, app.serviceManager.serverSettings);
       app.docRegistry.addWidgetExtension("Notebook", {
-        createNew: (/** @type {any} */ panel) => showSaved(modules, panel.content.rendermime, panel.sessionContext),
+        createNew: (/** @type {any} */ panel) => {
+          showSaved(modules, panel.content.rendermime, panel.sessionContext);
+          panel.sessionContext.statusChanged.connect((/** @type {any} */ _, /** @type {string} */ status) => {
+            memory.stale ||= status === "idle";
+          });
+        },
       });
       openNotebooks(modules, app);
-      start(modules, app, managers, bar); // not awaited: the application need not wait for our server
+      start(modules, memory, app, managers, bar); // not awaited: the application need not wait for our server
     },
   };
 }
 
-/** @param {Modules} modules @param {any} app @param {any} managers @param {any} bar */
-async function start(modules, app, managers, bar) {
-  const memory = new Memory(modules, app.serviceManager.serverSettings);
+/** @param {Modules} modules @param {Memory} memory @param {any} app @param {any} managers @param {any} bar */
+async function start(modules, memory, app, managers, bar) {
   await memory.look();
   if (memory.absent) {
     console.info("shmkernel: this server does not load shmkernel.server, so shared memory is not shown");
