@@ -72,7 +72,9 @@ def write(name: str, data: bytes) -> None:
 
 
 def attach_hostile(contract: Hostile, data: bytes) -> None:
-    """Attach arbitrary bytes: the result is DamagedError, UnsupportedError or a value, no other error and no signal.
+    """Attach arbitrary bytes: the result is a value or an error of ours about them, no other error and no signal.
+
+    Those are DamagedError, UnsupportedError, and LimitError where they say that they take more memory than there is.
 
     Parameters
     ----------
@@ -86,7 +88,7 @@ def attach_hostile(contract: Hostile, data: bytes) -> None:
         assert _preview(contract.kind, Source(lambda at, size: data[at : at + size], len(data)))[1] < _MOST
     try:
         contract.touch(shm.attach("hostile", kind=contract.kind))
-    except (shm.DamagedError, shm.UnsupportedError):  # it may need a class or package that is not there
+    except (shm.DamagedError, shm.UnsupportedError, shm.LimitError):  # it may need a class or package that is not there
         assert shm.info("hostile").type
     else:
         assert shm.info("hostile").state == ""

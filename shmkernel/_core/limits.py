@@ -1,4 +1,4 @@
-"""Raise errors of the OS about limits as errors of ours, also where no function expects them.
+"""Raise errors of the OS about limits, and MemoryError, as errors of ours, also where no function expects them.
 
 Nearly every system call can fail for want of memory, or because a sandbox forbids it. A function that knows more, such
 as the size that was asked for, raises an error of ours itself. The others let the OS's error pass, and the public
@@ -74,13 +74,28 @@ def explained(error: OSError, name: str | None = None) -> OSError:
     return error
 
 
+def too_much(name: str | None) -> LimitError:
+    """Make the error for memory that Python or a library asked for and did not get; no decoder takes it for damage."""
+    subject = f"{name!r}: " if name else ""
+    message = (
+        f"{subject}this takes more memory than this process can have. It is large, or a damaged file says that it is. "
+        "Close other programs, or raise the limit, in a terminal: ulimit -v unlimited"
+    )
+    return LimitError(message, name=name, errno=errno.ENOMEM, limit="memory")
+
+
 def explains(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Have a public function raise errors of the OS about a limit as ours. Its first argument is a name, or has one."""
+    """Have a public function raise errors about limits, and MemoryError, as ours.
+
+    Its first argument is a name, or has one.
+    """
 
     @functools.wraps(function)
     def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
         try:
             return function(*arguments, **options)
+        except MemoryError as error:
+            raise too_much(_name(arguments)) from error
         except OSError as error:
             if isinstance(error, ShmError) or not (is_known(error) or _vanished(error)):
                 raise

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import mmap
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
+from shmkernel._core import capacity
 from shmkernel._core.imports import importing
-from shmkernel.errors import ArgumentError, Cure, RangeError, ShmError, UnsupportedError
+from shmkernel.errors import ArgumentError, Cure, LimitError, RangeError, ShmError, UnsupportedError
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Iterator
 
     from shmkernel.kinds.preview import Look, Preview, Source
@@ -347,6 +349,22 @@ def read(path: str, offset: int, size: int) -> Iterator[memoryview]:
                 raise OSError(f"{path} became shorter while it was read")
             yield room[:count]
             size -= count
+
+
+def whole(path: str) -> memoryview:
+    """Return the bytes of a file, which are not mapped: another program may shorten it, and to read beyond would kill.
+
+    LimitError is raised if it does not fit into memory.
+    """
+    size, left = os.path.getsize(path), capacity.memory()
+    if size > left:
+        message = f"{path} takes {capacity.human(size)} of memory, where {capacity.human(left)} are left"
+        raise LimitError(f"{message}. Close other programs", path=path, needed=size, limit="memory")
+    room, done = memoryview(mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE))[:size], 0
+    for piece in read(path, 0, size):
+        room[done : done + len(piece)] = piece
+        done += len(piece)
+    return room
 
 
 def for_file(path: str, head: bytes) -> Kind:

@@ -113,7 +113,7 @@ def _unfit(name: str, path: str, why: str) -> UnsupportedError:
 
 def _wrong(name: str, path: str, error: Exception) -> Exception:
     """Return the error to raise for a file that cannot be read."""
-    if isinstance(error, (DamagedError, UnsupportedError)):
+    if isinstance(error, (DamagedError, UnsupportedError, MemoryError)):
         return error
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the beginning
         return error

@@ -159,7 +159,7 @@ class Text(str):
     ids=lambda value: type(value).__name__,
 )
 def test_scalars_and_subclasses_become_plain_items(value, item):
-    x = shm.create("x", [value, "room"])
+    x = shm.create("x", [value, "room"], kind="list")
     x[1] = value
     assert all_same(x, [item, item])
 

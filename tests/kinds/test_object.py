@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import shmkernel as shm
 from shmkernel._core import paths
-from shmkernel.kinds.objects import layout
+from shmkernel.kinds.objects import layout, plain
 from shmkernel.testing import attach_hostile, write
 from tests.helpers import Child
 from tests.kinds.objects import ObjectContract
@@ -194,6 +194,35 @@ def test_what_has_a_kind_of_its_own_stays_that():
         shm.unlink("x")
 
 
+class Mode(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Word(str, enum.Enum):  # noqa: UP042  the older form
+    YES = "yes"
+
+
+@pytest.mark.parametrize("member", [Mode.WRITE, Level.LOW, Word.YES])
+def test_members_of_enumerations_that_are_numbers_or_texts_come_back_as_members(member):
+    for value in ([member], (member, 1), [[member]], {member}):
+        x = shm.create("x", value, replace=True)
+        assert x == value
+        (found,) = {one for part in x for one in (part if isinstance(part, list) else [part])} - {1} or {member}
+        assert found is member
+
+
+def test_a_combination_of_flags_is_refused_with_its_number_as_the_cure():
+    for value in ([Mode.READ | Mode.WRITE], {Mode.READ | Mode.WRITE}):
+        with pytest.raises(shm.UnsupportedError, match=r"combination of members: give its \.value"):
+            shm.create("x", value)
+    assert shm.create("x", [(Mode.READ | Mode.WRITE).value])[0] == 3
+
+
 def test_a_mapping_becomes_an_object_when_asked():
     value = {"rate": 0.1, "layers": [{"w": LARGE}]}
     assert same(shm.create("cfg", value, kind="object"), value)
@@ -213,6 +242,25 @@ def test_what_contains_itself_or_is_too_deep_is_refused(depth):
         shm.create("x", value)
     while value:  # to free a deep list at once would take the C stack
         value = value.pop()
+
+
+def test_a_depth_of_calls_that_leaves_no_room_to_read_is_not_told_as_damage():
+    value: Any = 1
+    for _ in range(40):
+        value = (value,)
+    stream, _ = plain.pack(value)
+
+    def read(depth):
+        return read(depth - 1) if depth else plain.unpack(stream, [], trusted=True)
+
+    errors = set()
+    for depth in range(0, sys.getrecursionlimit(), 5):
+        try:
+            assert read(depth) == value
+        except (shm.UnsupportedError, RecursionError, ValueError) as error:
+            errors.add(type(error))
+    assert errors <= {shm.UnsupportedError, RecursionError}
+    assert errors
 
 
 def test_an_error_leads_to_the_part_that_cannot_be_shared():

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import types
 import zipfile
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel import kinds
 from shmkernel._core import registry
 from shmkernel.kinds.objects import files
 from tests.helpers import leaving_none_open, left
@@ -282,6 +284,71 @@ def test_a_pickle_that_stops_short_is_damaged(cut, tmp_path):
     with pytest.raises(shm.DamagedError, match=r"x\.pkl cannot be loaded"):
         shm.load("x", "x.pkl", allow_pickle=True)
     assert shm.list() == []
+
+
+POOR = """
+import resource, sys, numpy as np, shmkernel as shm
+np.savez("small.npz", value=np.zeros(100))
+shm.load("npz", "small.npz")  # what is imported now needs no memory later
+shm.save("npz", "small.pkl")
+shm.load("pkl", "small.pkl", allow_pickle=True)
+with open("/proc/self/statm", encoding="ascii") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (8 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]))
+for path in sys.argv[1:]:
+    try:
+        shm.load("x", path, allow_pickle=path.endswith("pkl"))
+    except Exception as error:
+        print(type(error).__name__, getattr(error, "limit", ""))
+print(*sorted(one.name for one in shm.list()))
+"""
+
+
+def test_memory_that_is_too_small_for_a_file_is_told_as_that(tmp_path):
+    value = np.arange(8_000_000)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([value], 5))
+    np.savez(tmp_path / "x.npz", value=value)
+    command = [sys.executable, "-c", POOR, "x.pkl", "x.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [*["LimitError memory"] * 2, "npz pkl"]
+
+
+SHORTENED = """
+import os, sys, numpy as np, shmkernel as shm
+from shmkernel.kinds.lists import layout as lists
+from shmkernel.kinds.objects import layout as objects
+kind, path = sys.argv[1:]
+value = [np.arange(100_000.0), "a"] if kind == "object" else list(range(100_000))
+shm.create("x", value)
+shm.save("x", path)
+module, name = (objects, "open_") if kind == "object" else (lists, "decode")
+real = getattr(module, name)
+def shorten(data):
+    os.truncate(path, 64)
+    return real(data)
+setattr(module, name, shorten)
+y = shm.load("y", path, kind=kind)
+assert y[0].sum() == value[0].sum() if kind == "object" else [*y] == value
+print("loaded")
+"""
+
+
+@pytest.mark.parametrize("kind", ["object", "list"])
+def test_a_file_that_another_program_shortens_while_it_is_loaded_ends_no_process(kind, tmp_path):
+    command = [sys.executable, "-c", SHORTENED, kind, f"{tmp_path}/x.shm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "loaded\n"), done.stderr
+
+
+def test_an_object_file_that_shrinks_while_it_is_read_is_an_error(monkeypatch, shm_dir):
+    shm.create("x", [ARRAYS["a"], "a"])
+    shm.save("x", "x.shm")
+    before = left(shm_dir)
+    monkeypatch.setattr(kinds.capacity, "memory", lambda: os.truncate("x.shm", 1000) or 1 << 40)
+    with pytest.raises(shm.ArgumentError, match="became shorter"):
+        shm.load("y", "x.shm")
+    assert left(shm_dir) == before
 
 
 def test_an_error_while_a_pickle_is_loaded_is_ours_with_its_own_beneath(tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ torch is in no group, since it takes gigabytes: uv run --with torch pytest tests
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel.kinds.objects import tensors
 from tests.helpers import lies_in
 
 torch = pytest.importorskip("torch", reason="torch is not installed: uv run --with torch pytest tests/kinds")
@@ -72,6 +74,15 @@ def test_a_parameter_stays_one_and_without_its_gradient():
 def test_what_would_not_come_back_is_refused(value):
     with pytest.raises(shm.UnsupportedError, match="a Tensor, cannot be an item"):
         shm.create("x", [value])
+
+
+@pytest.mark.parametrize("name", ["onnx", "float64", "quint8", "_dynamo.config", "Tensor", "bits8", 1])
+def test_a_dtype_that_no_tensor_over_the_array_has_is_damage_and_reaches_nothing_of_torch(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "__getattr__", asked.append)  # which imports modules of torch by their names
+    with pytest.raises(ValueError, match="has no type"):
+        tensors._data([np.zeros(8, "u1"), name, False])
+    assert not asked
 
 
 def test_a_whole_model_is_pickled_with_its_weights_out_of_the_stream():

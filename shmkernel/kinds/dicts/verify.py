@@ -80,6 +80,8 @@ def check(home: str, name: str, words: memoryview) -> None:
             problems = _problems(verify, f"{home}/data.mdb") or _more(f"{home}/data.mdb", words)
         except FileNotFoundError:
             return  # opening it raises the error
+        except MemoryError as error:
+            raise limits.too_much(name) from error
         except Exception as error:  # noqa: BLE001  any error but a limit's means damage
             if isinstance(error, OSError) and limits.is_known(error):
                 raise limits.explained(error, name) from None

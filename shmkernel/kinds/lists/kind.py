@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import array
 import bisect
-import mmap
+import enum
 import operator
 import struct
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +21,7 @@ from shmkernel.kinds import Description, Plan
 from shmkernel.kinds.lists import layout, preview
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Iterable, Iterator, Mapping
 
     from shmkernel.kinds.lists.layout import Value
@@ -39,9 +40,9 @@ class List:
     name = "list"
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Take flat lists and tuples of values that can be items, and shared lists."""
+        """Take flat lists and tuples of values that can be items, and shared lists; members of enumerations stay so."""
         if isinstance(value, (list, tuple)):
-            return all(layout.may_be(kind) for kind in set(map(type, value)))
+            return all(layout.may_be(kind) and not issubclass(kind, enum.Enum) for kind in set(map(type, value)))
         return isinstance(value, View)
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
@@ -58,15 +59,13 @@ class List:
 
     def load(self, name: str, path: str) -> Plan:
         """Plan the content of a file that `save` wrote."""
+        data = kinds.whole(path)
         try:
-            with open(path, "rb") as file:  # the mapping is not closed: an error's traceback may keep views of it
-                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            size = len(mapping)
-            layout.decode(mapping)
+            layout.decode(data)
         except ValueError as error:
             message = f"{path} cannot be loaded as a list: {error}. It has to be a file that a list was saved to"
             raise DamagedError(message, name=name, path=path) from None
-        return Plan(size, lambda: kinds.read(path, 0, size))
+        return Plan(len(data), lambda: iter([data]))
 
     def matches(self, head: bytes) -> bool:
         """Return False: nothing in the bytes marks this kind."""

@@ -68,7 +68,9 @@ def unpickle(name: str, path: str) -> Any:
     try:
         with open(path, "rb") as file:
             return pickle.load(file)  # noqa: S301  by consent
-    except (pickle.UnpicklingError, EOFError, MemoryError, OverflowError) as error:
+    except MemoryError:
+        raise
+    except (pickle.UnpicklingError, EOFError, OverflowError) as error:
         message = f"{path} cannot be loaded: {str(error) or type(error).__name__}. It has to be a whole pickle"
         raise DamagedError(message, name=name, path=path) from error
     except Exception as error:

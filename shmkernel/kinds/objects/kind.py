@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import mmap
 from typing import IO, TYPE_CHECKING, Any
 
 from shmkernel import kinds
@@ -19,6 +18,7 @@ from shmkernel.kinds import Description, Plan, preview
 from shmkernel.kinds.objects import layout, signing, summary
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
@@ -58,8 +58,7 @@ class Object:
             with open(path, "rb") as file:
                 if not self.matches(file.read(len(layout.MAGIC))) and path.endswith(self.suffixes):
                     return self._import(name, path, allow_pickle=allow_pickle)
-                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            opened = layout.open_(mapping)
+            opened = layout.open_(kinds.whole(path))
             if opened.head.content == layout.PICKLE and not allow_pickle:
                 raise _unasked(name, f"{path} holds a pickled {opened.head.type}")
             value = self._value(name, opened, trusted=False)

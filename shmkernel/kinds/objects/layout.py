@@ -153,7 +153,7 @@ def _sizes(data: bytes, size: int) -> tuple[int, int, int, int, bytes]:
     return length, count, start, stream, signature
 
 
-def open_(mapping: mmap.mmap) -> Opened:
+def open_(mapping: mmap.mmap | memoryview) -> Opened:
     """Check a mapped segment; ValueError if it is damaged. The buffers hold the mapping."""
     data = memoryview(mapping)
     prefix = bytes(data[: _PREFIX.size])

@@ -167,6 +167,8 @@ def pack(name: str, value: object) -> Pickled:
     pickler = _Pickler(file, keep)
     try:
         pickler.dump(value)
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnsupportedError(
             f"{name!r}: {kinds.a_type(value)} cannot be pickled: {_why(error)}", name=name

@@ -12,6 +12,7 @@ An array or table that occurs twice is stored once. Of any other value that occu
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def unpack(stream: bytes, buffers: Sequence[memoryview], *, trusted: bool) -> An
     ValueError
         If the stream is damaged.
     UnsupportedError
-        If it needs a class or package that is not there.
+        If it needs a class or package that is not there, or is nested too deep.
     """
     views = list(buffers)
 
@@ -152,6 +153,9 @@ def unpack(stream: bytes, buffers: Sequence[memoryview], *, trusted: bool) -> An
         return decode(stream)
     except (MemoryError, values.ZoneError, UnsupportedError, LimitError):
         raise
+    except RecursionError:
+        depth = f"sys.getrecursionlimit() is {sys.getrecursionlimit()}"
+        raise UnsupportedError(f"it is nested deeper than can be read here ({depth})") from None
     except Exception as error:  # noqa: BLE001  numpy, msgspec, datetime and adapters raise many types
         raise ValueError(str(error) or type(error).__name__) from None
     finally:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+_QUANTIZED = ("q", "bits")  # types of which `to_parts` takes no tensor
+
 
 def _torch() -> Any:
     return sys.modules["torch"]
@@ -30,7 +32,9 @@ def _data(parts: Any) -> Any:
     array, name, _ = parts
     torch = _torch()
     made = torch.from_numpy(array)
-    dtype = getattr(torch, name)
+    dtype = vars(torch).get(name)  # getattr would import modules of torch by their names
+    if type(dtype) is not torch.dtype or dtype.itemsize != made.itemsize or name.startswith(_QUANTIZED):
+        raise ValueError(f"a tensor over {array.dtype} has no type {name!r}")
     return made if made.dtype is dtype else made.view(dtype)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shmkernel._core import capacity
+from shmkernel._core import capacity, limits
 from shmkernel.errors import LimitError, UnsupportedError
 from shmkernel.kinds.preview import Source
 from shmkernel.kinds.tables import libraries, metadata
@@ -160,6 +160,8 @@ def mapped(mapping: mmap.mmap, *, trusted: bool) -> pa.Table:
                 check_views(chunk)
     except LimitError:
         raise
+    except MemoryError as error:
+        raise limits.too_much(None) from error
     except Exception as error:  # noqa: BLE001  a class of an extension reads its metadata with code of its own
         raise ValueError(f"it is no whole Arrow file ({type(error).__name__}: {str(error)[:_TEXT]})") from None
     return table

@@ -218,7 +218,7 @@ def _batches(name: str, path: str, batches: Any) -> Iterator[pa.RecordBatch]:
 
 def _damaged(name: str, path: str, error: Exception) -> Exception:
     """Return the error to raise for a file; pyarrow has OSErrors of its own, without a number."""
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
         return error
     message = f"{path} cannot be loaded: {error}. It has to be a {', '.join(SUFFIXES)} file"
     return DamagedError(message, name=name, path=path)
