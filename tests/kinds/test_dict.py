@@ -5,6 +5,7 @@ import contextlib
 import copy
 import errno
 import gc
+import itertools
 import json
 import mmap
 import multiprocessing
@@ -27,7 +28,7 @@ from shmkernel.kinds.dicts import operations
 from shmkernel.kinds.dicts.mapping import SharedDict
 from shmkernel.testing import KindContract, attach_hostile, write
 from shmkernel.verbs import attachments
-from tests.helpers import PATIENCE, Child, holding, leaving_none_open, left, python, until, until_left
+from tests.helpers import PATIENCE, Child, free_descriptors, holding, leaving_none_open, left, python, until, until_left
 
 LARGE = np.arange(200_000.0)
 
@@ -704,7 +705,8 @@ def test_too_many_open_files_are_not_the_dict_s_fault():
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         errors, opened = [], []
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+            most = next(itertools.islice(free_descriptors(), 100, None))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
             with contextlib.suppress(OSError):
                 while True:
                     opened.append(os.open("/dev/null", os.O_RDONLY))
