@@ -92,12 +92,17 @@ def pytest_runtestloop() -> Iterator[None]:
     nbval kills kernels, and joblib's own folder, in /dev/shm by default, would stay. The key that signs objects is made
     there too, not at the user's home.
     """
-    gc.collect()
-    gc.freeze()  # tests collect garbage often, which would look through all that they have imported each time
     with _private_folder(), tempfile.TemporaryDirectory() as apart, pytest.MonkeyPatch.context() as patch:
         patch.setenv("JOBLIB_TEMP_FOLDER", apart)
         patch.setenv("XDG_DATA_HOME", f"{apart}/data")
         return (yield)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_not_collected() -> None:
+    """Collect garbage, and keep what is left, all that was imported, out of the many collections of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
