@@ -15,7 +15,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, progress
-from shmkernel.kinds.tables import blocks
+from shmkernel.kinds.tables import blocks, incoming
 from shmkernel.testing import KindContract, write
 from tests.helpers import Child
 
@@ -350,6 +350,43 @@ def test_what_a_format_cannot_hold_is_an_error_of_ours(tmp_path):
     with pytest.raises(shm.UnsupportedError, match=r"x\.csv: a csv file cannot hold this table: .*list.*\.arrow"):
         shm.save("x", tmp_path / "x.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def promising(path, column):
+    """Write a small Parquet file whose end names its rows again and again: it promises half a terabyte and more."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = 4_000_000
+    parquet.write_table(pa.table({"a": column(rows)}), path, row_group_size=rows)
+    facts = parquet.read_metadata(path)
+    for _ in range(14):
+        facts.append_row_groups(facts)
+    facts.write_metadata_file(end := path.with_suffix(".end"))
+    data = path.read_bytes()
+    path.write_bytes(data[: -8 - int.from_bytes(data[-8:-4], "little")] + end.read_bytes()[4:])
+    assert path.stat().st_size < 10 << 20
+    return facts.num_rows
+
+
+@pytest.mark.parametrize(
+    ("width", "column", "error"),
+    [
+        (8, lambda rows: pa.repeat(7, rows), shm.FullError),
+        (4, lambda rows: pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, "i4"), rows), ["a"]), shm.LimitError),
+    ],
+    ids=["numbers", "a dictionary"],
+)
+def test_a_parquet_file_that_promises_more_than_there_is_takes_no_memory(width, column, error, tmp_path, monkeypatch):
+    rows = promising(tmp_path / "x.parquet", column)
+
+    def read(*_):
+        raise AssertionError("it was read")
+        yield
+
+    monkeypatch.setattr(incoming, "_batches", read)
+    with pytest.raises(error) as caught:
+        shm.load("x", tmp_path / "x.parquet")
+    assert caught.value.needed >= rows * width
+    assert shm.list() == []
 
 
 def test_a_frame_comes_back_from_a_parquet_file_as_a_frame(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import html.parser
 import json
 import os
 import sys
@@ -622,6 +623,52 @@ def test_keep_of_what_lost_its_name_gives_the_notebook_the_copy_and_names_who_st
         assert notebook["mine"] is shm.attach("x")
         assert notebook["other"] == 3
     shm.unlink("x")
+
+
+class Strict(html.parser.HTMLParser):
+    """Keeps of a text what viewers such as GitHub keep: plain elements and their texts, no attributes."""
+
+    KEPT = ("table", "thead", "tbody", "tr", "th", "td", "div")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.lines, self.below = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        assert tag in self.KEPT, tag
+        assert {name for name, _ in attributes} <= {"style"}, attributes
+        self.open.append(tag)
+        if tag == "tr":
+            self.lines.append([])
+        if tag in ("th", "td"):
+            self.lines[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open == ["div"]:
+            self.below.append(data)
+        else:  # a text of a table outside of a cell would be put in front of it
+            assert self.open[-1] in ("th", "td")
+            self.lines[-1][-1] += data
+
+
+def test_a_saved_table_is_plain_where_a_viewer_takes_styles_and_scripts_away(shm_dir):
+    x = shm.create("x", np.zeros((4, 5)))
+    (info,) = shm.list()
+    seen = Strict(saved.table([info, info._replace(name="a_long_name_" * 5, owner="<script>a</script>.ipynb")]).html)
+    assert seen.lines[0] == ["name", "kind", "type", "size", "owner", "attached", "lifetime", "age"]
+    assert [len(line) for line in seen.lines] == [8] * 3
+    assert seen.lines[1][:3] == ["x", "array", "float64 (4, 5)"]
+    assert seen.lines[2][4].startswith("<script>a</script>")
+    assert seen.below[0].startswith("2 segments, ")
+    assert seen.below[-1].startswith("As of ")
+    assert seen.open == []
+    shm.unlink("x")
+    del x
 
 
 def test_a_saved_table_stays_small_whatever_names_and_labels_there_are(shm_dir):

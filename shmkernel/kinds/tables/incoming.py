@@ -11,8 +11,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shmkernel._core import capacity
 from shmkernel._core.imports import importing
-from shmkernel.errors import DamagedError, UnsupportedError
+from shmkernel.errors import DamagedError, LimitError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames
 
 if TYPE_CHECKING:
@@ -190,16 +191,28 @@ def file(name: str, path: str) -> Incoming:
     """Return the rows of a Parquet, CSV, Feather or Arrow file; a damaged file is a DamagedError."""
     arrow = arrow_file.library(name)
     try:
-        schema, batches = _read(arrow, path)
+        schema, batches, rows = _read(arrow, path)
         _check(schema)
+        size = max(os.path.getsize(path), rows * sum(map(_bits, schema.types)) // 8)
     except Exception as error:  # noqa: BLE001  a class of an extension reads its metadata with code of its own
         raise _damaged(name, path, error) from None
     schema, batches = _plain(name, schema, arrow), _batches(name, path, batches)
     if path.endswith(".parquet") and any(_has_dictionary(kind, arrow) for kind in schema.types):
+        if size > (left := capacity.memory()):
+            message = f"{path} takes at least {capacity.human(size)} of memory, where {capacity.human(left)} are left"
+            raise LimitError(f"{message}. Close other programs", name=name, path=path, needed=size, limit="memory")
         plain = (batch.replace_schema_metadata(schema.metadata) for batch in batches)
         made = _unified(name, arrow.Table.from_batches(plain, schema), arrow)  # each batch has a dictionary of its own
         return Incoming(schema, made.to_batches() or [arrow_file.empty(made, schema)], made.nbytes)
-    return Incoming(schema, batches, os.path.getsize(path))
+    return Incoming(schema, batches, size)
+
+
+def _bits(kind: pa.DataType) -> int:
+    """Return the least number of bits that a value takes in a table, by which a small file may promise terabytes."""
+    try:
+        return int(kind.bit_width)
+    except ValueError:  # texts, lists and others may be empty
+        return 0
 
 
 def _check(schema: pa.Schema) -> None:
@@ -236,21 +249,22 @@ def _plain(name: str, schema: pa.Schema, arrow: Any) -> pa.Schema:
     return _origin(name, schema, "pandas" if b"pandas" in known else "arrow", {}, arrow)
 
 
-def _read(arrow: Any, path: str) -> tuple[Any, Any]:
+def _read(arrow: Any, path: str) -> tuple[Any, Any, int]:
+    """Return the schema and the batches of a file, and its number of rows if it says so at its end."""
     if path.endswith(".parquet"):
         with importing:
             import pyarrow.parquet  # noqa: PLC0415  slow
 
         parquet = pyarrow.parquet.ParquetFile(path)
-        return parquet.schema_arrow, parquet.iter_batches(_BATCH)
+        return parquet.schema_arrow, parquet.iter_batches(_BATCH), parquet.metadata.num_rows
     if path.endswith(".csv"):
         with importing:
             import pyarrow.csv  # noqa: PLC0415  slow
 
         reader = pyarrow.csv.open_csv(path)
-        return reader.schema, reader
+        return reader.schema, reader, 0
     reader = arrow.ipc.open_file(path)
-    return reader.schema, _checked(reader)
+    return reader.schema, _checked(reader), 0
 
 
 def _checked(reader: Any) -> Any:
