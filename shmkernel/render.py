@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -30,6 +31,7 @@ _GIVING = (
     ("owner", 16), ("attached", 16), ("type", 16), ("name", 24), ("age", 0), ("lifetime", 0), ("owner", 10),
     ("attached", 10), ("type", 10), ("name", 16), ("kind", 0), ("owner", 0), ("attached", 0), ("name", 8),
 )  # fmt: skip
+_COPIED = re.compile(r"([\d.]+ \w+ shared, [\d.]+ [MGTPE]iB copied) by each process$")  # the details of an object
 _MOST = 100  # rows of a listing in a notebook
 _SHOWN = 2  # holders named in a row of the table; the others are counted
 _FINGERPRINT = 8  # digits shown of each of a cached value
@@ -55,8 +57,12 @@ def age(seconds: float) -> str:
 
 
 def what(segment: Info) -> str:
-    """Describe a segment's content: ``array int16 (344, 403), 270.8 KiB``."""
-    return clean(f"{segment.kind} {segment.type}, {capacity.human(segment.size)}")
+    """Describe a segment's content: ``array int16 (344, 403), 270.8 KiB``.
+
+    Of an object of which each process copies 1 MiB or more, it says how much: ``1.0 GiB shared, 14.0 MiB copied``.
+    """
+    parts = _COPIED.search(segment.dtype or "") if segment.kind == "object" else None
+    return clean(f"{segment.kind} {segment.type}, {parts[1] if parts else capacity.human(segment.size)}")
 
 
 def as_object(segment: Info) -> dict[str, object]:

@@ -249,7 +249,8 @@ def _done(args: argparse.Namespace, name: str) -> str:
 
 
 def _shared(info: Info, source: str = "") -> str:
-    return f"{info.name}: {render.what(info)}{source}, shared {actions.until(info)}"
+    what = render.what(info)
+    return f"{info.name}: {what}{source}, {'' if what.endswith(' copied') else 'shared '}{actions.until(info)}"
 
 
 def invitation(names: list[str]) -> str:
