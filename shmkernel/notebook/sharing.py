@@ -66,7 +66,7 @@ def shm_create(magics: ShmMagics, args: argparse.Namespace) -> Any:
             magics.workspace.bind(args.scope, name, value, name, read=read)
         print(_made(args, request, value) if request.kind else _done(args, name))
     if made := [request.name for request in reports if request.kind]:
-        print(invitation(made))
+        print(invitation(made, terms.lifetime))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -83,7 +83,8 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     if variables.is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
     info = shm.info(name)
-    print(f"{_shared(info, f', from {args.path}')}{args.scope.remark(name)}.{before}\n{invitation([name])}")
+    print(f"{_shared(info, f', from {args.path}')}{args.scope.remark(name)}.{before}")
+    print(invitation([name], terms.lifetime))
     return value
 
 
@@ -250,11 +251,15 @@ def _done(args: argparse.Namespace, name: str) -> str:
 
 def _shared(info: Info, source: str = "") -> str:
     what = render.what(info)
-    return f"{info.name}: {what}{source}, {'' if what.endswith(' copied') else 'shared '}{actions.until(info)}"
+    verb = "" if what.endswith(" copied") else "shared "
+    return f"{info.name}: {what}{source}, {verb}{actions.until(info, hint=False)}"
 
 
-def invitation(names: list[str]) -> str:
-    """Return the lines that attach the segments in another notebook: one for all names that variables can have."""
+def invitation(names: list[str], lifetime: str = "") -> str:
+    """Return the lines that attach the segments in another notebook: one for all names that variables can have.
+
+    Of the lifetime "session" the first line begins with what makes them live longer.
+    """
     together, others = "", []
     for name in names:
         if variables.is_variable(name):
@@ -262,7 +267,8 @@ def invitation(names: list[str]) -> str:
         else:
             others.append(f" {name} --as NAME")
     lines = [together, *others] if together else others
-    return "In another notebook: %shm_attach" + "\nIn another notebook: %shm_attach".join(lines)
+    longer = f"Longer: %shm_keep {' '.join(names)}. " if lifetime == "session" else ""
+    return longer + "In another notebook: %shm_attach" + "\nIn another notebook: %shm_attach".join(lines)
 
 
 def earlier(name: str) -> str:

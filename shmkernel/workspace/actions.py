@@ -118,10 +118,11 @@ def _whereabouts(name: str, keepers: list[str]) -> str:
     return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"
 
 
-def until(info: Info) -> str:
-    """Return how long a segment lives, and which magic makes it live longer."""
+def until(info: Info, *, hint: bool = True) -> str:
+    """Return how long a segment lives, and, as a hint, which magic makes it live longer."""
+    longer = f" (longer: %shm_keep {info.name})" if hint else ""
     return {
-        "session": f"until {'this kernel' if info.mine else info.owner} ends (longer: %shm_keep {info.name})",
+        "session": f"until {'this kernel' if info.mine else info.owner} ends{longer}",
         "attached": "until the last process lets go of it",
         "keep": f"until %shm_unlink {info.name}",
     }[info.lifetime]

@@ -70,6 +70,11 @@ RIGHT = (
     "elevation.mean()",
     "%shm_watch elevation",
 )
+STILL = """(one) => { // what has changed glows at first, and is drawn again and again
+    if (one.drawn !== one.dataset.drawn) one.since = performance.now();
+    one.drawn = one.dataset.drawn;
+    return performance.now() - one.since > 2000;
+}"""
 SIZE = {"width": 1180, "height": 1000}
 PAIR = {"width": 1360, "height": 930}
 NARROW = {"width": 520, "height": 1300}
@@ -108,6 +113,7 @@ def pair(page: Page, server: lab.Server, folder: Path) -> None:
     books[0].run(3)
     book = books[1]
     book.monitor.locator(".shm-stats", has_text="1300").wait_for()
+    page.wait_for_function(STILL, arg=book.monitor.locator("canvas").element_handle())
     for theme, name in (("Light", "pair"), ("Dark", "pair-dark")):
         book.theme(f"JupyterLab {theme}")
         page.locator("#jupyterlab-splash").wait_for(state="detached")

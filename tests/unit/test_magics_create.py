@@ -14,8 +14,8 @@ def test_a_variable_becomes_the_shared_array(notebook):
     ran = notebook.run("%shm_create x")
     assert ran.value is None
     assert ran.text == (
-        "x: array int16 (2, 3), 140 B, shared until this kernel ends (longer: %shm_keep x).\n"
-        "In another notebook: %shm_attach x\n"
+        "x: array int16 (2, 3), 140 B, shared until this kernel ends.\n"
+        "Longer: %shm_keep x. In another notebook: %shm_attach x\n"
     )
     notebook("x[0, 0] = 9")
     assert notebook["x"] is shm.attach("x")
