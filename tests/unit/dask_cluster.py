@@ -24,7 +24,7 @@ from shmkernel._core import paths, sessions
 from shmkernel.kinds import dask_blocks
 from shmkernel.testing import remove
 from tests import workers
-from tests.helpers import PATIENCE, lacking, until_left
+from tests.helpers import PATIENCE, lacking, until, until_left
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,6 +43,14 @@ def shm_dir():
 def client(shm_dir):
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def mortals(shm_dir):
+    """A client of workers of which one dies in each test: none waits for Dask to start another, which may take long."""
+    options = {"n_workers": 4, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster, set_as_default=False) as client:
         yield client
 
 
@@ -143,21 +151,19 @@ def test_workers_compute_a_collection_straight_into_a_segment(client, stored):
     assert not stored
 
 
-def test_a_worker_that_dies_in_the_middle_makes_no_difference(client, stored, tmp_path):
-    x = shm.create("x", blocks(workers.die_at, str(tmp_path / "died")))
+def test_a_worker_that_dies_in_the_middle_makes_no_difference(mortals, stored, tmp_path):
+    with mortals.as_current():
+        x = shm.create("x", blocks(workers.die_at, str(tmp_path / "died")))
     assert (tmp_path / "died").exists()
     assert x.tolist() == (np.arange(10_000).reshape(100, 100) + 1).tolist()
     assert not stored
-    client.wait_for_workers(2, timeout=PATIENCE)
 
 
-def test_a_task_that_kills_every_worker_is_an_error_and_leaves_nothing(client, monkeypatch):
-    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
-    with pytest.raises(distributed.KilledWorker):
+def test_a_task_that_kills_every_worker_is_an_error_and_leaves_nothing(mortals, monkeypatch):
+    monkeypatch.setattr(mortals.cluster.scheduler, "allowed_failures", 0)
+    with mortals.as_current(), pytest.raises(distributed.KilledWorker):
         shm.create("x", blocks(workers.die_at))
     assert not list(paths.names())
-    client.wait_for_workers(2, timeout=PATIENCE)
-    assert shm.create("x", blocks(np.negative))[0, 1] == -1
 
 
 WORKER = """
@@ -179,7 +185,7 @@ def test_a_worker_that_sees_other_processes_sends_the_values(client, stored):
         lacking(f"a namespace of processes needs root and unshare: {tried.stderr.strip()}")
     with subprocess.Popen([*unshare, sys.executable, "-c", WORKER, client.scheduler.address]) as far:
         try:
-            client.wait_for_workers(3, timeout=PATIENCE)
+            until(lambda: "far" in [one.name for one in [*client.cluster.scheduler.workers.values()]], "it has come")
             with dask.annotate(workers=["far"], allow_other_workers=False):
                 x = shm.create("x", blocks(np.negative))
         finally:
