@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.documents", "tests.tutorials"]
 collect_ignore = ["tests/kinds/hostile_tables.py"]  # a program without tests, which needs pandas
-collect_ignore += [f"tests/unit/dask_{part}.py" for part in ("arrays", "cluster", "messages")]  # test_dask.py runs them
+collect_ignore += [
+    f"tests/unit/dask_{part}.py" for part in ("arrays", "cluster", "frames", "messages")
+]  # test_dask.py runs them
 collect_ignore += ["shmkernel/dask"]  # its modules, which have no examples, import distributed: see test_dask.py
 
 # A shell's job in the background ignores Ctrl-C, and so would the processes that tests interrupt.

@@ -40,6 +40,17 @@ def die_at(block, marker=None):
     return block + 1
 
 
+def die_at_frame(frame, marker):
+    """Compute a partition; the process that has the first one dies once."""
+    if frame["a"].iloc[0] == 0:
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return frame
+        os.kill(os.getpid(), signal.SIGKILL)
+    return frame
+
+
 def look(array):
     """Tell what arrived: the values, and the inodes of all that is attached here."""
     return (

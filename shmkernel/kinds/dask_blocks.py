@@ -1,4 +1,4 @@
-"""Write one block of a Dask array into the segment that is being made, in whichever process computes it.
+"""Write a part of a Dask collection into the segment that is being made, in whichever process computes it.
 
     creator   nameless file, all of it reserved; its first bytes are a secret instead of the header
     worker    open /proc/<creator>/fd/<number> -> shared byte lock -> the secret is still there -> store the block
@@ -15,7 +15,7 @@ import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,8 +24,11 @@ from shmkernel.errors import TimedOutError, UnsupportedError
 from shmkernel.kinds import a_type, conversions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    Result = TypeVar("Result")
     Place = tuple[tuple[int, int], ...]  # where a block begins and ends, for each dimension
 
 _SHARED, _EXCLUSIVE = oflock.request(fcntl.F_RDLCK), oflock.request(fcntl.F_WRLCK)
@@ -33,6 +36,57 @@ _FREE = oflock.request(fcntl.F_UNLCK)
 _PATIENCE = 60.0  # seconds that the creator waits for a process that stores a block: each takes a moment
 _NAP = 0.001
 _SECRET = 32  # bytes: less than any header
+
+
+class Stored(NamedTuple):
+    """What a task returns that has stored its part: the bytes, and where they lie if nobody knows that before."""
+
+    nbytes: int
+    where: tuple[int, ...] = ()
+
+
+class Values(NamedTuple):
+    """What a task returns whose process cannot open the segment: what to store, and its size in bytes."""
+
+    nbytes: int
+    about: tuple[Any, ...]
+
+
+class Target:
+    """The file that the tasks write to."""
+
+    def __init__(self, fd: int) -> None:
+        status = os.fstat(fd)
+        self.secret = os.urandom(_SECRET)
+        self._path = f"/proc/{os.getpid()}/fd/{int(fd)}"
+        self._file = status.st_dev, status.st_ino
+        os.pwrite(fd, self.secret, 0)
+
+    def __dask_tokenize__(self) -> bytes:
+        return self.secret
+
+    def act(self, store: Callable[[int], Result], late: Result) -> Result | None:
+        """Store something while the name waits; `late` if it has its name or was given up, None if out of reach."""
+        if (file := self._opened()) is None:
+            return None
+        with file:
+            if oflock.take(file, _SHARED):
+                try:
+                    if os.pread(file.fileno(), _SECRET, 0) == self.secret:
+                        return store(file.fileno())
+                finally:  # a process that was forked meanwhile has a copy of the descriptor
+                    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FREE)
+        return late
+
+    def _opened(self) -> closing.Description | None:
+        """Open the segment; None if this process cannot."""
+        try:
+            status = os.stat(self._path)
+            if (status.st_dev, status.st_ino) != self._file or not stat.S_ISREG(status.st_mode):
+                return None
+            return closing.described(os.open, self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # another host, another user, no /proc; or the creator has ended
+            return None
 
 
 class Layout(NamedTuple):
@@ -47,33 +101,23 @@ class Layout(NamedTuple):
     size: int
 
 
-class Target:
-    """What a task calls with its block."""
+class ArrayTarget(Target):
+    """What a task calls with its block of an array."""
 
     def __init__(self, fd: int, layout: Layout) -> None:
-        status = os.fstat(fd)
-        self.secret = os.urandom(_SECRET)
-        self._path = f"/proc/{os.getpid()}/fd/{int(fd)}"
-        self._file = status.st_dev, status.st_ino
+        super().__init__(fd)
         self._layout = layout
 
-    def __dask_tokenize__(self) -> bytes:
-        return self.secret
-
-    def __call__(self, block: Any, block_info: Any = None) -> Any:
-        """Store a block, and return its size in bytes; its place and values if this process cannot store it."""
+    def __call__(self, block: Any, block_info: Any = None) -> Stored | Values:
+        """Store a block, or return its place and values if this process cannot."""
         place: Place = tuple((int(start), int(end)) for start, end in block_info[0]["array-location"])
         values = self._checked(block, place)
-        if (file := self._opened()) is None:
-            return place, values
-        with file:
-            if oflock.take(file, _SHARED):
-                try:
-                    if os.pread(file.fileno(), _SECRET, 0) == self.secret:
-                        self.store(file.fileno(), place, values)
-                finally:  # a process that was forked meanwhile has a copy of the descriptor
-                    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FREE)
-        return values.nbytes
+
+        def store(fd: int) -> Stored:
+            self.store(fd, place, values)
+            return Stored(values.nbytes)
+
+        return self.act(store, Stored(0)) or Values(values.nbytes, (place, values))
 
     def store(self, fd: int, place: Place, values: NDArray[Any]) -> None:
         """Store a block: by one write if it is one run of bytes, which is faster than to store through a mapping."""
@@ -88,20 +132,7 @@ class Target:
             whole: NDArray[Any] = np.ndarray(shape, dtype, mapping, offset)
             whole[tuple(slice(*ends) for ends in place)] = values
             return
-        at, rest = offset + first * dtype.itemsize, values.reshape(-1).view(np.uint8).data
-        while rest:
-            count = os.pwrite(fd, rest, at)
-            at, rest = at + count, rest[count:]
-
-    def _opened(self) -> closing.Description | None:
-        """Open the segment; None if this process cannot."""
-        try:
-            status = os.stat(self._path)
-            if (status.st_dev, status.st_ino) != self._file or not stat.S_ISREG(status.st_mode):
-                return None
-            return closing.described(os.open, self._path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # another host, another user, no /proc; or the creator has ended
-            return None
+        write(fd, values.reshape(-1).view(np.uint8).data, offset + first * dtype.itemsize)
 
     def _checked(self, block: Any, place: Place) -> NDArray[Any]:
         """Return a block as values of the segment; UnsupportedError if it is not what the collection says."""
@@ -121,6 +152,14 @@ class Target:
             return conversions.convert(values, dtype)
         except (TypeError, ValueError, OverflowError) as error:
             raise UnsupportedError(f"{where} cannot be made {dtype}: {error}", name=name, dtype=str(dtype)) from None
+
+
+def write(fd: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of it."""
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(fd, rest, at)
+        at, rest = at + count, rest[count:]
 
 
 def close(fd: int, name: str) -> None:

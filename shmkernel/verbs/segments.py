@@ -44,7 +44,7 @@ def create(
     value : array_like, list, dict, DataFrame or bytes-like, optional
         The value to copy into shared memory: an array or number; a flat list or tuple of int, float, bool, str,
         bytes and None; a dict; a table of pandas, polars, pyarrow or DuckDB; bytes; any other value that consists of
-        such parts, as an object. The blocks of a Dask array are computed straight into it. Without a value, give
+        such parts, as an object. A Dask array or DataFrame is computed straight into it. Without a value, give
         `shape`, `size` or `kind`.
     kind : {'array', 'dict', 'list', 'object', 'raw', 'table'}, optional
         Kind of the segment; by default chosen by the type of the value.

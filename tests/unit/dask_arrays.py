@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import oflock
+from shmkernel._core import oflock, paths
 from shmkernel.kinds import dask_blocks
 from tests.helpers import Child, lies_in, until_left
 
@@ -65,13 +65,13 @@ def test_order_and_dtype_are_as_for_other_values(chunks):
 
 
 def test_the_tasks_store_the_blocks_themselves(monkeypatch):
-    stored = dask_blocks.Target.store
+    stored = dask_blocks.ArrayTarget.store
 
     def store(self, fd, *about):
-        assert sys._getframe(1).f_code.co_name == "__call__", "the creator has stored it"
+        assert sys._getframe(1).f_code.co_name == "store", "the creator has stored it"
         return stored(self, fd, *about)
 
-    monkeypatch.setattr(dask_blocks.Target, "store", store)
+    monkeypatch.setattr(dask_blocks.ArrayTarget, "store", store)
     assert shm.create("x", X).tolist() == X.compute().tolist()
 
 
@@ -91,7 +91,7 @@ def test_no_more_than_some_blocks_are_in_memory():
 
 
 def test_processes_that_cannot_open_the_segment_send_the_values(monkeypatch):
-    monkeypatch.setattr(dask_blocks.Target, "_opened", lambda _: None)
+    monkeypatch.setattr(dask_blocks.ArrayTarget, "_opened", lambda _: None)
     for value in (X, X.T, X.sum()):
         assert shm.create("x", value, replace=True).tolist() == np.asarray(value.compute()).tolist()
 
@@ -158,12 +158,12 @@ def test_the_name_waits_for_a_process_that_stores_a_block(monkeypatch, shm_dir):
             targets.append(self)
 
         def nap(_):
-            waited.append(shm.list())
+            waited.append(list(paths.names()))
             child.tell()
             assert child.join() == 0
 
-        targets, waited, made = [], [], dask_blocks.Target.__init__
-        monkeypatch.setattr(dask_blocks.Target, "__init__", init)
+        targets, waited, made = [], [], dask_blocks.ArrayTarget.__init__
+        monkeypatch.setattr(dask_blocks.ArrayTarget, "__init__", init)
         monkeypatch.setattr(dask_blocks.time, "sleep", nap)
         with dask.config.set(scheduler=get):
             x = shm.create("x", X)
@@ -177,7 +177,7 @@ def test_a_task_that_fails_leaves_nothing(shm_dir):
 
     with pytest.raises(ZeroDivisionError, match="it is the third"):
         shm.create("x", da.concatenate([X, X.map_blocks(fail, dtype=float)]))
-    assert shm.list() == []
+    assert not list(paths.names())
 
 
 def test_what_a_task_may_not_do_is_no_limit_of_the_segment():
@@ -231,7 +231,7 @@ def test_objects_and_values_that_would_change_are_refused():
         shm.create("x", X, dtype="i8")
     with pytest.raises(shm.ArgumentError, match="takes no size"):
         shm.create("x", X, size=4)
-    assert shm.list() == []
+    assert not list(paths.names())
 
 
 def test_a_notebook_shares_a_collection(notebook):

@@ -133,9 +133,9 @@ def blocks(task, *about):
 @pytest.fixture
 def stored(monkeypatch):
     """The blocks that this process itself stores, since their workers cannot."""
-    places, store = [], dask_blocks.Target.store
+    places, store = [], dask_blocks.ArrayTarget.store
     monkeypatch.setattr(
-        dask_blocks.Target,
+        dask_blocks.ArrayTarget,
         "store",
         lambda self, fd, place, values: (places.append(place), store(self, fd, place, values)),
     )
@@ -157,6 +157,22 @@ def test_a_worker_that_dies_in_the_middle_makes_no_difference(mortals, stored, t
     assert (tmp_path / "died").exists()
     assert x.tolist() == (np.arange(10_000).reshape(100, 100) + 1).tolist()
     assert not stored
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # Dask's, of pandas
+def test_a_frame_is_appended_by_the_workers_though_one_dies(mortals, tmp_path, monkeypatch):
+    pd, dd = pytest.importorskip("pandas"), pytest.importorskip("dask.dataframe")
+    frames = pytest.importorskip("shmkernel.kinds.tables.dask_frames")
+    sizes, append = [], frames.append
+    monkeypatch.setattr(frames, "append", lambda *about, **more: (sizes.append(more), append(*about, **more))[1])
+    frame = pd.DataFrame({"a": np.arange(1000.0), "b": [f"t{number}" for number in range(1000)]})
+    lazy = dd.from_pandas(frame, npartitions=7)
+    value = lazy.map_partitions(workers.die_at_frame, str(tmp_path / "died"), meta=lazy._meta)
+    with mortals.as_current():
+        shared = shm.create("x", value)
+    assert (tmp_path / "died").exists()
+    pd.testing.assert_frame_equal(shared, lazy.compute())
+    assert len(sizes) == 1  # the footer
 
 
 def test_a_task_that_kills_every_worker_is_an_error_and_leaves_nothing(mortals, monkeypatch):

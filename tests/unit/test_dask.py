@@ -19,7 +19,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.timeout(5 * PATIENCE)
-@pytest.mark.parametrize("name", ["dask_arrays", "dask_messages", pytest.param("dask_cluster", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", ["dask_arrays", "dask_frames", "dask_messages", pytest.param("dask_cluster", marks=pytest.mark.long)]
+)
 def test_dask_by_reference(name):
     if importlib.util.find_spec("distributed") is None:
         lacking("distributed is not installed: uv run --group large pytest tests/unit/test_dask.py")

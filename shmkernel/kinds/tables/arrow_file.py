@@ -94,10 +94,9 @@ def pieces(name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> I
     """Yield the content of an Arrow file batch by batch."""
     arrow = library(name)
     sink = Sink()
-    options = arrow.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
     rows = 0
     try:
-        writer = arrow.ipc.new_file(arrow.PythonFile(sink, mode="w"), schema, options=options)
+        writer = arrow.ipc.new_file(arrow.PythonFile(sink, mode="w"), schema, options=options(arrow))
         for batch in batches:
             writer.write_batch(batch)
             rows += batch.num_rows
@@ -105,9 +104,18 @@ def pieces(name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> I
         writer.close()
     except (arrow.ArrowException, OverflowError) as error:
         raise UnsupportedError(f"{name!r}: no Arrow file can hold it: {error}", name=name) from None
-    tail = b"".join(map(bytes, sink.take()))
-    footer = int.from_bytes(tail[-metadata.TAIL : -len(metadata.MAGIC)], "little") + metadata.TAIL
-    yield memoryview(tail[:-footer] + _summary(schema, rows) + tail[-footer:])
+    yield memoryview(with_summary(b"".join(map(bytes, sink.take())), schema, rows))
+
+
+def options(arrow: Any) -> Any:
+    """Return how batches are written."""
+    return arrow.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+
+
+def with_summary(end: bytes, schema: pa.Schema, rows: int) -> bytes:
+    """Return the end of a file with our summary in it."""
+    footer = int.from_bytes(end[-metadata.TAIL : -len(metadata.MAGIC)], "little") + metadata.TAIL
+    return end[:-footer] + _summary(schema, rows) + end[-footer:]
 
 
 def _summary(schema: pa.Schema, rows: int) -> bytes:

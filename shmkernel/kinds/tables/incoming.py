@@ -6,6 +6,7 @@ PyCapsuleInterface.html). A stream is read batch by batch, so it takes the memor
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from shmkernel.errors import DamagedError, LimitError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
 
@@ -44,9 +45,25 @@ def recognises(value: object) -> bool:
         hasattr(kind, "__arrow_c_stream__")
         or hasattr(kind, "__arrow_c_array__")
         or _is(value, "pandas", "DataFrame", "Series")
+        or is_dask(value)
         or _is(value, "polars", "LazyFrame")
         or _is(value, "pyarrow", "RecordBatchReader")
     )
+
+
+def is_dask(value: object) -> bool:
+    """Return whether a value is a frame of Dask, or a column of one."""
+    return _is(value, "dask.dataframe", "DataFrame", "Series") and not _is(value, "dask.dataframe", "Index")
+
+
+def dask(name: str, value: Any) -> tuple[int, Callable[[int, Callable[[int], None]], None]]:
+    """Return how large the beginning of a file is, and the function that has a frame of Dask computed into it."""
+    arrow = arrow_file.library(name)
+    with importing:
+        from shmkernel.kinds.tables import dask_frames  # noqa: PLC0415  Dask alone needs it
+
+    frame, empty = dask_frames.plan(name, value, lambda facts, said: _origin(name, said, "pandas", facts, arrow))
+    return len(dask_frames.front(frame, empty)), functools.partial(dask_frames.compute, value, frame, empty)
 
 
 def _is(value: object, module: str, *names: str) -> bool:

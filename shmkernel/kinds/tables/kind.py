@@ -32,6 +32,9 @@ class Table:
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan an Arrow file, written batch by batch."""
         kinds.only(name, "a table", options)
+        if incoming.is_dask(value):
+            size, compute = incoming.dask(name, value)
+            return Plan(size, lambda: iter(()), compute=compute)
         return _plan(name, incoming.table(name, value))
 
     def load(self, name: str, path: str) -> Plan:

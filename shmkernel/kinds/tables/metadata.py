@@ -152,6 +152,18 @@ def schema(source: Source, most: int, fewer: int) -> Schema:
     return Schema(fields, columns, _blocks(root, 2), _blocks(root, 3))
 
 
+def with_batches(end: bytes, places: list[tuple[int, int, int]]) -> bytes:
+    """Return the end of a file with other places of its record batches: as many as it has."""
+    size = int.from_bytes(end[-TAIL : -len(MAGIC)], "little")
+    begin = len(end) - TAIL - size
+    start, count = _root(end[begin : begin + size]).vector(3, _BLOCK)
+    assert count == len(places), "a place for each"
+    made = bytearray(end)
+    for number, place in enumerate(places):
+        struct.pack_into("<qi4xq", made, begin + start + _BLOCK * number, *place)
+    return bytes(made)
+
+
 def batch(source: Source, block: tuple[int, int, int]) -> Batch:
     """Read the metadata of a record batch or dictionary."""
     offset, size, body = block
