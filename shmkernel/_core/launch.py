@@ -64,11 +64,37 @@ def start(arguments: list[str], lock: Description) -> Description:
     if MARK in os.environ:
         message = f"this is {sys.executable or sys.argv}, started in place of the watchdog of another process"
         raise WatchdogError(f"{message}: it shares nothing itself")
+    try:
+        return run([*_script(), *arguments], lock)
+    except NotStartedError as error:
+        why = str(error)
+    cure = " A frozen program has to bring shmkernel's .py files." if getattr(sys, "frozen", False) else ""
+    raise WatchdogError(
+        f"the watchdog of this session did not start: {why}.{cure} "
+        "Without it segments would outlive this process, so none was made",
+        Cure("More", "doctor"),
+    )
+
+
+class NotStartedError(Exception):
+    """No interpreter has run the program; the message says why."""
+
+
+def run(program: list[str], lock: Description) -> Description:
+    """Start ``python -I -S PROGRAM``, as `start` does, and wait for its answer.
+
+    Raises
+    ------
+    NotStartedError
+        If no interpreter did it.
+    LimitError
+        If this process has too many open files.
+    """
     _reap()
     deadline, reasons = _clock() + _LIMIT, []
     for interpreter in interpreters():
         try:
-            return _start(interpreter, arguments, lock, deadline)
+            return _start(interpreter, program, lock, deadline)
         except _NoAnswerError as error:
             reasons.append(f"{interpreter}: {error}")
         except OSError as error:
@@ -77,13 +103,7 @@ def start(arguments: list[str], lock: Description) -> Description:
             reasons.append(f"{interpreter}: {_reason(error)}")
             if error.errno in (errno.EAGAIN, errno.ENOMEM):
                 break  # no other interpreter would do better
-    why = "; ".join(reasons[:_REASONS]) or "no interpreter of Python was found on this machine"
-    cure = " A frozen program has to bring shmkernel's .py files." if getattr(sys, "frozen", False) else ""
-    raise WatchdogError(
-        f"the watchdog of this session did not start: {why}.{cure} "
-        "Without it segments would outlive this process, so none was made",
-        Cure("More", "doctor"),
-    )
+    raise NotStartedError("; ".join(reasons[:_REASONS]) or "no interpreter of Python was found on this machine")
 
 
 def watches(pipe: Description) -> bool:
@@ -133,8 +153,8 @@ class _NoAnswerError(Exception):
     """The child does not watch; the message says why."""
 
 
-def _start(interpreter: str, arguments: list[str], lock: Description, deadline: float) -> Description:
-    command = [interpreter, "-I", "-S", *_script(), *arguments]
+def _start(interpreter: str, program: list[str], lock: Description, deadline: float) -> Description:
+    command = [interpreter, "-I", "-S", *program]
     first = len(_unreaped)
     ready = tell = None
     try:

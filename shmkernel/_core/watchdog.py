@@ -19,7 +19,6 @@ session that the watchdog was killed.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
@@ -29,10 +28,9 @@ import sys
 if __name__ == "__main__":  # -I keeps the package's folder off sys.path
     sys.path.append(os.path.abspath(f"{__file__}/../../.."))
 
-from shmkernel._core import launch, registry, sessions
+from shmkernel._core import daemon, launch, registry, sessions
 
 _ENDING = 0.5  # seconds
-_MANY = 4096  # descriptors to close without /proc, which lists the open ones
 
 
 def watch(id_: str, session: int) -> None:
@@ -66,16 +64,13 @@ def main(path: str, behalf: int = -1) -> None:
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)
     os.environ["SHMKERNEL_DIR"] = os.path.dirname(os.path.dirname(os.path.dirname(path)))
-    _close_inherited()
+    daemon.close_inherited()
     process = os.pidfd_open(behalf) if behalf > 0 else -1
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    os.chdir("/")
-    session, lock, tell = _reopened(path), _moved(0), _moved(1)
+    daemon.detach()
+    session, lock, tell = _reopened(path), daemon.moved(0), daemon.moved(1)
     if process < 0:
         os.close(lock)
-    _silence()  # before the answer: who has read it finds nothing of its own here
+    daemon.silence()  # before the answer: who has read it finds nothing of its own here
     os.write(tell, launch.WATCHING)
     if process >= 0:
         poll = select.poll()
@@ -83,18 +78,6 @@ def main(path: str, behalf: int = -1) -> None:
         poll.poll()
         os.close(lock)
     watch(os.path.basename(path), session)
-
-
-def _close_inherited() -> None:
-    """Close descriptors that the session's process left inheritable: a server's socket, the end of a pipe."""
-    try:
-        inherited = [int(fd) for fd in os.listdir("/proc/self/fd")]
-    except OSError:
-        inherited = [*range(_MANY)]
-    for fd in inherited:
-        if fd > 2:  # noqa: PLR2004  the standard streams
-            with contextlib.suppress(OSError):
-                os.close(fd)
 
 
 def _reopened(path: str) -> int:
@@ -106,20 +89,6 @@ def _reopened(path: str) -> int:
         if not os.path.sameopenfile(fd, 0):
             raise
         return fd
-
-
-def _moved(stream: int) -> int:
-    """Move a standard stream above 2, where nothing prints to it."""
-    fd = fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(stream)
-    return fd
-
-
-def _silence() -> None:
-    with contextlib.suppress(OSError):  # a chroot without /dev
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(null, stream)
 
 
 def run() -> None:
