@@ -26,11 +26,24 @@ _KNOWN = 1 << 14  # records: a monitor asks for all of them again and again
 _LONGEST = 1 << 16  # bytes; a longer record is damaged
 
 
+class Origin(NamedTuple):
+    """What a segment is a snapshot of: the segment `name` of another host, at this version."""
+
+    host: str
+    name: str
+    inode: int
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.name}"
+
+
 class Record(NamedTuple):
     """The facts about a segment that its file cannot hold. ``owner`` is a session's id, ``label`` its notebook.
 
     ``recipe`` is empty, or what `%%shm_cache` compares before it takes the segment for the value of its cell. It is
-    the first field that may be missing: releases without it ignore it.
+    the first field that may be missing: releases without it ignore it. So may ``origin``, which is None unless the
+    segment is a snapshot of another host's.
     """
 
     inode: int
@@ -41,9 +54,10 @@ class Record(NamedTuple):
     lifetime: str
     created: float
     recipe: str = ""
+    origin: Origin | None = None
 
 
-_values = operator.itemgetter(*Record._fields[:-1])
+_values = operator.itemgetter(*Record._fields[:-2])
 _TYPES = [int, *[str] * 5, str]  # of all fields but `created`
 
 
@@ -65,12 +79,23 @@ def parse(content: bytes) -> Record | None:
     """
     try:
         fields = json.loads(content.decode())
-        record = Record._make((*_values(fields), fields.get("recipe", "")))
+        values = _values(fields)  # first: what is no dict ends here
+        origin = fields.get("origin")
+        if origin is not None:
+            origin = _origin(origin)
+        record = Record._make((*values, fields.get("recipe", ""), origin))
         paths.check(record.name)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     right = [*map(type, (*record[:6], record.recipe))] == _TYPES and sessions.is_time(record.created)
     return record if right else None
+
+
+def _origin(fields: list[object]) -> Origin:
+    origin = Origin(*fields)  # type: ignore[arg-type]  # the next line checks them
+    if [*map(type, origin)] != [str, str, int, int]:
+        raise TypeError
+    return origin
 
 
 def of(segment: os.stat_result, folder: str | None = None) -> Record | None:

@@ -41,6 +41,7 @@ class Info(NamedTuple):
     that this user may not read them; then ``type`` gives the reason.
     ``recipe`` is empty, or tells of which cell and values ``%%shm_cache`` has kept it.
     ``stayed`` is set by `keep` only: it made a copy, and these processes still have the old memory.
+    ``origin`` of a snapshot names the segment of another host that it was copied from, its inode and its version.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Info(NamedTuple):
     version: int = 0
     stayed: tuple[Holder, ...] = ()
     recipe: str = ""
+    origin: records.Origin | None = None
 
 
 @limits.explains
@@ -187,7 +189,7 @@ def of_value(name: str, value: object) -> Info:
         name=attachment.name, kind=attachment.kind, type=what.text, size=attachment.size,
         owner=record.label, owner_alive=own or sessions.alive(record.owner), owner_pid=None, mine=own,
         attached=(), elsewhere=False, lifetime=record.lifetime, created=record.created, path=attachment.path,
-        dtype=what.dtype, shape=what.shape, order=what.order,
+        dtype=what.dtype, shape=what.shape, order=what.order, origin=record.origin,
     )  # fmt: skip
 
 
@@ -304,7 +306,7 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
         attached=now.holders((status.st_dev, status.st_ino)),
         lifetime=record.lifetime if record else "keep", created=record.created if record else status.st_mtime,
         path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=now.version(name, path),
-        recipe=record.recipe if record else "", **now.owner(record),
+        recipe=record.recipe if record else "", origin=record.origin if record else None, **now.owner(record),
     ), status.st_ino  # fmt: skip
 
 

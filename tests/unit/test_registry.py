@@ -38,6 +38,11 @@ def test_a_record_of_a_release_that_knows_no_recipe_is_read():
     assert records.parse(json.dumps(fields).encode()) == RECORD
 
 
+def test_the_record_of_a_snapshot_comes_back_as_it_is():
+    record = RECORD._replace(origin=records.Origin("hostA", "x", 7, 3))
+    assert records.parse(records.encode(record)) == record
+
+
 def test_fields_of_a_later_version_are_passed_over():
     assert records.parse(records.encode(RECORD)[:-1] + b', "colour": "red"}') == RECORD
 
@@ -54,6 +59,7 @@ def test_anything_else_is_no_record(text):
         ("kind", []), ("kind", None), ("owner", {}), ("owner", 1), ("label", ["x"]), ("lifetime", 1),
         ("created", None), ("created", math.nan), ("created", math.inf), ("created", -1), ("created", 10**400),
         ("created", True), ("created", "0"), ("recipe", 1), ("recipe", None),
+        ("origin", 1), ("origin", {}), ("origin", "abcd"), ("origin", ["a", "x", 1]), ("origin", ["a", "x", "1", 2]),
     ],
 )  # fmt: skip
 def test_a_record_with_a_field_that_cannot_be_is_none(field, value):
