@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from shmkernel.errors import *  # noqa: F403  for type checkers
+    from shmkernel.hosts.joining import *  # noqa: F403  likewise
     from shmkernel.monitor.widget import watch as watch
     from shmkernel.stdlib.manager import ManagerError, SharedMemoryManager  # noqa: F401  likewise
     from shmkernel.stdlib.shareable_list import ShareableList as ShareableList
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from shmkernel.verbs import *  # noqa: F403  for type checkers
 
 _ERRORS = (
-    "AbandonedError", "ArgumentError", "DamagedError", "FolderError", "FullError", "LimitError", "LockError",
-    "NotFoundError", "RangeError", "RefusedError", "ShmError", "TakenError", "TimedOutError", "UnsupportedError",
-    "WatchdogError",
+    "AbandonedError", "ArgumentError", "DamagedError", "FolderError", "FullError", "HostError", "LimitError",
+    "LockError", "NotFoundError", "RangeError", "RefusedError", "ShmError", "TakenError", "TimedOutError",
+    "UnsupportedError", "WatchdogError",
 )  # fmt: skip
 _MODULES = {
     "errors": _ERRORS,
+    "hosts.joining": ("Offer", "join", "leave", "offers", "share", "unshare"),
     "verbs.doctor": ("Finding", "doctor"),
     "verbs.files": ("load", "save"),
     "verbs.listing": ("Holder", "Info", "info", "list"),

@@ -24,6 +24,7 @@ __all__ = [
     "DamagedError",
     "FolderError",
     "FullError",
+    "HostError",
     "LimitError",
     "LockError",
     "NotFoundError",
@@ -180,6 +181,15 @@ class FullError(_FileError):
     """
 
     code = errno.ENOSPC
+
+
+class HostError(_FileError, ConnectionError):
+    """Another host cannot be reached, or was lost. For a copy, ``received`` and ``size`` are in bytes.
+
+    Nothing was named. ``shm.offers()`` shows what can be reached now; ``shm.join()`` connects this host.
+    """
+
+    code = errno.ECONNABORTED
 
 
 class LimitError(_FileError):

@@ -163,7 +163,7 @@ def until(condition, what):
 
 def left(folder):
     """List all that lies in a folder of segments, beyond what its first session makes for good."""
-    for_good = {"sessions", "records", "pending", "stores", "sync", "names.lock", "protocol"}
+    for_good = {"sessions", "records", "pending", "stores", "sync", "names.lock", "protocol", "hosts"}
     found = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
     return sorted(  # not rglob, which fails if what it looks at is swept meanwhile
         str(path.relative_to(folder))

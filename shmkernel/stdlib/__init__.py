@@ -9,16 +9,18 @@
     functions        pickles functions and classes that a notebook defines
     delivery         reports a value that cannot be rebuilt as an error of its task
 
-The verbs do not import this package: importing it registers its hooks with them. What sends values to other processes
-is imported when the first library that starts some is, and the classes with the first value of theirs: most notebooks
-need neither.
+The verbs do not import this package: importing it registers its hooks with them, and that of `shmkernel.hosts`. What
+sends values to other processes is imported when the first library that starts some is, and the classes with the first
+value of theirs: most notebooks need neither.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
+from shmkernel._core import paths
 from shmkernel._core.import_hooks import after_import
 from shmkernel._core.imports import importing
 from shmkernel.verbs import attachments
@@ -65,5 +67,15 @@ def _shared_memory(mapping: mmap.mmap, path: str, mode: str) -> Any:
     return SharedMemory.over(mapping, path, mode)
 
 
+def _copied(name: str, refresh: bool) -> str | None:
+    if not refresh and ":" not in name and not os.path.exists(paths.runtime("hosts", "socket")):
+        return None  # this host has not joined others
+    with importing:
+        from shmkernel.hosts import snapshots  # noqa: PLC0415  most processes join no other hosts
+
+    return snapshots.found(name, refresh=refresh)
+
+
 attachments.views.update(list=_shareable_list, raw=_shared_memory)
 attachments.on_put.append(_make_sendable)
+attachments.elsewhere.append(_copied)

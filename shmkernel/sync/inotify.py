@@ -10,6 +10,7 @@ most a quarter of those that the process may have; those beyond poll, too, the m
     close of a sync file          a process died, perhaps before its utime
     change of a segment's links   it was unlinked or replaced
     a new file in the folder      a name that was free may lead to a segment now
+    one less in the folder        a name is free: the process that serves this host withdraws it
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ TICK = 0.05  # seconds: an event loop that sleeps longer reacts late to Ctrl-C
 _POLL, _POLLERS = 0.01, 16  # seconds between two looks, of so many waiters
 _SHARE = 8  # two descriptors of each waiter: a quarter
 _LONGEST = 3600.0  # seconds; epoll accepts up to 24 days
-_ATTRIB, _CLOSE_WRITE, _MOVED_TO, _CREATE, _DELETE_SELF = 0x4, 0x8, 0x80, 0x100, 0x400
+_ATTRIB, _CLOSE_WRITE, _MOVED_TO, _CREATE, _DELETE, _DELETE_SELF = 0x4, 0x8, 0x80, 0x100, 0x200, 0x400
 _MASK = _ATTRIB | _CLOSE_WRITE | _DELETE_SELF
-_FOLDER_MASK = _CREATE | _MOVED_TO
+_FOLDER_MASK = _CREATE | _MOVED_TO | _DELETE
 _EVENTS = 4096
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel import kinds
 from shmkernel._core import fork, interrupts, paths, records, registry, segment_file
+from shmkernel.errors import ShmError
 
 if TYPE_CHECKING:
     import mmap
@@ -26,6 +27,7 @@ _KNOWN = 4096
 # Hooks that `shmkernel.stdlib` sets: values in place of a kind's own, and functions called for each new value
 views: dict[str, View] = {}
 on_put: list[Callable[[object, str], None]] = []
+elsewhere: list[Callable[[str, bool], str | None]] = []  # called for a name that is not here (`copied`)
 _closed: dict[int, Attachment] = {}  # closed, but views remain; keyed by id(), since a dead reference has no hash
 _held: dict[str, mmap.mmap] = {}  # by path: mappings of values without weak references
 _by_path: dict[str, dict[int, Attachment]] = {}  # both, so that to close one is not to look at all
@@ -227,6 +229,19 @@ def forget(path: str) -> list[Attachment]:
             if _open.get(attachment.key) is attachment:
                 _closed[id(attachment)] = _open.pop(attachment.key)
         return [attachment for attachment in there if attachment() is not None]
+
+
+def copied(name: str, *, refresh: bool = False) -> str | None:
+    """Return the name of a snapshot of what another host shares as `name`, copied if it is not here; None if none does.
+
+    With `refresh` it is copied again if it has a new version.
+    """
+    if type(name) is not str or name.startswith("/"):
+        return None
+    try:
+        return next(filter(None, (look(name, refresh) for look in elsewhere)), None)
+    except ShmError as error:
+        raise error from None  # that the name is not here says nothing more
 
 
 def had(path: str) -> bool:

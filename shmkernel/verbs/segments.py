@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from typing import TYPE_CHECKING, Any
 
 from shmkernel import kinds
 from shmkernel._core import descriptors, folders, limits, paths, records, registry, segment_file, sessions
-from shmkernel.errors import ArgumentError, Cure, DamagedError, LimitError, NotFoundError
+from shmkernel.errors import ArgumentError, Cure, DamagedError, LimitError, NotFoundError, RefusedError
 from shmkernel.sync import sync_file
 from shmkernel.verbs import attachments, listing, staging
 
@@ -114,13 +113,15 @@ def attach(
     *,
     as_: str | None = None,
     allow_pickle: bool | None = None,
+    refresh: bool = False,
 ) -> Any:
     """Return the value that is shared under a name. Nothing is copied.
 
     Parameters
     ----------
     name : str
-        The name given to `create` in any process of this user; ``/name`` for a POSIX shared memory object.
+        The name given to `create` in any process of this user; ``/name`` for a POSIX shared memory object;
+        ``hostA:name`` for a read-only snapshot of what another host shares, which is copied first if it is not here.
     mode : {'r+', 'r', 'c'}, optional
         r+: read and write. r: read only, enforced by the processor: a write through a pointer kills the process.
         c: changes stay private. By default r+, and c for a table or object, which does not change once it is shared.
@@ -132,6 +133,8 @@ def attach(
     allow_pickle : bool, optional
         Whether to unpickle an object that was pickled, which runs code that the segment chooses. By default only if it
         is signed with the key of this user, as those are that the user's own processes share.
+    refresh : bool
+        Copy what another host shares again if it has a new version. Who has the older snapshot attached keeps it.
 
     Returns
     -------
@@ -159,11 +162,19 @@ def attach(
     """
     opening = "r+" if mode is None else mode
     segment_file.check_mode(opening)
-    path = paths.path_of(name)
-    if not sessions.covers(path):  # first of all: with lifetime attached, this process may be the last holder
-        with staging.room_for(name):
-            registry.begin()
-    fd, status = segment_file.attach(path, opening, name)
+    if refresh:
+        name = attachments.copied(name, refresh=True) or name
+    try:
+        path = paths.path_of(name)
+        if not sessions.covers(path):  # first of all: with lifetime attached, this process may be the last holder
+            with staging.room_for(name):
+                registry.begin()
+        fd, status = segment_file.attach(path, opening, name)
+    except (ArgumentError, NotFoundError):
+        copy = attachments.copied(name)
+        if copy is None:
+            raise
+        return attach(copy, mode, kind, as_=as_, allow_pickle=allow_pickle)
     try:
         if status.st_nlink > 1:
             records.confirm(name, status)
@@ -173,16 +184,23 @@ def attach(
         record = records.of(status)
         wanted = kind or (record.kind if record else None)
         reader = kinds.named(wanted) if wanted is not None else _reader(name, fd)
-        if mode is None and hasattr(reader, "modes"):
-            opening = reader.modes[0]
+        origin = record.origin if record else None
+        if mode is None and (origin or hasattr(reader, "modes")):
+            opening = reader.modes[0] if hasattr(reader, "modes") else "r"
             given = attachments.get(status, opening, as_)
             if given is not None:
                 return given
         if mode is not None or as_ is not None:
-            _check_use(reader, name, mode, as_)
-        trusted = record is not None and record.kind == reader.name and status.st_mtime <= record.created
+            staging.check_use(reader, name, mode, as_)
+        if origin and opening == "r+":
+            message = f"{name!r} is a snapshot of {origin}, which all processes of this host share: it is read only"
+            raise RefusedError(
+                message, Cure("Changes stay private", "attach", str(origin), mode="c"), name=name, owner=None
+            )
+        ours = record is not None and origin is None  # else another host has sent the bytes
+        trusted = ours and record is not None and record.kind == reader.name and status.st_mtime <= record.created
         try:
-            consent = _consent(allow_pickle, status, record) if getattr(reader, "pickles", False) else None
+            consent = staging.consent_for(allow_pickle, status, record) if getattr(reader, "pickles", False) else None
             mapping, value = staging.open_(
                 reader, fd, status, path, name, opening, form=as_, trusted=trusted, consent=consent
             )
@@ -357,26 +375,6 @@ def _copy(left: attachments.Attachment, lifetime: str) -> None:
         return
     plan = kinds.Plan(len(mapping), lambda: iter([memoryview(mapping)]))
     staging.name_all([staging.make(left.name, kind, plan, None, lifetime)], replace=False)
-
-
-def _check_use(reader: kinds.Kind, name: str, mode: str | None, as_: str | None) -> None:
-    """Raise ArgumentError if this kind cannot be attached in this mode or form."""
-    if mode is not None:
-        staging.mode_of(reader, name, mode)
-    forms: tuple[str, ...] = getattr(reader, "forms", ())
-    if as_ is not None and as_ not in forms:
-        takes = f"as_ is one of {', '.join(forms)}" if forms else f"a {reader.name} has one form and takes no as_"
-        raise ArgumentError(f"{name!r}: as_={as_!r} is unknown: {takes}", name=name, as_=as_)
-
-
-def _consent(allow: bool | None, status: os.stat_result, record: records.Record | None) -> kinds.Consent:
-    """Return whether the segment may be unpickled, as far as its file tells."""
-    suspect = ""
-    if record is None:
-        suspect = "it has no record, so another program has put it there"
-    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        suspect = f"other users can write to its file (mode {stat.S_IMODE(status.st_mode):o})"
-    return kinds.Consent(allow, suspect, record.label if record else "")
 
 
 def _reader(name: str, fd: int) -> kinds.Kind:

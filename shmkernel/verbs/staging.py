@@ -6,6 +6,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -175,6 +176,26 @@ def mode_of(kind: kinds.Kind, name: str, mode: str | None) -> str:
         message = f"{name!r}: {article} {kind.name} does not change once it is shared, so mode {mode} has no use"
         raise ArgumentError(message, Cure("Changes stay private", mode=modes[0]), name=name, mode=mode)
     return mode
+
+
+def check_use(reader: kinds.Kind, name: str, mode: str | None, as_: str | None) -> None:
+    """Raise ArgumentError if this kind cannot be attached in this mode or form."""
+    if mode is not None:
+        mode_of(reader, name, mode)
+    forms: tuple[str, ...] = getattr(reader, "forms", ())
+    if as_ is not None and as_ not in forms:
+        takes = f"as_ is one of {', '.join(forms)}" if forms else f"a {reader.name} has one form and takes no as_"
+        raise ArgumentError(f"{name!r}: as_={as_!r} is unknown: {takes}", name=name, as_=as_)
+
+
+def consent_for(allow: bool | None, status: os.stat_result, record: records.Record | None) -> kinds.Consent:
+    """Return whether the segment may be unpickled, as far as its file tells."""
+    suspect = ""
+    if record is None:
+        suspect = "it has no record, so another program has put it there"
+    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        suspect = f"other users can write to its file (mode {stat.S_IMODE(status.st_mode):o})"
+    return kinds.Consent(allow, suspect, record.label if record else "")
 
 
 def check(name: str, mode: str | None, lifetime: str, replace: Replace) -> bool:

@@ -1,0 +1,271 @@
+"""Connect the hosts of a user by zenoh, peer to peer, over mutual TLS: no server to run, no multicast.
+
+    shmkernel/1/host/<host>              a liveliness token: the host is there
+    shmkernel/1/shared/<host>/<name>     a liveliness token: it shares this segment; zenoh removes it if the host dies
+    shmkernel/1/ask/<host>/offers/-      a query: all offers of the host
+    shmkernel/1/ask/<host>/offer/<name>  a query: the offer of a segment
+    shmkernel/1/ask/<host>/piece/<name>  a query: 4 MB of it
+
+A host that has died sends no error, but no reply. So whoever asks counts replies, and bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import json
+import os
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from shmkernel._core.imports import importing
+from shmkernel.errors import ArgumentError, Cure, DamagedError, HostError, NotFoundError, ShmError, UnsupportedError
+from shmkernel.hosts import channel, offering
+from shmkernel.hosts.offering import PIECE, Offer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from shmkernel.hosts.certificates import Identity
+
+ROOT = "shmkernel/1"
+_LEASE = 5000  # milliseconds without a sign of life, after which a host counts as dead
+_ANSWER = 300.0  # seconds for a reply: the lease tells of dead hosts, and a piece may take long
+_WINDOW = 4  # pieces that are asked for before the first has come
+_CLOSING = 2.0  # seconds; the end of this process closes all likewise
+_NAP = 0.02  # seconds between two looks for the first host
+
+
+def settings(identity: Identity, listen: str, connect: Sequence[str]) -> dict[str, Any]:
+    """Return zenoh's configuration."""
+
+    def encoded(text: str) -> str:
+        return base64.b64encode(text.encode()).decode()
+
+    own = {"private_key_base64": encoded(identity.key), "certificate_base64": encoded(identity.certificate)}
+    tls = {
+        "root_ca_certificate_base64": encoded(identity.authority),
+        "enable_mtls": True,  # a host that shows no certificate of the authority is refused
+        "verify_name_on_connect": True,
+        "close_link_on_expiration": True,
+        **{f"{side}_{what}": text for side in ("listen", "connect") for what, text in own.items()},
+    }
+    return {
+        "mode": "peer",
+        "listen": {"endpoints": [listen]},
+        "connect": {"endpoints": [*connect], "timeout_ms": 0, "exit_on_failure": False},
+        "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": True}},
+        "transport": {
+            "link": {"protocols": ["tls"], "tls": tls, "tx": {"lease": _LEASE}},
+            "shared_memory": {"enabled": False},  # it would leave files in /dev/shm if the process is killed
+        },
+    }
+
+
+class Network:
+    """The connection of this host to others: what it offers them, and what they offer."""
+
+    def __init__(self, identity: Identity, listen: str, connect: Sequence[str]) -> None:
+        try:
+            with importing:
+                import zenoh  # noqa: PLC0415  an extra
+        except ModuleNotFoundError:
+            message = 'hosts are connected by zenoh: pip install "shmkernel[hosts]"'
+            raise UnsupportedError(message, package="eclipse-zenoh") from None
+        self._zenoh: Any = zenoh
+        self.host, self.listen, self.connect = identity.host, listen, [*connect]
+        self._kept: list[Any] = []
+        self._tokens: dict[str, Any] = {}
+        try:
+            config = zenoh.Config.from_json5(json.dumps(settings(identity, listen, connect)))
+            self._session = self._zenoh.open(config)
+        except zenoh.ZError as error:
+            why = re.sub(r" at \S+\.rs:\d+\.?", "", str(error))  # without zenoh's source lines
+            raise HostError(f"this host cannot listen at {listen}, or connect: {why}", listen=listen) from None
+
+    def appear(self, patience: float, given_up: Callable[[], bool]) -> None:
+        """Wait until one of the given hosts is there, then let others see this one; close if that fails."""
+        try:
+            self._wait(patience, given_up)
+            for what in ("offers", "offer", "piece"):  # a thread each: an offer does not wait for pieces
+                key = f"{ROOT}/ask/{self.host}/{what}/*"
+                self._kept.append(self._session.declare_queryable(key, self._answer))
+            self._kept.append(self._session.liveliness().declare_token(f"{ROOT}/host/{self.host}"))
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self, patience: float, given_up: Callable[[], bool]) -> None:
+        until = time.monotonic() + patience
+        while self.connect and not self.hosts():
+            if given_up():
+                raise EOFError
+            if time.monotonic() > until:
+                message = (
+                    f"no host has answered at {', '.join(self.connect)} within {patience:g} s. Either none has joined "
+                    "there, or the way is blocked, or the certificates of both are not from the same authority, or "
+                    "one has expired, or it is not for this address"
+                )
+                raise HostError(message, connect=", ".join(self.connect))
+            time.sleep(_NAP)
+        if self.host in self.hosts():
+            message = f"another host has joined as {self.host}: each needs a certificate of its own"
+            raise HostError(message, host=self.host)
+
+    def close(self) -> None:
+        """Leave: the tokens go, the connections end. The process should end soon after."""
+        closing = threading.Thread(target=self._session.close, daemon=True)  # zenoh may wait for a host that is gone
+        closing.start()
+        closing.join(_CLOSING)
+
+    def hosts(self) -> list[str]:
+        """Return the names of the hosts that are there, this one included once it has appeared."""
+        return sorted(key[-1] for key in self._alive(f"{ROOT}/host/*"))
+
+    def shared(self) -> list[str]:
+        """Return the names of the segments that this host shares."""
+        return sorted(self._tokens.copy())
+
+    def share(self, name: str) -> None:
+        """Offer a segment to the other hosts."""
+        if name not in self._tokens:
+            token = self._session.liveliness().declare_token(f"{ROOT}/shared/{self.host}/{name}")
+            self._tokens[name] = token
+
+    def unshare(self, name: str) -> bool:
+        """Offer it no longer; return whether it was offered."""
+        token = self._tokens.pop(name, None)
+        if token is not None:
+            token.undeclare()
+        return token is not None
+
+    def offers(self) -> Iterator[Offer]:
+        """Yield all offers of all hosts."""
+        for reply in self._session.get(f"{ROOT}/ask/*/offers/-", timeout=_ANSWER):
+            if reply.ok is not None:
+                host = str(reply.ok.key_expr).split("/")[-3]
+                fields = json.loads(reply.ok.payload.to_bytes())
+                yield from (offer for offer in map(offering.parsed, fields) if offer.host == host)
+
+    def find(self, name: str) -> tuple[str, str]:
+        """Return host and name of ``host:name``, or of a name that one other host shares."""
+        host, colon, rest = name.rpartition(":")
+        if colon:  # the host itself knows best: its token may still be on the way
+            if host == self.host:
+                what = f"{name}: {host} is this host"
+                raise NotFoundError(what, Cure("What is shared", "offers"), name=name, similar=[])
+            return host, rest
+        sharing = sorted(key[-2] for key in self._alive(f"{ROOT}/shared/*/{rest}"))
+        sharing = [one for one in sharing if one != self.host]
+        if len(sharing) > 1:
+            names = " or ".join(f"{one}:{rest}" for one in sharing)
+            raise ArgumentError(f"several hosts share {rest!r}: {names}", name=name)
+        if not sharing:
+            raise NotFoundError(f"no host shares {name!r}", Cure("What is shared", "offers"), name=name, similar=[])
+        return sharing[0], rest
+
+    def offer(self, host: str, name: str) -> Offer:
+        """Ask a host for the present offer of a segment."""
+        content = self._ask(host, "offer", name)
+        try:
+            offer = offering.parsed(json.loads(content))
+        except (ValueError, ShmError):
+            raise DamagedError(f"{host}:{name}: its host has sent what is no offer", name=name) from None
+        if (offer.host, offer.name) != (host, name):
+            raise DamagedError(f"{host}:{name}: its host has sent another offer", name=name)
+        return offer
+
+    def fetch(self, offer: Offer, fd: int, told: Callable[[int], None]) -> None:
+        """Write the bytes of an offer to a file, in pieces; `told` is called with the size of each.
+
+        Raises
+        ------
+        HostError
+            With the number of bytes that have come, if its host dies or the way is cut.
+        NotFoundError
+            If the segment was replaced or removed.
+        """
+        waiting: collections.deque[tuple[int, Any]] = collections.deque()
+        asked = done = 0
+        while done < offer.size:
+            while asked < offer.size and len(waiting) < _WINDOW:
+                size = min(PIECE, offer.size - asked)
+                waiting.append((size, self._get(offer, asked, size)))
+                asked += size
+            size, replies = waiting.popleft()
+            content = self._content(replies)
+            if content is None:
+                raise offering.broken(offer, done, "its host was lost")
+            if len(content) != size:
+                raise offering.broken(offer, done, f"{len(content)} bytes came in place of {size}")
+            view = memoryview(content)
+            while view:
+                count = os.pwrite(fd, view, done)
+                done, view = done + count, view[count:]
+            told(size)
+
+    def _get(self, offer: Offer, at: int, size: int) -> Any:
+        return self._session.get(
+            f"{ROOT}/ask/{offer.host}/piece/{offer.name}?inode={offer.inode};at={at};size={size}",
+            timeout=_ANSWER, priority=self._zenoh.Priority.DATA_LOW,
+        )  # fmt: skip
+
+    def _ask(self, host: str, what: str, name: str) -> bytes:
+        content = self._content(self._session.get(f"{ROOT}/ask/{host}/{what}/{name}", timeout=_ANSWER))
+        if content is not None:
+            return content
+        cure = Cure("What is shared", "offers")
+        if host not in self.hosts():
+            raise NotFoundError(f"{host}:{name}: {host} has not joined", cure, name=f"{host}:{name}", similar=[])
+        raise HostError(f"{host} does not answer", cure, host=host)
+
+    def _content(self, replies: Any) -> bytes | None:
+        """Return the content of the only reply, None if there is none; raise the error that it is."""
+        for reply in replies:
+            if reply.ok is not None:
+                content: bytes = reply.ok.payload.to_bytes()
+                return content
+            try:
+                message = json.loads(reply.err.payload.to_bytes())
+            except ValueError:  # of zenoh itself: the time is over
+                return None
+            error = channel.decoded(message)
+            error.cures = ()  # they are for its host
+            raise error
+        return None
+
+    def _alive(self, pattern: str) -> Iterator[list[str]]:
+        for reply in self._session.liveliness().get(pattern, timeout=_ANSWER):
+            if reply.ok is not None:
+                yield str(reply.ok.key_expr).split("/")
+
+    def _answer(self, query: Any) -> None:
+        """Answer the query of another host; zenoh calls this in a thread of its own."""
+        with query:
+            try:
+                *_, what, name = str(query.key_expr).split("/")
+                content, priority = self._answered(what, name, query.parameters)
+            except Exception as error:  # noqa: BLE001  the other side has to know of any
+                query.reply_err(json.dumps(channel.encoded(error)))
+            else:
+                query.reply(f"{ROOT}/ask/{self.host}/{what}/{name}", content, priority=priority)
+
+    def _answered(self, what: str, name: str, parameters: Any) -> tuple[bytes, Any]:
+        priorities = self._zenoh.Priority
+        if what == "offers":
+            return json.dumps([*self._own()]).encode(), priorities.DATA
+        if name not in self._tokens:
+            raise NotFoundError(f"{self.host} does not share {name!r}", name=name)
+        if what == "offer":
+            return json.dumps(offering.of(self.host, name)).encode(), priorities.DATA
+        inode, at, size = (int(parameters.get(word)) for word in ("inode", "at", "size"))
+        return offering.piece(name, inode, at, size), priorities.DATA_LOW
+
+    def _own(self) -> Iterator[Offer]:
+        for name in self.shared():
+            try:
+                yield offering.of(self.host, name)
+            except (OSError, ValueError):  # it goes just now, or is damaged
+                continue

@@ -1,0 +1,123 @@
+"""What a host tells of its shared segments, and the pieces of them that it sends: the owner's side, without a network.
+
+A copy takes longer than a write, so both sides compare: an offer has the version of the segment. What was copied
+between two equal offers, neither of them busy, is whole. This is the sequence lock of `sync.seqlock`, over a network.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from shmkernel import kinds
+from shmkernel._core import paths, records, segment_file
+from shmkernel.errors import ArgumentError, Cure, DamagedError, HostError, NotFoundError, UnsupportedError
+from shmkernel.sync import sync_file
+
+PIECE = 4 << 20  # bytes
+_LIVE = "ring"  # a stream of frames: what is copied of it is never one state
+
+
+class Offer(NamedTuple):
+    """A segment that a host shares. ``size`` is in bytes, ``created`` in seconds since 1970, ``owner`` its notebook."""
+
+    host: str
+    name: str
+    kind: str
+    type: str
+    size: int
+    version: int
+    inode: int
+    created: float
+    owner: str
+    busy: str = ""  # who writes to it now
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.name}"
+
+    def same(self, other: Offer) -> bool:
+        """Return whether both offers are of the same content, to which nobody writes."""
+        return not self.busy and not other.busy and self[:8] == other[:8]
+
+
+_TYPES = (str, str, str, str, int, int, int, float, str, str)
+
+
+def parsed(fields: Any) -> Offer:
+    """Return the offer that another host has sent; ValueError if it is none."""
+    if not isinstance(fields, list) or [*map(type, fields)] != [*_TYPES]:
+        raise ValueError("an offer cannot be read")
+    offer = Offer(*fields)
+    paths.check(offer.name)
+    if offer.size <= 0 or offer.inode <= 0:
+        raise ValueError("an offer cannot be read")
+    return offer
+
+
+def check(name: str) -> None:
+    """Raise an error unless the segment can be shared with other hosts."""
+    if paths.foreign(name):
+        raise ArgumentError(f"{name!r} is a file of another program: only segments are shared with hosts", name=name)
+    try:
+        offer = of("here", name)
+    except FileNotFoundError:
+        raise segment_file.missing(name) from None
+    kind = kinds.named(offer.kind)
+    if offer.kind == _LIVE or kinds.keeps(kind):
+        snapshot = f"shm.create('{name}_now', dict(shm.attach({name!r})), kind='object')"
+        cure = "" if offer.kind == _LIVE else f". Share a snapshot of it: {snapshot}"
+        message = f"{name!r}: a {offer.kind} changes all the time, and another host gets a copy that does not{cure}"
+        raise UnsupportedError(message, name=name)
+
+
+def of(host: str, name: str) -> Offer:
+    """Return the offer of a segment as it is now.
+
+    Raises
+    ------
+    NotFoundError, DamagedError
+        If the segment is gone, or cannot be read.
+    """
+    version, holder = sync_file.peek(name)
+    path = paths.path_of(name)
+    try:
+        head, status = segment_file.glance(path, kinds.HEAD, name)
+    except FileNotFoundError:
+        raise segment_file.missing(name) from None
+    record = records.of(status)
+    if record is None or not status.st_size:
+        raise segment_file.damaged(name, "it has no record, so another program has put it there")
+
+    def read(at: int, size: int) -> bytes:
+        return piece(name, status.st_ino, at, size)
+
+    what = kinds.described(record.kind, head, status.st_size, read)
+    return Offer(
+        host, name, record.kind, what.text, status.st_size, version, status.st_ino, float(record.created),
+        record.label, str(holder or ""),
+    )  # fmt: skip
+
+
+def piece(name: str, inode: int, at: int, size: int) -> bytes:
+    """Return a part of the segment with this inode; NotFoundError if the name leads to another now."""
+    with segment_file.reading(paths.path_of(name), name) as fd:
+        if os.fstat(fd).st_ino != inode:
+            raise NotFoundError(f"{name!r} was replaced", name=name)
+        return os.pread(fd, min(size, PIECE), at)
+
+
+def check_copy(offer: Offer, fd: int, name: str) -> None:
+    """Raise DamagedError unless the bytes that another host has sent are of the kind that it said."""
+    try:
+        head = os.pread(fd, kinds.HEAD, 0)
+        kinds.described(offer.kind, head, offer.size, lambda at, size: os.pread(fd, size, at))
+    except (ValueError, ArgumentError) as error:
+        raise DamagedError(f"{offer} is damaged where it comes from: {error}", name=name, why=str(error)) from None
+
+
+def broken(offer: Offer, received: int, why: str) -> HostError:
+    """Make the error for a copy that ended too early."""
+    message = f"{offer}: {why} after {received} of {offer.size} bytes. Nothing was named"
+    return HostError(
+        message, Cure("What can be reached", "offers"), name=str(offer), received=received, size=offer.size
+    )

@@ -1,0 +1,172 @@
+"""Copy a segment of another host: a read-only snapshot, which all processes of this host share.
+
+The snapshot of hostA:x is the segment hostA.x. Its record says what it is a copy of, and of which version.
+
+    kernel                                   the process that serves this host
+      fetch hostA:x  ----------------------->  find it; wait for its turn to copy this one
+                     <-----------------------  offer: kind, size, version
+      make a nameless file, reserve its size
+      descriptor     ----------------------->  copy it, piece by piece, with pwrite
+                     <-----------------------  so many bytes (progress)
+                     <-----------------------  done: the version is still the same; else the next offer
+      check the bytes, write the record, name it
+
+The memory is the kernel's: if it dies, or anything fails, the file has no name and is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from shmkernel._core import paths, records, registry, segment_file
+from shmkernel._core.progress import Progress
+from shmkernel._core.records import Origin, Record
+from shmkernel.errors import ArgumentError, Cure, HostError, NotFoundError
+from shmkernel.hosts import certificates, channel, offering
+from shmkernel.verbs import staging
+
+if TYPE_CHECKING:
+    from shmkernel._core.closing import Descriptor
+    from shmkernel.hosts.channel import Channel
+    from shmkernel.hosts.offering import Offer
+
+
+_LOST = (EOFError, BrokenPipeError, ConnectionResetError)  # the process that serves this host has ended
+
+
+def found(name: str, *, refresh: bool = False) -> str | None:
+    """Return the name of the snapshot of ``host:name``, or of what one other host shares as `name`; fetch it first.
+
+    None means that no host is meant, or that none shares the name. `refresh` is that of `fetch`, which takes the name
+    of a snapshot too.
+    """
+    if refresh and ":" not in name:
+        inode = registry.inode_at(name)
+        record = records.read(inode) if inode is not None else None
+        if inode is not None and (record is None or record.origin is None):
+            raise ArgumentError(f"{name!r} is a segment of this host: only snapshots are copied again", name=name)
+        name = str(record.origin) if record else name
+    host, colon, plain = name.rpartition(":")
+    try:
+        paths.check(plain)
+        if colon:
+            certificates.check_host(host)
+    except ArgumentError:
+        return None
+    try:
+        return fetch(name, refresh=refresh)
+    except NotFoundError:
+        if colon:
+            raise
+        return None  # the error of a name that is not here says more
+
+
+def local(host: str, name: str) -> str:
+    """Return the name that a snapshot has here.
+
+    Examples
+    --------
+    >>> local("hostA", "x"), local("node-7.lan", "ds.var"), local("7", "x")
+    ('hostA.x', 'node_7_lan.ds.var', '_7.x')
+    """
+    plain = re.sub(r"\W", "_", host, flags=re.ASCII)
+    return f"{'_' * plain[0].isdigit()}{plain}.{name}"
+
+
+def fetch(name: str, *, refresh: bool = False) -> str:
+    """Copy a segment of another host, unless a snapshot of it is here; return the snapshot's name.
+
+    With `refresh` it is copied again if it has a new version, and replaces the older snapshot.
+    """
+    host, colon, plain = name.rpartition(":")
+    if colon and not refresh and (here := _snapshot(host, plain)):
+        return local(here.host, here.name)
+    with _server(name) as server:
+        offer = _offer(server, name)
+        made, here = local(offer.host, offer.name), _snapshot(offer.host, offer.name)
+        if here and (not refresh or (here.inode, here.version) == (offer.inode, offer.version)):
+            return made
+        with staging.room_for(made):
+            staging.check(made, None, "session", _replaces(offer))
+            session = registry.begin()
+            fd = segment_file.blank(paths.folder())
+            try:
+                offer = _filled(server, offer, fd, made)
+                offering.check_copy(offer, fd, made)
+                origin = Origin(offer.host, offer.name, offer.inode, offer.version)
+                record = Record(
+                    os.fstat(fd).st_ino, made, offer.kind, session.id, session.label, "session", time.time(), "", origin
+                )
+                registry.link_all([(fd, record)], _replaces(offer))
+            finally:
+                fd.close()
+    return made
+
+
+def _server(name: str) -> Channel:
+    server = channel.connected()
+    if server is None and ":" not in name:
+        raise segment_file.missing(name)
+    if server is None:
+        raise HostError(f"{name!r}: this host has not joined others", Cure("Join", "join"), name=name)
+    return server
+
+
+def _offer(server: Channel, name: str) -> Offer:
+    try:
+        return offering.parsed(_asked(server, {"do": "fetch", "name": name}, None)["offer"])
+    except _LOST:
+        if ":" not in name:  # as if that process had ended before
+            raise segment_file.missing(name) from None
+        raise _ended(name) from None
+
+
+def _asked(server: Channel, request: dict[str, Any], fd: int | None) -> dict[str, Any]:
+    server.send(request, fd)
+    return server.receive()[0]
+
+
+def _ended(name: str, so_far: str = "") -> HostError:
+    message = f"{name}: the process that serves this host has ended{so_far}. Nothing was named"
+    return HostError(message, Cure("Join again", "join"), name=name)
+
+
+def _filled(server: Channel, offer: Offer, fd: Descriptor, name: str) -> Offer:
+    """Have the file filled with what was offered, or with what is offered next; return the offer that was copied."""
+    while True:
+        os.ftruncate(fd, 0)
+        segment_file.fill(fd, offer.size, [], name, lambda _: None)
+        received = 0
+        try:
+            message = _asked(server, {}, fd)
+            with Progress(str(offer), offer.size) as progress:
+                while "bytes" in message:
+                    received += message["bytes"]
+                    progress(message["bytes"])
+                    message, _ = server.receive()
+        except _LOST:
+            raise _ended(str(offer), f" after {received} of {offer.size} bytes") from None
+        if "done" in message:
+            return offer
+        offer = offering.parsed(message["offer"])
+
+
+def _snapshot(host: str, name: str) -> Origin | None:
+    """Return what the snapshot that is here was copied from, None if there is none."""
+    inode = registry.inode_at(local(host, name))
+    record = records.read(inode) if inode is not None else None
+    origin = record.origin if record else None
+    return origin if origin and (origin.host, origin.name) == (host, name) else None
+
+
+def _replaces(offer: Offer) -> staging.MayReplace:
+    """Return what allows a new snapshot to replace an old one of the same segment, and nothing else."""
+
+    def allowed(record: Record | None) -> bool:
+        origin = record.origin if record else None
+        return origin is not None and (origin.host, origin.name) == (offer.host, offer.name)
+
+    return allowed

@@ -1,0 +1,123 @@
+"""Who has no valid certificate of the authority sees nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from shmkernel import errors
+from shmkernel.hosts import certificates
+from tests.helpers import PATIENCE
+from tests.hosts.conftest import ADDRESSES, authority
+
+pytest.importorskip("cryptography", reason="cryptography is not installed: uv run --group large pytest tests/hosts")
+
+JOIN = "shm.join('tls/10.77.0.1', timeout={})"
+SOON = 2  # seconds; the control shows that a good certificate is enough
+ANONYMOUS = """
+import json, time, zenoh
+from shmkernel.hosts import certificates, network
+settings = network.settings(certificates.identity(), 'tls/127.0.0.1:7447', ['tls/10.77.0.1:7447'])
+settings['listen']['endpoints'] = []
+tls = settings['transport']['link']['tls']
+for side in {sides}:
+    for what in ('private_key', 'certificate'):
+        tls.pop(f'{{side}}_{{what}}_base64', None)
+with zenoh.open(zenoh.Config.from_json5(json.dumps(settings))) as session:
+    until = time.monotonic() + {patience}
+    seen = []
+    while not seen and time.monotonic() < until:
+        seen = [str(reply.ok.key_expr) for reply in session.liveliness().get('**', timeout=5) if reply.ok]
+        seen += [str(reply) for reply in session.get('shmkernel/1/ask/hostA/piece/x?inode=0;at=0;size=9', timeout=5)]
+        time.sleep(0.05)
+seen
+"""
+
+
+@pytest.fixture
+def sharing(hosts):
+    a = hosts[0].kernel()
+    a("x = shm.create('x', np.array([1, 2])); shm.join(listen='tls/10.77.0.1'); shm.share('x')")
+    return a
+
+
+def with_certificate(host, monkeypatch, tmp_path, **changes):
+    """Give a host another certificate: of an authority of its own, or changed."""
+    for name, value in changes.items():
+        monkeypatch.setattr(certificates, name, value)
+    authority(tmp_path, [host.name], monkeypatch)
+    return tmp_path / host.name
+
+
+def control(hosts):
+    """See that with the right certificate all is there."""
+    good = hosts[1].kernel()
+    assert good(JOIN.format(PATIENCE)) == ["hostA", "hostB"]
+    assert good("shm.attach('hostA:x').tolist()") == [1, 2]
+
+
+def test_one_of_another_authority_sees_nothing(hosts, sharing, monkeypatch, tmp_path):
+    right, hosts[1].data = hosts[1].data, with_certificate(hosts[1], monkeypatch, tmp_path)
+    try:
+        assert "no host has answered" in hosts[1].kernel().fails(JOIN.format(SOON), "ConnectionError").text
+    finally:
+        hosts[1].data = right
+    control(hosts)
+
+
+def test_one_that_has_expired_sees_nothing(hosts, sharing, machines, monkeypatch, tmp_path):
+    data = machines[0].data.parent
+    right = hosts[1].data
+    monkeypatch.setenv("XDG_DATA_HOME", str(data / "authority"))
+    monkeypatch.setattr(certificates, "_HOST_DAYS", -0.5)
+    (path,) = certificates.init([f"hostB={ADDRESSES['hostB']}"])
+    hosts[1].data = tmp_path
+    os.makedirs(tmp_path / "shmkernel/hosts")
+    os.rename(path, tmp_path / "shmkernel/hosts/hostB.pem")
+    try:
+        assert "no host has answered" in hosts[1].kernel().fails(JOIN.format(SOON), "ConnectionError").text
+    finally:
+        hosts[1].data = right
+    control(hosts)
+
+
+@pytest.mark.parametrize("sides", [("connect",), ("connect", "listen")])
+def test_one_that_shows_none_sees_nothing(hosts, sharing, sides):
+    stranger = hosts[1].kernel()
+    assert stranger(ANONYMOUS.format(sides=sides, patience=SOON)) == []
+    assert stranger(ANONYMOUS.format(sides=(), patience=PATIENCE)) != []  # the same with its certificate
+
+
+def test_keys_are_for_this_user_alone_and_no_certificate_is_overwritten(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    made = certificates.init(["hostA=10.0.0.1,host.lan", "hostB"])
+    authority_file = f"{certificates.folder()}/authority.pem"
+    assert {stat.S_IMODE(os.stat(path).st_mode) for path in (*made, authority_file)} == {0o600}
+    with pytest.raises(errors.TakenError, match="hostB has a certificate already"):
+        certificates.init(["hostC", "hostB"])
+    assert sorted(os.listdir(certificates.folder())) == ["authority.pem", "hostA.pem", "hostB.pem"]
+    assert certificates.identity("hostA").authority == certificates.identity("hostB").authority
+
+
+def test_a_key_that_others_can_read_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (path,) = certificates.init(["hostA"])
+    assert certificates.identity().host == "hostA"  # the only one there is
+    os.chmod(path, 0o640)
+    with pytest.raises(errors.RefusedError, match="chmod 600"):
+        certificates.identity()
+
+
+def test_a_machine_without_a_certificate_says_how_to_make_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(errors.NotFoundError, match="shmkernel hosts init"):
+        certificates.identity()
+
+
+@pytest.mark.parametrize("name", ["", "authority", "a/b", "a b", "-a", "a" * 64, "*"])
+def test_a_name_that_no_host_can_have_is_refused(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(errors.ArgumentError, match="cannot be the name of a host"):
+        certificates.init([name])

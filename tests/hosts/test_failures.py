@@ -1,0 +1,170 @@
+"""A copy that cannot be completed: an error with the number of bytes, and nothing is named."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from shmkernel.hosts import network
+from shmkernel.hosts.certificates import Identity
+from tests.helpers import PATIENCE, until
+from tests.hosts.conftest import bytes_of
+
+BIG = 64 << 20  # bytes
+TEN_SECONDS = pytest.mark.parametrize("slow", ["40mbit"], indirect=True)  # for BIG: who strikes meanwhile has time
+ON_FIRST_BYTES = """
+from shmkernel.hosts import snapshots
+class Progress(snapshots.Progress):
+    def __call__(self, count):
+        tell('bytes')
+        type(self).__call__ = lambda self, count: None
+snapshots.Progress = Progress
+y = shm.attach('hostA:x')
+"""
+
+
+@pytest.fixture
+def copying(joined, slow):
+    """A copy that has begun, and takes seconds."""
+    begin_copy(*joined)
+    return joined
+
+
+def begin_copy(a, b, size=BIG):
+    a(f"x = shm.create('x', np.ones({size}, 'u1')); shm.share('x')")
+    b.begin(ON_FIRST_BYTES)
+    assert b.hear() == {"event": "bytes"}
+
+
+def refused(b, hosts, size=BIG + 128):
+    """See that the copy failed, after so many bytes, and that nothing is there."""
+    answer = b.hear()
+    assert "ConnectionError" in answer["mro"], answer
+    received, whole = bytes_of(answer["text"])
+    assert 0 < received < whole == size
+    assert hosts[1].segments() == []
+    return answer
+
+
+@TEN_SECONDS
+def test_the_owner_is_killed(hosts, copying):
+    hosts[0].signal_server(signal.SIGKILL)
+    answer = refused(copying[1], hosts)
+    assert answer["facts"]["received"] < answer["facts"]["size"]
+
+
+@pytest.mark.long
+@TEN_SECONDS
+def test_the_owner_is_frozen(hosts, copying):
+    hosts[0].signal_server(signal.SIGSTOP)
+    refused(copying[1], hosts)
+
+
+@pytest.mark.long
+@TEN_SECONDS
+def test_the_cable_is_cut(hosts, copying):
+    hosts[0].shell("ip link set eth0 down")
+    try:
+        refused(copying[1], hosts)
+    finally:
+        hosts[0].shell("ip link set eth0 up")
+
+
+@TEN_SECONDS
+def test_the_server_of_this_host_is_killed(hosts, copying):
+    hosts[1].signal_server(signal.SIGKILL)
+    answer = refused(copying[1], hosts)
+    assert "join" in answer["text"]
+
+
+@TEN_SECONDS
+def test_the_kernel_that_asked_is_killed(hosts, copying):
+    _, b = copying
+    (agent,) = children(b.process.pid)
+    os.kill(agent, signal.SIGKILL)
+    b.end()
+    other = hosts[1].kernel()
+    assert hosts[1].segments() == []
+    assert other("[offer[1] for offer in shm.offers()]") == ["x"]
+
+
+@TEN_SECONDS
+def test_the_kernel_that_asked_is_interrupted(hosts, copying):
+    _, b = copying
+    (agent,) = children(b.process.pid)
+    os.kill(agent, signal.SIGINT)
+    assert b.hear()["error"] == "KeyboardInterrupt"
+    assert hosts[1].segments() == []
+    assert b("[offer[1] for offer in shm.offers()]") == ["x"]
+
+
+def test_a_second_kernel_waits_for_the_copy_that_the_first_has_begun(hosts, joined, slow):
+    a, b = joined
+    other = hosts[1].kernel()
+    begin_copy(a, b, 12 << 20)
+    inode = "import os; os.fstat(os.open(shm.info('hostA.x').path, os.O_RDONLY)).st_ino"
+    copied = other(f"y = shm.attach('hostA:x'); {inode}")
+    b.answer()
+    assert b(inode) == copied
+
+
+def test_a_copy_is_whole_although_its_owner_writes_meanwhile(joined, slow):
+    a, b = joined
+    begin_copy(a, b, 24 << 20)
+    a("with shm.writing('x'): x[:] = 2")
+    b.answer()
+    low, high = b("x = shm.attach('hostA:x'); [int(x.min()), int(x.max())]")
+    assert low == high  # 2, unless the copy was done before the write
+
+
+@pytest.mark.long
+def test_a_join_that_is_interrupted_ends_the_server_that_tried(hosts):
+    a = hosts[0].kernel()
+    a.begin(f"""
+from shmkernel.hosts import channel
+class Channel(channel.Channel):
+    def receive(self):
+        tell('asked')
+        return super().receive()
+channel.Channel = Channel
+shm.join('tls/10.77.0.9', timeout={PATIENCE * 100})
+""")
+    assert a.hear() == {"event": "asked"}
+    (agent,) = children(a.process.pid)
+    os.kill(agent, signal.SIGINT)
+    assert a.hear()["error"] == "KeyboardInterrupt"
+    until(lambda: hosts[0].server() is None, "the server has ended")
+
+
+@TEN_SECONDS
+def test_the_segment_is_removed(hosts, copying):
+    a, b = copying
+    a("shm.unlink('x')")
+    answer = b.hear()
+    assert "FileNotFoundError" in answer["mro"], answer
+    assert hosts[1].segments() == []
+
+
+def test_a_folder_that_is_full(hosts, joined):
+    a, b = joined
+    a(f"x = shm.create('x', shape={300 << 20}, dtype='u1'); y = shm.create('y', 1); shm.share('x'); shm.share('y')")
+    error = b.fails("shm.attach('hostA:x')", "OSError")
+    assert "FullError" in error.kinds
+    assert error.facts["needed"] > error.facts["free"]
+    assert hosts[1].segments() == []
+    assert b("int(shm.attach('hostA:y'))") == 1
+
+
+def test_nothing_is_taken_through_the_shared_memory_or_multicast_of_zenoh():
+    settings = network.settings(Identity("hostA", "", "", ""), "tls/[::]:7447", [])
+    assert settings["transport"]["shared_memory"]["enabled"] is False
+    assert settings["scouting"]["multicast"]["enabled"] is False
+    assert settings["transport"]["link"]["protocols"] == ["tls"]
+    assert settings["transport"]["link"]["tls"]["enable_mtls"] is True
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]

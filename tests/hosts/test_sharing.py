@@ -1,0 +1,131 @@
+"""Segments of another host: a snapshot for each host, made once and then shared without copies."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.helpers import until
+
+MANY = 9_000_001  # bytes, and no multiple of a piece
+
+
+def test_an_array_of_another_host_is_attached_as_a_snapshot_that_all_kernels_share(hosts, joined):
+    a, b = joined
+    a(f"x = shm.create('x', np.random.default_rng(0).integers(0, 256, {MANY}, 'u1')); shm.publish('x')")
+    assert a("shm.share('x')") == "hostA:x"
+    assert [offer[:3] for offer in b("shm.offers()")] == [["hostA", "x", "array"]]
+    total = a("int(x.sum())")
+    assert b("x = shm.attach('hostA:x'); [int(x.sum()), x.flags.writeable]") == [total, False]
+    assert b("shm.info('hostA.x').origin") == ["hostA", "x", *a("import os; [os.stat(shm.info('x').path).st_ino, 1]")]
+    other = hosts[1].kernel()
+    same = "import os; os.stat(shm.info('hostA.x').path).st_ino"
+    assert other("y = shm.attach('hostA:x'); int(y.sum())") == total
+    assert other(same) == b(same)
+    assert hosts[1].segments() == ["shmk-0-hostA.x"]
+    assert b("shm.attach('x') is x")  # one other host shares it
+
+
+def test_a_snapshot_is_read_only_and_its_copy_is_private(joined):
+    a, b = joined
+    a("x = shm.create('x', np.array([1, 2, 3])); shm.share('x')")
+    error = b.fails("shm.attach('hostA:x', mode='r+')", "PermissionError")
+    assert "snapshot of hostA:x" in error.text
+    assert b("y = shm.attach('hostA:x', mode='c'); y[0] = 7; [y.tolist(), shm.attach('hostA:x').tolist()]") == [
+        [7, 2, 3], [1, 2, 3],
+    ]  # fmt: skip
+
+
+def test_all_kinds_go_but_those_that_change_all_the_time(joined):
+    a, b = joined
+    a("l = shm.create('l', ['a', 1, None]); o = shm.create('o', {1, 2}); r = shm.create('r', b'abc')")
+    a("[shm.share(name) for name in 'lor']")
+    assert b("[*shm.attach('hostA:l')]") == ["a", 1, None]
+    assert b("sorted(shm.attach('hostA:o'))") == [1, 2]
+    assert b("bytes(shm.attach('hostA:r').buf[:3]).decode()") == "abc"
+    a("f = shm.create('f', ring=4, shape=(2,))")
+    assert "ring" in a.fails("shm.share('f')", "TypeError").text
+
+
+def test_an_object_that_was_pickled_elsewhere_needs_consent(joined):
+    a, b = joined
+    a("import functools; o = shm.create('o', functools.partial(int, base=2), allow_pickle=True); shm.share('o')")
+    b.fails("shm.attach('hostA:o')", "PermissionError")
+    assert b("shm.attach('hostA:o', allow_pickle=True)('11')") == 3
+
+
+def test_only_what_is_shared_can_be_seen_and_only_as_long_as_it_is(joined):
+    a, b = joined
+    a("x = shm.create('x', 1); y = shm.create('y', 2); shm.share('x')")
+    assert "does not share 'y'" in b.fails("shm.attach('hostA:y')", "FileNotFoundError").text
+    b.fails("shm.attach('y')", "FileNotFoundError")
+    a("shm.unshare('x')")
+    b.fails("shm.attach('hostA:x')", "FileNotFoundError")
+    a.fails("shm.unshare('x')", "FileNotFoundError")
+    assert b("shm.offers()") == []
+
+
+def test_an_offer_goes_with_the_name_of_its_segment(hosts, joined):
+    a, b = joined
+    owner = hosts[0].kernel()
+    owner("x = shm.create('x', 1)")
+    a("y = shm.create('y', 1); shm.share('x'); shm.share('y')")
+    a("shm.unlink('y')")
+    owner.end()
+    until(lambda: b("shm.offers()") == [], "both are gone")
+
+
+def test_refresh_copies_what_has_a_new_version(joined):
+    a, b = joined
+    a("x = shm.create('x', np.array([1, 2])); shm.share('x')")
+    b("x = shm.attach('hostA:x')")
+    assert b("shm.attach('hostA:x', refresh=True) is x")  # nothing new
+    a("x[:] = 3; shm.publish('x')")
+    assert b("shm.attach('hostA:x').tolist()") == [1, 2]
+    assert b("y = shm.attach('hostA:x', refresh=True); [x.tolist(), y.tolist()]") == [[1, 2], [3, 3]]
+    assert b("shm.info('hostA.x').origin.version") == 1
+    assert b("shm.attach('hostA.x', refresh=True) is y")  # by the name that it has here
+    b("z = shm.create('z', 1)")
+    assert "of this host" in b.fails("shm.attach('z', refresh=True)", "ValueError").text
+
+
+@pytest.mark.long
+def test_what_its_owner_has_left_half_written_is_refused(hosts, joined):
+    a, b = joined
+    a("x = shm.create('x', np.array([1, 2]), lifetime='keep'); shm.share('x')")
+    dying = hosts[0].kernel()
+    dying.begin("import os; x = shm.attach('x'); shm.writing('x').__enter__(); os.kill(os.getpid(), 9)")
+    dying.end()
+    assert "is being written" in b.fails("shm.attach('hostA:x')", "TimeoutError").text
+    a("with shm.writing('x'): x[:] = 5")
+    assert b("shm.attach('hostA:x').tolist()") == [5, 5]
+    a("shm.unlink('x')")
+
+
+def test_a_host_that_has_not_joined_says_so(hosts):
+    a = hosts[0].kernel()
+    a("x = shm.create('x', 1)")
+    assert "has not joined" in a.fails("shm.share('x')", "ConnectionError").text
+    assert "has not joined" in a.fails("shm.attach('hostB:x')", "ConnectionError").text
+    assert a("[shm.offers(), shm.leave()]") == [[], False]
+
+
+def test_joining_twice_is_joining_once_and_leaving_ends_it(hosts, joined):
+    a, b = joined
+    assert b("shm.join('tls/10.77.0.1')") == ["hostA", "hostB"]
+    assert "joined already" in b.fails("shm.join('tls/10.77.0.9')", "ConnectionError").text
+    assert b("shm.leave()")
+    assert hosts[1].server() is None
+    until(lambda: a("shm.join()") == ["hostA"], "the other host knows")
+
+
+def test_a_server_that_is_killed_leaves_nothing_that_matters(hosts, joined):
+    a, b = joined
+    a("x = shm.create('x', 1); shm.share('x')")
+    hosts[0].signal_server(signal.SIGKILL)
+    until(lambda: b("shm.offers()") == [], "its offers are gone")
+    a.fails("shm.attach('nothing')", "FileNotFoundError")
+    assert hosts[0].segments() == ["shmk-0-x"]  # no file of zenoh's shared memory
+    assert a("shm.join(listen='tls/10.77.0.1')")[0] == "hostA"
+    assert a("shm.share('x')") == "hostA:x"
