@@ -21,6 +21,7 @@ from shmkernel.errors import Cure
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from shmkernel.hosts.offering import Offer
     from shmkernel.verbs.listing import Holder, Info
 
 FOREIGN = "another program"  # the owner in listings of a file without a record
@@ -68,6 +69,7 @@ def what(segment: Info) -> str:
 def as_object(segment: Info) -> dict[str, object]:
     """Return a segment's facts for JSON; the processes that have it attached as their ids."""
     fields = segment._asdict() | {"attached": [holder.pid for holder in segment.attached]}
+    fields["origin"] = segment.origin and segment.origin._asdict()
     del fields["mine"], fields["stayed"]  # of the process that lists
     return fields
 
@@ -98,6 +100,12 @@ def source(segment: Info) -> str:
     """Name a segment's owner for a notebook that attaches it."""
     ended = "" if segment.owner_alive or segment.owner == FOREIGN else " (ended)"
     return "this notebook" if segment.mine else clean(segment.owner + ended)
+
+
+def origin(segment: Info) -> str:
+    """Name the segment of another host that this one is a snapshot of; an empty text for none."""
+    of = segment.origin
+    return f"{of}, version {of.version}, inode {of.inode}" if of else ""
 
 
 def others(segment: Info) -> list[Holder]:
@@ -279,6 +287,24 @@ class Rows(list["Info"]):
         return "".join(cards) if self._cards else table_html(self, self._notes, most=_MOST)
 
 
+class Offers(list["Offer"]):
+    """A list of what hosts share, which is shown as a table."""
+
+    def __str__(self) -> str:
+        if not self:
+            return "No host shares anything"
+        head = ("name", "kind", "type", "size", "version", "owner")
+        rows = [head] + [
+            (str(one), one.kind, clean(one.type), capacity.human(one.size), str(one.version), clean(one.owner))
+            for one in self
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(_line(head, row, widths) for row in rows)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002  IPython's protocol
+        printer.text(str(self))
+
+
 def footer(rows: Sequence[Info], most: int | None) -> list[str]:
     """Return the lines below a table of the first `most` segments."""
     if most is None or len(rows) <= most:
@@ -332,6 +358,7 @@ def facts(segment: Info, remark: str = "") -> list[tuple[str, str]]:
         ("lifetime", f"{segment.lifetime}: {lives}"),
         ("version", str(segment.version or "")),
         ("recipe", _recipe(segment.recipe)),
+        ("snapshot of", origin(segment)),
         ("note", note(segment) or remark),
     ]
     return [(title, clean(text)) for title, text in pairs if text]

@@ -14,6 +14,8 @@ the rest of its section is skipped, which may need what the block would have mad
 from __future__ import annotations
 
 import atexit
+import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -45,6 +47,7 @@ PACKAGES = {
 }  # fmt: skip
 UNTESTED = ["julia", "ray", "torch"]  # not in Debian; 200 MB; 900 MB
 UNTESTED += ["pandas", "duckdb"] if sys.version_info >= (3, 15) else []  # no wheels yet
+HOST = ["unshare", "--net", "ip", "link", "add", "type", "veth"]  # works where a page can make hosts with cables
 _evaluate = PythonEvaluator()
 
 
@@ -154,8 +157,16 @@ def _missing(program):
     lacking(f"{program} is not installed: {PACKAGES[program]}")
 
 
+@functools.cache
+def _cannot_make_hosts():
+    if importlib.util.find_spec("zenoh") is None or not all(map(shutil.which, ("ip", "nsenter", "unshare"))):
+        return True
+    return subprocess.run(HOST, capture_output=True, check=False).returncode != 0
+
+
 def _setup(namespace):
     stack = namespace["stack"] = ExitStack()
+    namespace["cannot_make_hosts"] = _cannot_make_hosts()
     namespace["get_config"] = Config  # as in the configuration files of Jupyter
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-docs-", dir="/dev/shm"))
     patch = stack.enter_context(pytest.MonkeyPatch.context())

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from shmkernel import errors
+from shmkernel.cli import hosts as hosts
 from shmkernel.cli.commands import argument_parser, in_shell
 
 if TYPE_CHECKING:

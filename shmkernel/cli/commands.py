@@ -33,16 +33,20 @@ _ORDERS: dict[str, Callable[[Info], Any]] = {
     "age": lambda info: -(info.created or 0),
 }
 _FLAGS = {"allow_pickle": "pickle"}  # options of Python that flags have another name for
-_commands: dict[str, tuple[Run, tuple[_Argument, ...]]] = {}
+_commands: dict[str, tuple[Run, tuple[Argument, ...]]] = {}
 
 
-class _Argument(NamedTuple):
+class Argument(NamedTuple):
+    """An argument of a command: ``options`` are those of argparse."""
+
     flag: str
     help: str
     options: dict[str, Any]  # for argparse
 
 
-def _command(name: str, *arguments: _Argument) -> Callable[[Run], Run]:
+def command(name: str, *arguments: Argument) -> Callable[[Run], Run]:
+    """Make a function the command `name`."""
+
     def add(run: Run) -> Run:
         _commands[name] = run, arguments
         return run
@@ -54,36 +58,37 @@ def _interval(text: str) -> float:
     return counts.seconds_given(text, least=_QUICKEST)
 
 
-_NAME = _Argument("name", "name of a segment", {"metavar": "NAME"})
-_NAMES = _Argument("name", 'names of segments; "shmkernel list" shows them', {"metavar": "NAME", "nargs": "+"})
-_PATTERNS = _Argument(
+_NAME = Argument("name", "name of a segment", {"metavar": "NAME"})
+NAMES = Argument("name", 'names of segments; "shmkernel list" shows them', {"metavar": "NAME", "nargs": "+"})
+_PATTERNS = Argument(
     "name", "names of segments, or patterns with * ? and [] in quotes", {"metavar": "NAME", "nargs": "+"}
 )
-_YES = _Argument("--yes", "remove all that a pattern matches", {"action": "store_true"})
-_SORT = _Argument(
+_YES = Argument("--yes", "remove all that a pattern matches", {"action": "store_true"})
+_SORT = Argument(
     "--sort", "name (the default), size (largest first) or age (newest first)", {"choices": _ORDERS, "default": "name"}
 )
-_FILE = _Argument("file", "path of the file", {"metavar": "FILE"})
-_SHOWN = _Argument("name", "show the content of this segment first", {"metavar": "NAME", "nargs": "?", "default": ""})
-_EVERY = _Argument(
+_FILE = Argument("file", "path of the file", {"metavar": "FILE"})
+_SHOWN = Argument("name", "show the content of this segment first", {"metavar": "NAME", "nargs": "?", "default": ""})
+_EVERY = Argument(
     "--every", "time between updates, by default 0.25", {"metavar": "SECONDS", "type": _interval, "default": 0.25}
 )
-_JSON = _Argument("--json", "print JSON, for programs", {"action": "store_true"})
-_PNG = _Argument("--png", "write a picture of it to this file", {"metavar": "FILE"})
-_LIFETIME = _Argument(
+_JSON = Argument("--json", "print JSON, for programs", {"action": "store_true"})
+_PNG = Argument("--png", "write a picture of it to this file", {"metavar": "FILE"})
+_LIFETIME = Argument(
     "--lifetime", "the new lifetime, by default keep", {"choices": records.LIFETIMES, "default": "keep"}
 )
-_DRY_RUN = _Argument("--dry-run", "only print what would be removed", {"action": "store_true"})
-_SINCE = _Argument(
+_DRY_RUN = Argument("--dry-run", "only print what would be removed", {"action": "store_true"})
+_SINCE = Argument(
     "--since", "last version you have seen, by default the current one",
     {"metavar": "VERSION", "type": counts.version_given},
 )  # fmt: skip
-_TIMEOUT = _Argument("--timeout", "longest time to wait", {"metavar": "SECONDS", "type": counts.seconds_given})
-_REPLACE = _Argument("--replace", "replace an existing segment of this name", {"action": "store_true"})
-_PICKLE = _Argument("--pickle", "run the code of an object that is not signed by you", {"action": "store_true"})
+_TIMEOUT = Argument("--timeout", "longest time to wait", {"metavar": "SECONDS", "type": counts.seconds_given})
+_SHARED = Argument("--hosts", "show what the joined hosts share", {"action": "store_true"})
+_REPLACE = Argument("--replace", "replace an existing segment of this name", {"action": "store_true"})
+_PICKLE = Argument("--pickle", "run the code of an object that is not signed by you", {"action": "store_true"})
 
 
-@_command("list", _SORT, _JSON)
+@command("list", _SORT, _JSON, _SHARED)
 def _list(args: Namespace) -> None:
     """Show all segments: who made them, and who has them attached.
 
@@ -106,9 +111,14 @@ def _list(args: Namespace) -> None:
       created         seconds since 1970
       path            path of the file
       version         how often its content was published
+      origin          of a snapshot: host, name, inode and version of what it was copied from, else null
       state           "", or "damaged" or "unreadable"; then "type" gives the reason
       recipe          fingerprints of the cell and values that %%shm_cache kept it for, or ""
     """
+    if args.hosts:
+        offers = render.Offers(shm.offers())
+        print(json.dumps([one._asdict() for one in offers], indent=2) if args.json else offers)
+        return
     width = None if args.json else render.terminal_width()
     if width and args.sort == "name":
         rows, count, size = listing.first(_MOST)
@@ -126,7 +136,7 @@ def _list(args: Namespace) -> None:
         print(f"{render.nothing()}. In a notebook: %shm_create NAME")
 
 
-@_command("info", _NAMES, _JSON)
+@command("info", NAMES, _JSON)
 def _info(args: Namespace) -> None:
     """Show all details of segments.
 
@@ -136,7 +146,7 @@ def _info(args: Namespace) -> None:
     print(_json(rows) if args.json else "\n\n".join(map(render.card, rows)))
 
 
-@_command("watch", _SHOWN, _EVERY)
+@command("watch", _SHOWN, _EVERY)
 def _watch(args: Namespace) -> None:
     """Show all segments and the content of one, and update them live.
 
@@ -154,7 +164,7 @@ def _watch(args: Namespace) -> None:
     watch(args.name, args.every)
 
 
-@_command("keep", _NAMES, _LIFETIME)
+@command("keep", NAMES, _LIFETIME)
 def _keep(args: Namespace) -> None:
     """Change the lifetime of segments.
 
@@ -167,7 +177,7 @@ def _keep(args: Namespace) -> None:
         print(f"{name}: lifetime {shm.keep(name, args.lifetime).lifetime}")
 
 
-@_command("unlink", _PATTERNS, _YES)
+@command("unlink", _PATTERNS, _YES)
 def _unlink(args: Namespace) -> None:
     """Remove segments, no matter who made them.
 
@@ -189,7 +199,7 @@ def _unlink(args: Namespace) -> None:
         print(f"{name}: unlinked{f'; still attached by {still}' if still else ''}")
 
 
-@_command("wait", _NAME, _SINCE, _TIMEOUT)
+@command("wait", _NAME, _SINCE, _TIMEOUT)
 def _wait(args: Namespace) -> None:
     """Wait until a segment has a new version, and print it.
 
@@ -201,7 +211,7 @@ def _wait(args: Namespace) -> None:
     print(shm.wait(args.name, args.since, args.timeout))
 
 
-@_command("gc", _DRY_RUN)
+@command("gc", _DRY_RUN)
 def _gc(args: Namespace) -> None:
     """Remove segments that ended kernels have left behind.
 
@@ -215,7 +225,7 @@ def _gc(args: Namespace) -> None:
         print("Nothing to clean up")
 
 
-@_command("save", _NAME, _FILE, _PICKLE)
+@command("save", _NAME, _FILE, _PICKLE)
 def _save(args: Namespace) -> None:
     """Write a segment to a file.
 
@@ -227,7 +237,7 @@ def _save(args: Namespace) -> None:
     print(f"{args.name}: saved to {args.file}, {capacity.human(os.stat(args.file).st_size)}")
 
 
-@_command("load", _NAME, _FILE, _REPLACE, _PICKLE)
+@command("load", _NAME, _FILE, _REPLACE, _PICKLE)
 def _load(args: Namespace) -> None:
     """Share the content of a file.
 
@@ -246,7 +256,7 @@ def _load(args: Namespace) -> None:
     )
 
 
-@_command("preview", _NAME, _PNG, _JSON)
+@command("preview", _NAME, _PNG, _JSON)
 def _preview(args: Namespace) -> None:
     """Print some values of a segment.
 
@@ -263,7 +273,7 @@ def _preview(args: Namespace) -> None:
     print(json.dumps(shown, indent=2) if args.json else shown["text"])
 
 
-@_command("doctor", _JSON)
+@command("doctor", _JSON)
 def _doctor(args: Namespace) -> int:
     """Check this machine, and print a cure for each problem.
 
@@ -277,7 +287,7 @@ def _doctor(args: Namespace) -> int:
     return int(any(finding.level == "fail" for finding in findings))
 
 
-@_command("demo")
+@command("demo")
 def _demo(_: Namespace) -> int:
     """Let two real kernels share an array, then kill one.
 

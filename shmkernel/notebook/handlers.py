@@ -9,6 +9,7 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import capacity, paths, records, registry, segment_file
 from shmkernel.errors import ArgumentError, NotFoundError
+from shmkernel.verbs import attachments
 from shmkernel.workspace import actions, variables
 
 if TYPE_CHECKING:
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
 
 def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Attach segments, and set variables to them: all or none."""
-    form = args.variable if args.variable and any(_is_form(name, args.variable) for name in args.names) else None
-    if args.variable and not form and len(args.names) > 1:
-        raise ArgumentError("--as names one variable, so give one NAME")
     if len(args.names) == 3 and args.names[1] == "as" and registry.inode_at("as") is None:  # noqa: PLR2004  x as y
         raise ArgumentError(f"write --as: %shm_attach {args.names[0]} --as {args.names[2]}", name=args.names[0])
-    targets = {name: (not form and args.variable) or name for name in args.names}
+    usual = {}  # by the names of segments: those of variables
+    for name in args.names:
+        local = not args.refresh and (":" not in name or name[0] == "/") and os.path.lexists(paths.path_of(name))
+        here = name if local else attachments.copied(name, refresh=args.refresh) or name
+        usual[here] = name if local else name.rpartition(":")[2] if name[0] != "/" else name
+    form = args.variable if args.variable and any(_is_form(name, args.variable) for name in usual) else None
+    if args.variable and not form and len(usual) > 1:
+        raise ArgumentError("--as names one variable, so give one NAME")
+    targets = {name: (not form and args.variable) or variable for name, variable in usual.items()}
     values = []
     attached = actions.attach(magics.workspace, args.scope, targets, args.mode, form,
                               overwrite=args.overwrite, allow_pickle=args.allow_pickle)  # fmt: skip
@@ -65,9 +71,9 @@ def shm_keep(magics: ShmMagics, args: argparse.Namespace) -> None:
         print(text)
 
 
-def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
-    """Return all segments, displayed as a table."""
-    return _rows(magics, shm.list())
+def shm_list(magics: ShmMagics, args: argparse.Namespace) -> render.Rows | render.Offers:
+    """Return all segments, or what hosts share, displayed as a table."""
+    return render.Offers(shm.offers()) if args.hosts else _rows(magics, shm.list())
 
 
 def shm_info(magics: ShmMagics, args: argparse.Namespace) -> render.Rows:
@@ -111,6 +117,30 @@ def shm_wait(magics: ShmMagics, args: argparse.Namespace) -> int:
     version = shm.wait(name, args.since, args.timeout)
     print(f"{name}: version {version}")
     return version
+
+
+def shm_join(magics: ShmMagics, args: argparse.Namespace) -> None:
+    """Connect this host to others, and print which there are."""
+    hosts = shm.join(*args.hosts, listen=args.listen, host=args.host)
+    print(f"joined: {', '.join(hosts)}. Share a segment: %shm_share NAME. What others share: %shm_list --hosts")
+
+
+def shm_share(magics: ShmMagics, args: argparse.Namespace) -> None:
+    """Let other hosts copy segments."""
+    for name in args.names:
+        print(f"{name}: shared with other hosts; there: %shm_attach {shm.share(name)}")
+
+
+def shm_unshare(magics: ShmMagics, args: argparse.Namespace) -> None:
+    """Let other hosts copy them no longer."""
+    for name in args.names:
+        shm.unshare(name)
+        print(f"{name}: no longer shared with other hosts; their snapshots stay")
+
+
+def shm_leave(magics: ShmMagics, args: argparse.Namespace) -> None:
+    """Disconnect this host from others."""
+    print("left: other hosts see this one no more" if shm.leave() else "this host had not joined others")
 
 
 def shm_gc(magics: ShmMagics, args: argparse.Namespace) -> None:
@@ -190,6 +220,8 @@ Take turns     %%shm_lock x                         others that lock x wait unti
 Wait           %shm_wait x --timeout 10             sleep until there is a new version
                %shm_publish x                       announce a new version
 Streams        %shm_create f --ring 64 --shape 480,640           f.put(a), for a in f: ...
+Other hosts    %shm_join tls/hostA:7447             connect; then %shm_share x, there %shm_attach x
+               %shm_list --hosts                    what they share; %shm_unshare x, %shm_leave
 Care           %shm_gc --dry-run                    leftovers of killed kernels
                %shm_doctor                          check this machine
 All flags      %shm_create -h                       Defaults: %config ShmMagics"""

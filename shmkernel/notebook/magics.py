@@ -179,6 +179,7 @@ class ShmMagics(Magics):
     @_MODE
     @_UNPICKLE
     @_OVERWRITE
+    @argument("--refresh", action="store_true", help="copy what another host shares again, if it has a new version")
     def shm_attach(self) -> None:
         """Attach what another notebook shares. The variable NAME becomes that value; nothing is copied.
 
@@ -186,6 +187,7 @@ class ShmMagics(Magics):
         %shm_attach x --as other --mode r
         %shm_attach trades --as polars                       a table that pandas has shared
         y = %shm_attach x
+        %shm_attach hostA:x                                  a read-only snapshot of what another host shares
         """
 
     @_verb
@@ -208,6 +210,7 @@ class ShmMagics(Magics):
         """
 
     @_verb
+    @argument("--hosts", action="store_true", help="show what the joined hosts share")
     def shm_list(self) -> None:
         """Show all segments. ``rows = %shm_list`` returns a list of Info."""
 
@@ -308,6 +311,36 @@ class ShmMagics(Magics):
         %shm_wait x --timeout 10
         v = %shm_wait x
         """
+
+    @_verb
+    @argument(
+        "hosts", metavar="tls/HOST:7447", nargs="*", help="where other hosts listen; without, this one waits for them"
+    )
+    @argument(
+        "--listen", metavar="ADDRESS", help="where this host listens, by default at port 7447 of all its addresses"
+    )
+    @argument("--host", metavar="NAME", help="name of this host, by default that of its certificate")
+    def shm_join(self) -> None:
+        """Connect this host to others, over mutual TLS. Nothing is shared by that: see %shm_share.
+
+        ``shmkernel hosts init``, in a terminal, makes the certificates.
+
+        %shm_join tls/hostA:7447
+        """
+
+    @_verb
+    @_NAMES
+    def shm_share(self) -> None:
+        """Let other hosts copy segments, until %shm_unshare, or until the names go. There: %shm_attach NAME."""
+
+    @_verb
+    @_NAMES
+    def shm_unshare(self) -> None:
+        """Let other hosts copy segments no longer. The snapshots that they have stay theirs."""
+
+    @_verb
+    def shm_leave(self) -> None:
+        """Disconnect this host from others."""
 
     @_verb
     @argument("--dry-run", action="store_true", help="only print what would be removed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
 from shmkernel import kinds, render
-from shmkernel._core import capacity, paths, registry, segment_file
+from shmkernel._core import capacity, registry, segment_file
 from shmkernel.errors import ArgumentError
 from shmkernel.verbs import attachments, listing
 from shmkernel.workspace import variables
@@ -37,7 +37,6 @@ def attach(
 ) -> Iterator[tuple[Any, str]]:
     """Set variables to segments, all or none; `targets` maps names to variables. Yield values and sentences."""
     for name, variable in targets.items():
-        paths.path_of(name)
         if not variables.is_variable(variable):
             raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
         scope.check(variable)
@@ -138,9 +137,11 @@ def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, valu
     del now
     workspace.bind(scope, variable, value, name)
     info = listing.of_value(name, value)
-    access = _ACCESS[mode or getattr(kinds.named(info.kind), "modes", segment_file.MODES)[0]]
+    usual = getattr(kinds.named(info.kind), "modes", ("r",) if info.origin else segment_file.MODES)[0]
+    access = _ACCESS[mode or usual]
     title = name if variable == name else f"{variable} = {name}"
-    line = f"{title}: {render.what(info)}, from {render.source(info)}, {access}{again}{scope.remark(variable)}"
+    source = f"snapshot of {render.origin(info)}" if info.origin else f"from {render.source(info)}"
+    line = f"{title}: {render.what(info)}, {source}, {access}{again}{scope.remark(variable)}"
     if before is None or before() is variables.foundation(value) or not (keepers := variables.left(scope, before)):
         return line
     return f"{line}. The earlier one stays in memory, held by {keepers}"
