@@ -20,6 +20,7 @@ from shmkernel.errors import ArgumentError, Cure, FolderError, FullError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _POSIX = re.compile(r"/[^/\0]+")
 _NAME_MAX = 255  # bytes in a file's name
@@ -86,8 +87,7 @@ def _path(name: str, chosen: str | None, uid: int) -> str:
     elif _POSIX.fullmatch(name) and name not in ("/.", "/.."):
         base = name[1:]
     else:
-        message = f"{name!r} cannot be the name of a segment: use letters, digits, _ and dots{_example(name)}"
-        raise ArgumentError(message, name=name)
+        raise _refused(name)
     if len(os.fsencode(base)) > _NAME_MAX:
         message = f"the name {name[:20]}... is too long: a file name has at most {_NAME_MAX} bytes"
         raise ArgumentError(message, name=name)
@@ -98,6 +98,27 @@ def check(name: str) -> None:
     """Raise ArgumentError or TypeError as `path_of` does; faster, since it makes no path."""
     if len(name) >= _SHORT or not _NAME.fullmatch(name):
         path_of(name)
+
+
+def local(host: str, name: str) -> str:
+    """Return the name that the snapshot of another host's segment has here.
+
+    Examples
+    --------
+    >>> local("hostA", "x"), local("node-7.lan", "ds.var"), local("7", "x")
+    ('hostA.x', 'node_7_lan.ds.var', '_7.x')
+    """
+    plain = re.sub(r"\W", "_", host, flags=re.ASCII)
+    return f"{'_' * plain[0].isdigit()}{plain}.{name}"
+
+
+def _refused(name: str) -> ArgumentError:
+    host, _, shared = name.rpartition(":")
+    what = f"{name!r} cannot be the name of a segment"
+    if HOST.fullmatch(host) and _NAME.fullmatch(shared):
+        message = f"{what}: it names one of another host, whose snapshot here is {local(host, shared)}"
+        return ArgumentError(message, Cure("To have that", "attach", name), name=name)
+    return ArgumentError(f"{what}: use letters, digits, _ and dots{_example(name)}", name=name)
 
 
 def _example(name: str) -> str:

@@ -19,14 +19,13 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel._core import closing
+from shmkernel._core import closing, paths
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, NotFoundError, RefusedError, TakenError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _BLOCK = re.compile(r"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----\n?", re.DOTALL)
 _AUTHORITY = "authority"
 _AUTHORITY_DAYS, _HOST_DAYS = 3650, 730
@@ -51,7 +50,7 @@ def folder() -> str:
 
 def check_host(host: str) -> str:
     """Return the name of a host; ArgumentError if it cannot be one."""
-    if not _HOST.fullmatch(host) or host == _AUTHORITY:
+    if not paths.HOST.fullmatch(host) or host == _AUTHORITY:
         message = f"{host!r} cannot be the name of a host: use letters, digits, - and dots. For example hostA"
         raise ArgumentError(message, host=host)
     return host

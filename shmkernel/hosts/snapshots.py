@@ -17,7 +17,6 @@ The memory is the kernel's: if it dies, or anything fails, the file has no name 
 from __future__ import annotations
 
 import os
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -64,18 +63,6 @@ def found(name: str, *, refresh: bool = False) -> str | None:
         return None  # the error of a name that is not here says more
 
 
-def local(host: str, name: str) -> str:
-    """Return the name that a snapshot has here.
-
-    Examples
-    --------
-    >>> local("hostA", "x"), local("node-7.lan", "ds.var"), local("7", "x")
-    ('hostA.x', 'node_7_lan.ds.var', '_7.x')
-    """
-    plain = re.sub(r"\W", "_", host, flags=re.ASCII)
-    return f"{'_' * plain[0].isdigit()}{plain}.{name}"
-
-
 def fetch(name: str, *, refresh: bool = False) -> str:
     """Copy a segment of another host, unless a snapshot of it is here; return the snapshot's name.
 
@@ -83,10 +70,10 @@ def fetch(name: str, *, refresh: bool = False) -> str:
     """
     host, colon, plain = name.rpartition(":")
     if colon and not refresh and (here := _snapshot(host, plain)):
-        return local(here.host, here.name)
+        return paths.local(here.host, here.name)
     with _server(name) as server:
         offer = _offer(server, name)
-        made, here = local(offer.host, offer.name), _snapshot(offer.host, offer.name)
+        made, here = paths.local(offer.host, offer.name), _snapshot(offer.host, offer.name)
         if here and (not refresh or (here.inode, here.version) == (offer.inode, offer.version)):
             return made
         with staging.room_for(made):
@@ -156,7 +143,7 @@ def _filled(server: Channel, offer: Offer, fd: Descriptor, name: str) -> Offer:
 
 def _snapshot(host: str, name: str) -> Origin | None:
     """Return what the snapshot that is here was copied from, None if there is none."""
-    inode = registry.inode_at(local(host, name))
+    inode = registry.inode_at(paths.local(host, name))
     record = records.read(inode) if inode is not None else None
     origin = record.origin if record else None
     return origin if origin and (origin.host, origin.name) == (host, name) else None

@@ -25,6 +25,7 @@ def test_an_array_of_another_host_is_attached_as_a_snapshot_that_all_kernels_sha
     assert other(same) == b(same)
     assert hosts[1].segments() == ["shmk-0-hostA.x"]
     assert b("shm.attach('x') is x")  # one other host shares it
+    assert "snapshot here is hostA.x" in b.fails("shm.info('hostA:x')", "ValueError").text
 
 
 def test_a_snapshot_is_read_only_and_its_copy_is_private(joined):
