@@ -105,7 +105,7 @@ def source(segment: Info) -> str:
 def origin(segment: Info) -> str:
     """Name the segment of another host that this one is a snapshot of; an empty text for none."""
     of = segment.origin
-    return f"{of}, version {of.version}, inode {of.inode}" if of else ""
+    return f"{of}, version {of.version}" if of else ""
 
 
 def others(segment: Info) -> list[Holder]:
@@ -358,7 +358,7 @@ def facts(segment: Info, remark: str = "") -> list[tuple[str, str]]:
         ("lifetime", f"{segment.lifetime}: {lives}"),
         ("version", str(segment.version or "")),
         ("recipe", _recipe(segment.recipe)),
-        ("snapshot of", origin(segment)),
+        ("snapshot of", f"{origin(segment)}, inode {segment.origin.inode}" if segment.origin else ""),
         ("note", note(segment) or remark),
     ]
     return [(title, clean(text)) for title, text in pairs if text]

@@ -103,6 +103,7 @@ def _row(row: Info, inode: int | None) -> dict[str, Any]:
         "people": render.people(row.attached, shown=_SHOWN),
         "holders": [render.clean(f"{holder.label} ({holder.pid})") for holder in row.attached[:_MOST]],
         "count": len(row.attached), "elsewhere": row.elsewhere, "lifetime": row.lifetime, "state": row.state,
+        "origin": render.clean(render.origin(row)),
     }  # fmt: skip
 
 

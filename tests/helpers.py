@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import shmkernel
-from shmkernel._core import folders, paths, sessions
+from shmkernel._core import folders, paths, records, registry, sessions
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 OURS = os.path.dirname(shmkernel.__file__)
@@ -220,6 +220,12 @@ def lies_in(name, array):
     lines = map(bytes.split, Path("/proc/self/maps").read_bytes().splitlines())  # any bytes may be in a path
     spans = (line[0].split(b"-") for line in lines if line[4] == inode)
     return any(int(first, 16) <= at < int(last, 16) for first, last in spans)
+
+
+def make_snapshot(name):
+    """Let the record of a segment say that it is a snapshot of hostA:x, version 3."""
+    with registry.locked():
+        records.change(records.read(registry.inode_at(name))._replace(origin=records.Origin("hostA", "x", 7, 3)))
 
 
 def python(script, *arguments, flags=(), **options):

@@ -165,6 +165,7 @@ def as_json(row: Row) -> dict[str, object]:
         "attached": [f"{render.people([holder])} ({holder.pid})" for holder in info.attached[:20]],
         "count": len(info.attached), "lifetime": info.lifetime, "created": info.created,
         "version": row.version, "state": info.state, "note": render.clean(render.note(info)),
+        "origin": render.clean(render.origin(info)),
     }  # fmt: skip
 
 

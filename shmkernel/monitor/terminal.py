@@ -131,7 +131,8 @@ class Screen:
 def _cells(info: Info) -> tuple[str, ...]:
     return (
         _sign(info), f"{info.name} {info.state}".strip(), info.kind, render.clean(info.type), capacity.human(info.size),
-        render.owner(info), f"{len(info.attached)} {render.people(info.attached, shown=1)}".strip(), info.lifetime,
+        f"snapshot of {render.clean(render.origin(info))}" if info.origin else render.owner(info),
+        f"{len(info.attached)} {render.people(info.attached, shown=1)}".strip(), info.lifetime,
         render.age(time.time() - info.created) if info.created else "",
     )  # fmt: skip
 

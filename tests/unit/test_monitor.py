@@ -22,7 +22,7 @@ from shmkernel.monitor.rows import Board, Change
 from shmkernel.monitor.sampler import Sampler
 from shmkernel.monitor.scan import statistics
 from shmkernel.monitor.widget import watch
-from tests.helpers import PATIENCE, holding, until
+from tests.helpers import PATIENCE, holding, make_snapshot, until
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,17 @@ def test_a_board_tells_of_what_only_this_process_still_has():
     assert sorted(row.key for row in change.rows) == ["x (unlinked 0)", "x (unlinked 1)"]
     del x, newer
     assert until(lambda: seen.scan().gone, "what this process let go of") == ["x (unlinked 0)", "x (unlinked 1)"]
+
+
+def test_the_page_is_told_what_a_snapshot_of_another_host_copies(watching, sent):
+    x = shm.create("x", shape=3)
+    watching.sample()
+    assert rows(sent)["x"]["origin"] == ""
+    make_snapshot("x")
+    watching.sample()
+    assert rows(sent)["x"]["origin"] == "hostA:x, version 3"
+    shm.unlink("x")
+    del x
 
 
 def test_a_board_tells_who_has_what_attached_and_that_an_owner_ended():

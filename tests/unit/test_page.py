@@ -20,7 +20,7 @@ SCRIPT = Path(shmkernel.__file__).parent / "monitor" / "static" / "texts.js"
 ROW = {
     "key": "x", "inode": "7", "name": "x", "kind": "array", "type": "int8 (3,)", "size": 131, "human": "131 B",
     "owner": "a.ipynb", "alive": True, "mine": False, "pid": 41, "attached": ["a (41)", "b (42)", "c (43)"], "count": 3,
-    "lifetime": "session", "created": 0, "state": "", "note": "", "version": None,
+    "lifetime": "session", "created": 0, "state": "", "note": "", "origin": "", "version": None,
 }  # fmt: skip
 BYTES = bytes([0, 31, 65, 126, 127, 255])
 
@@ -94,6 +94,17 @@ def test_a_row_tells_of_its_owner_and_holders(page):
         "made by a.ipynb, process 41 (ended) · attached"
     )
     assert page("texts.people(it)", row(count=25)).endswith("and 22 more")
+
+
+def test_a_snapshot_tells_what_it_copies(page):
+    copy = row(origin="hostA:x, version 3")
+    assert page("it.map(texts.copied)", [row(), copy]) == ["", "snapshot of hostA:x, version 3"]
+    assert page("texts.people(it)", copy).startswith("snapshot of hostA:x, version 3 · made by a.ipynb, process 41 · ")
+    assert page("['hosta:x', 'snapshot', 'hostB'].map((wanted) => texts.matches(it, wanted))", copy) == [
+        True, True, False,
+    ]  # fmt: skip
+    order = "it.sort(texts.by('owner', false)).map((one) => one.owner)"
+    assert page(order, [row(owner="z"), {**copy, "owner": "a"}, row(owner="b")]) == ["b", "a", "z"]
 
 
 def test_bytes_are_dumped_in_lines(page):

@@ -21,7 +21,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import server as ours
 from shmkernel._core import registry, sessions
-from tests.helpers import Child, lacking, until_left
+from tests.helpers import Child, lacking, make_snapshot, until_left
 
 if importlib.util.find_spec("jupyter_server") is None:
     lacking("jupyter_server is not installed: uv run --group large pytest tests/unit/test_server.py")
@@ -139,6 +139,17 @@ def test_it_tells_all_details_of_one_segment(server):
     assert facts["path"].startswith(f"{server.folder}/")
     assert facts["lifetime"].startswith("session: until ")
     assert str(os.getpid()) in facts["owner"]
+
+
+def test_it_tells_what_a_snapshot_of_another_host_copies(server):
+    x = shm.create("x", shape=3)
+    make_snapshot("x")
+    _, everything = server.ask()
+    assert [row["origin"] for row in everything["segments"]] == ["hostA:x, version 3"]
+    _, found = server.ask(name="x")
+    assert ["snapshot of", "hostA:x, version 3, inode 7"] in found["facts"]
+    shm.unlink("x")
+    del x
 
 
 def test_it_unlinks_and_says_who_keeps_the_memory(server):

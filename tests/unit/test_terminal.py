@@ -14,7 +14,7 @@ from rich.console import Console
 import shmkernel as shm
 from shmkernel import cli
 from shmkernel.monitor.terminal import Screen
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, make_snapshot
 
 
 def shown(screen, width=100, height=40):
@@ -62,6 +62,11 @@ def test_many_segments_scroll_with_the_choice():
     assert len(text.splitlines()) <= 40
     for at in range(len(made)):
         shm.unlink(f"x{at:02}")
+
+
+def test_the_owner_of_a_snapshot_is_what_it_copies(segments):
+    make_snapshot("line")
+    assert "snapshot of hostA:x, version 3" in shown(Screen("line"), 160)
 
 
 @pytest.mark.parametrize("height", [16, 24, 50])

@@ -3,7 +3,7 @@
 /**
  * A segment, as the server describes it.
  * @typedef {{name: string, inode: string, kind: string, type: string, size: string, owner: string, people: string,
- *   holders: string[], count: number, elsewhere: boolean, lifetime: string, state: string}} Segment
+ *   holders: string[], count: number, elsewhere: boolean, lifetime: string, state: string, origin: string}} Segment
  * @typedef {{folder: string, size: string, free: string, short: boolean, total: string, segments: Segment[]}} State
  * @typedef {Segment & {folder: string, facts: [string, string][]}} Details
  */

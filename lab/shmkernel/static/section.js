@@ -6,6 +6,7 @@ const ICON = `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24
 function hint(segment, folder) {
   return [
     `${segment.name}: ${segment.kind} ${segment.type}, ${segment.size}`, `Made by ${segment.owner}`,
+    segment.origin && `Snapshot of ${segment.origin}`,
     segment.count ? `Attached by ${segment.holders.join(", ")}` : "Attached by nobody",
     segment.lifetime === "keep" ? "Kept until somebody unlinks it" : "", `In ${folder}`,
   ].filter(Boolean).join("\n");
@@ -36,7 +37,7 @@ export function section({ components, react }, memory, questions, version) {
       "row", span("name", segment.name), span("size", segment.size),
       span(
         "facts", span("what", span("kind", segment.state || segment.kind), span("type", segment.type)),
-        span("people", `by ${segment.owner}, attached by ${segment.people || "nobody"}`),
+        span("people", `${segment.origin ? `snapshot of ${segment.origin}, ` : ""}by ${segment.owner}, attached by ${segment.people || "nobody"}`),
       ),
     ),
     labelTitle: () => hint(segment, folder),

@@ -1,5 +1,5 @@
 // The table of segments, sorted and filtered. New, changed and removed rows are highlighted for a moment.
-import { age, by, holders, life, matches } from "./texts.js";
+import { age, by, copied, holders, life, matches } from "./texts.js";
 
 const COLUMNS = ["name", "kind", "type", "size", "owner", "attached", "version", "age"];
 const MOMENT = 1600; // milliseconds
@@ -128,7 +128,7 @@ export class Table {
     put(cells.type, row.type);
     put(cells.size, row.human);
     put(cells.sign, sign);
-    put(cells.owner, row.mine ? `${row.owner} (here)` : row.owner);
+    put(cells.owner, copied(row) || (row.mine ? `${row.owner} (here)` : row.owner));
     put(cells.attached, holders(row));
     put(cells.version, row.version == null ? "" : String(row.version));
     put(cells.age, row.created ? age(Date.now() / 1000 - row.created) : "");
@@ -136,7 +136,7 @@ export class Table {
     cells.sign.setAttribute("aria-label", word);
     cells.sign.setAttribute("role", "img");
     cells.sign.className = `shm-sign ${row.alive ? "shm-alive" : ""}`;
-    cells.owner.title = row.pid ? `${row.owner}, process ${row.pid}` : row.owner;
+    cells.owner.title = [copied(row), row.pid ? `${row.owner}, process ${row.pid}` : row.owner].filter(Boolean).join("\n");
     cells.attached.title = row.attached.join("\n");
     cells.name.title = row.note;
     line.dataset.state = row.state;

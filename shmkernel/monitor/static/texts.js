@@ -5,7 +5,7 @@
  * @typedef {{key: string, inode: string, name: string, kind: string, type: string, size: number, human: string,
  *   owner: string, alive: boolean, mine: boolean, pid: number | null, attached: string[], count: number,
  *   lifetime: string, created: number | null, state: string, note: string,
- *   version?: number | null}} Row
+ *   origin: string, version?: number | null}} Row
  *
  * The facts and numbers of a preview.
  * @typedef {{key: string, form: string, stats: [string, string][], note: string, axes?: {size: number, at: number}[],
@@ -60,9 +60,15 @@ export function holding(row) {
   return `${labels.join(", ")}${row.count > labels.length ? ` and ${row.count - labels.length} more` : ""}`;
 }
 
+/** @param {Row} row @returns {string} of a snapshot, which segment of another host it copies: "snapshot of hostA:x, version 3" */
+export function copied(row) {
+  return row.origin && `snapshot of ${row.origin}`;
+}
+
 /** @param {Row} row @returns {string} what a narrow table leaves out: "made by a.ipynb, process 7 · attached by a (7)" */
 export function people(row) {
   return [
+    copied(row),
     row.mine ? "made by this notebook" : `made by ${row.owner}${row.pid ? `, process ${row.pid}` : ""}${row.alive || row.kind === "file" ? "" : " (ended)"}`,
     row.count ? `attached by ${holding(row)}` : "attached by nobody",
     row.version == null ? "" : `version ${row.version}`,
@@ -77,7 +83,7 @@ const ORDER = {
   kind: (row) => row.kind,
   type: (row) => row.type,
   size: (row) => row.size,
-  owner: (row) => row.owner,
+  owner: (row) => copied(row) || row.owner,
   attached: (row) => row.count,
   version: (row) => row.version ?? -1,
   age: (row) => -(row.created ?? 0),
@@ -95,7 +101,7 @@ export function by(column, down) {
 
 /** @param {Row} row @param {string} wanted @returns {boolean} whether the row contains every word */
 export function matches(row, wanted) {
-  const text = [row.name, row.kind, row.type, row.owner, row.state, row.lifetime].join(" ").toLowerCase();
+  const text = [row.name, row.kind, row.type, row.owner, row.state, row.lifetime, copied(row)].join(" ").toLowerCase();
   return wanted.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
