@@ -112,11 +112,22 @@ def local(host: str, name: str) -> str:
     return f"{'_' * plain[0].isdigit()}{plain}.{name}"
 
 
+def on_host(name: str) -> tuple[str, str] | None:
+    """Return the host and the name in ``host:name``, None for any other name.
+
+    Examples
+    --------
+    >>> on_host("hostA:x"), on_host("x"), on_host("/a:b")
+    (('hostA', 'x'), None, None)
+    """
+    host, _, plain = name.rpartition(":")
+    return (host, plain) if HOST.fullmatch(host) and _NAME.fullmatch(plain) else None
+
+
 def _refused(name: str) -> ArgumentError:
-    host, _, shared = name.rpartition(":")
     what = f"{name!r} cannot be the name of a segment"
-    if HOST.fullmatch(host) and _NAME.fullmatch(shared):
-        message = f"{what}: it names one of another host, whose snapshot here is {local(host, shared)}"
+    if place := on_host(name):
+        message = f"{what}: it names one of another host, whose snapshot here is {local(*place)}"
         return ArgumentError(message, Cure("To have that", "attach", name), name=name)
     return ArgumentError(f"{what}: use letters, digits, _ and dots{_example(name)}", name=name)
 

@@ -204,9 +204,10 @@ def _wait(args: Namespace) -> None:
     """Wait until a segment has a new version, and print it.
 
     The version increases when somebody publishes the segment, leaves its exclusive lock, or replaces it. If there is
-    no such segment yet, wait for it. The exit status is 1 after a timeout, or if the segment is unlinked.
+    no such segment yet, wait for it. The exit status is 1 after a timeout, or if the segment is unlinked. "hostA:x" is
+    what another host shares: wait until it is newer than its snapshot here.
     """
-    if registry.inode_at(args.name) is None:
+    if not paths.on_host(args.name) and registry.inode_at(args.name) is None:
         print(f"shmkernel: no segment named {args.name!r}. Waiting until there is one", file=sys.stderr)
     print(shm.wait(args.name, args.since, args.timeout))
 

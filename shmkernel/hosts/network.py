@@ -5,6 +5,7 @@
     shmkernel/1/ask/<host>/offers/-      a query: all offers of the host
     shmkernel/1/ask/<host>/offer/<name>  a query: the offer of a segment
     shmkernel/1/ask/<host>/piece/<name>  a query: 4 MB of it
+    shmkernel/1/ask/<host>/newer/<name>  a query: its version, once it is another than a given one; or nothing new
 
 A host that has died sends no error, but no reply. So whoever asks counts replies, and bytes.
 """
@@ -92,6 +93,8 @@ class Network:
             for what in ("offers", "offer", "piece"):  # a thread each: an offer does not wait for pieces
                 key = f"{ROOT}/ask/{self.host}/{what}/*"
                 self._kept.append(self._session.declare_queryable(key, self._answer))
+            key = f"{ROOT}/ask/{self.host}/newer/*"
+            self._kept.append(self._session.declare_queryable(key, self._answer_later))
             self._kept.append(self._session.liveliness().declare_token(f"{ROOT}/host/{self.host}"))
         except BaseException:
             self.close()
@@ -177,6 +180,16 @@ class Network:
             raise DamagedError(f"{host}:{name}: its host has sent another offer", name=name)
         return offer
 
+    def newer(self, host: str, name: str, inode: int, version: int, patience: float) -> int | None:
+        """Ask a host for the version of a segment once it is another than this one; None after so many seconds."""
+        key = f"{ROOT}/ask/{host}/newer/{name}?inode={inode};version={version};patience={patience}"
+        content = self._content(self._session.get(key, timeout=_ANSWER))
+        if content is None:
+            message = f"{host}:{name}: its host was lost while it was asked for a new version"
+            raise HostError(message, Cure("What can be reached", "offers"), name=f"{host}:{name}", host=host)
+        found = json.loads(content)
+        return None if found is None else int(found)
+
     def fetch(self, offer: Offer, fd: int, told: Callable[[int], None]) -> None:
         """Write the bytes of an offer to a file, in pieces; `told` is called with the size of each.
 
@@ -252,6 +265,10 @@ class Network:
             else:
                 query.reply(f"{ROOT}/ask/{self.host}/{what}/{name}", content, priority=priority)
 
+    def _answer_later(self, query: Any) -> None:
+        """Answer in a thread of its own what is asked long before the answer is known."""
+        threading.Thread(target=self._answer, args=[query], daemon=True).start()
+
     def _answered(self, what: str, name: str, parameters: Any) -> tuple[bytes, Any]:
         priorities = self._zenoh.Priority
         if what == "offers":
@@ -260,6 +277,10 @@ class Network:
             raise NotFoundError(f"{self.host} does not share {name!r}", name=name)
         if what == "offer":
             return json.dumps(offering.of(self.host, name)).encode(), priorities.DATA
+        if what == "newer":
+            inode, version = (int(parameters.get(word)) for word in ("inode", "version"))
+            found = offering.newer(name, inode, version, float(parameters.get("patience")))
+            return json.dumps(found).encode(), priorities.DATA
         inode, at, size = (int(parameters.get(word)) for word in ("inode", "at", "size"))
         return offering.piece(name, inode, at, size), priorities.DATA_LOW
 

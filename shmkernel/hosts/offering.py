@@ -11,8 +11,16 @@ from typing import Any, NamedTuple
 
 from shmkernel import kinds
 from shmkernel._core import paths, records, segment_file
-from shmkernel.errors import ArgumentError, Cure, DamagedError, HostError, NotFoundError, UnsupportedError
-from shmkernel.sync import sync_file
+from shmkernel.errors import (
+    ArgumentError,
+    Cure,
+    DamagedError,
+    HostError,
+    NotFoundError,
+    TimedOutError,
+    UnsupportedError,
+)
+from shmkernel.sync import sync_file, versions
 
 PIECE = 4 << 20  # bytes
 _LIVE = "ring"  # a stream of frames: what is copied of it is never one state
@@ -96,6 +104,21 @@ def of(host: str, name: str) -> Offer:
         host, name, record.kind, what.text, status.st_size, version, status.st_ino, float(record.created),
         record.label, str(holder or ""),
     )  # fmt: skip
+
+
+def newer(name: str, inode: int, version: int, patience: float) -> int | None:
+    """Wait until the segment has another version, or inode (0: any); return the version, None after `patience` seconds.
+
+    The processes that write to it wake this one, as they wake each other.
+    """
+    versions.version(name)  # from now on a replacement counts
+    now = of("here", name)
+    if inode not in (0, now.inode):
+        return now.version
+    try:
+        return versions.wait(name, version, patience)
+    except TimedOutError:
+        return None
 
 
 def piece(name: str, inode: int, at: int, size: int) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -41,6 +42,7 @@ _TRIES = 8  # copies of a segment that changes meanwhile
 _PATIENCE = 10.0  # seconds that a writer may take
 _CLIENT = 300.0  # seconds until a client has answered: it reserves memory meanwhile, or is frozen
 _NAP = 0.05  # seconds
+_HOLD = 10.0  # seconds after which a host that waits for another asks again: each learns that the other is there
 
 
 class Server:
@@ -173,6 +175,20 @@ class Server:
                         return
         message = f"{offer} changed {_TRIES} times while it was copied. Write to it under shm.writing(...), more rarely"
         raise TimedOutError(message, name=str(offer))
+
+    def _do_wait(self, client: Channel, name: str, known: list[int] | None, timeout: float | None) -> None:
+        """Answer once a segment of another host has another inode or version than the known ones."""
+        network, end = self._joined(), math.inf if timeout is None else time.monotonic() + timeout
+        place = network.find(name)
+        offer = network.offer(*place)  # its errors say more of a host that was never there
+        inode, version = known or (offer.inode, offer.version)
+        newer = None
+        while newer is None and not client.gone():
+            left = end - time.monotonic()
+            newer = network.newer(*place, inode, version, max(0.0, min(left, _HOLD)))
+            if left <= _HOLD:
+                break
+        client.send({"version": newer})
 
     def _calm(self, network: Network, host: str, name: str) -> Offer:
         """Return an offer of a segment to which nobody writes."""

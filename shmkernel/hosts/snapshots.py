@@ -11,6 +11,8 @@ The snapshot of hostA:x is the segment hostA.x. Its record says what it is a cop
                      <-----------------------  done: the version is still the same; else the next offer
       check the bytes, write the record, name it
 
+To wait for a new version, a kernel asks that process, which asks the other host: that answers once there is one.
+
 The memory is the kernel's: if it dies, or anything fails, the file has no name and is gone.
 """
 
@@ -18,12 +20,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shmkernel._core import paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
 from shmkernel._core.records import Origin, Record
-from shmkernel.errors import ArgumentError, Cure, HostError, NotFoundError
+from shmkernel.errors import ArgumentError, Cure, HostError, NotFoundError, TimedOutError
 from shmkernel.hosts import certificates, channel, offering
 from shmkernel.verbs import staging
 
@@ -91,6 +93,24 @@ def fetch(name: str, *, refresh: bool = False) -> str:
             finally:
                 fd.close()
     return made
+
+
+def wait(name: str, since: int | None, timeout: float | None) -> int:
+    """Sleep until ``host:name`` has another version than its snapshot here, or than `since`, and return it."""
+    if since is not None and not isinstance(since, SupportsIndex):
+        raise ArgumentError(f"since={since!r}: a version is a whole number", name=name, since=since)
+    host, _, plain = name.rpartition(":")
+    here = _snapshot(host, plain) if since is None else None
+    known = [here.inode, here.version] if here else None if since is None else [0, int(since)]
+    with _server(name) as server:
+        try:
+            answer = _asked(server, {"do": "wait", "name": name, "known": known, "timeout": timeout}, None)
+        except _LOST:
+            message = f"{name}: the process that serves this host has ended"
+            raise HostError(message, Cure("Join again", "join"), name=name) from None
+    if answer["version"] is None:
+        raise TimedOutError(f"{name} had no new version within {timeout:g} s", name=name, timeout=timeout)
+    return int(answer["version"])
 
 
 def _server(name: str) -> Channel:

@@ -111,8 +111,7 @@ def shm_publish(magics: ShmMagics, args: argparse.Namespace) -> Any:
 def shm_wait(magics: ShmMagics, args: argparse.Namespace) -> int:
     """Wait for a new version, print it and return it."""
     (name,) = args.names
-    paths.path_of(name)
-    if registry.inode_at(name) is None:
+    if not paths.on_host(name) and registry.inode_at(name) is None:
         print(f"{segment_file.missing(name).what} Waiting until there is one")
     version = shm.wait(name, args.since, args.timeout)
     print(f"{name}: version {version}")

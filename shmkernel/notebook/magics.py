@@ -310,6 +310,7 @@ class ShmMagics(Magics):
 
         %shm_wait x --timeout 10
         v = %shm_wait x
+        %shm_wait hostA:x              until what another host shares is newer than its snapshot here
         """
 
     @_verb

@@ -78,4 +78,14 @@ def _copied(name: str, refresh: bool) -> str | None:
 
 attachments.views.update(list=_shareable_list, raw=_shared_memory)
 attachments.on_put.append(_make_sendable)
+
+
+def _awaited(name: str, since: int | None, timeout: float | None) -> int:
+    with importing:
+        from shmkernel.hosts import snapshots  # noqa: PLC0415  likewise
+
+    return snapshots.wait(name, since, timeout)
+
+
 attachments.elsewhere.append(_copied)
+attachments.on_host.append(_awaited)

@@ -28,6 +28,7 @@ _KNOWN = 4096
 views: dict[str, View] = {}
 on_put: list[Callable[[object, str], None]] = []
 elsewhere: list[Callable[[str, bool], str | None]] = []  # called for a name that is not here (`copied`)
+on_host: list[Callable[[str, int | None, float | None], int]] = []  # waits for a version of another host's segment
 _closed: dict[int, Attachment] = {}  # closed, but views remain; keyed by id(), since a dead reference has no hash
 _held: dict[str, mmap.mmap] = {}  # by path: mappings of values without weak references
 _by_path: dict[str, dict[int, Attachment]] = {}  # both, so that to close one is not to look at all

@@ -118,9 +118,10 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     Parameters
     ----------
     x : str or shared object
-        A segment, by its name or its value.
+        A segment, by its name or its value; or ``hostA:name`` for what another host shares.
     since : int, optional
-        The last version that you have seen; if a later one exists, return at once. By default the current version.
+        The last version that you have seen; if a later one exists, return at once. By default the current version; of
+        another host's segment that of its snapshot here, if there is one.
     timeout : float, optional
         Seconds to wait at most.
 
@@ -130,6 +131,8 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
         A TimeoutError: nothing was published within `timeout`.
     NotFoundError
         The segment was unlinked.
+    HostError
+        A ConnectionError: the other host was lost, or this one has not joined.
 
     Examples
     --------
@@ -142,6 +145,8 @@ def wait(x: Any, since: int | None = None, timeout: float | None = None) -> int:
     1
     >>> shm.unlink("x")
     """
+    if attachments.on_host and isinstance(x, str) and paths.on_host(x):
+        return attachments.on_host[0](x, since, _patience(timeout))
     return versions.wait(name_of(x), since, _patience(timeout))
 
 

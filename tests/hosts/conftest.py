@@ -204,3 +204,8 @@ def bytes_of(text):
     """Return the figures of an error that ends a copy."""
     received, size = re.search(r"after (\d+) of (\d+) bytes", text).groups()
     return int(received), int(size)
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]

@@ -10,7 +10,7 @@ import pytest
 from shmkernel.hosts import network
 from shmkernel.hosts.certificates import Identity
 from tests.helpers import PATIENCE, until
-from tests.hosts.conftest import bytes_of
+from tests.hosts.conftest import bytes_of, children
 
 BIG = 64 << 20  # bytes
 TEN_SECONDS = pytest.mark.parametrize("slow", ["40mbit"], indirect=True)  # for BIG: who strikes meanwhile has time
@@ -163,8 +163,3 @@ def test_nothing_is_taken_through_the_shared_memory_or_multicast_of_zenoh():
     assert settings["scouting"]["multicast"]["enabled"] is False
     assert settings["transport"]["link"]["protocols"] == ["tls"]
     assert settings["transport"]["link"]["tls"]["enable_mtls"] is True
-
-
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(word) for word in file.read().split()]

@@ -40,7 +40,7 @@ def test_a_name_that_can_be_is_proposed(name, example):
     assert paths.path_of(example)
 
 
-@pytest.mark.parametrize("verb", [shm.info, shm.wait, shm.version, shm.unlink, shm.keep, shm.publish, shm.lock])
+@pytest.mark.parametrize("verb", [shm.info, shm.changes, shm.version, shm.unlink, shm.keep, shm.publish, shm.lock])
 def test_a_segment_of_another_host_is_told_by_the_name_that_its_snapshot_has_here(verb):
     with pytest.raises(shm.ArgumentError, match=r"whose snapshot here is node_7\.ds\.x\. To have that: ") as caught:
         verb("node-7:ds.x")

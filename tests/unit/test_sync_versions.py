@@ -365,3 +365,10 @@ def test_many_that_poll_look_together_as_often_as_a_few(monkeypatch):
 
     assert 1000 / pause(1000) <= 16 / pause(16) == 1600
     assert pause(1) == pause(16)
+
+
+def test_to_wait_for_another_host_one_has_to_join_it():
+    with pytest.raises(shm.HostError, match=r"'hostA:x': this host has not joined others\. Join: shm\.join"):
+        shm.wait("hostA:x")
+    with pytest.raises(shm.ArgumentError, match=r"^since='1': a version is a whole number$"):
+        shm.wait("hostA:x", since="1")

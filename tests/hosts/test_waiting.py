@@ -1,0 +1,88 @@
+"""Waiting for a new version of another host's segment."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from shmkernel.sync.sync_file import WATCHED
+from tests.helpers import until
+from tests.hosts.conftest import children
+
+
+def is_watched(host, name):
+    """Return whether a process of the host sleeps, or has slept, until the name has a new version."""
+    page = Path(f"/proc/{host.init}/root/dev/shm/.shmk-0/sync/shmk-0-{name}")
+    return page.exists() and memoryview(page.read_bytes()).cast("Q")[WATCHED] == 1
+
+
+@pytest.fixture
+def waiting(hosts, joined):
+    """Kernels of two hosts, of which the second waits for what the first shares, and has a snapshot of it."""
+    a, b = joined
+    a("x = shm.create('x', np.array([1, 2])); shm.share('x')")
+    b("x = shm.attach('hostA:x')")
+    b.begin("shm.wait('hostA:x')")
+    until(lambda: is_watched(hosts[0], "x"), "the other host has been asked")
+    return a, b
+
+
+def test_a_wait_ends_when_the_other_host_publishes(waiting):
+    a, b = waiting
+    assert a("x[:] = 3; shm.publish('x')") == 1
+    assert b.answer() == 1
+    assert b("shm.wait('hostA:x')") == 1  # the snapshot is still the old one
+    assert b("shm.attach('hostA:x', refresh=True).tolist()") == [3, 3]
+    assert "within 0.1 s" in b.fails("shm.wait('hostA:x', timeout=0.1)", "TimeoutError").text
+    assert b("shm.wait('hostA:x', since=0)") == 1
+    assert "hostB is this host" in b.fails("shm.wait('hostB:x')", "FileNotFoundError").text
+
+
+def test_a_wait_ends_when_the_segment_is_replaced(waiting):
+    a, b = waiting
+    a("x = shm.create('x', np.array([4, 5, 6]), replace=True)")
+    assert b.answer() == 1
+    assert b("shm.attach('hostA:x', refresh=True).tolist()") == [4, 5, 6]
+
+
+def test_a_replacement_counts_although_nobody_had_asked_for_a_version_before(joined):
+    a, b = joined
+    a("x = shm.create('x', 1); shm.share('x')")
+    b("x = shm.attach('hostA:x')")
+    a("x = shm.create('x', 2, replace=True)")
+    b("shm.wait('hostA:x')")
+    assert b("int(shm.attach('hostA:x', refresh=True))") == 2
+
+
+def test_a_wait_ends_when_the_segment_goes(waiting):
+    a, b = waiting
+    a("shm.unlink('x')")
+    assert "FileNotFoundError" in b.hear()["mro"]
+
+
+def test_a_wait_ends_when_the_other_host_dies(hosts, waiting):
+    _, b = waiting
+    hosts[0].signal_server(signal.SIGKILL)
+    answer = b.hear()
+    assert "ConnectionError" in answer["mro"], answer
+    assert "its host was lost" in answer["text"]
+
+
+def test_a_wait_ends_when_the_process_that_serves_this_host_dies(hosts, waiting):
+    _, b = waiting
+    hosts[1].signal_server(signal.SIGKILL)
+    answer = b.hear()
+    assert "ConnectionError" in answer["mro"], answer
+    assert "join" in answer["text"]
+
+
+def test_a_wait_can_be_interrupted(waiting):
+    a, b = waiting
+    (agent,) = children(b.process.pid)
+    os.kill(agent, signal.SIGINT)
+    assert b.hear()["error"] == "KeyboardInterrupt"
+    a("shm.publish('x')")
+    assert b("shm.wait('hostA:x')") == 1
