@@ -93,25 +93,37 @@ def repeat(act, *, done=bool):
         act()
 
 
-@contextlib.contextmanager
-def timer_that_interrupts():
-    """Have the timer raise KeyboardInterrupt; give the list that notes that it came.
+class InterruptingTimer:
+    """Raises KeyboardInterrupt once, so many seconds after `set`; ``with`` gives the signal's handler back.
 
-    The timer has to be set to strike once. Where Python swallows the error, an act that is repeated ends by the list. A
-    timer that strikes again and again would, on a busy machine, strike the handler of the first error.
+    Where Python swallows the error, an act that is repeated ends by ``came``.
     """
-    came = []
 
-    def strike(*_):
-        came.append(True)
-        raise KeyboardInterrupt
+    came = False
 
-    before = signal.signal(signal.SIGALRM, strike)
-    try:
-        yield came
-    finally:
+    def set(self, seconds):
+        """Interrupt after so many seconds: call it where the error is caught.
+
+        The signal is repeated: Python 3.11 forgets to look for one that comes while a thread lets go of the GIL, and
+        looks when the next comes.
+        """
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        self.came = False
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+
+    def strike(self, *_):
+        """Handle the signal. On a busy machine the second may come in the handler of the first error."""
+        if not self.came:
+            self.came = True
+            raise KeyboardInterrupt
+
+    def __enter__(self):
+        self.before = signal.signal(signal.SIGALRM, self.strike)
+        return self
+
+    def __exit__(self, *_):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.before)
 
 
 def tells_of_every_bytecode(test):

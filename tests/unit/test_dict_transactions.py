@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import random
-import signal
 import sys
 import threading
 import weakref
@@ -17,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.kinds.dicts import keeper, writer_lock
-from tests.helpers import PATIENCE, Child, python, repeat, timer_that_interrupts, until, without_collector
+from tests.helpers import PATIENCE, Child, InterruptingTimer, python, repeat, until, without_collector
 
 ROUNDS = 300
 LONGEST = 3e-4  # seconds until a signal
@@ -401,13 +400,12 @@ def test_an_interrupt_at_any_moment_leaves_a_whole_dict_that_all_can_write(monke
             other["other"] = what
             connection.send(what)
 
-    with timer_that_interrupts() as came, Child(write) as child, without_collector():
+    with InterruptingTimer() as timer, Child(write) as child, without_collector():
         for turn in range(ROUNDS):
             act = acts[turn % len(acts)]
-            came.clear()
             try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random())
-                repeat(act, done=lambda: came)
+                timer.set(1e-5 + LONGEST * chance.random())
+                repeat(act, done=lambda: timer.came)
             except KeyboardInterrupt as error:
                 kept[:] = [*kept[-20:], error]  # a notebook keeps tracebacks, which keep frames
             seen = x.to_dict()

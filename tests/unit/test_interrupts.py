@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from shmkernel._core.interrupts import Guard, Holding, entry_of
-from tests.helpers import repeat, timer_that_interrupts, without_collector
+from tests.helpers import InterruptingTimer, repeat, without_collector
 from tests.unit.test_fork import forked
 
 pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that is used here
@@ -50,15 +49,14 @@ def interrupted(monkeypatch):
 
     def run(act, check):
         for _ in range(ROUNDS):
-            came.clear()
             try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 + LONGEST * chance.random())
-                repeat(act, done=lambda: came)
+                timer.set(1e-5 + LONGEST * chance.random())
+                repeat(act, done=lambda: timer.came)
             except KeyboardInterrupt as error:
                 kept[:] = [*kept[-20:], error]
             check()
 
-    with timer_that_interrupts() as came, without_collector():
+    with InterruptingTimer() as timer, without_collector():
         yield run
 
 

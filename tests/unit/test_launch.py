@@ -19,6 +19,7 @@ from shmkernel._core import launch, sessions
 from tests.helpers import (
     PATIENCE,
     Child,
+    InterruptingTimer,
     descriptors,
     free_descriptors,
     lacking,
@@ -26,7 +27,6 @@ from tests.helpers import (
     left,
     python,
     repeat,
-    timer_that_interrupts,
     until,
     until_left,
     watchdogs,
@@ -317,15 +317,14 @@ def test_ctrl_c_at_any_moment_of_a_start_leaves_nothing_behind(shm_dir):
             sessions.end()
         before = len(descriptors())
         interrupted = 0
-        with timer_that_interrupts() as came:
+        with InterruptingTimer() as timer:
             for step in range(STEPS):
                 ended = False
-                came.clear()
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, min(times) * (step + 1) / STEPS)
+                    timer.set(min(times) * (step + 1) / STEPS)
                     sessions.begin()
                     ended = True
-                    repeat(lambda: time.sleep(0.001), done=lambda: came)
+                    repeat(lambda: time.sleep(0.001), done=lambda: timer.came)
                 except KeyboardInterrupt:
                     interrupted += not ended
                 session, _ = sessions.begin()
