@@ -76,7 +76,10 @@ def test_tab_offers_live_names_flags_and_values_and_nothing_else(kernel, shm_dir
         assert one.complete(line) == (live, "")
     assert one.complete("%shm_attach xa\nprint(1)", at=len("%shm_attach xa") - 1) == (["xa", "xb"], "x")
     assert one.complete("%time %shm_info xa x") == (["xb"], "x")
-    assert one.complete("%shm_attach xa --") == (["--help", "--as", "--mode", "--pickle", "--overwrite"], "--")
+    assert one.complete("%shm_attach xa --") == (
+        ["--help", "--as", "--mode", "--pickle", "--overwrite", "--refresh"],
+        "--",
+    )
     assert one.complete("%shm_attach --mode r xa --o") == (["--overwrite"], "--o")
     assert one.complete("%shm_attach xa --mode ") == (["r+", "r", "c"], "")
     assert one.complete("%shm_create --lifetime=s") == (["session"], "s")

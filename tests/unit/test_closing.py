@@ -116,6 +116,7 @@ def test_only_closing_opens_what_it_does_not_own():
                 lines = [line for line in file if any(call in line for call in calls)]
             if lines:
                 found[os.path.relpath(path, OURS)] = lines
-    found.pop("_core/watchdog.py")  # a process of its own, without Ctrl-C
+    for file in ("_core/daemon.py", "_core/watchdog.py", "hosts/channel.py", "hosts/server.py"):
+        found.pop(file)  # in a process of its own, without Ctrl-C: only the one that serves a host is sent descriptors
     found.pop("cli/__init__.py")  # at its end
     assert found == {}
