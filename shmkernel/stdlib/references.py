@@ -14,6 +14,7 @@ privately for each message, as if it had got the values: what it writes is seen 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import mmap
@@ -296,13 +297,15 @@ def _nameless(reference: Reference) -> tuple[attachments.Attachment, Any] | None
             return attachment, mapping
     descriptors = f"/proc/{reference.sender}/fd"
     try:
-        for number in os.listdir(descriptors):
-            path = f"{descriptors}/{number}"
+        numbers = os.listdir(descriptors)
+    except OSError:  # it has ended, or belongs to another user
+        return None
+    for number in numbers:
+        path = f"{descriptors}/{number}"
+        with contextlib.suppress(OSError):  # another thread of it has closed this one since
             status = os.stat(path)
             if (status.st_dev, status.st_ino) == (device, inode):
                 return _opened(path, reference)
-    except OSError:  # it has ended, belongs to another user, or lets go of things just now
-        pass
     return None
 
 

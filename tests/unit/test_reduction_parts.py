@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import gc
 import multiprocessing
+import os
 import pickle
 import sys
+import threading
 import types
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.reduction import ForkingPickler
@@ -17,7 +19,7 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 
 import shmkernel as shm
-from shmkernel.stdlib import pages
+from shmkernel.stdlib import pages, references
 from tests import workers
 from tests.helpers import leaving_none_open, python
 
@@ -211,3 +213,36 @@ assert os.waitpid(child, 0)[1] == 0
 
 def test_a_forked_child_knows_what_its_parent_has_changed():
     assert python(FORKED).returncode == 0
+
+
+LOST_ITS_NAME = """
+import pickle, sys
+import numpy as np
+
+rebuild, arguments = pickle.loads(bytes.fromhex(sys.argv[1]))
+for number in range(300):
+    assert rebuild(*arguments).sum() == 45, number
+"""
+
+
+def test_memory_without_a_name_is_found_although_its_sender_opens_and_closes_files():
+    lower = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]  # the numbers that the thread will use
+    x = shm.create("x", np.arange(10.0))
+    for number in lower:
+        os.close(number)
+    message = pickle.dumps(references.view(x, held=True))
+    shm.unlink("x")
+    over = threading.Event()
+
+    def open_and_close():
+        while not over.is_set():
+            for number in [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]:
+                os.close(number)
+
+    thread = threading.Thread(target=open_and_close)
+    thread.start()
+    try:
+        python(LOST_ITS_NAME, message.hex())
+    finally:
+        over.set()
+        thread.join()
