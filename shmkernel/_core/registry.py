@@ -293,8 +293,16 @@ def size(status: os.stat_result) -> int:
     if status.st_nlink > 1 or status.st_blocks * 512 < status.st_size:
         home = paths.store_folder(status.st_ino)
         with contextlib.suppress(FileNotFoundError):
-            return sum(folders.lstat(f"{home}/{entry}").st_blocks * 512 for entry in folders.listdir(home))
+            return sum(_taken(f"{home}/{entry}") for entry in folders.listdir(home))
     return status.st_size
+
+
+def _taken(path: str) -> int:
+    """Return the bytes that a file takes; none if it was removed since the folder was listed."""
+    try:
+        return folders.lstat(path).st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def _link(fd: int, new: Record) -> None:

@@ -241,3 +241,12 @@ def test_what_is_collected_while_names_are_locked_is_unlinked_when_they_are_free
         del x
         assert "x" in shm.session
     assert "x" not in shm.session
+
+
+def test_the_size_of_a_dict_does_without_a_file_that_is_removed_meanwhile(monkeypatch):
+    shm.create("x", {"a": np.zeros(1 << 16)})
+    status = os.stat(paths.path_of("x"))
+    size = registry.size(status)
+    listdir = folders.listdir
+    monkeypatch.setattr(folders, "listdir", lambda path: [*listdir(path), "removed"])
+    assert registry.size(status) == size > 1 << 19
