@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -101,7 +102,7 @@ def test_only_names_of_this_user_are_listed_sorted(shm_dir):
     (shm_dir / f"shmk-{os.geteuid() + 1}-x").touch()
     (shm_dir / "psm_1").touch()
     assert paths.names() == ["a.c", "b"]
-    for path in shm_dir.iterdir():
+    for path in filter(Path.is_file, shm_dir.iterdir()):
         path.unlink()
 
 

@@ -185,7 +185,7 @@ def test_the_watchdog_is_nobodys_child(shm_dir):
         os.waitpid(dog, os.WNOHANG)
 
 
-def test_the_watchdog_comes_without_numpy_and_ipython(shm_dir):
+def test_the_watchdog_comes_without_numpy_and_ipython(tmp_path):
     script = """
 import sys
 sys.argv = ["watchdog.py"]
@@ -195,9 +195,10 @@ print(sorted(heavy & {*sys.modules}))
 """
     code = [sys.executable, "-S", "-c", script]
     folder = os.path.dirname(os.path.dirname(os.path.abspath(shm.__file__)))
-    done = subprocess.run(code, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": folder})
+    environment = os.environ | {"PYTHONPATH": folder, "SHMKERNEL_DIR": str(tmp_path)}
+    done = subprocess.run(code, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "[]\n"
-    assert os.listdir(shm_dir) == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_names_are_not_needed_for_a_session(shm_dir):
