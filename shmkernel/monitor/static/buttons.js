@@ -30,9 +30,11 @@ export class Buttons {
     if (before === now) return void (this.rows = rows);
     const [old, keys] = [this.rows, rows].map((some) => some.map((row) => row.key));
     const left = old.filter((key) => !keys.includes(key));
+    const memory = (/** @type {Row[]} */ of) => JSON.stringify(of.map((row) => [row.key, row.inode, row.state]));
+    const asked = this.bar.querySelector("[data-verb=yes]") && memory(this.rows) === memory(rows);
     this.rows = rows;
     if (left.some((key) => !this.unlinked.has(key))) this.forget(); // the answer about what was unlinked stays
-    this.offer();
+    if (!asked) this.offer(); // a question stays as long as it is about the same memory
   }
 
   /** Show no answer any more. */
