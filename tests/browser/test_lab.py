@@ -212,7 +212,10 @@ def test_buttons_act_on_several_rows(a, b):
     check(b.row("y2").locator(".shm-sign")).to_have_text("\N{BLACK CIRCLE}")
     b.button("unlink").click()
     check(b.monitor.locator(".shm-buttons")).to_contain_text("Unlink 2 segments y1, y3 for everybody?")
-    b.button("yes").click()
+    a.ask("[shm.keep(name, 'session') for name in ('y1', 'y3')]")
+    check(b.row("y1").locator(".shm-sign")).to_have_text("\N{BLACK CIRCLE}")  # no longer that of what is kept
+    check(b.row("y3").locator(".shm-sign")).to_have_text("\N{BLACK CIRCLE}")
+    b.button("yes").click()  # the question is still there
     check(b.row("y1")).to_have_count(0)
     check(b.row("y3")).to_have_count(0)
     check(b.row("y2")).to_be_visible()
