@@ -96,6 +96,7 @@ class Host:
         if self.outer.stdout.readline() != "ready\n":
             pytest.skip(f"no network or mount namespaces here: {self.outer.stderr.read()}")
         (self.init,) = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children").read_text().split()
+        self.files = Path("/proc", self.init, "root")  # what "/" is on this host
 
     def inside(self, *spaces):
         return ["nsenter", "--target", self.init, "--net", *spaces]
@@ -129,7 +130,7 @@ class Host:
 
     def segments(self):
         """List all in /dev/shm but the runtime folder."""
-        names = os.listdir(f"/proc/{self.init}/root/dev/shm")
+        names = os.listdir(self.files / "dev/shm")
         return sorted(name for name in names if not name.startswith(".shmk-"))
 
     def clear(self):

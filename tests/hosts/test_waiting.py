@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from tests.hosts.conftest import children
 
 def is_watched(host, name):
     """Return whether a process of the host sleeps, or has slept, until the name has a new version."""
-    page = Path(f"/proc/{host.init}/root/dev/shm/.shmk-0/sync/shmk-0-{name}")
+    page = host.files / f"dev/shm/.shmk-0/sync/shmk-0-{name}"
     return page.exists() and memoryview(page.read_bytes()).cast("Q")[WATCHED] == 1
 
 
@@ -63,20 +62,13 @@ def test_a_wait_ends_when_the_segment_goes(waiting):
     assert "FileNotFoundError" in b.hear()["mro"]
 
 
-def test_a_wait_ends_when_the_other_host_dies(hosts, waiting):
+@pytest.mark.parametrize(("which", "why"), [(0, "its host was lost"), (1, "join")], ids=["the other", "this"])
+def test_a_wait_ends_when_the_process_that_serves_a_host_dies(which, why, hosts, waiting):
     _, b = waiting
-    hosts[0].signal_server(signal.SIGKILL)
+    hosts[which].signal_server(signal.SIGKILL)
     answer = b.hear()
     assert "ConnectionError" in answer["mro"], answer
-    assert "its host was lost" in answer["text"]
-
-
-def test_a_wait_ends_when_the_process_that_serves_this_host_dies(hosts, waiting):
-    _, b = waiting
-    hosts[1].signal_server(signal.SIGKILL)
-    answer = b.hear()
-    assert "ConnectionError" in answer["mro"], answer
-    assert "join" in answer["text"]
+    assert why in answer["text"]
 
 
 def test_a_wait_can_be_interrupted(waiting):
