@@ -14,12 +14,10 @@ import datetime as dt
 import ipaddress
 import os
 import re
-import secrets
 import socket
-import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel._core import closing, paths
+from shmkernel._core import paths, private_files
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, NotFoundError, RefusedError, TakenError, UnsupportedError
 
@@ -44,8 +42,7 @@ class Identity(NamedTuple):
 
 def folder() -> str:
     """Return the folder of the certificates, in the user's data folder: its files are not of one folder of segments."""
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return f"{data}/shmkernel/hosts"
+    return private_files.path("hosts")
 
 
 def check_host(host: str) -> str:
@@ -73,7 +70,6 @@ def init(hosts: Sequence[str] = ()) -> list[str]:
             message = f"{host} has a certificate already: {_path(host)}. To make a new one, remove it first"
             raise TakenError(message, path=_path(host))
     make = _Maker()
-    os.makedirs(folder(), mode=0o700, exist_ok=True)
     key, authority = make.loaded(_AUTHORITY) or make.authority()
     for host, addresses in wanted:
         _write(_path(host), make.host(host, addresses, key, authority))
@@ -132,27 +128,19 @@ def _path(host: str) -> str:
 
 def _read(path: str) -> str:
     """Return the content of a file that only this user can read."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with contextlib.closing(closing.opened(os.open, path, flags)) as fd:
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077 or not stat.S_ISREG(status.st_mode):
-            message = f"{path} is not a file that only you can read, so its key is not trusted: chmod 600 {path}"
-            raise RefusedError(message, path=path, owner=status.st_uid)
-        return os.read(fd, _LONGEST).decode("ascii", "replace")
+    content = private_files.read(path, _LONGEST)
+    if content is None:
+        message = f"{path} is not a file that only you can read, so its key is not trusted: chmod 600 {path}"
+        raise RefusedError(message, path=path, owner=os.lstat(path).st_uid)
+    return content.decode("ascii", "replace")
 
 
 def _write(path: str, content: str) -> None:
-    """Write a file that only this user can read. It appears at once; TakenError if there is one."""
-    part = f"{path}.{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with contextlib.closing(closing.opened(os.open, part, flags, 0o600)) as fd:
-        try:
-            os.write(fd, content.encode())
-            os.link(part, path)
-        except FileExistsError:
-            raise TakenError(f"{path} exists already", path=path) from None
-        finally:
-            os.unlink(part)
+    """Write a file that only this user can read; TakenError if there is one."""
+    try:
+        private_files.make(path, content.encode())
+    except FileExistsError:
+        raise TakenError(f"{path} exists already", path=path) from None
 
 
 class _Maker:

@@ -13,9 +13,8 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 
-from shmkernel._core import closing
+from shmkernel._core import private_files
 
 _SIZE = 32
 _UNSIGNED = bytes(_SIZE)
@@ -41,38 +40,16 @@ def _signature(key: bytes, front: bytes, stream: bytes) -> bytes:
     return made.digest()
 
 
-def _path() -> str:
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return f"{data}/shmkernel/key"
-
-
 def _key(*, make: bool) -> bytes | None:
     """Return the key, None if there is none that only this user can read."""
-    path = _path()
+    path = private_files.path("key")
     try:
         if make and not os.path.lexists(path):
-            _make(path)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        with contextlib.closing(closing.opened(os.open, path, flags)) as fd:
-            status = os.fstat(fd)
-            own = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077 == 0
-            key = os.read(fd, _SIZE + 1) if own and stat.S_ISREG(status.st_mode) else b""
+            with contextlib.suppress(FileExistsError):  # of several processes one makes it
+                private_files.make(path, secrets.token_bytes(_SIZE))
+        key = private_files.read(path, _SIZE + 1)
     except OSError as error:
         if error.errno in _PASSING:
             raise
         return None
-    return key if len(key) == _SIZE else None
-
-
-def _make(path: str) -> None:
-    """Make the key. Its file appears at once with all of its bytes; of several processes one makes it."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    part = f"{path}.{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with contextlib.closing(closing.opened(os.open, part, flags, 0o600)) as fd:
-        try:
-            os.write(fd, secrets.token_bytes(_SIZE))
-            with contextlib.suppress(FileExistsError):
-                os.link(part, path)
-        finally:
-            os.unlink(part)
+    return key if key and len(key) == _SIZE else None
