@@ -126,6 +126,14 @@ def fill(
         raise capacity.full(name, size, code=code) from None
 
 
+def write(fd: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of it at this place of a file."""
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(fd, rest, at)
+        at, rest = at + count, rest[count:]
+
+
 def attach(path: str, mode: str, name: str) -> tuple[Descriptor, os.stat_result]:
     """Open the file at `path`, and take the shared flock that means "attached".
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import base64
 import collections
 import json
-import os
 import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from shmkernel._core import segment_file
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, Cure, DamagedError, HostError, NotFoundError, ShmError, UnsupportedError
 from shmkernel.hosts import channel, offering
@@ -213,10 +213,8 @@ class Network:
                 raise offering.broken(offer, done, "its host was lost")
             if len(content) != size:
                 raise offering.broken(offer, done, f"{len(content)} bytes came in place of {size}")
-            view = memoryview(content)
-            while view:
-                count = os.pwrite(fd, view, done)
-                done, view = done + count, view[count:]
+            segment_file.write(fd, content, done)
+            done += size
             told(size)
 
     def _get(self, offer: Offer, at: int, size: int) -> Any:

@@ -132,7 +132,7 @@ class ArrayTarget(Target):
             whole: NDArray[Any] = np.ndarray(shape, dtype, mapping, offset)
             whole[tuple(slice(*ends) for ends in place)] = values
             return
-        write(fd, values.reshape(-1).view(np.uint8).data, offset + first * dtype.itemsize)
+        segment_file.write(fd, values.reshape(-1).view(np.uint8).data, offset + first * dtype.itemsize)
 
     def _checked(self, block: Any, place: Place) -> NDArray[Any]:
         """Return a block as values of the segment; UnsupportedError if it is not what the collection says."""
@@ -152,14 +152,6 @@ class ArrayTarget(Target):
             return conversions.convert(values, dtype)
         except (TypeError, ValueError, OverflowError) as error:
             raise UnsupportedError(f"{where} cannot be made {dtype}: {error}", name=name, dtype=str(dtype)) from None
-
-
-def write(fd: int, data: bytes | memoryview, at: int) -> None:
-    """Write all of it."""
-    rest = memoryview(data)
-    while rest:
-        count = os.pwrite(fd, rest, at)
-        at, rest = at + count, rest[count:]
 
 
 def close(fd: int, name: str) -> None:

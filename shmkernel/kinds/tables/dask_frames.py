@@ -15,7 +15,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel._core import capacity, oflock
+from shmkernel._core import capacity, oflock, segment_file
 from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds import dask_blocks, dask_results
@@ -107,7 +107,7 @@ def compute(value: Any, frame: Frame, empty: Any, fd: int, progress: Callable[[i
         tail = metadata.with_batches(tail, [(at, size, body) for _, at, size, body, _ in found])
     rows = sum(rows for *_, rows in found)
     append(fd, frame.name, [memoryview(arrow_file.with_summary(tail, frame.schema, rows))], aligned=8)
-    dask_blocks.write(fd, front(frame, empty), 0)
+    segment_file.write(fd, front(frame, empty), 0)
 
 
 def append(fd: int, name: str, pieces: list[Any], aligned: int = _ALIGNED) -> int:
@@ -125,7 +125,7 @@ def append(fd: int, name: str, pieces: list[Any], aligned: int = _ALIGNED) -> in
     at = start
     try:
         for piece in pieces:
-            dask_blocks.write(fd, piece, at)
+            segment_file.write(fd, piece, at)
             at += len(piece)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
