@@ -12,7 +12,7 @@ import mmap
 import os
 import resource
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shmkernel._core import cgroups, paths
 from shmkernel._core.imports import importing
@@ -93,6 +93,14 @@ def memory() -> int:
     available = meminfo.get("MemAvailable", machine()) + meminfo.get("SwapFree", 0)
     group = cgroups.tightest(meminfo.get("SwapFree", 0), machine())
     return max(0, min(available, group.left) if group else available)
+
+
+def check_memory(what: str, size: int, cure: str = "Close other programs", **facts: Any) -> None:
+    """Raise LimitError if `what`, the beginning of its message, takes more memory than is left: `size` bytes."""
+    left = memory()
+    if size > left:
+        message = f"{what} {human(size)} of memory, where {human(left)} are left. {cure}"
+        raise LimitError(message, errno=errno.ENOMEM, limit="memory", needed=size, allowed=left, **facts)
 
 
 def lacks(size: int) -> Room | None:

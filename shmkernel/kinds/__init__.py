@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 from shmkernel._core import capacity
 from shmkernel._core.imports import importing
-from shmkernel.errors import ArgumentError, Cure, LimitError, RangeError, ShmError, UnsupportedError
+from shmkernel.errors import ArgumentError, Cure, RangeError, ShmError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -356,10 +356,8 @@ def whole(path: str) -> memoryview:
 
     LimitError is raised if it does not fit into memory.
     """
-    size, left = os.path.getsize(path), capacity.memory()
-    if size > left:
-        message = f"{path} takes {capacity.human(size)} of memory, where {capacity.human(left)} are left"
-        raise LimitError(f"{message}. Close other programs", path=path, needed=size, limit="memory")
+    size = os.path.getsize(path)
+    capacity.check_memory(f"{path} takes", size, path=path)
     room, done = memoryview(mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE))[:size], 0
     for piece in read(path, 0, size):
         room[done : done + len(piece)] = piece

@@ -14,7 +14,6 @@ end the process.
 
 from __future__ import annotations
 
-import errno
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -177,13 +176,8 @@ def mapped(mapping: mmap.mmap, *, trusted: bool) -> pa.Table:
 
 def _check_memory(source: Source) -> None:
     """Raise LimitError if compressed columns take more memory than is left: they are read into new memory, at once."""
-    size, left = metadata.expanded(source), capacity.memory()
-    if size > left:
-        message = (
-            f"its columns are compressed and take {capacity.human(size)} of memory, where {capacity.human(left)} are "
-            "left. Close other programs, or read its record batches one by one: pyarrow.ipc.open_file"
-        )
-        raise LimitError(message, errno=errno.ENOMEM, limit="memory", allowed=left)
+    cure = "Close other programs, or read its record batches one by one: pyarrow.ipc.open_file"
+    capacity.check_memory("its columns are compressed and take", metadata.expanded(source), cure)
 
 
 _INLINE = 12  # bytes of a text that lie in the view itself

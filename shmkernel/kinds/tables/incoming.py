@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel._core import capacity
 from shmkernel._core.imports import importing
-from shmkernel.errors import DamagedError, LimitError, UnsupportedError
+from shmkernel.errors import DamagedError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames
 
 if TYPE_CHECKING:
@@ -215,9 +215,7 @@ def file(name: str, path: str) -> Incoming:
         raise _damaged(name, path, error) from None
     schema, batches = _plain(name, schema, arrow), _batches(name, path, batches)
     if path.endswith(".parquet") and any(_has_dictionary(kind, arrow) for kind in schema.types):
-        if size > (left := capacity.memory()):
-            message = f"{path} takes at least {capacity.human(size)} of memory, where {capacity.human(left)} are left"
-            raise LimitError(f"{message}. Close other programs", name=name, path=path, needed=size, limit="memory")
+        capacity.check_memory(f"{path} takes at least", size, name=name, path=path)
         plain = (batch.replace_schema_metadata(schema.metadata) for batch in batches)
         made = _unified(name, arrow.Table.from_batches(plain, schema), arrow)  # each batch has a dictionary of its own
         return Incoming(schema, made.to_batches() or [arrow_file.empty(made, schema)], made.nbytes)
