@@ -76,10 +76,6 @@ def _copied(name: str, refresh: bool) -> str | None:
     return snapshots.found(name, refresh=refresh)
 
 
-attachments.views.update(list=_shareable_list, raw=_shared_memory)
-attachments.on_put.append(_make_sendable)
-
-
 def _awaited(name: str, since: int | None, timeout: float | None) -> int:
     with importing:
         from shmkernel.hosts import snapshots  # noqa: PLC0415  likewise
@@ -87,5 +83,7 @@ def _awaited(name: str, since: int | None, timeout: float | None) -> int:
     return snapshots.wait(name, since, timeout)
 
 
+attachments.views.update(list=_shareable_list, raw=_shared_memory)
+attachments.on_put.append(_make_sendable)
 attachments.elsewhere.append(_copied)
 attachments.on_host.append(_awaited)

@@ -197,8 +197,8 @@ def attach(
             raise RefusedError(
                 message, Cure("Changes stay private", "attach", str(origin), mode="c"), name=name, owner=None
             )
-        ours = record is not None and origin is None  # else another host has sent the bytes
-        trusted = ours and record is not None and record.kind == reader.name and status.st_mtime <= record.created
+        trusted = record is not None and record.kind == reader.name and status.st_mtime <= record.created
+        trusted &= origin is None  # else another host has sent the bytes
         try:
             consent = staging.consent_for(allow_pickle, status, record) if getattr(reader, "pickles", False) else None
             mapping, value = staging.open_(
