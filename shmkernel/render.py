@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -32,7 +31,7 @@ _GIVING = (
     ("owner", 16), ("attached", 16), ("type", 16), ("name", 24), ("age", 0), ("lifetime", 0), ("owner", 10),
     ("attached", 10), ("type", 10), ("name", 16), ("kind", 0), ("owner", 0), ("attached", 0), ("name", 8),
 )  # fmt: skip
-_COPIED = re.compile(r"([\d.]+ \w+ shared, [\d.]+ [MGTPE]iB copied) by each process$")  # the details of an object
+MUCH = 1 << 20  # bytes: where each process copies so many, it is said how much is shared
 _MOST = 100  # rows of a listing in a notebook
 _SHOWN = 2  # holders named in a row of the table; the others are counted
 _FINGERPRINT = 8  # digits shown of each of a cached value
@@ -62,8 +61,10 @@ def what(segment: Info) -> str:
 
     Of an object of which each process copies 1 MiB or more, it says how much: ``1.0 GiB shared, 14.0 MiB copied``.
     """
-    parts = _COPIED.search(segment.dtype or "") if segment.kind == "object" else None
-    return clean(f"{segment.kind} {segment.type}, {parts[1] if parts else capacity.human(segment.size)}")
+    size = capacity.human(segment.size)
+    if segment.copied >= MUCH:
+        size = f"{capacity.human(segment.size - segment.copied)} shared, {capacity.human(segment.copied)} copied"
+    return clean(f"{segment.kind} {segment.type}, {size}")
 
 
 def as_object(segment: Info) -> dict[str, object]:

@@ -102,6 +102,7 @@ def _list(args: Namespace) -> None:
       dtype, shape    of an array, else null; the shape is a list of numbers
       order           "C" or "F" for an array, else null
       size            size of the segment in bytes
+      copied          bytes of an object that each process copies when it attaches; it shares the others
       owner           the notebook or program that made it
       owner_pid       process id of the owner, or null
       owner_alive     whether the owner still runs

@@ -54,12 +54,16 @@ class Consent(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A segment's content, as listings show it. ``text`` is the short form: ``int16 (344, 403)``."""
+    """A segment's content, as listings show it. ``text`` is the short form: ``int16 (344, 403)``.
+
+    ``copied`` are the bytes that each process copies when it attaches.
+    """
 
     text: str
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
     order: str | None = None
+    copied: int = 0
 
 
 class Kind(Protocol):

@@ -250,9 +250,8 @@ def _done(args: argparse.Namespace, name: str) -> str:
 
 
 def _shared(info: Info, source: str = "") -> str:
-    what = render.what(info)
-    verb = "" if what.endswith(" copied") else "shared "
-    return f"{info.name}: {what}{source}, {verb}{actions.until(info, hint=False)}"
+    verb = "" if info.copied >= render.MUCH else "shared "  # it says how much is shared
+    return f"{info.name}: {render.what(info)}{source}, {verb}{actions.until(info, hint=False)}"
 
 
 def invitation(names: list[str], lifetime: str = "") -> str:

@@ -42,6 +42,7 @@ class Info(NamedTuple):
     ``recipe`` is empty, or tells of which cell and values ``%%shm_cache`` has kept it.
     ``stayed`` is set by `keep` only: it made a copy, and these processes still have the old memory.
     ``origin`` of a snapshot names the segment of another host that it was copied from, its inode and its version.
+    ``copied`` are the bytes of an object that each process copies when it attaches; it shares the others.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Info(NamedTuple):
     stayed: tuple[Holder, ...] = ()
     recipe: str = ""
     origin: records.Origin | None = None
+    copied: int = 0
 
 
 @limits.explains
@@ -189,7 +191,7 @@ def of_value(name: str, value: object) -> Info:
         name=attachment.name, kind=attachment.kind, type=what.text, size=attachment.size,
         owner=record.label, owner_alive=own or sessions.alive(record.owner), owner_pid=None, mine=own,
         attached=(), elsewhere=False, lifetime=record.lifetime, created=record.created, path=attachment.path,
-        dtype=what.dtype, shape=what.shape, order=what.order, origin=record.origin,
+        dtype=what.dtype, shape=what.shape, order=what.order, origin=record.origin, copied=what.copied,
     )  # fmt: skip
 
 
@@ -306,7 +308,8 @@ def _row(name: str, now: _Now) -> tuple[Info, int]:
         attached=now.holders((status.st_dev, status.st_ino)),
         lifetime=record.lifetime if record else "keep", created=record.created if record else status.st_mtime,
         path=path, state=state, dtype=what.dtype, shape=what.shape, order=what.order, version=now.version(name, path),
-        recipe=record.recipe if record else "", origin=record.origin if record else None, **now.owner(record),
+        recipe=record.recipe if record else "", origin=record.origin if record else None, copied=what.copied,
+        **now.owner(record),
     ), status.st_ino  # fmt: skip
 
 
@@ -348,5 +351,5 @@ def _ghost(attachment: attachments.Attachment, mapping: mmap.mmap, state: str, n
         owner=record.label if record else "another program", attached=now.sharers(attachment), elsewhere=False,
         lifetime="attached", created=record.created if record else None,
         path=paths.path_of(attachment.name), state=state, dtype=what.dtype, shape=what.shape, order=what.order,
-        **now.owner(record) | {"owner_pid": None},
+        copied=what.copied, **now.owner(record) | {"owner_pid": None},
     )  # fmt: skip

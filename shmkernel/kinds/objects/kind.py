@@ -123,7 +123,7 @@ class Object:
         """Describe class, shape, and how much each process copies."""
         facts = layout.head_of(head, size)
         text = f"{facts.text}, pickled" if facts.content == layout.PICKLE else facts.text
-        return Description(text, f"{facts.type}: {_sizes(facts)}")
+        return Description(text, f"{facts.type}: {_sizes(facts)}", copied=min(max(facts.copied, 0), size))
 
     def preview(self, source: Source, look: Look) -> Preview:
         """Preview the parts of the object, as they were when it was shared."""
