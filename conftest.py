@@ -109,9 +109,13 @@ def _imports_are_not_collected() -> None:
 
 @pytest.fixture(autouse=True)
 def shm_dir() -> Iterator[Path]:
-    """The folder of segments for this test and the processes that it starts."""
+    """The folder of segments for this test and the processes that it starts. The test's garbage goes with it.
+
+    Collected during a later test, it would be there, and at any line of it, that a finalizer fails.
+    """
     with _private_folder() as folder:
         yield folder
+        gc.collect()
 
 
 @pytest.fixture
