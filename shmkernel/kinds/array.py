@@ -97,14 +97,14 @@ class Array:
         if not exports.is_dask(value):
             return None
         with importing:
-            from shmkernel.kinds import dask_arrays, dask_blocks  # noqa: PLC0415  Dask alone needs them
+            from shmkernel.kinds.dask import arrays, blocks  # noqa: PLC0415  Dask alone needs them
 
-        blank = dask_arrays.blank(name, value, dtype)
+        blank = arrays.blank(name, value, dtype)
         plan = self._lay_out(name, blank, blank.dtype, order, blank=True)
         (head,) = map(bytes, plan.pieces())
         said = np.dtype(cast("Any", value).dtype)
-        layout = dask_blocks.Layout(name, blank.shape, blank.dtype, said, order, len(head), plan.size)
-        return Plan(plan.size, lambda: iter(()), compute=functools.partial(dask_arrays.compute, value, layout, head))
+        layout = blocks.Layout(name, blank.shape, blank.dtype, said, order, len(head), plan.size)
+        return Plan(plan.size, lambda: iter(()), compute=functools.partial(arrays.compute, value, layout, head))
 
     def _lay_out(
         self, name: str, source: NDArray[Any], dtype: np.dtype[Any], order: str, *, blank: bool = False

@@ -12,7 +12,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import oflock, paths
-from shmkernel.kinds import dask_blocks
+from shmkernel.kinds.dask import blocks
 from tests.helpers import Child, lies_in, until_left
 
 X = da.random.default_rng(1).random((100, 70), chunks=(30, 26))
@@ -65,13 +65,13 @@ def test_order_and_dtype_are_as_for_other_values(chunks):
 
 
 def test_the_tasks_store_the_blocks_themselves(monkeypatch):
-    stored = dask_blocks.ArrayTarget.store
+    stored = blocks.ArrayTarget.store
 
     def store(self, fd, *about):
         assert sys._getframe(1).f_code.co_name == "store", "the creator has stored it"
         return stored(self, fd, *about)
 
-    monkeypatch.setattr(dask_blocks.ArrayTarget, "store", store)
+    monkeypatch.setattr(blocks.ArrayTarget, "store", store)
     assert shm.create("x", X).tolist() == X.compute().tolist()
 
 
@@ -91,7 +91,7 @@ def test_no_more_than_some_blocks_are_in_memory():
 
 
 def test_processes_that_cannot_open_the_segment_send_the_values(monkeypatch):
-    monkeypatch.setattr(dask_blocks.ArrayTarget, "_opened", lambda _: None)
+    monkeypatch.setattr(blocks.ArrayTarget, "_opened", lambda _: None)
     for value in (X, X.T, X.sum()):
         assert shm.create("x", value, replace=True).tolist() == np.asarray(value.compute()).tolist()
 
@@ -141,7 +141,7 @@ def test_the_name_waits_for_a_process_that_stores_a_block(monkeypatch, shm_dir):
     def work(connection):
         target = connection.recv()
         file = target._opened()
-        assert oflock.take(file, dask_blocks._SHARED)
+        assert oflock.take(file, blocks._SHARED)
         connection.send("stores")
         connection.recv()
 
@@ -162,9 +162,9 @@ def test_the_name_waits_for_a_process_that_stores_a_block(monkeypatch, shm_dir):
             child.tell()
             assert child.join() == 0
 
-        targets, waited, made = [], [], dask_blocks.ArrayTarget.__init__
-        monkeypatch.setattr(dask_blocks.ArrayTarget, "__init__", init)
-        monkeypatch.setattr(dask_blocks.time, "sleep", nap)
+        targets, waited, made = [], [], blocks.ArrayTarget.__init__
+        monkeypatch.setattr(blocks.ArrayTarget, "__init__", init)
+        monkeypatch.setattr(blocks.time, "sleep", nap)
         with dask.config.set(scheduler=get):
             x = shm.create("x", X)
     assert waited == [[]]

@@ -21,7 +21,7 @@ import pytest
 import shmkernel as shm
 import shmkernel.dask
 from shmkernel._core import paths, sessions
-from shmkernel.kinds import dask_blocks
+from shmkernel.kinds.dask.blocks import ArrayTarget
 from shmkernel.testing import remove
 from tests import workers
 from tests.helpers import PATIENCE, lacking, until, until_left
@@ -133,9 +133,9 @@ def blocks(task, *about):
 @pytest.fixture
 def stored(monkeypatch):
     """The blocks that this process itself stores, since their workers cannot."""
-    places, store = [], dask_blocks.ArrayTarget.store
+    places, store = [], ArrayTarget.store
     monkeypatch.setattr(
-        dask_blocks.ArrayTarget,
+        ArrayTarget,
         "store",
         lambda self, fd, place, values: (places.append(place), store(self, fd, place, values)),
     )

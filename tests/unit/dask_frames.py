@@ -81,9 +81,9 @@ def test_a_table_that_another_program_may_have_written_is_checked_and_read(lazy,
 
 
 def test_processes_that_cannot_open_the_segment_send_the_batches(lazy, monkeypatch):
-    from shmkernel.kinds import dask_blocks
+    from shmkernel.kinds.dask import blocks
 
-    monkeypatch.setattr(dask_blocks.Target, "_opened", lambda _: None)
+    monkeypatch.setattr(blocks.Target, "_opened", lambda _: None)
     assert shm.create("x", lazy).equals(lazy.compute())
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmkernel._core import capacity, oflock, segment_file
 from shmkernel._core.imports import importing
 from shmkernel.errors import UnsupportedError
-from shmkernel.kinds import dask_blocks, dask_results
+from shmkernel.kinds.dask import blocks, results
 from shmkernel.kinds.tables import arrow_file, frames, libraries, metadata
 
 if TYPE_CHECKING:
@@ -40,32 +40,32 @@ class Frame(NamedTuple):
     kinds: list[pa.DataType]
 
 
-class FrameTarget(dask_blocks.Target):
+class FrameTarget(blocks.Target):
     """What a task calls with its partition."""
 
     def __init__(self, fd: int, frame: Frame) -> None:
         super().__init__(fd)
         self._frame = frame
 
-    def __call__(self, part: Any, number: int) -> dask_blocks.Stored | dask_blocks.Values:
+    def __call__(self, part: Any, number: int) -> blocks.Stored | blocks.Values:
         """Store a partition, or return its bytes if this process cannot."""
         pieces, rows = _message(self._frame, part)
         size = sum(map(len, pieces))
         if not rows:
-            return dask_blocks.Stored(0)
+            return blocks.Stored(0)
 
-        def store(fd: int) -> dask_blocks.Stored:
-            return dask_blocks.Stored(size, (number, append(fd, self._frame.name, pieces), *_sizes(pieces, size), rows))
+        def store(fd: int) -> blocks.Stored:
+            return blocks.Stored(size, (number, append(fd, self._frame.name, pieces), *_sizes(pieces, size), rows))
 
-        done = self.act(store, dask_blocks.Stored(0))
-        return done or dask_blocks.Values(size, (number, [bytes(piece) for piece in pieces], rows))
+        done = self.act(store, blocks.Stored(0))
+        return done or blocks.Values(size, (number, [bytes(piece) for piece in pieces], rows))
 
 
 def plan(name: str, value: Any, origin: Callable[[dict[str, Any], pa.Schema], pa.Schema]) -> tuple[Frame, Any]:
     """Return what the partitions have to be, and a batch without rows; `origin` adds facts to a schema."""
     arrow = arrow_file.library(name)
     meta = _with_plain_index(value._meta)  # noqa: SLF001  Dask documents it
-    x = dask_blocks.variable(name)
+    x = blocks.variable(name)
     table, facts = frames.to_arrow(name, meta, arrow)
     if _UNKNOWN in str(facts["forms"]) or any(_UNKNOWN in str(one.chunks) for one in table.columns):
         known = f"{x}.cat.as_known()" if facts.get("column") else f"{x}.categorize()"
@@ -94,14 +94,14 @@ def compute(value: Any, frame: Frame, empty: Any, fd: int, progress: Callable[[i
     parts = value.to_delayed()
     tasks = [task(part, number, dask_key_name=f"{label}-{number}") for number, part in enumerate(parts)]
     found: list[tuple[int, ...]] = []
-    for result in dask_results.of(frame.name, tasks, progress):
-        if isinstance(result, dask_blocks.Values):
+    for result in results.of(frame.name, tasks, progress):
+        if isinstance(result, blocks.Values):
             number, pieces, rows = result.about
             found.append((number, append(fd, frame.name, pieces), *_sizes(pieces, result.nbytes), rows))
         elif result.where:
             found.append(result.where)
     found.sort()
-    dask_blocks.close(fd, frame.name)
+    blocks.close(fd, frame.name)
     tail = _written(frame, empty, len(found) or 1)[1]
     if found:
         tail = metadata.with_batches(tail, [(at, size, body) for _, at, size, body, _ in found])
@@ -184,6 +184,6 @@ def _with_plain_index(frame: Any) -> Any:
 
 
 def _differs(name: str, what: str) -> UnsupportedError:
-    made = f"{dask_blocks.variable(name)}.compute()"
+    made = f"{blocks.variable(name)}.compute()"
     message = f"{name!r}: {what}. If it fits into memory: {made}"
     return UnsupportedError(message, name=name, expression=made)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shmkernel.errors import UnsupportedError
-from shmkernel.kinds import an, dask_blocks, dask_results
+from shmkernel.kinds import an
+from shmkernel.kinds.dask import blocks, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ _DENSE = {"cupy": "get", "sparse": "todense", "scipy": "toarray"}  # by library,
 
 def blank(name: str, value: Any, dtype: np.dtype[Any] | None) -> NDArray[Any]:
     """Return an array of the collection's shape and dtype without memory; UnsupportedError if it has no such."""
-    x, meta = dask_blocks.variable(name), type(value._meta)  # noqa: SLF001  Dask documents it
+    x, meta = blocks.variable(name), type(value._meta)  # noqa: SLF001  Dask documents it
     if meta is not np.ndarray:
         what = f"{name!r}: each block of this dask array is {an(meta)} of {meta.__module__}, not a plain array"
         dense = _DENSE.get(meta.__module__.partition(".")[0])
@@ -47,14 +48,14 @@ def _refused(what: str, name: str, expression: str) -> UnsupportedError:
     return UnsupportedError(f"{what}: {expression}", name=name, expression=expression)
 
 
-def compute(value: Any, layout: dask_blocks.Layout, header: bytes, fd: int, progress: Callable[[int], None]) -> None:
+def compute(value: Any, layout: blocks.Layout, header: bytes, fd: int, progress: Callable[[int], None]) -> None:
     """Have the blocks computed into the file, then write its header."""
     if math.prod(layout.shape):
-        target = dask_blocks.ArrayTarget(fd, layout)
+        target = blocks.ArrayTarget(fd, layout)
         label, meta = f"shmkernel-{target.secret.hex()}", np.empty((0,) * value.ndim, object)
         tasks = value.map_blocks(target, name=label, dtype=object, meta=meta)
-        for result in dask_results.of(layout.name, [tasks], progress):
-            if type(result) is dask_blocks.Values:
+        for result in results.of(layout.name, [tasks], progress):
+            if type(result) is blocks.Values:
                 target.store(fd, *result.about)
-        dask_blocks.close(fd, layout.name)
+        blocks.close(fd, layout.name)
     os.pwrite(fd, header, 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shmkernel._core import limits
 from shmkernel._core.imports import importing
 from shmkernel.errors import ShmError
-from shmkernel.kinds.dask_blocks import Stored, Values
+from shmkernel.kinds.dask.blocks import Stored, Values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

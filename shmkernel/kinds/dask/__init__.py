@@ -1,0 +1,1 @@
+"""What Dask's collections give: their workers compute the parts straight into a segment."""
