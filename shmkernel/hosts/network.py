@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ROOT = "shmkernel/1"
 _LEASE = 5000  # milliseconds without a sign of life, after which a host counts as dead
 _ANSWER = 300.0  # seconds for a reply: the lease tells of dead hosts, and a piece may take long
+_ALL = 1 << 30  # replies that wait until they are read
+_NAMED = 5  # hosts that an error names
 _WINDOW = 4  # pieces that are asked for before the first has come
 _CLOSING = 2.0  # seconds; the end of this process closes all likewise
 _NAP = 0.02  # seconds between two looks for the first host
@@ -146,7 +148,7 @@ class Network:
 
     def offers(self) -> Iterator[Offer]:
         """Yield all offers of all hosts."""
-        for reply in self._session.get(f"{ROOT}/ask/*/offers/-", timeout=_ANSWER):
+        for reply in self._replies(f"{ROOT}/ask/*/offers/-"):
             if reply.ok is not None:
                 host = str(reply.ok.key_expr).split("/")[-3]
                 fields = json.loads(reply.ok.payload.to_bytes())
@@ -163,8 +165,9 @@ class Network:
         sharing = sorted(key[-2] for key in self._alive(f"{ROOT}/shared/*/{rest}"))
         sharing = [one for one in sharing if one != self.host]
         if len(sharing) > 1:
-            names = " or ".join(f"{one}:{rest}" for one in sharing)
-            raise ArgumentError(f"several hosts share {rest!r}: {names}", name=name)
+            names = " or ".join(f"{one}:{rest}" for one in sharing[:_NAMED])
+            more = f" or one of {len(sharing) - _NAMED} more" if len(sharing) > _NAMED else ""
+            raise ArgumentError(f"several hosts share {rest!r}: {names}{more}", name=name)
         if not sharing:
             raise NotFoundError(f"no host shares {name!r}", Cure("What is shared", "offers"), name=name, similar=[])
         return sharing[0], rest
@@ -183,7 +186,7 @@ class Network:
     def newer(self, host: str, name: str, inode: int, version: int, patience: float) -> int | None:
         """Ask a host for the version of a segment once it is another than this one; None after so many seconds."""
         key = f"{ROOT}/ask/{host}/newer/{name}?inode={inode};version={version};patience={patience}"
-        content = self._content(self._session.get(key, timeout=_ANSWER))
+        content = self._content(self._replies(key))
         if content is None:
             message = f"{host}:{name}: its host was lost while it was asked for a new version"
             raise HostError(message, Cure("What can be reached", "offers"), name=f"{host}:{name}", host=host)
@@ -218,13 +221,11 @@ class Network:
             told(size)
 
     def _get(self, offer: Offer, at: int, size: int) -> Any:
-        return self._session.get(
-            f"{ROOT}/ask/{offer.host}/piece/{offer.name}?inode={offer.inode};at={at};size={size}",
-            timeout=_ANSWER, priority=self._zenoh.Priority.DATA_LOW,
-        )  # fmt: skip
+        key = f"{ROOT}/ask/{offer.host}/piece/{offer.name}?inode={offer.inode};at={at};size={size}"
+        return self._replies(key, priority=self._zenoh.Priority.DATA_LOW)
 
     def _ask(self, host: str, what: str, name: str) -> bytes:
-        content = self._content(self._session.get(f"{ROOT}/ask/{host}/{what}/{name}", timeout=_ANSWER))
+        content = self._content(self._replies(f"{ROOT}/ask/{host}/{what}/{name}"))
         if content is not None:
             return content
         cure = Cure("What is shared", "offers")
@@ -247,8 +248,16 @@ class Network:
             raise error
         return None
 
+    def _replies(self, key: str, **how: Any) -> Any:
+        """Ask, and return the replies as they come."""
+        return self._asked(self._session.get, key, **how)
+
+    def _asked(self, get: Callable[..., Any], key: str, **how: Any) -> Any:
+        """Return the replies that `get` brings: it would wait for a reader if there were more than have room."""
+        return get(key, self._zenoh.handlers.FifoChannel(_ALL), timeout=_ANSWER, **how)
+
     def _alive(self, pattern: str) -> Iterator[list[str]]:
-        for reply in self._session.liveliness().get(pattern, timeout=_ANSWER):
+        for reply in self._asked(self._session.liveliness().get, pattern):
             if reply.ok is not None:
                 yield str(reply.ok.key_expr).split("/")
 
