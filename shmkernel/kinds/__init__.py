@@ -10,15 +10,14 @@ import functools
 import importlib
 import mmap
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 from shmkernel._core import capacity
 from shmkernel._core.imports import importing
-from shmkernel.errors import ArgumentError, Cure, RangeError, ShmError, UnsupportedError
+from shmkernel.errors import ArgumentError, RangeError, ShmError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from shmkernel.kinds.preview import Look, Preview, Source
 
@@ -165,7 +164,7 @@ def goes_by_name(kind: Kind) -> bool:
     return bool(getattr(kind, "by_name", keeps(kind)))
 
 
-_OURS = {  # a value goes to the first kind that recognises it, and later ones are not imported
+OURS = {  # a value goes to the first kind that recognises it, and later ones are not imported
     "array": "shmkernel.kinds.array",
     "ring": "shmkernel.kinds.rings.kind",
     "list": "shmkernel.kinds.lists.kind",
@@ -174,7 +173,8 @@ _OURS = {  # a value goes to the first kind that recognises it, and later ones a
     "table": "shmkernel.kinds.tables.kind",
     "object": "shmkernel.kinds.objects.kind",
 }
-_LAST = "object"  # of a value that neither our own kinds nor those of other packages take
+LAST = "object"  # of a value that neither our own kinds nor those of other packages take
+_LONG = 200  # characters of another library's error
 _PIECE = 16 << 20  # bytes between two updates of the progress bar, where Ctrl-C can interrupt
 ANY_BYTES = "raw"  # the kind that can read any file
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
@@ -183,14 +183,14 @@ HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 @functools.cache
 def _own(kind: str) -> Kind:
     with importing:  # here, since kinds import numpy, which the command line can do without
-        own: Kind = importlib.import_module(_OURS[kind]).KIND
+        own: Kind = importlib.import_module(OURS[kind]).KIND
         return own
 
 
 @functools.cache
 def known() -> dict[str, Kind]:
     """Return all kinds by name: our own, then those of other packages."""
-    kinds = {kind: _own(kind) for kind in _OURS}
+    kinds = {kind: _own(kind) for kind in OURS}
     with importing:
         from importlib.metadata import entry_points  # noqa: PLC0415  20 ms, and our own kinds come first anyway
 
@@ -201,7 +201,7 @@ def known() -> dict[str, Kind]:
 
 def named(kind: str) -> Kind:
     """Return the kind of this name, and import no other."""
-    if kind in _OURS:
+    if kind in OURS:
         return _own(kind)
     if external := known().get(kind):
         return external
@@ -229,16 +229,16 @@ def described(kind: str, head: bytes, size: int, read: Callable[[int, int], byte
 
 def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     """Return the kind for a value; UnsupportedError if no kind takes it."""
-    for own in _OURS:  # as `_first` does, with fewer calls
-        if own != _LAST and (kind := _own(own)).recognises(value, options):
+    for own in OURS:  # as `_first` does, with fewer calls
+        if own != LAST and (kind := _own(own)).recognises(value, options):
             return kind
-    others = (kind for other, kind in known().items() if other not in _OURS)
+    others = (kind for other, kind in known().items() if other not in OURS)
     if taker := next((kind for kind in others if kind.recognises(value, options)), None):
         return taker
     if value is None:
         message = f"{name!r}: nothing to share. Give a value, or a shape, a size, or kind='dict'"
         raise UnsupportedError(message, name=name, type="NoneType")
-    return _own(_LAST)
+    return _own(LAST)
 
 
 def planned(name: str, value: object, options: Mapping[str, object], kind: str | None = None) -> tuple[Kind, Plan]:
@@ -254,55 +254,23 @@ def planned(name: str, value: object, options: Mapping[str, object], kind: str |
     except (UnsupportedError, RangeError) as error:
         if error.facts.keys() & {"package", "expression"}:  # what is to be installed, or given instead
             raise
-        if kind is not None or value is None or any(option is not None for option in options.values()):
-            raise _cured(error, name, value, options, kind) from error.__cause__
-        if maker is not None and getattr(maker, "pickles", False):
-            raise _cured(_explained(error, name, value), name, value, options, kind) from error.__cause__
-        return _own(_LAST), _as_object(_explained(error, name, value), name, value, allow_pickle=allow_pickle)
+        return _instead()(error, maker, name, value, options, kind, allow_pickle=allow_pickle)
+    except (ShmError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  a library, and a value's own methods, may raise anything
+        return _instead()(error, maker, name, value, options, kind, allow_pickle=allow_pickle)
 
 
-def _as_object(error: UnsupportedError | RangeError, name: str, value: object, *, allow_pickle: object) -> Plan:
-    """Lay out as an object what its own kind has refused; a mapping only if it is pickled: all are to change it."""
-    try:
-        plan = _own(_LAST).plan(name, value, {"allow_pickle": allow_pickle})
-    except UnsupportedError as refused:
-        if refused.cures != error.cures:
-            error = error.reworded(error.what, *refused.cures)
-        raise _cured(error, name, value, {}, None) from refused.__cause__
-    if isinstance(value, Mapping) and not allow_pickle:
-        cure = Cure("A snapshot of it, which does not change, can be shared", kind=_LAST)
-        raise error.reworded(error.what, cure)
-    return plan
+def last() -> Kind:
+    """Return the kind of a value that no other takes."""
+    return _own(LAST)
 
 
-def _explained(error: UnsupportedError | RangeError, name: str, value: object) -> UnsupportedError | RangeError:
-    """Let the kind of another package say why it does not take a value that is almost of its kind."""
-    others = (kind for other, kind in known().items() if other not in _OURS and hasattr(kind, "explain"))
-    if why := next(filter(None, (kind.explain(value) for kind in others)), None):
-        return error.reworded(f"{name!r}: {a_type(value)} like this cannot be shared: {why}")
-    return error
-
-
-def _cured(
-    error: UnsupportedError | RangeError, name: str, value: object, options: Mapping[str, object], kind: str | None
-) -> ShmError:
-    """Add to an error what can be shared in the value's place."""
+def _instead() -> Callable[..., tuple[Kind, Plan]]:
     with importing:
-        from shmkernel.kinds import cures  # noqa: PLC0415  only for a message
+        from shmkernel.kinds import refusals  # noqa: PLC0415  only for values that are refused
 
-    if value is None or isinstance(value, Mapping) or any(option is not None for option in options.values()):
-        return error
-
-    def works(made: object) -> bool:
-        maker = named(kind) if kind else for_value(name, made, {})
-        plan = maker.plan(name, made, {})
-        return plan.size > 0 or plan.grows
-
-    cure, expression = cures.propose(name.rpartition(".")[2], value, works)
-    if not cure and error.cures:
-        return error
-    end = cure or "Shared are tables, arrays, and what consists of arrays, numbers, texts, lists, dicts and so on"
-    return error.reworded(f"{error.what}. {end}", expression=expression)
+    return refusals.instead
 
 
 def for_bytes(head: bytes, *, foreign: bool = False) -> Kind | None:
@@ -324,8 +292,25 @@ def a_type(value: object) -> str:
 
 def an(type_: type) -> str:
     """Return the name of a type, with its article."""
-    kind = type_.__name__
+    return with_article(type_.__name__)
+
+
+def with_article(kind: str) -> str:
+    """Return the name of a type or kind with its article."""
     return f"{'an' if kind[:1].lower() in 'aeio' or kind[:2] == 'nd' else 'a'} {kind}"
+
+
+def said(error: Exception) -> str:
+    r"""Return what another library's error says, in one line.
+
+    Examples
+    --------
+    >>> said(KeyError("a")), said(TypeError("no table\n  of an int"))
+    ("KeyError: 'a'", 'no table of an int')
+    """
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONG else f"{text[:_LONG]}..."
+    return text if isinstance(error, (TypeError, ValueError)) and text else f"{type(error).__name__}: {text}"
 
 
 def only(name: str, what: str, options: Mapping[str, object], *allowed: str) -> None:
@@ -376,4 +361,4 @@ def for_file(path: str, head: bytes) -> Kind:
 
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:
     """Return the first kind that suits; kinds of other packages are loaded only if none of ours does."""
-    return next(filter(suits, map(_own, _OURS)), None) or next(filter(suits, known().values()), None)
+    return next(filter(suits, map(_own, OURS)), None) or next(filter(suits, known().values()), None)

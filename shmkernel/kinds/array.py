@@ -279,10 +279,17 @@ def _sharable(name: str, value: object, dtype: np.dtype[Any] | None) -> NDArray[
         message = f"{name!r}: an int of {value.bit_length()} bits does not fit into an array: its ints have at most 64"
         raise UnsupportedError(message, name=name, type=type(value).__name__)
     try:
-        return conversions.natural(value) if dtype is None else conversions.convert(value, dtype)
+        array = conversions.natural(value) if dtype is None else conversions.convert(value, dtype)
     except (TypeError, ValueError, OverflowError) as error:
-        what = "array" if dtype is None else f"array of {dtype}"
-        raise ArgumentError(f"{name!r}: no {what} can be made of it: {error}", name=name) from None
+        made = "array" if dtype is None else f"array of {dtype}"
+        what = f"{name!r}: no {made} can be made of {kinds.a_type(value)}: {error}"
+        if dtype is None:
+            raise UnsupportedError(what, name=name, type=type(value).__name__) from None
+        raise ArgumentError(what, name=name) from None
+    if array.dtype.hasobject:
+        what = f"{name!r}: {kinds.a_type(value)} would become an array of objects: {dtypes.unfit(array.dtype)}"
+        raise UnsupportedError(what, name=name, type=type(value).__name__)
+    return array
 
 
 def _pieces(name: str, rows: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[memoryview]:

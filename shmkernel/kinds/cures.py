@@ -46,11 +46,11 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
     variable = name if name.isidentifier() else "x"
     cures: list[Cure] = []
     try:
-        sample = _sample(value)
+        part = sample(value)
         for candidates in (_candidates, _anything):
-            for cure in candidates(sample) if not cures else ():
+            for cure in candidates(part) if not cures else ():
                 known = {part for cure in cures for part in cure}
-                if len(cures) < _OFFERED and known.isdisjoint(cure) and _is_good(cure, sample, works):
+                if len(cures) < _OFFERED and known.isdisjoint(cure) and _is_good(cure, part, works):
                     cures.append(cure)
     except Exception:  # noqa: BLE001, S110  the value's attributes may raise; the caller raises another error
         pass
@@ -60,9 +60,9 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
 
 
 def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool:
-    if isinstance(value, Iterator):  # a trial would consume it
-        return True
     try:
+        if isinstance(value, Iterator):  # a trial would consume it
+            return works([0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = eval(cure.expression.format(x="x"), {"x": value, "numpy": np})  # noqa: S307  a text of ours
@@ -73,7 +73,7 @@ def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool
         return False
 
 
-def _sample(value: Any) -> Any:
+def sample(value: Any) -> Any:
     """Return the value, or the beginning of a long one to try expressions on; ValueError if a row is too large."""
     size = getattr(value, "nbytes", 1)
     try:

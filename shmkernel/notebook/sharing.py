@@ -122,7 +122,8 @@ def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         expression = getattr(error, "expression", None)
         if not expression or not _is_variable(args):
             raise
-        message = f"{error.what}. So: %shm_create {name}_shared --from {expression}"
+        kind = f" --kind {args.kind}" if args.kind else ""
+        message = f"{error.what}. So: %shm_create {name}_shared --from {expression}{kind}"
         raise error.reworded(message) from None
 
 

@@ -18,7 +18,7 @@ from tests.helpers import PATIENCE
 
 PACKAGE = Path(shm.__file__).parent
 ROOT = PACKAGE.parent
-OWN = sorted(kinds._OURS)
+OWN = sorted(kinds.OURS)
 OUTSIDE = sorted(path for path in PACKAGE.rglob("*.py") if PACKAGE / "kinds" not in path.parents)
 
 
@@ -30,7 +30,7 @@ def trees(folder):
 
 @pytest.mark.parametrize("kind", ["ring", "dict"])
 def test_nothing_outside_its_folder_names_the_modules_of_a_kind(kind):
-    folder = kinds._OURS[kind].split(".")[2]
+    folder = kinds.OURS[kind].split(".")[2]
     wrong = re.compile(rf"kinds[./]{folder}\b|kinds import .*\b{folder}\b")
     found = [path for path in OUTSIDE if wrong.search(path.read_text(encoding="utf-8"))]
     others = [
@@ -57,7 +57,7 @@ def test_each_kind_has_its_test_and_its_line_in_the_formats_page(kind):
 
 @pytest.mark.parametrize("kind", OWN)
 def test_the_kind_of_a_name_is_imported_alone(kind):
-    modules = [module for other, module in kinds._OURS.items() if other != kind]
+    modules = [module for other, module in kinds.OURS.items() if other != kind]
     text = f"import sys; from shmkernel import kinds; kinds.named({kind!r}); print(*{{*sys.modules}} & {{*{modules}}})"
     ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert ran.stdout.strip() == ""
@@ -100,7 +100,7 @@ def test_the_import_contract_lists_every_kind():
         "contracts"
     ]
     (modules,) = (contract["modules"] for contract in contracts if contract["type"] == "independence")
-    assert {module.split(".")[2] for module in modules} == {module.split(".")[2] for module in kinds._OURS.values()}
+    assert {module.split(".")[2] for module in modules} == {module.split(".")[2] for module in kinds.OURS.values()}
 
 
 def test_every_name_for_kinds_of_other_packages_exists():

@@ -49,10 +49,7 @@ class Dict:
             raise ArgumentError(f"{name!r}: a dict takes no {given[0]}", name=name)
         if isinstance(value, parts.mapping.SharedDict):
             value = value.to_dict()
-        try:
-            content = value if type(value) is dict else dict(cast("Any", value if value is not None else {}))
-        except (TypeError, ValueError) as error:
-            raise UnsupportedError(f"{name!r}: it cannot become a dict: {error}", name=name) from None
+        content = value if type(value) is dict else dict(cast("Any", value if value is not None else {}))
         large: dict[str, Plan] = {}
 
         def pack(key: object, item: object) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import lmdb
 import numpy as np
 
+from shmkernel import kinds
 from shmkernel._core import fork, limits
 from shmkernel.errors import ArgumentError, Cure, FullError, NotFoundError, ShmError, UnsupportedError
 from shmkernel.kinds import values
@@ -77,7 +78,7 @@ def key_bytes(name: str, key: object) -> tuple[bytes, bool]:
         what = f"in the key {key!r}, {where} is" if where else f"the key {key!r} is"
         cure = f": {error.cure}" if error.cure else ""
         message = (
-            f"{name!r}: {what} a {error.type.__name__}{cure}. A key is a str, number, bytes, None, or a tuple of these"
+            f"{name!r}: {what} {kinds.an(error.type)}{cure}. A key is a str, number, bytes, None, or a tuple of these"
         )
         raise UnsupportedError(message, name=name, type=error.type.__name__) from None
 
@@ -88,7 +89,7 @@ def packed(name: str, key: object, value: object) -> bytes:
         return values.pack(value)
     except values.NoValueError as error:
         where = "".join(f"[{part!r}]" for part in (key, *error.path))
-        message = f"{name}{where}: a {error.type.__name__} cannot be stored: {error.why}"
+        message = f"{name}{where}: {kinds.an(error.type)} cannot be stored: {error.why}"
         raise UnsupportedError(message, name=name, path=(key, *error.path), type=error.type.__name__) from None
 
 

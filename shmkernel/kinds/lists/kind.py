@@ -12,6 +12,7 @@ import bisect
 import enum
 import operator
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from shmkernel import kinds
@@ -22,7 +23,7 @@ from shmkernel.kinds.lists import layout, preview
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from shmkernel.kinds.lists.layout import Value
     from shmkernel.kinds.preview import Look, Preview, Source
@@ -48,7 +49,8 @@ class List:
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan the items of any iterable."""
         kinds.only(name, "a list", options)
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
+        named = isinstance(value, Mapping) or hasattr(value, "columns")  # an iteration yields names alone
+        if named or isinstance(value, str) or not hasattr(value, "__iter__"):
             message = f"{name!r}: {kinds.a_type(value)} cannot become a list"
             raise UnsupportedError(message, name=name, type=type(value).__name__)
         try:

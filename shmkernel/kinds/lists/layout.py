@@ -15,10 +15,12 @@ import functools
 import itertools
 import operator
 import re
+import reprlib
 import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from shmkernel import kinds
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, RangeError, UnsupportedError
 
@@ -222,7 +224,8 @@ def plain(value: object) -> Value:
             if number == value or number != number:  # noqa: PLR0124  NaN
                 return number
     kind = type(value).__name__
-    message = f"{value!r}, a {kind}, cannot be an item: int, float, bool, str, bytes and None can"
+    shown = " ".join(reprlib.repr(value).split())
+    message = f"{shown}, {kinds.a_type(value)}, cannot be an item: int, float, bool, str, bytes and None can"
     raise UnsupportedError(message, type=kind)
 
 

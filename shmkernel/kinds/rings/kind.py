@@ -59,7 +59,8 @@ class RingKind:
         kinds.only(name, "a ring", options, "ring", "shape", "dtype")
         count, shape = options.get("ring"), options.get("shape")
         if value is not None or shape is None:
-            message = f"{name!r}: a stream begins empty, so give the shape of its frames and no value"
+            but = "" if value is None else f", not {kinds.a_type(value)}"
+            message = f"{name!r}: a stream begins empty, so give the shape of its frames and no value{but}"
             raise ArgumentError(message, Cure("For example", ring=64, shape=(480, 640)), name=name)
         slots = counts.whole(count)
         if slots is None or slots < 2:  # noqa: PLR2004  one is being filled, one has the newest number

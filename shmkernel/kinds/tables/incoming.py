@@ -12,9 +12,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shmkernel._core import capacity
+from shmkernel._core import capacity, limits
 from shmkernel._core.imports import importing
 from shmkernel.errors import DamagedError, UnsupportedError
+from shmkernel.kinds import a_type, said
 from shmkernel.kinds.tables import arrow_file, frames
 
 if TYPE_CHECKING:
@@ -76,11 +77,8 @@ def _is(value: object, module: str, *names: str) -> bool:
 def table(name: str, value: Any) -> Incoming:
     """Return the value as record batches; UnsupportedError if it has columns that no table has."""
     arrow = arrow_file.library(name)
-    try:
-        made = _table(name, value, arrow)
-        _check(made.schema)
-    except (arrow.ArrowException, NotImplementedError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnsupportedError(f"{name!r}: no table can be made of it: {error}", name=name) from None
+    made = _table(name, value, arrow)
+    _check(made.schema)
     return made
 
 
@@ -104,6 +102,9 @@ def _table(name: str, value: Any, arrow: Any) -> Incoming:
     if isinstance(value, arrow.RecordBatchReader) or hasattr(value, "__arrow_c_stream__"):
         made_by = type(value).__module__.partition(".")[0].strip("_")
         return _stream(name, value, "duckdb" if made_by == "duckdb" else "arrow", arrow)
+    if not hasattr(value, "__arrow_c_array__"):
+        what = f"{a_type(value)} is no table, which pandas, polars and pyarrow make, and others with Arrow's interface"
+        raise UnsupportedError(f"{name!r}: {what}", name=name, type=type(value).__name__)
     try:
         batch = arrow.record_batch(value)
     except arrow.ArrowInvalid:  # an array
@@ -188,7 +189,20 @@ def _stream(name: str, value: Any, library: str, arrow: Any, **facts: object) ->
         return _whole(name, arrow.table({"": arrow.chunked_array(value)}), library, arrow, column=True)
     if any(_has_dictionary(kind, arrow) for kind in reader.schema.types):  # each batch may have its own
         return _whole(name, _unified(name, reader.read_all(), arrow), library, arrow, **facts)
-    return Incoming(_origin(name, reader.schema, library, facts, arrow), reader)
+    return Incoming(_origin(name, reader.schema, library, facts, arrow), _rows(name, reader, value))
+
+
+def _rows(name: str, reader: pa.RecordBatchReader, value: object) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a stream; what the value raises on the way becomes an UnsupportedError."""
+    try:
+        yield from reader
+    except MemoryError:
+        raise
+    except Exception as error:
+        if limit := limits.told(error):
+            raise limit from None
+        what = f"{name!r}: {a_type(value)} has ended in an error: {said(error)}"
+        raise UnsupportedError(what, name=name, type=type(value).__name__) from error
 
 
 def _unified(name: str, made: pa.Table, arrow: Any) -> pa.Table:
