@@ -3,7 +3,7 @@
     shmkernel/1/host/<host>              a liveliness token: the host is there
     shmkernel/1/shared/<host>/<name>     a liveliness token: it shares this segment; zenoh removes it if the host dies
     shmkernel/1/ask/<host>/offers/-      a query: all offers of the host
-    shmkernel/1/ask/<host>/offer/<name>  a query: the offer of a segment
+    shmkernel/1/ask/<host>/offer/<name>  a query: the offer of a segment, with its bytes if it is small
     shmkernel/1/ask/<host>/piece/<name>  a query: 4 MB of it
     shmkernel/1/ask/<host>/newer/<name>  a query: its version, once it is another than a given one; or nothing new
 
@@ -174,14 +174,18 @@ class Network:
 
     def offer(self, host: str, name: str) -> Offer:
         """Ask a host for the present offer of a segment."""
-        content = self._ask(host, "offer", name)
+        return self.whole(host, name)[0]
+
+    def whole(self, host: str, name: str) -> tuple[Offer, bytes]:
+        """Ask a host for the present offer of a segment, with its bytes if these are few, else with none."""
+        fields, _, content = self._ask(host, "offer", name).partition(b"\n")
         try:
-            offer = offering.parsed(json.loads(content))
+            offer = offering.parsed(json.loads(fields))
         except (ValueError, ShmError):
             raise DamagedError(f"{host}:{name}: its host has sent what is no offer", name=name) from None
-        if (offer.host, offer.name) != (host, name):
+        if (offer.host, offer.name) != (host, name) or len(content) not in (0, offer.size):
             raise DamagedError(f"{host}:{name}: its host has sent another offer", name=name)
-        return offer
+        return offer, content
 
     def newer(self, host: str, name: str, inode: int, version: int, patience: float) -> int | None:
         """Ask a host for the version of a segment once it is another than this one; None after so many seconds."""
@@ -283,7 +287,8 @@ class Network:
         if name not in self._tokens:
             raise NotFoundError(f"{self.host} does not share {name!r}", name=name)
         if what == "offer":
-            return json.dumps(offering.of(self.host, name)).encode(), priorities.DATA
+            offer, content = offering.whole(self.host, name)
+            return json.dumps(offer).encode() + b"\n" + content, priorities.DATA
         if what == "newer":
             inode, version = (int(parameters.get(word)) for word in ("inode", "version"))
             found = offering.newer(name, inode, version, float(parameters.get("patience")))

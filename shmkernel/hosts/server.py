@@ -12,6 +12,7 @@ It ends when it is told to leave, when the runtime folder is removed, and if it 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
@@ -157,9 +158,9 @@ class Server:
         place = network.find(name)
         with self._turns.setdefault(place, threading.Lock()):
             for _ in range(_TRIES):
-                offer = self._calm(network, *place)
-                client.send({"offer": offer})
-                _, fd = client.receive()
+                offer, content = self._calm(network, *place)
+                client.send({"offer": offer, "content": base64.b64encode(content).decode()})
+                _, fd = client.receive()  # with the content, nothing: until it has named the copy
                 if fd is None:
                     return
                 with contextlib.suppress(
@@ -190,15 +191,17 @@ class Server:
                 break
         client.send({"version": newer})
 
-    def _calm(self, network: Network, host: str, name: str) -> Offer:
-        """Return an offer of a segment to which nobody writes."""
+    def _calm(self, network: Network, host: str, name: str) -> tuple[Offer, bytes]:
+        """Return an offer of a segment to which nobody writes, with its bytes if these are few."""
         until = time.monotonic() + _PATIENCE
-        while (offer := network.offer(host, name)).busy:
+        while True:
+            offer, content = network.whole(host, name)
+            if not offer.busy:
+                return offer, content
             if time.monotonic() > until:
                 message = f"{offer} is being written by {offer.busy}, or it has died while it wrote"
                 raise TimedOutError(message, name=str(offer), holder=offer.busy)
             time.sleep(_NAP)
-        return offer
 
 
 def arguments() -> list[str]:

@@ -4,7 +4,7 @@ The snapshot of hostA:x is the segment hostA.x. Its record says what it is a cop
 
     kernel                                   the process that serves this host
       fetch hostA:x  ----------------------->  find it; wait for its turn to copy this one
-                     <-----------------------  offer: kind, size, version
+                     <-----------------------  offer: kind, size, version; the bytes too if they are few, then done
       make a nameless file, reserve its size
       descriptor     ----------------------->  copy it, piece by piece, with pwrite
                      <-----------------------  so many bytes (progress)
@@ -18,6 +18,7 @@ The memory is the kernel's: if it dies, or anything fails, the file has no name 
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -74,7 +75,7 @@ def fetch(name: str, *, refresh: bool = False) -> str:
     if colon and not refresh and (here := _snapshot(host, plain)):
         return paths.local(here.host, here.name)
     with _server(name) as server:
-        offer = _offer(server, name)
+        offer, content = _offer(server, name)
         made, here = paths.local(offer.host, offer.name), _snapshot(offer.host, offer.name)
         if here and (not refresh or (here.inode, here.version) == (offer.inode, offer.version)):
             return made
@@ -83,7 +84,7 @@ def fetch(name: str, *, refresh: bool = False) -> str:
             session = registry.begin()
             fd = segment_file.blank(paths.folder())
             try:
-                offer = _filled(server, offer, fd, made)
+                offer = _filled(server, offer, content, fd, made)
                 offering.check_copy(offer, fd, made)
                 origin = Origin(offer.host, offer.name, offer.inode, offer.version)
                 record = Record(
@@ -122,13 +123,17 @@ def _server(name: str) -> Channel:
     return server
 
 
-def _offer(server: Channel, name: str) -> Offer:
+def _offer(server: Channel, name: str) -> tuple[Offer, bytes]:
     try:
-        return offering.parsed(_asked(server, {"do": "fetch", "name": name}, None)["offer"])
+        return _parsed(_asked(server, {"do": "fetch", "name": name}, None))
     except _LOST:
         if ":" not in name:  # as if that process had ended before
             raise segment_file.missing(name) from None
         raise _ended(name) from None
+
+
+def _parsed(message: dict[str, Any]) -> tuple[Offer, bytes]:
+    return offering.parsed(message["offer"]), base64.b64decode(message["content"])
 
 
 def _asked(server: Channel, request: dict[str, Any], fd: int | None) -> dict[str, Any]:
@@ -141,11 +146,14 @@ def _ended(name: str, so_far: str = "") -> HostError:
     return HostError(message, Cure("Join again", "join"), name=name)
 
 
-def _filled(server: Channel, offer: Offer, fd: Descriptor, name: str) -> Offer:
+def _filled(server: Channel, offer: Offer, content: bytes, fd: Descriptor, name: str) -> Offer:
     """Have the file filled with what was offered, or with what is offered next; return the offer that was copied."""
     while True:
         os.ftruncate(fd, 0)
         segment_file.fill(fd, offer.size, [], name, lambda _: None)
+        if content:
+            segment_file.write(fd, content, 0)
+            return offer
         received = 0
         try:
             message = _asked(server, {}, fd)
@@ -158,7 +166,7 @@ def _filled(server: Channel, offer: Offer, fd: Descriptor, name: str) -> Offer:
             raise _ended(str(offer), f" after {received} of {offer.size} bytes") from None
         if "done" in message:
             return offer
-        offer = offering.parsed(message["offer"])
+        offer, content = _parsed(message)
 
 
 def _snapshot(host: str, name: str) -> Origin | None:
