@@ -234,7 +234,8 @@ class Network:
             return content
         cure = Cure("What is shared", "offers")
         if host not in self.hosts():
-            raise NotFoundError(f"{host}:{name}: {host} has not joined", cure, name=f"{host}:{name}", similar=[])
+            message = f"{host}:{name}: {host} has not joined, or does not answer"
+            raise NotFoundError(message, cure, name=f"{host}:{name}", similar=[])
         raise HostError(f"{host} does not answer", cure, host=host)
 
     def _content(self, replies: Any) -> bytes | None:

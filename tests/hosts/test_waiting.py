@@ -78,3 +78,44 @@ def test_a_wait_can_be_interrupted(waiting):
     assert b.hear()["error"] == "KeyboardInterrupt"
     a("shm.publish('x')")
     assert b("shm.wait('hostA:x')") == 1
+
+
+@pytest.mark.long
+def test_a_host_that_is_frozen_counts_as_lost_until_it_goes_on(hosts, waiting):
+    a, b = waiting
+    hosts[0].signal_server(signal.SIGSTOP)
+    other = hosts[1].kernel()
+    assert other("shm.offers()") == []
+    answer = b.hear()
+    assert "ConnectionError" in answer["mro"], answer
+    assert "does not answer" in b.fails("shm.wait('hostA:x')", "FileNotFoundError").text
+    assert "does not answer" in b.fails("shm.attach('hostA:x', refresh=True)", "FileNotFoundError").text
+    hosts[0].signal_server(signal.SIGCONT)
+    until(lambda: b("[str(offer) for offer in shm.offers()]") == ["hostA:x"], "the other host is back")
+    b.begin("shm.wait('hostA:x')")
+    a("shm.publish('x')")
+    assert b.answer() == 1
+
+
+def test_a_wait_goes_on_when_its_host_does(hosts, waiting):
+    a, b = waiting
+    hosts[0].signal_server(signal.SIGSTOP)
+    a("shm.publish('x')")
+    hosts[0].signal_server(signal.SIGCONT)
+    answer = b.hear()
+    if "ConnectionError" in answer.get("mro", ()):  # this machine was so busy that the other host counted as lost
+        until(lambda: b("len(shm.offers())"), "the other host is back")
+        answer = {"value": b("shm.wait('hostA:x')")}
+    assert answer == {"value": 1}
+
+
+def test_a_wait_can_be_interrupted_while_the_process_that_serves_this_host_is_frozen(hosts, waiting):
+    a, b = waiting
+    hosts[1].signal_server(signal.SIGSTOP)
+    (agent,) = children(b.process.pid)
+    os.kill(agent, signal.SIGINT)
+    assert b.hear()["error"] == "KeyboardInterrupt"
+    hosts[1].signal_server(signal.SIGCONT)
+    a("shm.publish('x')")
+    until(lambda: b("len(shm.offers())"), "the other host is back")
+    assert b("shm.wait('hostA:x')") == 1
