@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import ipaddress
 import os
 import re
+import shlex
 import socket
+import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel._core import paths, private_files
@@ -94,11 +97,12 @@ def identity(host: str | None = None) -> Identity:
         several = f" Those of {', '.join(known)} are there: join with host={known[0]!r}." if known else ""
         message = (
             f"there is no certificate of this machine ({host}) in {folder()}.{several} "
-            "Make one, in a terminal: shmkernel hosts init; or copy to it the one that was made elsewhere"
+            "Make one, in a terminal: shmkernel hosts init; or copy to it the one that was made elsewhere; or set a "
+            "password: shmkernel hosts password"
         )
         raise NotFoundError(message, path=folder())
     path = _path(host)
-    blocks = [(block[1], block[0]) for block in _BLOCK.finditer(_read(path))]
+    blocks = [(block[1], block[0]) for block in _BLOCK.finditer(read(path))]
     try:
         (key,) = (text for title, text in blocks if title == "PRIVATE KEY")
         certificate, authority = (text for title, text in blocks if title == "CERTIFICATE")
@@ -108,6 +112,11 @@ def identity(host: str | None = None) -> Identity:
         )
         raise ArgumentError(message, path=path) from None
     return Identity(host, key, certificate, authority)
+
+
+def exist() -> bool:
+    """Return whether there is a certificate of a host."""
+    return bool(_known())
 
 
 def _known() -> list[str]:
@@ -126,12 +135,23 @@ def _path(host: str) -> str:
     return f"{folder()}/{host}.pem"
 
 
-def _read(path: str) -> str:
-    """Return the content of a file that only this user can read."""
-    content = private_files.read(path, _LONGEST)
+def read(path: str) -> str:
+    """Return the content of a file that only this user can read; RefusedError if it is another file."""
+    try:
+        content = private_files.read(path, _LONGEST)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EACCES):
+            raise
+        content = None
     if content is None:
-        message = f"{path} is not a file that only you can read, so its key is not trusted: chmod 600 {path}"
-        raise RefusedError(message, path=path, owner=os.lstat(path).st_uid)
+        status, quoted = os.lstat(path), shlex.quote(path)
+        cure = f"chmod 600 {quoted}"
+        if stat.S_ISLNK(status.st_mode):
+            cure = "put the file in place of the link"
+        elif status.st_uid != os.geteuid():
+            cure = f"sudo chown {os.geteuid()} {quoted}"
+        message = f"{path} is not a file that only you can read, so its key is not trusted: {cure}"
+        raise RefusedError(message, path=path, owner=status.st_uid)
     return content.decode("ascii", "replace")
 
 
@@ -172,9 +192,16 @@ class _Maker:
         """Return key and certificate from a file, None if there is none."""
         if not os.path.lexists(_path(name)):
             return None
-        content = _read(_path(name)).encode()
-        key = self._serialization.load_pem_private_key(content, None)
-        return key, self._x509.load_pem_x509_certificate(content[content.index(b"-----BEGIN CERT") :])
+        content = read(_path(name)).encode()
+        try:
+            key = self._serialization.load_pem_private_key(content, None)
+            return key, self._x509.load_pem_x509_certificate(content[content.index(b"-----BEGIN CERT") :])
+        except (ValueError, TypeError):
+            message = (
+                f"{_path(name)} is damaged. Put back the right one; or move away {folder()}, and make all certificates "
+                "anew: shmkernel hosts init"
+            )
+            raise ArgumentError(message, path=_path(name)) from None
 
     def host(self, host: str, addresses: Sequence[str], authority_key: Any, authority: Any) -> str:
         """Return the content of a host's file."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from shmkernel._core import closing, counts, folders, launch, limits, oflock, paths
 from shmkernel.errors import ArgumentError, Cure, HostError
-from shmkernel.hosts import certificates, channel, offering, server
+from shmkernel.hosts import certificates, channel, offering, passwords, server
 from shmkernel.hosts.offering import Offer
 
 if TYPE_CHECKING:
     import builtins
+    from collections.abc import Sequence
 
     from shmkernel._core.closing import Description
     from shmkernel.hosts.channel import Channel
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Offer", "join", "leave", "offers", "share", "unshare"]
 
 PORT = 7447
-_ANY = "0.0.0.0"  # noqa: S104  others are to connect; TLS keeps out who is not of this user
-_SCHEME = "tls/"
+_ANY = "0.0.0.0"  # noqa: S104  others are to connect; zenoh keeps out who is not of this user
+_WORDS = {"tls": "by certificates, encrypted", "tcp": "by user and password, not encrypted"}
 _STARTING = 30.0  # seconds until another process has started the server
 _NAP = 0.01
 _TRIES = 3
@@ -34,8 +35,10 @@ _TRIES = 3
 def join(*hosts: str, listen: str | None = None, host: str | None = None, timeout: float = 10.0) -> builtins.list[str]:
     """Connect this host to others, by a process that serves it until `leave`.
 
-    Nothing is shared by that: see `share`. Both sides prove who they are by the certificates that ``shmkernel hosts
-    init`` has made.
+    Nothing is shared by that: see `share`. Hosts know each other by the certificates that ``shmkernel hosts init`` has
+    made, over TLS (``tls/``); or by the user and password that ``shmkernel hosts password`` has set, over TCP
+    (``tcp/``), where everybody in the network can read what is copied. Without ``tls/`` or ``tcp/`` the password is
+    used if there is no certificate.
 
     Parameters
     ----------
@@ -44,7 +47,7 @@ def join(*hosts: str, listen: str | None = None, host: str | None = None, timeou
     listen : str, optional
         Where this host listens, by default at port 7447 of all its addresses.
     host : str, optional
-        The name of this host, by default that of its certificate.
+        The name of this host, by default that of its certificate, or of the machine.
     timeout : float
         Seconds in which one of `hosts` has to answer.
 
@@ -59,13 +62,16 @@ def join(*hosts: str, listen: str | None = None, host: str | None = None, timeou
         A ConnectionError: no host has answered, or this host has joined others already.
     """
     patience = counts.seconds(timeout)
-    listen = _address(listen or ("[::]" if socket.has_dualstack_ipv6() else _ANY))
-    connect = [_address(text) for text in hosts]
-    identity = certificates.identity(host)
+    way = _way([*hosts, *([listen] if listen else [])])
+    where = _address(listen or ("[::]" if socket.has_dualstack_ipv6() else _ANY), way)
+    connect = [_address(text, way) for text in hosts]
+    who = certificates.identity(host) if way == "tls" else passwords.login(host)
     answer = None
     for _ in range(_TRIES):
         with channel.connected() or _started() as running:
-            answer = _asked(running, do="join", identity=identity, listen=listen, connect=connect, patience=patience)
+            answer = _asked(
+                running, do="join", who=who, listen=where, given=bool(listen), connect=connect, patience=patience
+            )
         if answer is not None:  # else it was just ending
             break
     names: builtins.list[str] = _sure(answer)["hosts"]
@@ -130,13 +136,23 @@ def leave() -> bool:
     return True
 
 
-def _address(text: str) -> str:
-    """Return an address in zenoh's form; the port may be left out."""
-    place = text.removeprefix(_SCHEME)
-    if not place or "/" in place:
-        message = f"{text!r} is no address of a host: give {_SCHEME}NAME:{PORT}. Hosts are connected by TLS alone"
-        raise ArgumentError(message, address=text)
-    return f"{_SCHEME}{place}" if place.rpartition(":")[2].isdigit() else f"{_SCHEME}{place}:{PORT}"
+def _way(addresses: Sequence[str]) -> str:
+    """Return the protocol that all addresses have; without one, that of what is there: TLS before TCP."""
+    given = sorted({text.partition("/")[0] for text in addresses if "/" in text})
+    if len(given) > 1:
+        raise ArgumentError(f"a host joins in one way, not in several: {', '.join(f'{way}/' for way in given)}")
+    if given:
+        return given[0]
+    return "tcp" if passwords.exists() and not certificates.exist() else "tls"
+
+
+def _address(text: str, way: str) -> str:
+    """Return an address in zenoh's form; the protocol and the port may be left out."""
+    place = text.rpartition("/")[2]
+    if way not in _WORDS or not place or text.count("/") > 1:
+        known = " or ".join(f"{way}/NAME:{PORT} ({words})" for way, words in _WORDS.items())
+        raise ArgumentError(f"{text!r} is no address of a host: give {known}", address=text)
+    return f"{way}/{place}" if place.rpartition(":")[2].isdigit() else f"{way}/{place}:{PORT}"
 
 
 def _ask(**request: object) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Connect the hosts of a user by zenoh, peer to peer, over mutual TLS: no server to run, no multicast.
+"""Connect the hosts of a user by zenoh, peer to peer: no server to run, no multicast.
+
+They know each other by certificates, over mutual TLS, or by a user and password, over TCP.
 
     shmkernel/1/host/<host>              a liveliness token: the host is there
     shmkernel/1/shared/<host>/<name>     a liveliness token: it shares this segment; zenoh removes it if the host dies
@@ -24,15 +26,16 @@ from shmkernel._core import segment_file
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, Cure, DamagedError, HostError, NotFoundError, ShmError, UnsupportedError
 from shmkernel.hosts import channel, offering
+from shmkernel.hosts.certificates import Identity
 from shmkernel.hosts.offering import PIECE, Offer
+from shmkernel.hosts.passwords import Login
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from shmkernel.hosts.certificates import Identity
-
 ROOT = "shmkernel/1"
 _LEASE = 5000  # milliseconds without a sign of life, after which a host counts as dead
+_RETRY = {"period_init_ms": 200, "period_max_ms": 2000, "period_increase_factor": 2}  # in the background, for ever
 _ANSWER = 300.0  # seconds for a reply: the lease tells of dead hosts, and a piece may take long
 _ALL = 1 << 30  # replies that wait until they are read
 _NAMED = 5  # hosts that an error names
@@ -41,9 +44,36 @@ _CLOSING = 2.0  # seconds; the end of this process closes all likewise
 _NAP = 0.02  # seconds between two looks for the first host
 
 
-def settings(identity: Identity, listen: str, connect: Sequence[str]) -> dict[str, Any]:
-    """Return zenoh's configuration."""
+WAYS: dict[str, type[Identity | Login]] = {"tls": Identity, "tcp": Login}  # by the protocol that zenoh uses
+_DOUBTS = {
+    "tls": (
+        "the certificates of both are not from the same authority, or one has expired, or it is not for this address, "
+        "or the other has joined by a password: tcp/"
+    ),
+    "tcp": (
+        "user and password are not the same on both (shmkernel hosts password), or the other has joined by its "
+        "certificate: tls/"
+    ),
+}
 
+
+def settings(who: Identity | Login, listen: str, connect: Sequence[str]) -> dict[str, Any]:
+    """Return zenoh's configuration."""
+    transport = _password(who) if isinstance(who, Login) else _certificates(who)
+    transport["link"]["tx"] = {"lease": _LEASE}
+    return {
+        "mode": "peer",
+        "listen": {"endpoints": [listen]},
+        "connect": {"endpoints": [*connect], "timeout_ms": -1, "exit_on_failure": False, "retry": _RETRY},
+        "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": True}},
+        "transport": {
+            **transport,
+            "shared_memory": {"enabled": False},  # it would leave files in /dev/shm if the process is killed
+        },
+    }
+
+
+def _certificates(identity: Identity) -> dict[str, Any]:
     def encoded(text: str) -> str:
         return base64.b64encode(text.encode()).decode()
 
@@ -55,22 +85,18 @@ def settings(identity: Identity, listen: str, connect: Sequence[str]) -> dict[st
         "close_link_on_expiration": True,
         **{f"{side}_{what}": text for side in ("listen", "connect") for what, text in own.items()},
     }
-    return {
-        "mode": "peer",
-        "listen": {"endpoints": [listen]},
-        "connect": {"endpoints": [*connect], "timeout_ms": 0, "exit_on_failure": False},
-        "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": True}},
-        "transport": {
-            "link": {"protocols": ["tls"], "tls": tls, "tx": {"lease": _LEASE}},
-            "shared_memory": {"enabled": False},  # it would leave files in /dev/shm if the process is killed
-        },
-    }
+    return {"link": {"protocols": ["tls"], "tls": tls}}
+
+
+def _password(login: Login) -> dict[str, Any]:
+    own = {"user": login.user, "password": login.key}
+    return {"link": {"protocols": ["tcp"]}, "auth": {"usrpwd": {**own, "dictionary_file": login.dictionary}}}
 
 
 class Network:
     """The connection of this host to others: what it offers them, and what they offer."""
 
-    def __init__(self, identity: Identity, listen: str, connect: Sequence[str]) -> None:
+    def __init__(self, who: Identity | Login, listen: str, connect: Sequence[str]) -> None:
         try:
             with importing:
                 import zenoh  # noqa: PLC0415  an extra
@@ -78,11 +104,12 @@ class Network:
             message = 'hosts are connected by zenoh: pip install "shmkernel[hosts]"'
             raise UnsupportedError(message, package="eclipse-zenoh") from None
         self._zenoh: Any = zenoh
-        self.host, self.listen, self.connect = identity.host, listen, [*connect]
+        self.host, self.listen, self.connect = who.host, listen, [*connect]
+        self.way = listen.partition("/")[0]
         self._kept: list[Any] = []
         self._tokens: dict[str, Any] = {}
         try:
-            config = zenoh.Config.from_json5(json.dumps(settings(identity, listen, connect)))
+            config = zenoh.Config.from_json5(json.dumps(settings(who, listen, connect)))
             self._session = self._zenoh.open(config)
         except zenoh.ZError as error:
             why = re.sub(r" at \S+\.rs:\d+\.?", "", str(error))  # without zenoh's source lines
@@ -110,13 +137,13 @@ class Network:
             if time.monotonic() > until:
                 message = (
                     f"no host has answered at {', '.join(self.connect)} within {patience:g} s. Either none has joined "
-                    "there, or the way is blocked, or the certificates of both are not from the same authority, or "
-                    "one has expired, or it is not for this address"
+                    f"there, or the way is blocked, or {_DOUBTS[self.way]}"
                 )
                 raise HostError(message, connect=", ".join(self.connect))
             time.sleep(_NAP)
         if self.host in self.hosts():
-            message = f"another host has joined as {self.host}: each needs a certificate of its own"
+            own = "a certificate" if self.way == "tls" else "a name"
+            message = f"another host has joined as {self.host}: each needs {own} of its own"
             raise HostError(message, host=self.host)
 
     def close(self) -> None:

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING
 from shmkernel._core import daemon, folders, launch, paths, registry, segment_file
 from shmkernel.errors import Cure, HostError, NotFoundError, TimedOutError
 from shmkernel.hosts import channel, offering
-from shmkernel.hosts.certificates import Identity
-from shmkernel.hosts.network import Network
+from shmkernel.hosts.network import WAYS, Network
 from shmkernel.sync import inotify
 
 if TYPE_CHECKING:
@@ -117,15 +116,20 @@ class Server:
             raise HostError("this host has not joined others", Cure("Join", "join"))
         return self.network
 
-    def _do_join(self, client: Channel, identity: list[str], listen: str, connect: list[str], patience: float) -> None:
+    def _do_join(
+        self, client: Channel, who: list[str], listen: str, given: bool, connect: list[str], patience: float
+    ) -> None:
         with self._turn:
             if self.network is None:
-                network = Network(Identity(*identity), listen, connect)
+                network = Network(WAYS[listen.partition("/")[0]](*who), listen, connect)
                 network.appear(patience, client.gone)
                 self.network = network
-            elif not {*connect} <= {*self.network.connect}:
-                known = ", ".join(self.network.connect) or "none: it only listens"
-                message = f"this host has joined already, as {self.network.host}; the hosts it connects to: {known}"
+            elif not {*connect} <= {*self.network.connect} or (given and listen != self.network.listen):
+                known = ", ".join(self.network.connect) or "none"
+                message = (
+                    f"this host has joined already, as {self.network.host}; it listens at {self.network.listen}; "
+                    f"the hosts it connects to: {known}"
+                )
                 raise HostError(message, Cure("To join others, first leave", "leave"), host=self.network.host)
         client.send({"host": self.network.host, "hosts": self.network.hosts()})
 

@@ -320,13 +320,15 @@ class ShmMagics(Magics):
     @argument(
         "--listen", metavar="ADDRESS", help="where this host listens, by default at port 7447 of all its addresses"
     )
-    @argument("--host", metavar="NAME", help="name of this host, by default that of its certificate")
+    @argument("--host", metavar="NAME", help="name of this host, by default that of its certificate, or of the machine")
     def shm_join(self) -> None:
-        """Connect this host to others, over mutual TLS. Nothing is shared by that: see %shm_share.
+        """Connect this host to others. Nothing is shared by that: see %shm_share.
 
-        ``shmkernel hosts init``, in a terminal, makes the certificates.
+        Hosts know each other by certificates, over TLS. ``shmkernel hosts init``, in a terminal, makes them.
+        Or by a password, over TCP, not encrypted. ``shmkernel hosts password``, in a terminal, asks for it.
 
         %shm_join tls/hostA:7447
+        %shm_join tcp/hostA:7447       by the password
         """
 
     @_verb

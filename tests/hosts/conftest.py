@@ -125,6 +125,12 @@ class Host:
                     return int(entry)
         return None
 
+    def refusals(self):
+        """Return how often nobody has listened where a process of this host wanted to connect."""
+        lines = Path(f"/proc/{self.init}/net/snmp").read_text().splitlines()
+        titles, figures = (line.split() for line in lines if line.startswith("Tcp:"))
+        return int(figures[titles.index("AttemptFails")])
+
     def signal_server(self, how):
         os.kill(self.server(), how)
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.helpers import until
+from tests.helpers import PATIENCE, until
 
 MANY = 9_000_001  # bytes, and no multiple of a piece
 
@@ -130,3 +130,12 @@ def test_a_server_that_is_killed_leaves_nothing_that_matters(hosts, joined):
     assert hosts[0].segments() == ["shmk-0-x"]  # no file of zenoh's shared memory
     assert a("shm.join(listen='tls/10.77.0.1')")[0] == "hostA"
     assert a("shm.share('x')") == "hostA:x"
+
+
+def test_a_join_waits_for_a_host_that_joins_later(hosts):
+    a, b = (host.kernel() for host in hosts)
+    before = hosts[1].refusals()
+    b.begin(f"shm.join('tls/10.77.0.1', timeout={PATIENCE})")
+    until(lambda: hosts[1].refusals() > before, "it has tried to connect")
+    a("shm.join(listen='tls/10.77.0.1')")
+    assert b.answer() == ["hostA", "hostB"]
