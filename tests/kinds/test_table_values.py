@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shmkernel as shm
-from shmkernel.kinds.tables import incoming, outgoing
+from shmkernel.kinds.tables import outgoing, parquet
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
 pd = pytest.importorskip("pandas")
@@ -471,7 +471,7 @@ def test_what_would_not_come_back_is_refused_by_column_and_each_cure_works(case)
 
 
 def test_values_are_right_after_a_file_of_any_format(tmp_path, monkeypatch):
-    monkeypatch.setattr(incoming, "_BATCH", 64)  # rows
+    monkeypatch.setattr(parquet, "ROWS", 64)  # rows
     monkeypatch.setattr(outgoing, "_ROWS", 64)
     codes = np.arange(300) % 3
     value = pd.DataFrame(

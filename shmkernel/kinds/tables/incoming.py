@@ -16,7 +16,7 @@ from shmkernel._core import capacity, limits
 from shmkernel._core.imports import importing
 from shmkernel.errors import DamagedError, UnsupportedError
 from shmkernel.kinds import a_type, said
-from shmkernel.kinds.tables import arrow_file, frames
+from shmkernel.kinds.tables import arrow_file, frames, parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".parquet", ".csv", ".feather", ".arrow")
 ORIGIN = b"shmkernel"  # key in the schema's metadata: what was shared
 _MORE = ("xarray",)  # libraries whose values have the interface, and are more than a table
-_BATCH = 1 << 16  # rows of a batch of a Parquet file
 
 
 class Incoming(NamedTuple):
@@ -281,11 +280,9 @@ def _plain(name: str, schema: pa.Schema, arrow: Any) -> pa.Schema:
 def _read(arrow: Any, path: str) -> tuple[Any, Any, int]:
     """Return the schema and the batches of a file, and its number of rows if it says so at its end."""
     if path.endswith(".parquet"):
-        with importing:
-            import pyarrow.parquet  # noqa: PLC0415  slow
-
-        parquet = pyarrow.parquet.ParquetFile(path)
-        return parquet.schema_arrow, parquet.iter_batches(_BATCH), parquet.metadata.num_rows
+        file = parquet.open_(path)
+        keeps = any(_has_dictionary(kind, arrow) for kind in file.schema_arrow.types)
+        return file.schema_arrow, parquet.batches(arrow, path, file, keeps=keeps), file.metadata.num_rows
     if path.endswith(".csv"):
         with importing:
             import pyarrow.csv  # noqa: PLC0415  slow

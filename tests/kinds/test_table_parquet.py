@@ -1,0 +1,95 @@
+"""A Parquet file is read in bounded memory, however far its texts expand: one may stand in a million rows."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from shmkernel._core import capacity
+from shmkernel.kinds.tables import incoming, parquet
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
+pq = pytest.importorskip("pyarrow.parquet")
+
+LONG, MANY = 4096, 20_000  # bytes of the text, rows: 80 MB in a file of a few kilobytes
+BOUND = 1 << 20
+
+
+def repeated(text=b"x" * LONG, rows=MANY, kind=None):
+    """Make a column that has one text in all rows."""
+    values = pa.array([text], kind or pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, "i4")), values)
+
+
+def lists(rows=MANY // 4):
+    """Make a column of lists, of four texts each."""
+    offsets = pa.array(np.arange(0, 4 * rows + 1, 4, "i4"))
+    return pa.ListArray.from_arrays(offsets, repeated(rows=4 * rows))
+
+
+COLUMNS = {
+    "texts": lambda: {"a": repeated()},
+    "bytes": lambda: {"a": repeated(kind=pa.binary())},
+    "texts in lists": lambda: {"a": lists()},
+    "texts in structs": lambda: {"a": pa.StructArray.from_arrays([repeated()], ["t"])},
+    "nothing in the first rows": lambda: {
+        "a": pa.DictionaryArray.from_arrays(pa.array([None] * 100 + [0] * MANY, "i4"), ["x" * LONG])
+    },
+    "two columns": lambda: {"a": repeated(rows=MANY // 2), "b": repeated(rows=MANY // 2)},
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_no_batch_of_a_small_file_takes_more_than_its_bound(column, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "_WIDEST", BOUND)
+    path = str(tmp_path / "x.parquet")
+    table = pa.table(COLUMNS[column]())
+    pq.write_table(table, path, store_schema=False)  # as texts: another program does not name its dictionaries
+    assert (tmp_path / "x.parquet").stat().st_size < 100_000
+    rows, most = 0, 0
+    for batch in incoming.file("x", path).batches:
+        rows, most = rows + batch.num_rows, max(most, batch.nbytes)
+    assert rows == len(table)
+    assert most < 2 * BOUND
+
+
+def test_rows_of_short_texts_come_in_full_batches(tmp_path, monkeypatch):
+    """One long text makes the batches that are read small. They are put together, since each costs time for ever."""
+    monkeypatch.setattr(parquet, "_WIDEST", BOUND)
+    monkeypatch.setattr(parquet, "ROWS", 1000)
+    values = [str(number % 10) for number in range(10_000)] + ["x" * LONG]
+    pq.write_table(pa.table({"a": values}), tmp_path / "x.parquet")
+    made = incoming.file("x", str(tmp_path / "x.parquet"))
+    batches = list(made.batches)
+    assert [value for batch in batches for value in batch.column(0).to_pylist()] == values
+    assert len(batches) < 20  # of up to 1,000 rows, where 255 are read at once
+
+
+def test_dictionaries_that_do_not_fit_into_memory_are_refused_before_any_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "x.parquet"
+    schema = pa.schema({"a": pa.dictionary(pa.int32(), pa.string())})
+    with pq.ParquetWriter(path, schema) as writer:
+        for number in range(64):  # of each a megabyte, compressed to some 50 bytes
+            writer.write_table(pa.table({"a": repeated(b"%d" % number + b"x" * (1 << 20), 1)}, schema=schema))
+    gc.collect()
+    before, left = pa.total_allocated_bytes(), 32 << 20
+    monkeypatch.setattr(capacity, "memory", lambda: left)
+    with pytest.raises(shm.LimitError, match=r"x\.parquet takes at least .*Close other programs") as caught:
+        shm.load("x", path)
+    assert caught.value.needed > left
+    assert shm.list() == []
+    gc.collect()
+    assert pa.total_allocated_bytes() - before < left // 2
+
+
+def test_texts_of_all_lengths_are_loaded_as_they_are(tmp_path):
+    values = ["", None, "ä" * 3, "x" * 100_000, *(str(number) for number in range(5000))]
+    table = pa.table({"a": values, "b": pa.array([[v, None] for v in values]), "c": pa.array(values, pa.large_string()),
+                      "d": pa.array([v and v.encode() for v in values]), "n": range(len(values))})  # fmt: skip
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=700)
+    assert shm.load("x", tmp_path / "x.parquet").equals(table)
+    pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    assert shm.load("empty", tmp_path / "empty.parquet").num_rows == 0
