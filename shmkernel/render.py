@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 FOREIGN = "another program"  # the owner in listings of a file without a record
 _COLUMNS = ("name", "kind", "type", "size", "owner", "attached", "lifetime", "age")
 RIGHT = {"size", "age"}  # columns of numbers
+_MEASURES = {"type", "size", "created", "age"}  # columns, and facts, that consist of numbers and units
+_INSIDE = re.compile(r"(?<=\d) (?=(?:[KMGT]i)?B\b|bytes|rows|columns|(?:s|min|h|d)\b)|(?<=\d,) (?=\d)")
 # What gives way if a table is too wide for a terminal, in this order: a column, and its least width, 0 to leave it out.
 _GIVING = (
     ("owner", 16), ("attached", 16), ("type", 16), ("name", 24), ("age", 0), ("lifetime", 0), ("owner", 10),
@@ -217,16 +220,34 @@ def table_html(rows: Sequence[Info], notes: Mapping[str, str] | None = None, *, 
     if not rows:
         return f"<div>{html.escape(nothing())}</div>"
     head, rest = cells(rows[:most], notes or {})
-
-    def line(tag: str, texts: Iterable[str]) -> str:
-        return "".join(
-            f'<{tag} style="text-align: {"right" if title in RIGHT else "left"}">{html.escape(text)}</{tag}>'
-            for title, text in zip(head, texts, strict=True)
-        )
-
-    body = "".join(f"<tr>{line('td', texts)}</tr>" for texts in rest)
+    body = "".join(line_html("td", head, texts) for texts in rest)
     ends = "".join(map(_aside, footer(rows, most)))
-    return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>{ends}"
+    return f"<table><thead>{line_html('th', head, head)}</thead><tbody>{body}</tbody></table>{ends}"
+
+
+def line_html(tag: str, titles: Sequence[str], texts: Sequence[str]) -> str:
+    """Return a line of a table, of cells with this tag."""
+    cells = (
+        f'<{tag} style="text-align: {"right" if title in RIGHT else "left"}">{_in_html(title, text)}</{tag}>'
+        for title, text in zip(titles, texts, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _in_html(title: str, text: str) -> str:
+    escaped = html.escape(text)
+    return unbroken(escaped) if title in _MEASURES else escaped
+
+
+def unbroken(text: str) -> str:
+    """Keep numbers beside their units where a narrow page breaks lines. Other pages may drop a style sheet.
+
+    Examples
+    --------
+    >>> print(unbroken("270.9 KiB of 1,000 rows, int16 (344, 403)").replace("\N{NO-BREAK SPACE}", "_"))
+    270.9_KiB of 1,000_rows, int16 (344,_403)
+    """
+    return _INSIDE.sub("\N{NO-BREAK SPACE}", text)
 
 
 def total(rows: Sequence[Info]) -> str:
@@ -254,7 +275,7 @@ def card_html(segment: Info, remark: str = "") -> str:
     """Show all details of one segment, in HTML."""
     lines = (
         f'<tr><th style="text-align: left">{html.escape(title)}</th>'
-        f'<td style="text-align: left">{html.escape(text)}</td></tr>'
+        f'<td style="text-align: left">{_in_html(title, text)}</td></tr>'
         for title, text in facts(segment, remark)
     )
     return f"<table><tbody>{''.join(lines)}</tbody></table>"
@@ -373,4 +394,4 @@ def _recipe(recipe: str) -> str:
 
 
 def _aside(text: str) -> str:
-    return f'<div style="color: var(--jp-ui-font-color2)">{html.escape(text)}</div>'
+    return f'<div style="color: var(--jp-ui-font-color2)">{unbroken(html.escape(text))}</div>'

@@ -59,15 +59,7 @@ def _table(rows: Sequence[Info], most: int, moment: str) -> Saved:
     ]
     below = [*render.footer(rows, most), moment]
     text = "\n".join([render.table(rows, most=most, width=_WIDE), moment])
-    body = "".join(_line("td", head, line) for line in lines)
-    asides = "".join(f"<div>{html.escape(one)}</div>" for one in below)
-    found = f"<table><thead>{_line('th', head, head)}</thead><tbody>{body}</tbody></table>{asides}"
+    body = "".join(render.line_html("td", head, line) for line in lines)
+    asides = "".join(f"<div>{render.unbroken(html.escape(one))}</div>" for one in below)
+    found = f"<table><thead>{render.line_html('th', head, head)}</thead><tbody>{body}</tbody></table>{asides}"
     return Saved(text, found, {"lines": [head, *lines], "below": below})
-
-
-def _line(tag: str, head: Sequence[str], texts: Sequence[str]) -> str:
-    cells = (
-        f'<{tag} style="text-align: {"right" if title in render.RIGHT else "left"}">{html.escape(text)}</{tag}>'
-        for title, text in zip(head, texts, strict=True)
-    )
-    return f"<tr>{''.join(cells)}</tr>"

@@ -673,7 +673,7 @@ def test_a_saved_table_is_plain_where_a_viewer_takes_styles_and_scripts_away(shm
     seen = Strict(saved.table([info, info._replace(name="a_long_name_" * 5, owner="<script>a</script>.ipynb")]).html)
     assert seen.lines[0] == ["name", "kind", "type", "size", "owner", "attached", "lifetime", "age"]
     assert [len(line) for line in seen.lines] == [8] * 3
-    assert seen.lines[1][:3] == ["x", "array", "float64 (4, 5)"]
+    assert seen.lines[1][:3] == ["x", "array", "float64 (4,\N{NO-BREAK SPACE}5)"]
     assert seen.lines[2][4].startswith("<script>a</script>")
     assert seen.below[0].startswith("2 segments, ")
     assert seen.below[-1].startswith("As of ")

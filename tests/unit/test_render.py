@@ -1,6 +1,7 @@
 """Segments as people see them."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from shmkernel import render
 from shmkernel._core import capacity
+from shmkernel.monitor import saved
 from shmkernel.verbs.listing import Holder, Info
 
 NOW = 1_700_000_000.0
@@ -78,6 +80,17 @@ def test_nothing_in_a_label_is_taken_for_markup_or_a_terminals_command():
     for text in (render.table([odd]), render.card(odd), render.owner(odd), render.source(odd)):
         assert "\x1b" not in text
     assert len(render.table([odd]).splitlines()) == 3
+
+
+def test_a_number_and_its_unit_stay_on_one_line_of_a_narrow_page_and_a_terminal_has_plain_blanks():
+    picture = saved.table([ONE])
+    for text in (render.table_html([ONE]), render.card_html(ONE), picture.html):
+        assert "int16 (344,\N{NO-BREAK SPACE}403)" in text
+        assert "270.8\N{NO-BREAK SPACE}KiB" in text
+        assert "4\N{NO-BREAK SPACE}min" in text
+        assert not re.search(r"\d ([KMGT]iB|bytes|min|s|h|d)\b", text)
+    for text in (render.table([ONE]), render.card(ONE), render.what(ONE), picture.text):
+        assert "\N{NO-BREAK SPACE}" not in text
 
 
 def test_colours_come_from_the_theme_alone():
