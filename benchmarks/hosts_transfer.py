@@ -1,6 +1,6 @@
 """How fast a value reaches another host: our attach beside raw TCP, Arrow Flight, Dask and Ray, in one run.
 
-uv run --group large --with ray python benchmarks/hosts_transfer.py [raw tls flight dask ray]
+uv run --group large --with ray python benchmarks/hosts_transfer.py [raw tcp tls flight dask ray]
 
 As root, on Linux, with iproute2. Two hosts are made of this machine: each has its own network, processes and /dev/shm,
 and a virtual cable connects them. One holds the values, a process on the other fetches them. All ways are timed in
@@ -8,7 +8,8 @@ turn, and the median of each is printed with its ratio to raw TCP. The last colu
 process of the same host fetches 1 GiB in the same way.
 
     raw     sendfile on one side, recv and pwrite to a file in /dev/shm on the other, over a kept connection
-    tls     `shm.attach`, hosts joined by mutual TLS: a file in /dev/shm too
+    tcp     `shm.attach`, hosts joined by user and password: a file in /dev/shm too
+    tls     the same, hosts joined by certificates
     flight  Arrow Flight: the memory of the process that fetches, as with Dask
     dask    a task whose argument is on another worker
     ray     `ray.get` of an object in another node's store: shared memory too; left out if it is not installed
@@ -86,22 +87,27 @@ class Raw:
         return took
 
 
-class Tls:
-    """Segments."""
+class Tcp:
+    """Segments, in a folder and with a server of this way's own."""
 
-    def serve(self):
+    way, port = "tcp", 7447
+
+    def join(self, *hosts):
+        os.environ["SHMKERNEL_DIR"] = f"/dev/shm/{self.way}"
+        os.makedirs(os.environ["SHMKERNEL_DIR"], exist_ok=True)
         import shmkernel as shm
 
-        shm.join()
+        shm.join(*hosts, listen=f"{self.way}/0.0.0.0:{self.port}", host="hostB" if hosts else "hostA")
+        return shm
+
+    def serve(self):
+        shm = self.join()
         self.kept = [shm.create(f"x{size}", value(size)) for size in ROUNDS]
         for size in ROUNDS:
             shm.share(f"x{size}")
 
     def begin(self):
-        import shmkernel as shm
-
-        self.shm = shm
-        shm.join(f"tls/{A}")
+        self.shm = self.join(f"{self.way}/{A}:{self.port}")
 
     def fetch(self, size):
         start = time.perf_counter()
@@ -111,6 +117,10 @@ class Tls:
         del got
         self.shm.unlink(f"hostA.x{size}")
         return took
+
+
+class Tls(Tcp):
+    way, port = "tls", 7448
 
 
 class Flight:
@@ -215,7 +225,7 @@ class Ray:
         return took
 
 
-WAYS = {"raw": Raw, "tls": Tls, "flight": Flight, "dask": Dask, "ray": Ray}
+WAYS = {"raw": Raw, "tcp": Tcp, "tls": Tls, "flight": Flight, "dask": Dask, "ray": Ray}
 
 
 class Host:
@@ -319,22 +329,23 @@ def cell(size, times, raw):
     return f"{median * 1e3:.2f} ms ({median / base:.1f} x)"
 
 
-def authority(data):
-    """Make the certificates of both hosts, each in its data folder."""
-    from shmkernel.hosts import certificates
+def identify(data):
+    """Make the certificates and the password of both hosts, each in its data folder."""
+    from shmkernel.hosts import certificates, passwords
 
-    os.environ["XDG_DATA_HOME"] = str(data / "authority")
+    for host in ("hostA", "hostB"):
+        os.environ["XDG_DATA_HOME"] = str(data / host)
+        passwords.set_password("a benchmark", "ada")
     for path in certificates.init([f"hostA={A}", f"hostB={B}"]):
-        target = data / Path(path).stem / "shmkernel/hosts"
-        target.mkdir(parents=True)
-        shutil.move(path, target)
+        with contextlib.suppress(shutil.SameFileError):
+            shutil.copy(path, data / Path(path).stem / "shmkernel/hosts")
 
 
 def main(ways):
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         data = Path(folder)
         tempfile.tempdir = os.environ["TMPDIR"] = folder
-        authority(data)
+        identify(data)
         hosts = [Host(name, data) for name in ("hostA", "hostB")]
         for host in hosts:
             stack.callback(host.end)
