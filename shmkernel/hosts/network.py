@@ -6,7 +6,7 @@ They know each other by certificates, over mutual TLS, or by a user and password
     shmkernel/1/shared/<host>/<name>     a liveliness token: it shares this segment; zenoh removes it if the host dies
     shmkernel/1/ask/<host>/offers/-      a query: all offers of the host
     shmkernel/1/ask/<host>/offer/<name>  a query: the offer of a segment, with its bytes if it is small
-    shmkernel/1/ask/<host>/piece/<name>  a query: 4 MB of it
+    shmkernel/1/ask/<host>/piece/<name>  a query: a piece of it, 4 MB at most
     shmkernel/1/ask/<host>/newer/<name>  a query: its version, once it is another than a given one; or nothing new
 
 A host that has died sends no error, but no reply. So whoever asks counts replies, and bytes.
@@ -39,6 +39,8 @@ _RETRY = {"period_init_ms": 200, "period_max_ms": 2000, "period_increase_factor"
 _ANSWER = 300.0  # seconds for a reply: the lease tells of dead hosts, and a piece may take long
 _ALL = 1 << 30  # replies that wait until they are read
 _NAMED = 5  # hosts that an error names
+_LEAST = 256 << 10  # bytes of a piece, if not the last; the network's overhead would be large
+_SHARE = 0.1  # seconds that a piece takes in a slow network
 _WINDOW = 4  # pieces that are asked for before the first has come
 _CLOSING = 2.0  # seconds; the end of this process closes all likewise
 _NAP = 0.02  # seconds between two looks for the first host
@@ -91,6 +93,11 @@ def _certificates(identity: Identity) -> dict[str, Any]:
 def _password(login: Login) -> dict[str, Any]:
     own = {"user": login.user, "password": login.key}
     return {"link": {"protocols": ["tcp"]}, "auth": {"usrpwd": {**own, "dictionary_file": login.dictionary}}}
+
+
+def _fitting(done: int, seconds: float) -> int:
+    """Return how many bytes to ask for at once: what comes meanwhile, a small attach for example, waits behind them."""
+    return max(_LEAST, min(PIECE, int(_SHARE * done / max(seconds, 1e-6))))
 
 
 class Network:
@@ -236,9 +243,10 @@ class Network:
         """
         waiting: collections.deque[tuple[int, Any]] = collections.deque()
         asked = done = 0
+        start = time.monotonic()
         while done < offer.size:
             while asked < offer.size and len(waiting) < _WINDOW:
-                size = min(PIECE, offer.size - asked)
+                size = min(_fitting(done, time.monotonic() - start), offer.size - asked)
                 waiting.append((size, self._get(offer, asked, size)))
                 asked += size
             size, replies = waiting.popleft()
