@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ROOT = "shmkernel/1"
 _LEASE = 5000  # milliseconds without a sign of life, after which a host counts as dead
 _RETRY = {"period_init_ms": 200, "period_max_ms": 2000, "period_increase_factor": 2}  # in the background, for ever
+# Of two hosts that learn of each other by a third, one connects. If both do, each may refuse the other, for good.
+_ONE_SIDE = {"peer": {"to_router": "always", "to_peer": "greater-zid"}}
 _ANSWER = 300.0  # seconds for a reply: the lease tells of dead hosts, and a piece may take long
 _ALL = 1 << 30  # replies that wait until they are read
 _NAMED = 5  # hosts that an error names
@@ -67,7 +69,7 @@ def settings(who: Identity | Login, listen: str, connect: Sequence[str]) -> dict
         "mode": "peer",
         "listen": {"endpoints": [listen]},
         "connect": {"endpoints": [*connect], "timeout_ms": -1, "exit_on_failure": False, "retry": _RETRY},
-        "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": True}},
+        "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": True, "autoconnect_strategy": _ONE_SIDE}},
         "transport": {
             **transport,
             "shared_memory": {"enabled": False},  # it would leave files in /dev/shm if the process is killed
@@ -149,8 +151,8 @@ class Network:
                 raise HostError(message, connect=", ".join(self.connect))
             time.sleep(_NAP)
         if self.host in self.hosts():
-            own = "a certificate" if self.way == "tls" else "a name"
-            message = f"another host has joined as {self.host}: each needs {own} of its own"
+            own = "certificate of its own" if self.way == "tls" else 'name of its own: join as host="hostB"'
+            message = f"another host has joined as {self.host}: each needs a {own}"
             raise HostError(message, host=self.host)
 
     def close(self) -> None:

@@ -163,3 +163,9 @@ def test_nothing_is_taken_through_the_shared_memory_or_multicast_of_zenoh():
     assert settings["scouting"]["multicast"]["enabled"] is False
     assert settings["transport"]["link"]["protocols"] == ["tls"]
     assert settings["transport"]["link"]["tls"]["enable_mtls"] is True
+
+
+def test_of_two_hosts_that_learn_of_each_other_one_connects():
+    """If both did at the same time, each could refuse the other, for good: one pair in ten."""
+    settings = network.settings(Identity("hostA", "", "", ""), "tls/[::]:7447", [])
+    assert settings["scouting"]["gossip"]["autoconnect_strategy"]["peer"]["to_peer"] == "greater-zid"

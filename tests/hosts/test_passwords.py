@@ -14,7 +14,7 @@ import pytest
 
 from shmkernel import cli, errors
 from shmkernel.hosts import certificates, joining, passwords
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, until
 from tests.hosts.conftest import authority
 
 PASSWORD = "correct horse"
@@ -148,6 +148,19 @@ def test_neither_the_password_nor_its_key_is_sent_but_the_data_are_readable(know
     assert PASSWORD.encode().hex() not in sent
     assert key.encode().hex() not in sent
     assert key not in sent
+
+
+def test_two_hosts_find_each_other_through_a_third(known, sharing):
+    b, c = (known[1].kernel() for _ in range(2))
+    assert b(JOIN.format("", PATIENCE)) == ["hostA", "hostB"]
+    c("from shmkernel.hosts import network, passwords")
+    c("net = network.Network(passwords.login('hostC'), 'tcp/10.77.0.2:7448', ['tcp/10.77.0.1:7447'])")
+    c(f"net.appear({PATIENCE}, lambda: False)")
+    try:
+        until(lambda: b("shm.join()") == ["hostA", "hostB", "hostC"], "the second sees the third")
+        until(lambda: c("net.hosts()") == ["hostA", "hostB", "hostC"], "the third sees the second")
+    finally:
+        c.begin("import os; os._exit(0)")  # zenoh's threads would wait for each other
 
 
 def test_with_both_ways_there_the_address_says_which(joined, hosts):
