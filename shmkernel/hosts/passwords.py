@@ -26,7 +26,7 @@ from shmkernel.hosts import certificates
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _CONTENT = re.compile(rf"({_USER.pattern}):([0-9a-f]{{64}})\n")
 _SHORTEST, _LONGEST = 8, 1024  # characters of a password
-_COST = {"n": 1 << 15, "r": 8, "p": 3, "maxmem": 1 << 26}  # 0.2 s, 32 MiB
+_COST = {"n": 1 << 15, "r": 8, "p": 3, "maxmem": 1 << 26}  # some tenths of a second, 32 MiB
 _CURE = "Set one, in a terminal: shmkernel hosts password"
 
 
