@@ -42,7 +42,7 @@ BULK, TINY = 1 << 30, 8
 ROUNDS = {BULK: 3, 100_000_000: 9, 1_000_000: 31, TINY: 101}  # of so many bytes
 TITLES = {BULK: "1 GiB", 100_000_000: "100 MB", 1_000_000: "1 MB", TINY: "8 bytes"}
 BESIDE = 2  # rounds of 8 bytes beside 1 GiB
-SLOW = 0.1  # seconds; what takes less is printed as a time, the rest as GB/s
+RATED = (BULK, 100_000_000)  # printed as a rate; the others as a time
 
 
 def value(size):
@@ -324,7 +324,7 @@ def measure(ways, there, here):
 
 def cell(size, times, raw):
     median, base = statistics.median(times), statistics.median(raw)
-    if size != "beside" and median > SLOW:
+    if size in RATED:
         return f"{size / median / 1e9:.2f} GB/s ({base / median:.2f})"
     return f"{median * 1e3:.2f} ms ({median / base:.1f} x)"
 
