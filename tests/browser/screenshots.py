@@ -1,4 +1,6 @@
-"""Take the pictures of the monitor: ``python -m tests.browser.screenshots FOLDER [pair]``, from the project's folder.
+"""Take the pictures of the monitor, from the project's folder.
+
+uv run --group browser --group large python -m tests.browser.screenshots FOLDER [pair]
 
 One for each kind of content, light; three dark; two narrow; one for each state. And ``pair.png`` and ``pair-dark.png``:
 two notebooks side by side, the second with the monitor, as in the README. Those in ``docs/images`` have the same names.
