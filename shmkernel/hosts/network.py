@@ -308,31 +308,30 @@ class Network:
         with query:
             try:
                 *_, what, name = str(query.key_expr).split("/")
-                content, priority = self._answered(what, name, query.parameters)
+                content = self._answered(what, name, query.parameters)
             except Exception as error:  # noqa: BLE001  the other side has to know of any
                 query.reply_err(json.dumps(channel.encoded(error)))
             else:
-                query.reply(f"{ROOT}/ask/{self.host}/{what}/{name}", content, priority=priority)
+                query.reply(f"{ROOT}/ask/{self.host}/{what}/{name}", content)
 
     def _answer_later(self, query: Any) -> None:
         """Answer in a thread of its own what is asked long before the answer is known."""
         threading.Thread(target=self._answer, args=[query], daemon=True).start()
 
-    def _answered(self, what: str, name: str, parameters: Any) -> tuple[bytes, Any]:
-        priorities = self._zenoh.Priority
+    def _answered(self, what: str, name: str, parameters: Any) -> bytes:
         if what == "offers":
-            return json.dumps([*self._own()]).encode(), priorities.DATA
+            return json.dumps([*self._own()]).encode()
         if name not in self._tokens:
             raise NotFoundError(f"{self.host} does not share {name!r}", name=name)
         if what == "offer":
             offer, content = offering.whole(self.host, name)
-            return json.dumps(offer).encode() + b"\n" + content, priorities.DATA
+            return json.dumps(offer).encode() + b"\n" + content
         if what == "newer":
             inode, version = (int(parameters.get(word)) for word in ("inode", "version"))
             found = offering.newer(name, inode, version, float(parameters.get("patience")))
-            return json.dumps(found).encode(), priorities.DATA
+            return json.dumps(found).encode()
         inode, at, size = (int(parameters.get(word)) for word in ("inode", "at", "size"))
-        return offering.piece(name, inode, at, size), priorities.DATA_LOW
+        return offering.piece(name, inode, at, size)
 
     def _own(self) -> Iterator[Offer]:
         for name in self.shared():
