@@ -27,6 +27,7 @@ _FILES = (errno.EMFILE, errno.ENFILE)
 _MEMORY = (errno.ENOMEM, errno.ENOLCK)  # the latter: no memory for a lock
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 _KNOWN = frozenset((*_FULL, *_FILES, *_MEMORY, *_FORBIDDEN))
+_NO_THREAD = (os.strerror(errno.EAGAIN), "can't start new thread")  # what libraries say of a thread that does not start
 
 
 def is_known(error: OSError) -> bool:
@@ -41,11 +42,26 @@ def told(error: Exception) -> OSError | None:
     --------
     >>> told(ValueError("IO Error: cannot open /proc: Too many open files")).errno == errno.EMFILE
     True
+    >>> told(RuntimeError("Failed to launch worker thread: Resource temporarily unavailable")).limit
+    'threads'
     """
     if isinstance(error, OSError) and is_known(error):
         return error
+    if any(words in str(error) for words in _NO_THREAD):
+        message = "the operating system starts no more threads for this process. Close other programs, or try again"
+        return LimitError(message, errno=errno.EAGAIN, limit="threads")
     code = next((code for code in _KNOWN if os.strerror(code) in str(error)), None)
     return None if code is None else OSError(code, os.strerror(code))
+
+
+def raise_told(error: Exception) -> None:
+    """Raise the error about a limit that another library's error tells of, if it tells of one."""
+    limit = told(error)
+    try:
+        if limit is not None:
+            raise limit from None
+    finally:
+        del error, limit  # an error and the frame that raises it would refer to each other
 
 
 def explained(error: OSError, name: str | None = None) -> OSError:

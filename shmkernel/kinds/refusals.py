@@ -39,12 +39,7 @@ def instead(
 
 def _ours(error: Exception, name: str, value: object, maker: kinds.Kind | None) -> UnsupportedError:
     """Return the error for what a library, or a method of the value, has raised; raise it if it tells of a limit."""
-    limit = limits.told(error)
-    try:
-        if limit is not None:
-            raise limit from None
-    finally:
-        del limit  # likewise
+    limits.raise_told(error)
     into = kinds.with_article(maker.name if maker else "segment")
     what = f"{name!r}: {kinds.a_type(value)} cannot become {into}: {kinds.said(error)}"
     return UnsupportedError(what, name=name, type=type(value).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -360,6 +361,33 @@ def test_an_error_while_a_pickle_is_loaded_is_ours_with_its_own_beneath(tmp_path
     monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(shm.UnsupportedError, match="of_a_file is not installed here"):
         shm.load("x", "y.pkl", allow_pickle=True)
+
+
+def _meet():
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+class _MetLater:
+    def __reduce__(self):
+        return _meet, ()
+
+
+class _MetAtOnce:
+    def __reduce__(self):
+        return _meet()
+
+
+def test_a_limit_that_an_object_meets_while_it_is_pickled_or_made_again_is_named(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(_MetLater()))
+    for act in (
+        lambda: shm.create("x", _MetAtOnce(), allow_pickle=True),
+        lambda: shm.create("x", _MetLater(), allow_pickle=True),
+        lambda: shm.load("x", "x.pkl", allow_pickle=True),
+    ):
+        with pytest.raises(shm.LimitError, match="ulimit -n") as caught:
+            act()
+        assert caught.value.errno == errno.EMFILE
+    assert shm.list() == []
 
 
 def test_what_does_not_pickle_again_leaves_no_file():

@@ -93,3 +93,9 @@ def test_texts_of_all_lengths_are_loaded_as_they_are(tmp_path):
     assert shm.load("x", tmp_path / "x.parquet").equals(table)
     pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
     assert shm.load("empty", tmp_path / "empty.parquet").num_rows == 0
+
+
+def test_a_thread_that_does_not_start_is_no_damage():
+    error = pa.lib.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily unavailable")
+    with pytest.raises(shm.LimitError, match="starts no more threads"):
+        incoming._damaged("x", "x.parquet", error)

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 
 from shmkernel import kinds
+from shmkernel._core import limits
 from shmkernel.errors import DamagedError, UnsupportedError
 from shmkernel.kinds import archives
 from shmkernel.kinds.objects import plain
@@ -59,6 +60,7 @@ def write(name: str, value: Any, path: str, file: IO[bytes], progress: Callable[
     except Exception as error:
         if counted.failed is not None:
             raise
+        limits.raise_told(error)
         message = f"{name!r}: {kinds.a_type(value)} cannot be pickled: {error}"
         raise UnsupportedError(message, name=name) from error
 
@@ -76,6 +78,7 @@ def unpickle(name: str, path: str) -> Any:
     except Exception as error:
         if isinstance(error, OSError) and error.filename == path:
             raise
+        limits.raise_told(error)
         why = f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) != "":
             why = why if package in sys.modules else f"{package} is not installed here"

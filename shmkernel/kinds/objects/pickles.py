@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from shmkernel import kinds
+from shmkernel._core import limits
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds.objects import adapters, plain, summary, tables
 from shmkernel.kinds.objects.layout import Buffer, Head, Opened, whole
@@ -170,6 +171,7 @@ def pack(name: str, value: object) -> Pickled:
     except MemoryError:
         raise
     except Exception as error:
+        limits.raise_told(error)
         raise UnsupportedError(
             f"{name!r}: {kinds.a_type(value)} cannot be pickled: {_why(error)}", name=name
         ) from error
@@ -262,6 +264,7 @@ def unpack(name: str, opened: Opened) -> Any:
     except MemoryError:
         raise
     except Exception as error:
+        limits.raise_told(error)
         message = f"{name!r}: its {head.type} cannot be unpickled: {_failure(error, head)}"
         raise UnsupportedError(message, name=name) from error
 

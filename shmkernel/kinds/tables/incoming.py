@@ -198,8 +198,7 @@ def _rows(name: str, reader: pa.RecordBatchReader, value: object) -> Iterator[pa
     except MemoryError:
         raise
     except Exception as error:
-        if limit := limits.told(error):
-            raise limit from None
+        limits.raise_told(error)
         what = f"{name!r}: {a_type(value)} has ended in an error: {said(error)}"
         raise UnsupportedError(what, name=name, type=type(value).__name__) from error
 
@@ -261,6 +260,7 @@ def _damaged(name: str, path: str, error: Exception) -> Exception:
     """Return the error to raise for a file; pyarrow has OSErrors of its own, without a number."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
         return error
+    limits.raise_told(error)
     message = f"{path} cannot be loaded: {error}. It has to be a {', '.join(SUFFIXES)} file"
     return DamagedError(message, name=name, path=path)
 

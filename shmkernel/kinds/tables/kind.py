@@ -64,8 +64,7 @@ class Table:
         except (ShmError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  a library may raise anything for odd metadata
-            if limit := limits.told(error):
-                raise limit from None
+            limits.raise_told(error)
             if form is not None:
                 message = f"{form} cannot hold this table: {error}. As it is: as_='arrow'"
                 raise ArgumentError(message, form=form) from None
