@@ -344,10 +344,19 @@ class _Body:
 
 
 def _in_another_thread(leave: Any) -> None:
+    done = threading.Event()
+
     def run() -> None:
-        with contextlib.suppress(shm.LockError):
-            leave()
+        try:
+            with contextlib.suppress(shm.LockError):
+                leave()
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
+    try:
+        thread.start()
+        thread.join()
+    except KeyboardInterrupt:
+        done.wait(10)  # if it has started, the other thread leaves all the same; what is held is looked at next
+        raise
