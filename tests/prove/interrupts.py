@@ -143,10 +143,12 @@ class Striker:
         threading.Thread(target=self._from_a_thread, name="striker", daemon=True).start()
 
     def _strike(self, _: int, frame: Any) -> None:
+        if self.came:  # the timer's next
+            return
         while frame.f_code.co_filename == __file__ and frame.f_back is not None:  # the handler of the timer
             frame = frame.f_back
         if self.only_ours and not frame.f_code.co_filename.startswith(self._ours):
-            signal.setitimer(signal.ITIMER_REAL, 1e-5 + self._longest * self._chance.random())
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + self._longest * self._chance.random(), 1)
             return
         self.came.append(True)
         raise KeyboardInterrupt
@@ -163,13 +165,13 @@ class Striker:
 
         self._longest, delay = longest, 1e-5 + longest * self._chance.random()
         threaded, end = self._chance.random() < _THREADED, time.monotonic() + _HANG
-        self.came.clear()
-        self._struck.clear()
         try:
+            self.came.clear()
+            self._struck.clear()
             if threaded:
                 self._delays.put(delay)
-            else:
-                signal.setitimer(signal.ITIMER_REAL, delay)
+            # Again each second: Python 3.11 forgets to look for a signal that comes while a thread lets go of the GIL.
+            signal.setitimer(signal.ITIMER_REAL, delay + threaded, 1)
             repeat(act, done=lambda: self.came or time.monotonic() > end)
         except KeyboardInterrupt:
             pass
@@ -178,6 +180,7 @@ class Striker:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 repeat(lambda: time.sleep(0.001), done=lambda: self.came or not threaded)
             raise
+        signal.setitimer(signal.ITIMER_REAL, 0)
         assert self.came, "the signal has not come"
         if threaded:
             self._struck.wait(_HANG)

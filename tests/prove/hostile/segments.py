@@ -197,7 +197,9 @@ def read_array(x: Any) -> None:
     """Read an array."""
     x.tobytes()
     with contextlib.suppress(SystemError, OverflowError, ValueError):  # numpy's own, for far dates and no letters
-        repr(x), x.tolist()
+        repr(x)
+        if x.size:  # else numpy makes empty lists, as many as the shape says
+            x.tolist()
 
 
 def read_list(x: Any) -> None:
