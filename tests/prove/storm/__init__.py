@@ -79,7 +79,8 @@ def _kind(fault: str) -> str:
 
 
 def _rows(report: Report, played: int, counts: collections.Counter[str]) -> None:
-    report.add("programs of 2 to 6 processes", played)
+    outcome = f"{len(report.faults)} with faults" if report.faults else "held"
+    report.add("programs of 2 to 6 processes", played, outcome)
     for group, title in _GROUPS.items():
         found = {key.partition("/")[2]: count for key, count in counts.items() if key.startswith(f"{group}/")}
         for names in _batches(sorted(found.items(), key=lambda pair: -pair[1])):

@@ -128,7 +128,9 @@ def _dict_methods(runner, value):
 
 
 def _table_methods(_, value):
-    value["number"][3:9], len(value), repr(value)
+    if not hasattr(value, "fetchnumpy"):  # a relation of DuckDB has no slices
+        value["number"][3:9]
+    len(value), repr(value)
 
 
 def _object_methods(_, value):
