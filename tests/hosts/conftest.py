@@ -21,6 +21,21 @@ from tests.helpers import PATIENCE, lacking, until
 AGENT = Path(__file__).with_name("agent.py")
 ADDRESSES = {"hostA": "10.77.0.1", "hostB": "10.77.0.2"}
 BEGIN = "mount -t tmpfs -o size={size}m shm /dev/shm && ip link set lo up && echo ready && exec sleep infinity"
+LOOK = """
+import json, time, zenoh
+from shmkernel.hosts import certificates, network, passwords
+settings = network.settings({who}, '{way}/127.0.0.1:7447', ['{way}/10.77.0.1:7447'])
+settings['listen']['endpoints'] = []
+{change}
+with zenoh.open(zenoh.Config.from_json5(json.dumps(settings))) as session:
+    until = time.monotonic() + {patience}
+    seen = []
+    while not seen and time.monotonic() < until:
+        seen = [str(reply.ok.key_expr) for reply in session.liveliness().get('**', timeout=5) if reply.ok]
+        seen += [str(reply) for reply in session.get('shmkernel/1/ask/hostA/piece/x?inode=0;at=0;size=9', timeout=5)]
+        time.sleep(0.05)
+seen
+"""  # what a client of zenoh sees that is no host of ours
 
 
 class AgentError(Exception):

@@ -15,26 +15,12 @@ import pytest
 from shmkernel import cli, errors
 from shmkernel.hosts import certificates, joining, passwords
 from tests.helpers import PATIENCE, until
-from tests.hosts.conftest import authority
+from tests.hosts.conftest import LOOK, authority
 
 PASSWORD = "correct horse"
 JOIN = "shm.join('{}10.77.0.1', host='hostB', timeout={})"
 SOON = 2  # seconds; the control shows that the right password is enough
-LOOK = """
-import json, time, zenoh
-from shmkernel.hosts import network, passwords
-settings = network.settings(passwords.login('hostB'), 'tcp/127.0.0.1:7447', ['tcp/10.77.0.1:7447'])
-settings['listen']['endpoints'] = []
-{change}
-with zenoh.open(zenoh.Config.from_json5(json.dumps(settings))) as session:
-    until = time.monotonic() + {patience}
-    seen = []
-    while not seen and time.monotonic() < until:
-        seen = [str(reply.ok.key_expr) for reply in session.liveliness().get('**', timeout=5) if reply.ok]
-        seen += [str(reply) for reply in session.get('shmkernel/1/ask/hostA/piece/x?inode=0;at=0;size=9', timeout=5)]
-        time.sleep(0.05)
-seen
-"""
+WHO = "passwords.login('hostB')"
 WIRE = """
 import socket, threading
 said = bytearray()
@@ -121,8 +107,8 @@ def test_one_with_a_certificate_alone_sees_nothing(known, sharing, monkeypatch, 
 )
 def test_one_that_speaks_to_zenoh_without_the_key_sees_nothing(known, sharing, change):
     stranger = known[1].kernel()
-    assert stranger(LOOK.format(change=change, patience=SOON)) == []
-    assert stranger(LOOK.format(change="", patience=PATIENCE)) != []  # the same with the key
+    assert stranger(LOOK.format(who=WHO, way="tcp", change=change, patience=SOON)) == []
+    assert stranger(LOOK.format(who=WHO, way="tcp", change="", patience=PATIENCE)) != []  # the same with the key
 
 
 def test_one_that_listens_without_the_key_sees_nothing(known):
@@ -130,7 +116,7 @@ def test_one_that_listens_without_the_key_sees_nothing(known):
     a, b = (host.kernel() for host in known)
     listen = "settings['listen']['endpoints'] = ['tcp/10.77.0.2:7447']; settings['connect']['endpoints'] = []"
     b(f"import time; until = time.monotonic() + {SOON}")
-    b.begin(LOOK.format(change=f"{listen}; del settings['transport']['auth']", patience=SOON))
+    b.begin(LOOK.format(who=WHO, way="tcp", change=f"{listen}; del settings['transport']['auth']", patience=SOON))
     error = a.fails(f"shm.join('10.77.0.2', host='hostA', timeout={SOON})", "ConnectionError")
     assert "shmkernel hosts password" in error.text
     assert b.answer() == []
