@@ -13,7 +13,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from shmkernel._core import capacity, descriptors, folders, paths
+from shmkernel._core import capacity, descriptors, folders, paths, segment_file
 from shmkernel.errors import Cure, LimitError, RefusedError, ShmError
 
 if TYPE_CHECKING:
@@ -113,17 +113,20 @@ def explains(function: Callable[Parameters, Result]) -> Callable[Parameters, Res
         except MemoryError as error:
             raise too_much(_name(arguments)) from error
         except OSError as error:
-            if isinstance(error, ShmError) or not (is_known(error) or _vanished(error)):
+            if isinstance(error, ShmError) or not (is_known(error) or error.errno == errno.ENOENT):
                 raise
-            error = folders.vanished() if _vanished(error) else explained(error, _name(arguments))
+            error = _vanished(error) if error.errno == errno.ENOENT else explained(error, _name(arguments))
             raise error from None
 
     return call
 
 
-def _vanished(error: OSError) -> bool:
-    """Return whether a file inside the runtime folder was missing that no function expects to be missing."""
-    return error.errno == errno.ENOENT and f"{_path(error)}/".startswith(f"{paths.runtime()}/")
+def _vanished(error: OSError) -> OSError:
+    """Convert the error for a file that no function expects to be missing: another program has just removed it."""
+    path = _path(error)
+    if f"{path}/".startswith(f"{paths.runtime()}/"):
+        return folders.vanished()
+    return segment_file.missing(paths.called(path)) if os.path.dirname(path) == paths.folder() else error
 
 
 def _name(arguments: tuple[object, ...]) -> str | None:

@@ -183,6 +183,8 @@ def unlink(name: str) -> Record | None:
         record = records.at(name, status)
         try:
             folders.unlink(paths.path_of(name))
+        except FileNotFoundError:  # another program has just removed it
+            raise segment_file.missing(name) from None
         except OSError as error:
             message = f"{name!r} cannot be unlinked: {error.strerror}: {paths.path_of(name)}"
             if not segment_file.may_remove(paths.path_of(name), status):

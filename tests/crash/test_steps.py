@@ -29,8 +29,8 @@ CALLS = (
 OLD, NEW = np.arange(3000), np.arange(5000) * 3
 
 
-def at_step(step, act):
-    """Call `act` right before the step-th system call from now on; ``next`` opens a file (`closing`).
+def at_step(step, act, calls=CALLS):
+    """Call `act` right before the step-th of these system calls from now on; ``next`` opens a file (`closing`).
 
     Return a function that returns whether that call came. It may come in a finalizer, where Python drops the exception
     of `act`.
@@ -40,7 +40,7 @@ def at_step(step, act):
     def look(frame, event, function):
         if event != "c_call" or getattr(function, "__module__", None) not in MODULES:
             return
-        if function.__name__ in CALLS and "importlib" not in frame.f_code.co_filename and next(count) == step:
+        if function.__name__ in calls and "importlib" not in frame.f_code.co_filename and next(count) == step:
             sys.setprofile(None)
             reached.set()
             act()

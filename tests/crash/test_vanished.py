@@ -1,4 +1,4 @@
-"""Another program removes the runtime folder while an operation runs: it works, or an error of ours says so."""
+"""Another program removes the runtime folder or a segment while an operation runs: it works, or raises our error."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import itertools
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
+from tests.crash.test_steps import CALLS as STEPS
 from tests.crash.test_steps import at_step
 from tests.helpers import Child, quick_first, until, until_left
 
@@ -35,6 +37,15 @@ CALLS = {
     "lock": lock,
     "gc": shm.gc,
     "unlink": lambda: shm.unlink("x"),
+}
+
+
+OF_A_NAME = {name: CALLS[name] for name in ("attach", "list", "info", "keep", "gc", "unlink")} | {
+    "keep as long as attached": lambda: shm.keep("x", "attached"),
+    "replace": lambda: shm.create("x", VALUE, replace=True),
+    "create again": lambda: shm.create("x", VALUE),
+    "save": lambda: shm.save("x", "x.saved"),
+    "doctor": shm.doctor,
 }
 
 
@@ -71,3 +82,25 @@ def test_a_runtime_folder_that_vanishes_at_any_time_gives_an_error_of_ours(what,
         assert child.join() == 0
     until_left(shm_dir)
     until(is_made, "another process uses the folder")
+
+
+@pytest.mark.parametrize("kind", [VALUE, {"a": 1}, [1, "two"]], ids=["array", "dict", "list"])
+@pytest.mark.parametrize("what", OF_A_NAME)
+def test_a_segment_that_vanishes_at_any_time_gives_an_error_of_ours(what, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(shm.ShmError):
+        OF_A_NAME[what]()  # imports
+    for step in itertools.count(1):
+        shm.create("x", kind, replace=True)
+        shm.gc()
+        reached = at_step(step, lambda: Path(paths.path_of("x")).unlink(missing_ok=True), (*STEPS, "stat"))
+        try:
+            with contextlib.suppress(shm.ShmError):
+                OF_A_NAME[what]()
+        finally:
+            sys.setprofile(None)
+        if not reached():
+            break
+    assert step > 1
+    with contextlib.suppress(shm.NotFoundError):
+        shm.unlink("x")
