@@ -35,7 +35,7 @@ def is_known(error: OSError) -> bool:
     return error.errno in _KNOWN
 
 
-def told(error: Exception) -> OSError | None:
+def told(error: Exception, name: str | None = None) -> OSError | None:
     """Return the error of the OS about a limit that another library's error tells of, by its number or in words.
 
     Examples
@@ -49,14 +49,14 @@ def told(error: Exception) -> OSError | None:
         return error
     if any(words in str(error) for words in _NO_THREAD):
         message = "the operating system starts no more threads for this process. Close other programs, or try again"
-        return LimitError(message, errno=errno.EAGAIN, limit="threads")
+        return LimitError(f"{name!r}: {message}" if name else message, name=name, errno=errno.EAGAIN, limit="threads")
     code = next((code for code in _KNOWN if os.strerror(code) in str(error)), None)
     return None if code is None else OSError(code, os.strerror(code))
 
 
-def raise_told(error: Exception) -> None:
+def raise_told(error: Exception, name: str | None = None) -> None:
     """Raise the error about a limit that another library's error tells of, if it tells of one."""
-    limit = told(error)
+    limit = told(error, name)
     try:
         if limit is not None:
             raise limit from None

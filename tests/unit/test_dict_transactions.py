@@ -335,6 +335,30 @@ def test_what_a_job_of_the_keeper_has_raised_keeps_nothing_when_its_caller_goes_
     assert kept == [None]
 
 
+def test_where_no_thread_starts_no_transaction_begins_and_all_else_goes_on():
+    script = """
+import mmap, resource
+import shmkernel as shm
+
+x = shm.create("x", {"a": 1})
+limits = resource.getrlimit(resource.RLIMIT_AS)
+used = int(open("/proc/self/statm").read().split()[0]) * mmap.PAGESIZE
+resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), limits[1]))  # a thread takes 8 for its stack
+try:
+    with x.transaction():
+        x["a"] = 2
+except shm.LimitError as error:
+    print(error.limit, error.name, x["a"])
+x["a"] = 3
+resource.setrlimit(resource.RLIMIT_AS, limits)
+with x.transaction(timeout=5):
+    x["a"] += 1
+print(x)
+shm.unlink("x")
+"""
+    assert python(script).stdout == "threads x 1\n{'a': 4}\n"
+
+
 class TestTwoDicts:
     def test_in_opposite_order_end_in_an_error_that_names_both(self, monkeypatch):
         monkeypatch.setattr(writer_lock, "PATIENCE", 0.05)

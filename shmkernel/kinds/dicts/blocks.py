@@ -61,7 +61,7 @@ class Block:
     def begin(self) -> keeper.Job:
         """Ask the keeper to begin it; the caller has the writer lock."""
         self._at_end = self.owner.at_end(self._thread_ended)
-        put, job = keeper.prepare(self._begin)
+        put, job = keeper.prepare(self._begin, self.store.name)
         self._begun = job
         put(job)
         return job
@@ -102,7 +102,7 @@ class Block:
     def _end(self, act: Callable[[], None]) -> tuple[Callable[[keeper.Job], object], keeper.Job]:
         if self._begun is not None and self._begun.inline:  # this thread owns LMDB's mutex
             return keeper.Job.do, keeper.Job(act)
-        return keeper.prepare(act)
+        return keeper.prepare(act, self.store.name)
 
     def _begin(self) -> None:
         if self.over:

@@ -10,7 +10,9 @@ generator can be closed or collected anywhere. So both happen in the keeper:
 py-lmdb lets any thread use a transaction, one at a time. Python handles signals in the main thread alone, so a job of
 the keeper runs to its end; Ctrl-C only ends the waiting for it.
 
-If no thread can be started, as at the end of the interpreter, the caller runs the job itself.
+At the end of the interpreter no thread starts: the caller runs the job itself. If a limit forbids the thread, no
+transaction begins. Without a keeper it could end in a thread that does not own the mutex, and Ctrl-C in the middle of
+a job could leave the mutex locked.
 
 Closing an environment while a transaction is open would unmap the locked mutex: every writer of every process would
 wait for ever, and this one crash. So `held` refers to each block until it has ended, even if nothing refers to its
@@ -24,7 +26,7 @@ import sys
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from shmkernel._core import fork
+from shmkernel._core import fork, limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,12 +76,17 @@ class Job:
             self._done.release()
 
 
-def prepare(act: Callable[[], object]) -> tuple[Callable[[Job], object], Job]:
+def prepare(act: Callable[[], object], name: str) -> tuple[Callable[[Job], object], Job]:
     """Return a job for the keeper, and the function to call with it, which puts it after all earlier jobs.
 
     The function is C code, so that Ctrl-C cannot interrupt the put. The caller notes the job before it calls it.
+
+    Raises
+    ------
+    LimitError
+        If the OS starts no thread for the keeper; it names the dict.
     """
-    jobs = _jobs or _start()
+    jobs = _jobs or _start(name)
     return (_do if jobs is None else jobs.put), Job(act)
 
 
@@ -93,12 +100,13 @@ def can_wait() -> bool:
     return not sys.is_finalizing() and _thread.get_ident() != _ident
 
 
-def _start() -> SimpleQueue[Job] | None:
+def _start(name: str) -> SimpleQueue[Job] | None:
     global _jobs
     jobs: SimpleQueue[Job] = SimpleQueue()
     try:
         _thread.start_new_thread(_work, (jobs, held))
-    except RuntimeError:
+    except RuntimeError as error:
+        limits.raise_told(error, name)
         return None
     if _jobs is None:  # else another thread has started one: the second keeper gets no jobs
         _jobs = jobs
