@@ -20,13 +20,16 @@ HERE = Path(__file__).parent
 
 @pytest.mark.timeout(5 * PATIENCE)
 @pytest.mark.parametrize(
-    "name", ["dask_arrays", "dask_frames", "dask_messages", pytest.param("dask_cluster", marks=pytest.mark.long)]
+    "names",
+    [("dask_arrays", "dask_frames", "dask_messages"), pytest.param(("dask_cluster",), marks=pytest.mark.long)],
+    ids=["in one process", "with workers"],
 )
-def test_dask_by_reference(name):
+def test_dask_by_reference(names):
     if importlib.util.find_spec("distributed") is None:
         lacking("distributed is not installed: uv run --group large pytest tests/unit/test_dask.py")
     plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", "-p", "no:cacheprovider", HERE / f"{name}.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", "-p", "no:cacheprovider"]
+    command += [HERE / f"{name}.py" for name in names]
     done = subprocess.run(
         command, cwd=HERE.parent.parent, env=plain, capture_output=True, text=True, timeout=4 * PATIENCE, check=False
     )
