@@ -274,10 +274,15 @@ def _open(root: str, session: Session, behalf: int | None = None) -> _Own:
 def _link(fd: Descriptor, path: str) -> None:
     """Link a session's file with names locked, which checks the protocol number once more.
 
-    Before, the runtime folder may be empty: a watchdog of another release that ends would give it its own number.
+    Before, the runtime folder may be empty: a watchdog of another release that ends would give it its own number. What
+    has the name already is an earlier file of this session, whose start failed before it could remove it.
     """
     with names_lock.NamesLock():
-        segment_file.link(fd, path)
+        try:
+            segment_file.link(fd, path)
+        except FileExistsError:
+            folders.unlink(path)
+            segment_file.link(fd, path)
 
 
 def _opened(id_: str) -> Descriptor | None:

@@ -149,6 +149,19 @@ def open_to_all(program):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_session_whose_file_was_replaced_goes_on_with_a_file_of_its_own():
+    x = shm.create("x", shape=3)
+    session = sessions.mine()
+    path = paths.runtime("sessions", session.id)
+    os.unlink(path)
+    Path(path).write_bytes(b"left by a start that failed")
+    shm.create("y", shape=3)
+    assert sessions.mine() == session
+    assert sessions.alive(session.id)
+    assert [one.name for one in shm.list() if one.owner_alive] == ["x", "y"]
+    del x
+
+
 def test_another_user_is_another_session(shm_dir):
     """After privileges are dropped, new segments do not belong to the old session."""
     shm_dir.chmod(0o1777)
