@@ -12,7 +12,7 @@ import time
 import pytest
 
 import shmkernel as shm
-from shmkernel.kinds.dicts import lmdb_pages, reservation, writer_lock
+from shmkernel.kinds.dicts import lmdb_pages, reservation, store, writer_lock
 from tests.helpers import PATIENCE, Child
 
 
@@ -145,3 +145,7 @@ def test_a_child_that_was_forked_while_a_thread_closes_a_store_attaches_it(monke
             assert child.hear() == 1
             assert child.join() == 0
         forked.set()
+
+
+def test_what_ctrl_c_kept_from_being_made_is_dropped_without_an_error():
+    store._Files.__new__(store._Files).__del__()

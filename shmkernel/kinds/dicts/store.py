@@ -66,13 +66,12 @@ class _Files:
     The store itself has no finalizer: while one runs, another thread may get the store from `_stores`.
     """
 
-    __slots__ = ("env", "fd", "home", "lock")
+    fd: Descriptor | None = None  # defaults here, since Ctrl-C may end `__init__` before its first line
+    lock: WriterLock | None = None
+    env: lmdb.Environment | None = None
 
     def __init__(self, home: str) -> None:
         self.home = home
-        self.fd: Descriptor | None = None
-        self.lock: WriterLock | None = None
-        self.env: lmdb.Environment | None = None
 
     def __del__(self, *, _opened: dict[str, Any] = _opened, _ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.env is None or self.lock is None:  # no env in a child that has not used the store
