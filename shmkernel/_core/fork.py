@@ -13,6 +13,9 @@ A guard that is held while another is acquired comes before it in STAGES. But a 
 other, and an import may do anything. So `before` never waits for long: it returns True if another thread stays inside.
 Then the fork releases all guards, so that this thread can go on, and tries again.
 
+Before the handlers run in the child, CPython destroys what the parent's other threads kept in `threading.local`: their
+objects die, and callbacks and finalizers run that `generation` does not protect yet. So they ask `inherited`.
+
 CPython prints an exception of a handler, and forks all the same. So a handler that fails does not keep the others from
 running, and a Ctrl-C that arrives in one is delivered again after the fork.
 """
@@ -47,7 +50,8 @@ class _Handlers(NamedTuple):
 
 _handlers: dict[str, _Handlers] = {}
 _interrupted = False
-_forking: set[int] = set()  # threads between `_before` and the end of what follows the fork
+forking: set[int] = set()  # threads between `_before` and the end of what follows the fork
+_forking_pid = 0  # of the process that called `_before`
 
 
 def on(
@@ -64,6 +68,17 @@ def on(
     if stage not in STAGES:
         raise ValueError(f"{stage!r} is no stage of a fork")
     _handlers[stage] = _Handlers(before, in_parent, in_child)
+
+
+def inherited(made: int) -> bool:
+    """Return whether what was made in this `generation` is the parent's; true from the child's first step on.
+
+    Examples
+    --------
+    >>> inherited(generation), inherited(generation - 1)
+    (False, True)
+    """
+    return made != generation or (bool(forking) and os.getpid() != _forking_pid)
 
 
 def _in_order() -> list[_Handlers]:
@@ -86,21 +101,23 @@ def _run(handlers: Iterable[Handler | None]) -> bool:
 
 
 def _before(*_: int) -> None:
-    if threading.get_ident() not in _forking:
+    global _forking_pid
+    if threading.get_ident() not in forking:
         end = time.monotonic() + _LIMIT
         while _run(handlers.before for handlers in _in_order()) and time.monotonic() < end:
             _run(handlers.in_parent for handlers in reversed(_in_order()))
             time.sleep(_NAP)
-        _forking.add(threading.get_ident())
+        _forking_pid = os.getpid()
+        forking.add(threading.get_ident())
 
 
 def _in_parent(attempt: int) -> None:
     global _interrupted
-    if threading.get_ident() not in _forking:
+    if threading.get_ident() not in forking:
         return
     _interrupted |= attempt > 0
     _run(handlers.in_parent for handlers in reversed(_in_order()))
-    _forking.discard(threading.get_ident())
+    forking.discard(threading.get_ident())
     if _interrupted:
         _interrupted = False
         main = threading.main_thread().ident or 0, signal.SIGINT
@@ -109,13 +126,14 @@ def _in_parent(attempt: int) -> None:
 
 
 def _in_child(*_: int) -> None:
-    global generation, _interrupted
-    if threading.get_ident() not in _forking:
+    global generation, _forking_pid, _interrupted
+    if threading.get_ident() not in forking:
         return
     generation += 1
+    _forking_pid = os.getpid()  # only now: the generation shows from here on what is inherited
     _interrupted = False
     _run(handlers.in_child for handlers in reversed(_in_order()))
-    _forking.clear()
+    forking.clear()
 
 
 for _attempt in range(3):

@@ -59,7 +59,7 @@ class Entry:
     @property
     def inherited(self) -> bool:
         """Whether it was made before a fork: it belongs to the parent, and leaving it here does nothing."""
-        return self.generation != fork.generation
+        return fork.inherited(self.generation)
 
     def end(self) -> None:
         """Mark the entry as over: the death of its token aborts nothing."""
@@ -153,7 +153,7 @@ class Holding:
         del error, at
         if entry is None:
             self._leave(None, kind)
-        elif entry.generation != fork.generation:  # inherited
+        elif entry.generation != fork.generation or (fork.forking and entry.inherited):
             entry.end()
         elif entry.taken is None:  # x.__exit__(...) by hand, after x.__enter__()
             entry.end()

@@ -9,10 +9,13 @@ a thread that ended   passes its holds to no thread; a new thread with the same 
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
+
+from shmkernel._core import fork
 
 if TYPE_CHECKING:
     import asyncio
@@ -69,13 +72,21 @@ class Owner:
         return self._task is None or self._task.done() or self._task is task()
 
     def at_end(self, act: Callable[[object], object]) -> object:
-        """Call `act` when the owner's thread ends, provided that the returned object is still referenced."""
+        """Call `act` when the owner's thread ends, provided that the returned object is still referenced.
+
+        A forked child does not call it: there the threads of the parent end too, while the owner lives on.
+        """
         thread = self._thread()
-        return None if thread is None else weakref.ref(thread, act)
+        return None if thread is None else weakref.ref(thread, functools.partial(_ended, act, fork.generation))
 
     def ended(self) -> bool:
         """Return whether the owner's thread has ended."""
         return self._thread() is None
+
+
+def _ended(act: Callable[[object], object], generation: int, thread: object) -> None:
+    if not fork.inherited(generation):
+        act(thread)
 
 
 def greenlets() -> bool:

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 
+import pytest
+
 import shmkernel as shm
 from shmkernel._core import names_lock, paths, registry
 from shmkernel.verbs import attachments
@@ -223,3 +225,46 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 thread.join()
 """)
+
+
+KEPT_BY_A_THREAD = """
+import os, sys, threading, warnings
+import shmkernel as shm
+
+warnings.simplefilter("ignore")
+x = shm.create("x", {"n": 0})
+here, inside, done = threading.local(), threading.Event(), threading.Event()
+
+def hold(timeout):
+    with shm.lock("x", timeout=timeout) if sys.argv[1] == "lock" else x.transaction(timeout=timeout):
+        yield
+
+def first():
+    here.held = hold(100)  # the child destroys it with the thread, and so closes the generator
+    next(here.held)
+    inside.set()
+    done.wait(100)
+
+thread = threading.Thread(target=first, daemon=True)
+thread.start()
+assert inside.wait(100)
+child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+try:
+    next(hold(0))
+except shm.TimedOutError:
+    pass
+else:
+    raise AssertionError("two at once")
+done.set()
+thread.join()
+next(hold(100))
+shm.unlink("x")
+"""
+
+
+@pytest.mark.parametrize("what", ["lock", "transaction"])
+def test_a_generator_in_a_thread_local_of_the_parent_lets_go_of_nothing_in_a_child(what):
+    python(KEPT_BY_A_THREAD, what)

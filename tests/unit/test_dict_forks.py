@@ -62,6 +62,48 @@ x["after"] = 1
 shm.unlink("x")
 """
 
+BETWEEN = """
+import os, sys, threading, warnings
+import shmkernel as shm
+from shmkernel.kinds.dicts import keeper
+
+warnings.simplefilter("ignore")
+x = shm.create("x", {"n": 0})
+begins, forked, inside, done = (threading.Event() for _ in range(4))
+
+def at_the_begin(frame, event, _):
+    if frame.f_code is keeper.prepare.__code__ and not begins.is_set():
+        begins.set()
+        forked.wait(100)
+
+def first():
+    sys.settrace(at_the_begin)
+    with x.transaction():
+        sys.settrace(None)
+        inside.set()
+        done.wait(100)
+
+thread = threading.Thread(target=first, daemon=True)
+thread.start()
+assert begins.wait(100)  # it has the writer lock, and asks the keeper to begin
+child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+forked.set()
+assert inside.wait(100)
+try:
+    with x.transaction(timeout=0):
+        pass
+except shm.TimedOutError:
+    pass
+else:
+    raise AssertionError("two transactions at once")
+done.set()
+thread.join()
+shm.unlink("x")
+"""
+
 
 LONG = [pytest.param(act, marks=pytest.mark.long) for act in ("keys", "in", "set", "insert")]
 
@@ -73,3 +115,7 @@ def test_a_child_forked_beside_a_busy_thread_uses_the_dict_and_ends(act):
 
 def test_a_subprocess_that_prepares_itself_beside_a_busy_thread_starts():
     python(BUSY + PREPARED + END, "to_dict")
+
+
+def test_a_child_forked_while_another_thread_begins_a_transaction_leaves_that_thread_its_lock():
+    python(BETWEEN)

@@ -195,7 +195,7 @@ class Access:
             error.__traceback__ = None
             raise errors.wrong(opened.name, error) from None
         finally:
-            if txn is not None and generation == fork.generation:
+            if txn is not None and not fork.inherited(generation):
                 txn.abort()
 
     def _batches(
