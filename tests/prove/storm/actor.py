@@ -253,7 +253,11 @@ class Runner:
 
     def check_free(self, after: str) -> None:
         """Tell the stage of a lock or transaction that this strand still has, although it has left all."""
-        held = [hold.file.name for hold in [*sync_file.busy] if hold.owner.is_me()]
+        held = [
+            hold.file.name
+            for hold in [*sync_file.busy]
+            if any(place.owner.is_me() for place in hold.places or [hold])  # other tasks may have joined a shared one
+        ]
         blocks = [block for block in [*keeper.held] if not block.over and block.owner.is_me()]
         held += [f"transaction of {block.store.name}" for block in blocks]
         if held:
