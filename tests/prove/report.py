@@ -72,5 +72,5 @@ def page(reports: Iterable[Report], minutes: float, pictures: Mapping[str, Seque
         lines += ["", f"## {report.title}", "", "| what | times | what came of it |", "|---|---:|---|"]
         lines += [f"| {row.what} | {row.times:,} | {row.outcome} |" for row in report.rows]
         lines += pictures.get(report.title, ())
-        lines += [f"\nNot mended: {fault.what} (`{fault.replay}`)" for fault in report.faults]
+        lines += [f"\nNot mended: {fault.what.splitlines()[0]} (`{fault.replay}`)" for fault in report.faults]
     return "\n".join(lines) + "\n"
