@@ -148,7 +148,6 @@ def open_to_all(program):
     return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_session_whose_file_was_replaced_goes_on_with_a_file_of_its_own():
     x = shm.create("x", shape=3)
     session = sessions.mine()
@@ -162,6 +161,7 @@ def test_a_session_whose_file_was_replaced_goes_on_with_a_file_of_its_own():
     del x
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_user_is_another_session(shm_dir):
     """After privileges are dropped, new segments do not belong to the old session."""
     shm_dir.chmod(0o1777)
