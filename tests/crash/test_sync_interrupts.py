@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.sync import inotify, sync_file
-from tests.helpers import Child, descriptors, repeat, without_collector
+from tests.helpers import Child, descriptors, repeat, until, without_collector
 
 ROUNDS = int(os.environ.get("SHMKERNEL_INTERRUPTS", "60"))
 ONCE = 6  # descriptors that a first wait opens for good, which a busy machine may put off
@@ -214,7 +214,8 @@ def test_after_an_interrupt_at_any_moment_nothing_is_held_and_all_goes_on(operat
                     at_first = still_open()
             kept.clear()
             gc.collect()
-            assert still_open() <= at_first + (2 * sync_file._RECENT if operation is opening else ONCE)
+            most = at_first + (2 * sync_file._RECENT if operation is opening else ONCE)
+            until(lambda: still_open() <= most, "what was opened is closed")  # others open some for a moment
             assert len(inotify._waiters) == 0
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
