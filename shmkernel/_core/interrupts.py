@@ -153,7 +153,7 @@ class Holding:
         del error, at
         if entry is None:
             self._leave(None, kind)
-        elif entry.generation != fork.generation or (fork.forking and entry.inherited):
+        elif entry.generation != fork.generation or (fork.forking and entry.inherited):  # without a call, mostly
             entry.end()
         elif entry.taken is None:  # x.__exit__(...) by hand, after x.__enter__()
             entry.end()
