@@ -69,9 +69,14 @@ def copies(runner, step):
     if runner.actor.process.condition == "few addresses" and type(value).__module__.startswith("polars"):
         raise Skip  # it ends the process where it gets no memory for the 8 MB that a pickle takes
     with shm.lock(value, shared=True):
-        if not hasattr(value, "put"):  # a stream goes to workers only
+        if not (hasattr(value, "put") or _is_relation(value)):  # a stream goes to workers only
             for made in (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
                 repr(made)
+
+
+def _is_relation(value):
+    """Return whether it is a relation of DuckDB, which has no slices, and refuses to be copied."""
+    return hasattr(value, "fetchnumpy")
 
 
 @act(2, shm.NotFoundError, *BUSY, levels=(0, 1))
@@ -130,7 +135,7 @@ def _dict_methods(runner, value):
 
 
 def _table_methods(_, value):
-    if not hasattr(value, "fetchnumpy"):  # a relation of DuckDB has no slices
+    if not _is_relation(value):
         value["number"][3:9]
     len(value), repr(value)
 
