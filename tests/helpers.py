@@ -9,6 +9,7 @@ import functools
 import gc
 import itertools
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -205,8 +206,12 @@ def watchdogs(folder):
 def kill_watchdogs(folder):
     """End the watchdogs of a folder, and return when they are gone."""
     for dog in watchdogs(folder):
-        os.kill(dog, signal.SIGKILL)
-    until(lambda: not watchdogs(folder), "the watchdogs are dead")
+        process = os.pidfd_open(dog)
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        ended = select.poll()  # its command line is lost before its files are closed
+        ended.register(process)
+        assert ended.poll(PATIENCE * 1000)
+        os.close(process)
 
 
 def mount(folder, options):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from tests.helpers import (
     InterruptingTimer,
     descriptors,
     free_descriptors,
+    kill_watchdogs,
     lacking,
     leaving_none_open,
     left,
@@ -219,9 +219,7 @@ def test_many_descriptors_do_not_hide_whether_it_lives(shm_dir):
     many = [null, *(os.dup(null) for _ in range(1100))]
     try:
         sessions.begin()
-        (dog,) = watchdogs(shm_dir)
-        os.kill(dog, signal.SIGKILL)
-        until(lambda: not watchdogs(shm_dir), "it is dead")
+        kill_watchdogs(shm_dir)
         sessions.begin()
         assert len(watchdogs(shm_dir)) == 1
     finally:
