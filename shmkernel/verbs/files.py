@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import stat
 import uuid
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PIECE = 16 << 20
+_NOT_PLAIN = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _Writer = Callable[[IO[bytes], Callable[[int], None]], None]
 
 
@@ -37,7 +39,7 @@ def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None =
 
     An object that was pickled is unpickled for a ``.pkl`` file; `allow_pickle` is that of `attach`.
 
-    The file appears, or replaces an older one, only when it is complete.
+    The file appears, or replaces an older one, only when it is complete. A link stays, and leads to the new file.
 
     Examples
     --------
@@ -49,7 +51,8 @@ def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None =
     array([0, 1, 2])
     >>> shm.unlink("x")
     """
-    target = _path(name, path)
+    target = os.path.realpath(_path(name, path))
+    _check_plain(name, target)
     fd, status = segment_file.attach(paths.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # random: another thread may save to the same file
     try:
@@ -100,6 +103,7 @@ def load(
     >>> shm.unlink("x")
     """
     source = _path(name, path)
+    _check_plain(name, source)
     try:
         with open(source, "rb") as file:
             guess = kinds.for_file(source, file.read(kinds.HEAD))
@@ -181,6 +185,15 @@ def _send(fd: int, size: int, to: int, name: str) -> None:
 def _path(name: str, path: str | os.PathLike[str]) -> str:
     paths.path_of(name)
     return os.path.abspath(os.path.expanduser(os.fspath(path)))
+
+
+def _check_plain(name: str, path: str) -> None:
+    """Raise ArgumentError for a device, pipe, socket or folder: a file would replace it; reading it may never end."""
+    with contextlib.suppress(OSError):  # what is not there is told by those who open it
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            what = _NOT_PLAIN.get(stat.S_IFMT(mode), "a device")
+            raise ArgumentError(f"{name!r}: {path} is {what}. Give the path of a file", name=name, path=path)
 
 
 def _failed(name: str, path: str, error: OSError) -> Exception:

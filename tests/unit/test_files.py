@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import socket
+import stat
 import threading
 
 import numpy as np
@@ -175,6 +178,50 @@ def test_paths_that_lead_nowhere_are_told(verb, npy):
         with pytest.raises(shm.ShmError, match=str(path)):
             getattr(shm, verb)("x" if verb == "save" else "y", path)
     assert os.listdir(npy.parent) == []
+
+
+def device(path):
+    if os.geteuid():
+        pytest.skip("only root may make a device; the test of a pipe asks the same of everyone")
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # as /dev/null
+
+
+def unix_socket(path):
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):  # a longer path may be refused
+        made.bind(path.name)
+
+
+@pytest.mark.parametrize("verb", ["save", "load"])
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(device, "a device"), (os.mkfifo, "a pipe"), (unix_socket, "a socket"), (os.mkdir, "a folder")],
+    ids=["device", "pipe", "socket", "folder"],
+)
+def test_what_is_no_plain_file_is_neither_replaced_nor_read(make, what, verb, tmp_path):
+    path = tmp_path / "there"
+    make(path)
+    (tmp_path / "link").symlink_to("there")
+    shm.create("x", 1)
+    before = path.lstat()
+    for way in (path, tmp_path / "link"):
+        with pytest.raises(shm.ArgumentError, match=f"{path.parent}/.* is {what}. Give the path of a file"):
+            getattr(shm, verb)("x" if verb == "save" else "y", way)
+    after = path.lstat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["link", "there"]
+    shm.unlink("x")
+
+
+def test_a_link_stays_and_leads_to_what_is_saved(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "x.npy").symlink_to("disk/large.npy")
+    shm.create("x", 7)
+    for _ in range(2):  # it leads to nothing, then to a file
+        shm.save("x", tmp_path / "x.npy")
+        assert os.readlink(tmp_path / "x.npy") == "disk/large.npy"
+        assert np.load(tmp_path / "disk" / "large.npy") == 7
+    assert os.listdir(tmp_path / "disk") == ["large.npy"]
+    shm.unlink("x")
 
 
 @pytest.mark.parametrize("moment", ["records.of", "segments.attach"])
