@@ -221,6 +221,17 @@ def everything() -> list[Attachment]:
     return [attachment for attachment in alive() if os.path.dirname(attachment.path) == here]
 
 
+def reading(mapping: mmap.mmap) -> Callable[[int, int], bytes]:
+    """Return what reads a mapping by offset and size; ValueError if its file is shorter by now: a read would kill."""
+
+    def read(at: int, count: int) -> bytes:
+        if mapping.size() < len(mapping):  # of the file, which other processes may have open without its name
+            raise ValueError("its file became shorter")
+        return mapping[at : at + count]
+
+    return read
+
+
 def forget(path: str) -> list[Attachment]:
     """Stop returning objects of the segment at this path. Return the attachments that views keep alive."""
     _held.pop(path, None)

@@ -338,8 +338,9 @@ def _reading(path: str, name: str, inode: int) -> Callable[[int, int], bytes]:
 
 def _described(kind: str, mapping: mmap.mmap, size: int) -> kinds.Description:
     """Describe memory without a name; another process may have damaged it since it was attached."""
+    read = attachments.reading(mapping)
     try:
-        return kinds.described(kind, mapping[: kinds.HEAD], size, lambda at, count: mapping[at : at + count])
+        return kinds.described(kind, read(0, kinds.HEAD), size, read)
     except ValueError as error:
         return kinds.Description(f"damaged: {error}")
 

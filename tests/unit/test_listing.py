@@ -8,6 +8,8 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import identity, paths, registry, segment_file, sessions
+from shmkernel.kinds.preview import Look
+from shmkernel.monitor.preview import of as looked
 from tests.helpers import holding, kill_watchdogs
 from tests.unit.elsewhere import answering, elsewhere
 
@@ -65,6 +67,22 @@ def test_memory_that_only_this_process_still_has_is_listed():
     assert shm.info("x").state == "unlinked"
     del old, new
     assert shm.list() == []
+
+
+@pytest.mark.parametrize("value", [np.arange(3000), [1, "a"] * 2000, {"a": 1}], ids=["array", "list", "dict"])
+def test_memory_without_a_name_whose_file_is_shortened_is_listed_as_damaged(value):
+    x = shm.create("x", value)
+    with open(shm.info("x").path, "r+b") as file:  # as another process that has it open
+        shm.unlink("x")
+        size = shm.info("x").size
+        for length in (100, 0):  # the first page stays, then none
+            file.truncate(length)
+            row = shm.info("x")
+            assert (row.state, row.type, row.size) == ("unlinked", "damaged: its file became shorter", size)
+            assert shm.list() == [row]
+            assert looked(row, Look()).facts["note"] == "its file became shorter"
+        file.truncate(size)  # a dict writes there when it is closed
+    del x
 
 
 @pytest.mark.parametrize("way", ["unlinked", "replaced"])
