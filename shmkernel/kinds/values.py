@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from numpy.lib import format as npy
 
+from shmkernel._core import limits
 from shmkernel.kinds import dtypes
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def unpack(data: bytes | memoryview) -> Any:
     except (MemoryError, ZoneError):
         raise
     except Exception as error:  # noqa: BLE001  numpy, msgspec and datetime raise many types
+        limits.raise_told(error)  # the file of a time zone could not be opened
         raise ValueError(str(error) or type(error).__name__) from None
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import datetime as dt
 import errno
 import gc
 import itertools
@@ -14,6 +15,7 @@ import pickle
 import resource
 import threading
 import tracemalloc
+import zoneinfo
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -725,6 +727,43 @@ def test_too_many_open_files_are_not_the_dict_s_fault():
     assert x == {"a": 1}
     assert len(errors) > 2
     assert {*errors} == {errno.EMFILE}
+
+
+def _entered(x):
+    with x.transaction():
+        return x["a"]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x["a"],
+        lambda x: x.get("a"),
+        lambda x: [*x.values()],
+        lambda x: x.to_dict(),
+        lambda x: x.pop("a"),
+        lambda x: x.setdefault("a", 1),
+        lambda x: x == {"a": 1},
+        _entered,
+        lambda x: x.copy(),
+    ],
+    ids=["item", "get", "values", "to_dict", "pop", "setdefault", "equal", "in a transaction", "copy"],
+)
+@pytest.mark.parametrize("cached", [False, True], ids=["from the store", "from the cache"])
+def test_a_time_whose_zone_cannot_be_read_for_a_limit_is_not_damaged(cached, read):
+    when = dt.datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+    x = shm.create("x", {"a": when, "b": 1})
+    assert not cached or x["a"] == x["a"]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    zoneinfo.ZoneInfo.clear_cache()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(free_descriptors()), limits[1]))
+    try:
+        with pytest.raises(shm.LimitError, match="'x': too many open files"):
+            read(x)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert x == {"a": when, "b": 1}
+    shm.unlink("x")
 
 
 def test_a_limit_of_the_size_of_files_is_named(shm_dir):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import lmdb
 import numpy as np
 
+from shmkernel._core import limits
 from shmkernel.kinds import values
 from shmkernel.kinds.dicts import keys
 
@@ -53,6 +54,7 @@ def _checked(function: Callable[P, T]) -> Callable[P, T]:
         except (WrongError, lmdb.Error, MemoryError, RecursionError, values.ZoneError):
             raise
         except Exception as error:  # noqa: BLE001  numpy, msgspec and datetime raise many types
+            limits.raise_told(error)
             raise WrongError(error) from None
 
     return call
@@ -199,6 +201,7 @@ def read(txn: Txn, raws: list[bytes], most: int = _ALL) -> list[Any]:
     except (lmdb.Error, MemoryError, RecursionError, values.ZoneError):
         raise
     except Exception as error:  # noqa: BLE001  as _checked
+        limits.raise_told(error)
         raise WrongError(error, next((raw for raw in raws if _is_wrong(txn, raw)), None)) from None
 
 

@@ -93,7 +93,9 @@ def ended(name: str) -> LockError:
 
 
 def wrong(name: str, error: Exception | str, key: object = None) -> Exception:
-    """Make the error for a damaged entry, or for one that this machine cannot read."""
+    """Make the error for a damaged entry, or for one that this machine or process cannot read."""
+    if isinstance(error, OSError):
+        return limits.explained(error, name)
     if isinstance(error, values.ZoneError):
         message = f"{name!r} has a time in the zone {error}, which this machine does not know: pip install tzdata"
         return UnsupportedError(message, name=name)

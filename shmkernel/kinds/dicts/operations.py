@@ -33,7 +33,7 @@ _FIRST, _SECOND = lmdb_pages.NUMBERS
 _MANY = 1000  # a change of more pairs may take long
 AT_ONCE = 64, 4096  # entries read in a transaction: the first one, and later ones
 BYTES = 1 << 20  # of the values that a loop reads in a transaction
-BROKEN = entries.WrongError, values.ZoneError
+BROKEN = entries.WrongError, values.ZoneError, OSError  # the last: a limit, met where values are decoded
 
 
 class Arrays(NamedTuple):
@@ -115,7 +115,10 @@ class Access:
         if keep and tag == cache.tag:
             value = cache.values.get(key, MISSING)
             if value is not MISSING:
-                return value if type(value) is not Encoded else values.decode(value.data)
+                try:
+                    return value if type(value) is not Encoded else values.decode(value.data)
+                except (OSError, ValueError):
+                    pass  # the store is read, which raises the error to show
         try:
             raw = keys.look_up(key)
         except keys.NoKeyError:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shmkernel import kinds
+from shmkernel._core import limits
 from shmkernel.errors import LimitError, UnsupportedError
 from shmkernel.kinds import dtypes, values
 from shmkernel.kinds.objects import adapters, instances, tables
@@ -157,6 +158,7 @@ def unpack(stream: bytes, buffers: Sequence[memoryview], *, trusted: bool) -> An
         depth = f"sys.getrecursionlimit() is {sys.getrecursionlimit()}"
         raise UnsupportedError(f"it is nested deeper than can be read here ({depth})") from None
     except Exception as error:  # noqa: BLE001  numpy, msgspec, datetime and adapters raise many types
+        limits.raise_told(error)
         raise ValueError(str(error) or type(error).__name__) from None
     finally:
         views.clear()  # the decoder is in a reference cycle, which would hold the segment

@@ -170,6 +170,7 @@ def mapped(mapping: mmap.mmap, *, trusted: bool) -> pa.Table:
     except MemoryError as error:
         raise limits.too_much(None) from error
     except Exception as error:  # noqa: BLE001  a class of an extension reads its metadata with code of its own
+        limits.raise_told(error)
         raise ValueError(f"it is no whole Arrow file ({type(error).__name__}: {str(error)[:_TEXT]})") from None
     return table
 
