@@ -133,3 +133,30 @@ def test_a_file_that_expands_beyond_the_memory_that_is_left_is_not_read(codec, m
 
 def test_the_memory_that_is_left_is_known():
     assert capacity.memory() > 0
+
+
+NO_ROOM = """
+import resource, sys
+import shmkernel as shm
+
+fresh = shm.create("fresh", shape=3)
+if sys.argv[1] == "pandas":
+    import pyarrow
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (6 << 20), resource.RLIM_INFINITY))
+try:
+    shm.attach("x")
+except (shm.UnsupportedError, shm.LimitError) as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "pandas"])
+def test_a_library_that_is_there_and_finds_no_memory_is_not_called_missing(library):
+    shm.create("x", pd.DataFrame({"a": [1.5, 2.5]}), lifetime="keep")
+    said = python(NO_ROOM, library).stdout
+    assert "install" not in said
+    assert "is damaged" not in said
+    assert f"{library} cannot be loaded: " in said or "memory" in said
+    assert shm.attach("x")["a"].to_list() == [1.5, 2.5]
+    shm.unlink("x")

@@ -18,6 +18,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shmkernel._core import limits
 from shmkernel._core.imports import importing, loaded
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds.objects import arrays, labelled, tensors
@@ -68,6 +69,7 @@ def named(name: str) -> Any:
             with importing:
                 return _others()[name].load()
         except (ImportError, AttributeError) as error:
+            limits.raise_told(error)
             raise UnsupportedError(f"the adapter for {name} cannot be loaded: {error}") from None
     raise UnsupportedError(f"it holds a {name}, and no adapter for that is installed here")
 
@@ -83,6 +85,7 @@ def made(name: str, parts: Any, *, trusted: bool) -> Any:
             with importing:
                 module = importlib.import_module(library)
         except ImportError as error:
+            limits.raise_told(error)
             message = f"it holds a {name}, which needs {library.partition('.')[0]}: {error}"
             raise UnsupportedError(message) from None
     return adapter.from_parts(getattr(module, kind), parts, trusted)

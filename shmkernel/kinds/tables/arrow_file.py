@@ -50,9 +50,14 @@ def library(name: str) -> Any:
     """Import pyarrow; UnsupportedError says how to install it."""
     try:
         return libraries.ready("pyarrow")
-    except ImportError:
+    except ModuleNotFoundError:
         message = f"{name!r}: a table needs pyarrow. Install it, in a terminal: pip install 'shmkernel[tables]'"
         raise UnsupportedError(message, name=name) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # its shared libraries do not fit into memory, for one
+        limits.raise_told(error, name)
+        raise UnsupportedError(f"{name!r}: pyarrow cannot be loaded: {error}", name=name) from error
 
 
 class Sink:

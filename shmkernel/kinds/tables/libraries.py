@@ -25,7 +25,7 @@ _NAP = 0.001
 
 
 def ready(name: str) -> Any:
-    """Return a library that has been used; ImportError if it is not installed."""
+    """Return a library that has been used; ModuleNotFoundError if it is not installed."""
     if name in _used and (module := loaded(name)):
         return module
     with importing:

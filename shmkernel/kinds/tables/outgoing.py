@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from shmkernel._core import limits
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames, libraries
@@ -31,11 +32,16 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
         return _arrow(table, origin)
     try:
         libraries.ready(library)
-    except ImportError:
+    except ModuleNotFoundError:
         if form is None:  # shared from an environment that has it
             return table
         message = f"as_={form!r} needs {form}, which is not installed. Without it: as_='arrow'"
         raise ArgumentError(message, form=form) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # its shared libraries do not fit into memory, for one
+        limits.raise_told(error)
+        raise UnsupportedError(f"{library} cannot be loaded: {error}. Without it: as_='arrow'") from error
     if library == "pandas":
         return frames.from_arrow(table, mapping, origin if as_it_was else {}, trusted=trusted)
     if library == "polars":
