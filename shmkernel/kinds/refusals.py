@@ -74,7 +74,7 @@ def _cured(
     if any(option is not None for option in options.values()):
         return error
     as_it_is = _as_it_is(name, value, cures.sample) if kind else ()
-    if value is None or isinstance(value, Mapping):
+    if value is None or (isinstance(value, Mapping) and not hasattr(value, "toarray")):  # as a dok_array of scipy
         return error.reworded(error.what, *as_it_is)
 
     def works(made: object) -> bool:

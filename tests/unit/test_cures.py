@@ -473,9 +473,10 @@ def test_to_look_for_a_cure_takes_no_second_copy_of_a_large_value():
         assert peak < 256 << 20
 
 
-def test_a_sparse_matrix_of_lists_is_shared_as_another():
+@pytest.mark.parametrize("form", ["lil", "dok"])
+def test_a_sparse_matrix_of_lists_or_keys_is_shared_as_another(form):
     sparse = pytest.importorskip("scipy.sparse")
-    value = sparse.random(5, 4, 0.5, format="lil")
+    value = sparse.random(5, 4, 0.5, format=form)
     proposed_and_works(value, "x.tocsr()")
     proposed_and_works(value, "x.toarray()")
 

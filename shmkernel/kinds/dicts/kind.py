@@ -40,8 +40,8 @@ class Dict:
     formats = (".npz", ".safetensors")
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Take mappings, but for those of xarray, whose items are not all of them."""
-        return isinstance(value, Mapping) and not type(value).__module__.startswith("xarray.")
+        """Take mappings, but for those of xarray and scipy, whose items are not all of them."""
+        return isinstance(value, Mapping) and not type(value).__module__.startswith(("xarray.", "scipy.sparse."))
 
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan a mapping, or an empty one."""
