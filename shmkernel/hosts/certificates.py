@@ -48,9 +48,9 @@ def folder() -> str:
     return private_files.path("hosts")
 
 
-def check_host(host: str) -> str:
+def check_host(host: object) -> str:
     """Return the name of a host; ArgumentError if it cannot be one."""
-    if not paths.HOST.fullmatch(host) or host == _AUTHORITY:
+    if not isinstance(host, str) or not paths.HOST.fullmatch(host) or host == _AUTHORITY:
         message = f"{host!r} cannot be the name of a host: use letters, digits, - and dots. For example hostA"
         raise ArgumentError(message, host=host)
     return host

@@ -62,6 +62,8 @@ def join(*hosts: str, listen: str | None = None, host: str | None = None, timeou
         A ConnectionError: no host has answered, or this host has joined others already.
     """
     patience = counts.seconds(timeout)
+    if host is not None:
+        certificates.check_host(host)
     way = _way([*hosts, *([listen] if listen else [])])
     where = _address(listen or ("[::]" if socket.has_dualstack_ipv6() else _ANY), way)
     connect = [_address(text, way) for text in hosts]
@@ -138,6 +140,9 @@ def leave() -> bool:
 
 def _way(addresses: Sequence[str]) -> str:
     """Return the protocol that all addresses have; without one, that of what is there: TLS before TCP."""
+    for text in addresses:
+        if not isinstance(text, str):
+            raise _no_address(text)
     given = sorted({text.partition("/")[0] for text in addresses if "/" in text})
     if len(given) > 1:
         raise ArgumentError(f"a host joins in one way, not in several: {', '.join(f'{way}/' for way in given)}")
@@ -150,9 +155,13 @@ def _address(text: str, way: str) -> str:
     """Return an address in zenoh's form; the protocol and the port may be left out."""
     place = text.rpartition("/")[2]
     if way not in _WORDS or not place or text.count("/") > 1:
-        known = " or ".join(f"{way}/NAME:{PORT} ({words})" for way, words in _WORDS.items())
-        raise ArgumentError(f"{text!r} is no address of a host: give {known}", address=text)
+        raise _no_address(text)
     return f"{way}/{place}" if place.rpartition(":")[2].isdigit() else f"{way}/{place}:{PORT}"
+
+
+def _no_address(text: object) -> ArgumentError:
+    known = " or ".join(f"{way}/NAME:{PORT} ({words})" for way, words in _WORDS.items())
+    return ArgumentError(f"{text!r} is no address of a host: give {known}", address=text)
 
 
 def _ask(**request: object) -> dict[str, Any]:

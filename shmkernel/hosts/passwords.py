@@ -20,7 +20,7 @@ import unicodedata
 from typing import NamedTuple
 
 from shmkernel._core import private_files
-from shmkernel.errors import ArgumentError, NotFoundError, TakenError
+from shmkernel.errors import ArgumentError, NotFoundError, TakenError, UnsupportedError
 from shmkernel.hosts import certificates
 
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
@@ -51,6 +51,9 @@ def exists() -> bool:
 
 def check(user: str | None = None) -> str:
     """Return the name of a user, by default of the one who is logged in, if a password can be set for it."""
+    if not hasattr(hashlib, "scrypt"):
+        message = "this Python computes no scrypt, as its OpenSSL has none. Use certificates: shmkernel hosts init"
+        raise UnsupportedError(message)
     user = user or _logged_in()
     if not _USER.fullmatch(user):
         message = f"{user!r} cannot be the name of a user: use letters, digits and . _ - @ +. For example --user ada"

@@ -208,6 +208,24 @@ def test_a_name_that_no_user_can_have_is_refused(data, user):
         passwords.set_password(PASSWORD, user)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [((None,), {}), ((7447,), {}), (("tcp/a",), {"listen": 7447}), (("tcp/a",), {"host": 5}), (("a",), {"host": ""})],
+    ids=["no address", "a port", "listen", "host", "empty host"],
+)
+def test_what_is_no_address_or_name_of_a_host_is_refused(data, arguments):
+    given, named = arguments
+    with pytest.raises(errors.ArgumentError, match=r"is no address of a host|cannot be the name of a host"):
+        joining.join(*given, **named)
+
+
+def test_a_python_without_scrypt_says_so_before_a_password_is_typed(data, monkeypatch):
+    monkeypatch.delattr("hashlib.scrypt")  # some builds of OpenSSL have none
+    with pytest.raises(errors.UnsupportedError, match=r"no scrypt.* shmkernel hosts init"):
+        passwords.check("ada")
+    assert not passwords.exists()
+
+
 def test_a_machine_without_a_password_says_how_to_set_one(data):
     with pytest.raises(errors.NotFoundError, match="shmkernel hosts password"):
         passwords.login()
