@@ -5,6 +5,7 @@ Pids and thread ids are not unique there, while LMDB identifies its users by pid
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -65,7 +66,8 @@ class Elsewhere:
 
     def __exit__(self, *_):
         for pid in self._children(self.outer.pid):
-            os.kill(pid, signal.SIGKILL)  # when the namespace's first process dies, the others are killed
+            with contextlib.suppress(ProcessLookupError):  # its work is done, and it has just ended
+                os.kill(pid, signal.SIGKILL)  # when the namespace's first process dies, the others are killed
         self.outer.communicate(timeout=PATIENCE)
 
 
