@@ -168,7 +168,8 @@ def _setup(namespace):
     stack = namespace["stack"] = ExitStack()
     namespace["cannot_make_hosts"] = _cannot_make_hosts()
     namespace["get_config"] = Config  # as in the configuration files of Jupyter
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shmkernel-docs-", dir="/dev/shm"))
+    folder = tempfile.mkdtemp(prefix="shmkernel-docs-", dir="/dev/shm")
+    stack.callback(_remove, folder)
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     namespace["folder"] = folder
     patch.setenv("SHMKERNEL_DIR", folder)
@@ -177,6 +178,12 @@ def _setup(namespace):
     place = stack.enter_context(tempfile.TemporaryDirectory())
     patch.setenv("XDG_DATA_HOME", f"{place}/data")  # of the key that signs objects
     stack.enter_context(chdir(place))
+
+
+def _remove(folder):
+    from shmkernel.testing import remove  # a watchdog may make files meanwhile
+
+    remove(folder)
 
 
 def _teardown(namespace):

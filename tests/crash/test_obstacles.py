@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, registry, segment_file, sessions
+from shmkernel.testing import remove as remove_folder
 from tests.helpers import Child, left, until
 
 SOMEBODY = 12345  # a uid
@@ -264,7 +264,7 @@ def test_a_folder_of_any_name_works(folder, monkeypatch, tmp_path, shm_dir):
         shm.unlink(name)
     sessions.end()
     until(lambda: not os.listdir(paths.runtime("sessions")), "the watchdog sweeps")
-    shutil.rmtree(inside)
+    remove_folder(inside)
 
 
 def test_each_folder_is_a_world_of_its_own_in_one_process(monkeypatch, shm_dir):
@@ -280,7 +280,7 @@ def test_each_folder_is_a_world_of_its_own_in_one_process(monkeypatch, shm_dir):
         shm.unlink("x")
         sessions.end()
         until(lambda: not os.listdir(paths.runtime("sessions")), "the watchdog sweeps")
-        shutil.rmtree(shm_dir / part)
+        remove_folder(shm_dir / part)
 
 
 def test_a_folder_without_nameless_files_is_refused(monkeypatch, shm_dir):

@@ -12,6 +12,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, sessions
+from shmkernel.testing import remove
 from tests.helpers import PATIENCE, Child, lacking, python, run_apart, until_left
 
 CLONE_NEWNS = 0x00020000
@@ -102,7 +103,7 @@ def test_a_folder_is_one_by_whatever_path(shm_dir, with_mounts, monkeypatch):
     with_mounts(work)
     until_left(shm_dir / "real")
     for path in (shm_dir / "real", shm_dir / "bound"):
-        subprocess.run(["rm", "-r", path], check=True, timeout=PATIENCE)
+        remove(path)
     os.unlink(shm_dir / "link")
 
 

@@ -4,7 +4,6 @@ import http.cookiejar
 import importlib.util
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import server as ours
 from shmkernel._core import registry, sessions
+from shmkernel.testing import remove
 from tests.helpers import Child, lacking, make_snapshot, until_left
 
 if importlib.util.find_spec("jupyter_server") is None:
@@ -95,7 +95,7 @@ class Server:
     def close(self):
         self.process.kill()  # it has no kernels to end first
         self.process.wait()
-        shutil.rmtree(self.folder)
+        remove(self.folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import folders, launch, paths, sessions
+from shmkernel.testing import remove
 from tests.helpers import Child, kill_watchdogs, lacking, left, until, until_left, watchdogs
 
 
@@ -53,7 +53,7 @@ def test_another_folder_is_another_world(tmp_path, monkeypatch, shm_dir):
     until_left(other)
     monkeypatch.setenv("SHMKERNEL_DIR", str(shm_dir))
     assert sessions.mine() == here
-    shutil.rmtree(other)
+    remove(other)
     assert tmp_path.exists()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import shutil
 import threading
 from contextlib import AsyncExitStack, ExitStack
 
@@ -14,6 +13,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.sync import sync_file
+from shmkernel.testing import remove
 from tests.helpers import Child, python, until
 from tests.unit.test_fork import forked
 from tests.unit.test_sync_locks import free, holder
@@ -378,4 +378,4 @@ shm.unlink("frames")
         assert python(script, shm_dir).stdout == "1 1\n"
     finally:
         until(lambda: not [*shm_dir.glob("caf*/.shmk-*/sessions/*")], "the watchdog has swept")
-        shutil.rmtree(shm_dir / os.fsdecode(b"caf\xe9"))
+        remove(shm_dir / os.fsdecode(b"caf\xe9"))
