@@ -142,6 +142,7 @@ def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record
     TakenError
         As `check_free` says.
     """
+    begin()  # once more: while the segments were filled, another program may have removed the session's file
     with locked():
         taken = set()
         for _, new in drafts:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
-from shmkernel._core import paths
+from shmkernel._core import paths, segment_file
 from tests.crash.test_steps import CALLS as STEPS
 from tests.crash.test_steps import at_step
 from tests.helpers import Child, quick_first, until, until_left
@@ -82,6 +82,20 @@ def test_a_runtime_folder_that_vanishes_at_any_time_gives_an_error_of_ours(what,
         assert child.join() == 0
     until_left(shm_dir)
     until(is_made, "another process uses the folder")
+
+
+def test_a_segment_belongs_to_its_session_though_the_runtime_folder_vanishes_while_it_is_filled(monkeypatch):
+    """What takes long is the filling: a session whose file has gone would count as dead, and a sweep remove it."""
+
+    def fill(*arguments, real=segment_file.fill, **more):
+        real(*arguments, **more)
+        remove_runtime()
+
+    monkeypatch.setattr(segment_file, "fill", fill)
+    x = shm.create("x", VALUE)
+    with Child(lambda connection: connection.send((shm.gc(), shm.info("x").owner_alive))) as other:
+        assert other.hear() == ([], True)
+    assert shm.attach("x") is x
 
 
 @pytest.mark.parametrize("kind", [VALUE, {"a": 1}, [1, "two"]], ids=["array", "dict", "list"])
