@@ -69,7 +69,8 @@ def at_each_step(call):
             call()
         sys.setprofile(None)
         for name in paths.names():
-            os.unlink(paths.path_of(name))
+            with contextlib.suppress(FileNotFoundError):  # the watchdog of an earlier session may remove it
+                os.unlink(paths.path_of(name))
         if not reached():
             return step
     return None
