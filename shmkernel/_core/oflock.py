@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import io
 
-_AGAIN = 3  # beside programs that only lock and unlock, each makes a missing line ten times as rare
+_SAME = 3  # readings of the OS's list without anything new: beside programs that lock, each may miss a line
+_READINGS = 20  # at most
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
 
@@ -61,27 +62,36 @@ def take_whole(fd: int, how: int = fcntl.LOCK_EX) -> bool:
 def holders() -> dict[tuple[int, int], list[int]]:
     """Return the pids that have a shared flock of each file, by (device, inode): 30 ms for 10,000 locks.
 
-    The OS gives the list a page at a time. If others unlock between two pages, a line can be missing. So a list of more
-    than a page is read several times.
+    The OS gives the list a page at a time. If others unlock between two pages, a line can be missing, and the list can
+    then look as if it had one page. So a list of more than half a page is read until nothing new is in it for some
+    readings.
     """
-    lines = dict.fromkeys(_listed())
-    if sum(map(len, lines)) > mmap.PAGESIZE:
-        for _ in range(_AGAIN):
-            lines |= dict.fromkeys(_listed())
     pids: dict[tuple[int, int], list[int]] = {}
-    for line in lines:
-        words = line.split()
-        if words[0] == "FLOCK" and words[2] == "READ" and int(words[3]) > 0:
-            major, minor, inode = words[4].split(":")
-            key = os.makedev(int(major, 16), int(minor, 16)), int(inode)
-            holding = pids.setdefault(key, [])
-            if (pid := int(words[3])) not in holding:
-                holding.append(pid)
+    same = 0
+    for _ in range(_READINGS):
+        text = _listed()
+        same = 0 if _add(text, pids) else same + 1
+        if len(text) <= mmap.PAGESIZE // 2 or same == _SAME:
+            break
     return pids
 
 
-def _listed() -> list[str]:
-    """Return the lines of the OS's list, without their numbers: ``FLOCK ADVISORY READ 4711 00:1f:63 0 EOF``."""
+def _add(text: str, pids: dict[tuple[int, int], list[int]]) -> bool:
+    """Add the holders that the OS's list names to `pids`; return whether one is new."""
+    new = False
+    for line in text.splitlines():
+        words = line.split()  # 7: FLOCK ADVISORY READ 4711 00:1f:63 0 EOF
+        if words[1] == "FLOCK" and words[3] == "READ" and int(words[4]) > 0:
+            major, minor, inode = words[5].split(":")
+            holding = pids.setdefault((os.makedev(int(major, 16), int(minor, 16)), int(inode)), [])
+            if (pid := int(words[4])) not in holding:
+                holding.append(pid)
+                new = True
+    return new
+
+
+def _listed() -> str:
+    """Return the OS's list of locks."""
     with contextlib.suppress(FileNotFoundError), open("/proc/locks", encoding="utf-8") as file:
-        return [line.partition(": ")[2] for line in file]
-    return []
+        return file.read()
+    return ""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import fcntl
+import io
+import itertools
 import json
 import math
 import os
@@ -181,6 +183,30 @@ def test_holders_are_found_by_the_operating_system():
         child.end()
     with registry.locked():
         assert not registry.in_use("nothing")
+
+
+def listing(*locks):
+    """Return what /proc/locks says of shared flocks, given by pid and inode."""
+    return "".join(f"{n}: FLOCK  ADVISORY  READ {pid} 00:1f:{inode} 0 EOF\n" for n, (pid, inode) in enumerate(locks, 1))
+
+
+OTHERS = [(4711, inode) for inode in range(1_000_000, 1_000_080)]  # with their numbers they take more than a page
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        [OTHERS],  # its line is left out, and the rest looks like one page without the numbers of the lines
+        [OTHERS[:70]],  # and like one page with them
+        [[*OTHERS, (4712, inode)] for inode in range(8)],  # others come and go all the time
+    ],
+    ids=["two pages", "as if one page", "many changes"],
+)
+def test_a_holder_is_found_although_the_os_leaves_its_line_out_of_some_lists(missing, monkeypatch):
+    """While others unlock, the OS leaves out a line between two pages: a stand-in for its list does so each time."""
+    lists = itertools.chain((listing(*locks) for locks in missing), itertools.repeat(listing(*OTHERS, (9, 63))))
+    monkeypatch.setattr(oflock, "open", lambda *_, **__: io.StringIO(next(lists)), raising=False)
+    assert oflock.holders()[os.makedev(0, 0x1F), 63] == [9]
 
 
 def test_a_change_of_lifetime_is_seen_by_who_has_read_the_record():
