@@ -351,7 +351,7 @@ except shm.LimitError as error:
     print(error.limit, error.name, x["a"])
 x["a"] = 3
 resource.setrlimit(resource.RLIMIT_AS, limits)
-with x.transaction(timeout=5):
+with x.transaction(timeout=100):
     x["a"] += 1
 print(x)
 shm.unlink("x")

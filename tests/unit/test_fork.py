@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from shmkernel._core import fork
-from tests.helpers import python
+from tests.helpers import PATIENCE, python
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_ctrl_c_in_a_handler_arrives_after_the_fork(told):
 
     def fork_and_wait():
         forked(lambda: "")
-        threading.Event().wait(30)
+        threading.Event().wait(PATIENCE)
 
     with pytest.raises(KeyboardInterrupt):
         fork_and_wait()
@@ -98,7 +98,7 @@ for _ in range(5):  # Python may raise it in `before` of this script, and swallo
     except KeyboardInterrupt:
         arrived += 1
     threading.Thread(target=enter, daemon=True).start()
-    assert free.wait(30)
+    assert free.wait(100)
 assert arrived
 """
 

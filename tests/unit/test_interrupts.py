@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from shmkernel._core.interrupts import Guard, Holding, entry_of
-from tests.helpers import InterruptingTimer, repeat, without_collector
+from tests.helpers import PATIENCE, InterruptingTimer, repeat, without_collector
 from tests.unit.test_fork import forked
 
 pytestmark = pytest.mark.timeout(method="thread")  # the other method is the timer that is used here
@@ -70,7 +70,7 @@ def test_a_guard_is_free_after_an_interrupt_at_any_bytecode(interrupted):
     def check():
         taken = threading.Thread(target=guard.__enter__, daemon=True)
         taken.start()
-        taken.join(30)
+        taken.join(PATIENCE)
         assert not taken.is_alive()
         guard.in_child()  # that thread has not left
 
@@ -159,11 +159,11 @@ def test_statements_of_two_threads_are_apart():
     def other():
         with door:
             entered.set()
-            leave.wait(30)
+            leave.wait(PATIENCE)
 
     thread = threading.Thread(target=other)
     thread.start()
-    entered.wait(30)
+    entered.wait(PATIENCE)
     with door:
         assert len(door.inside) == 2
     leave.set()
@@ -188,11 +188,11 @@ def test_a_child_does_not_wait_for_a_guard_that_another_thread_of_the_parent_hol
     def other():
         with guard:
             entered.set()
-            leave.wait(30)
+            leave.wait(PATIENCE)
 
     thread = threading.Thread(target=other)
     thread.start()
-    entered.wait(30)
+    entered.wait(PATIENCE)
 
     def child():
         guard.in_child()

@@ -48,7 +48,7 @@ def test_cells_under_two_locks_and_under_other_magics(notebook):
     notebook("%%time\n%%shm_lock a\ntimed = held()")
     notebook("%%capture seen\n%%shm_lock a\ncaptured = held()\nprint('here')")
     notebook("%%shm_lock a\n%time inner = held()")
-    notebook("%alias_magic --cell hold shm_lock\n%alias_magic locked shm_lock -p 'b --timeout 10'")
+    notebook("%alias_magic --cell hold shm_lock\n%alias_magic locked shm_lock -p 'b --timeout 120'")
     notebook("%%hold a\naliased = held()")
     notebook("%%locked --shared\nfilled = held()")
     notebook("def work():\n    get_ipython().run_cell_magic('shm_lock', 'a', 'called = held()')\nwork()")

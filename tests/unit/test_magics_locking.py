@@ -9,7 +9,7 @@ from IPython.core.completer import provisionalcompleter
 import shmkernel as shm
 from shmkernel import cli
 from shmkernel.sync import inotify, sync_file
-from tests.helpers import Child, until
+from tests.helpers import PATIENCE, Child, until
 from tests.unit.elsewhere import elsewhere
 
 
@@ -42,7 +42,7 @@ def test_a_cell_waits_for_the_lock_no_longer_than_it_says(notebook):
 
 def test_readers_share_the_lock_of_a_cell(notebook):
     with elsewhere(lambda: shm.lock("x", shared=True).acquire()):
-        notebook("%%shm_lock x --shared --timeout 10\nread = 1")
+        notebook("%%shm_lock x --shared --timeout 120\nread = 1")
         assert isinstance(notebook.fails("%%shm_lock x --timeout 0\nwritten = 1"), TimeoutError)
     assert ("read" in notebook, "written" in notebook) == (True, False)
 
@@ -121,7 +121,7 @@ def test_the_command_line_waits_for_the_next_version(capsys):
 
     thread = threading.Thread(target=act)
     thread.start()
-    assert cli.main(["wait", "x", "--timeout", "30"]) == 0
+    assert cli.main(["wait", "x", "--timeout", str(PATIENCE)]) == 0
     thread.join()
     assert capsys.readouterr().out == "1\n"
     assert cli.main(["wait", "x", "--since", "0"]) == 0

@@ -14,7 +14,7 @@ import pytest
 import shmkernel as shm
 from shmkernel.sync import sync_file
 from shmkernel.testing import remove
-from tests.helpers import Child, python, until
+from tests.helpers import PATIENCE, Child, python, until
 from tests.unit.test_fork import forked
 from tests.unit.test_sync_locks import free, holder
 
@@ -42,7 +42,7 @@ def in_a_thread(act):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(30)
+    thread.join(PATIENCE)
     return found[0]
 
 
@@ -227,7 +227,7 @@ def test_a_wait_that_is_limited_or_cancelled_leaves_no_trace_and_one_that_succee
             await asyncio.wait_for(shm.lock("x").__aenter__(), 0.02)
         child.tell()
         lock = shm.lock("x")
-        await asyncio.wait_for(lock.__aenter__(), 30)
+        await asyncio.wait_for(lock.__aenter__(), PATIENCE)
         assert not free("x")
         with shm.lock("x"):
             pass
@@ -314,7 +314,7 @@ def test_a_child_that_is_forked_beside_threads_that_lock_takes_and_leaves_what_i
 
             def child(connection):
                 for _ in range(3):
-                    with shm.lock("x", timeout=30):
+                    with shm.lock("x", timeout=PATIENCE):
                         shm.publish("y")
                 connection.send("done")
 

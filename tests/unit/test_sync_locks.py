@@ -9,7 +9,7 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.sync import locks, sync_file
-from tests.helpers import Child, until
+from tests.helpers import PATIENCE, Child, until
 
 
 def holder(name, *, shared=False):
@@ -131,7 +131,7 @@ def test_a_timeout_under_readers_says_so():
     assert caught.value.holder is None
 
 
-@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
 def test_who_waits_enters_when_the_holder_leaves(timeout):
     with holder("x") as child:
         lock = shm.lock("x", timeout=timeout)
@@ -140,7 +140,7 @@ def test_who_waits_enters_when_the_holder_leaves(timeout):
             assert child.hear() == "out"
 
 
-@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
 @pytest.mark.parametrize("shared", [False, True])
 def test_who_waits_enters_when_the_holder_is_killed_and_is_told(timeout, shared):
     with holder("x") as child:
@@ -170,7 +170,7 @@ def test_a_warning_that_is_an_error_leaves_the_lock_free_and_told():
 def test_a_reader_who_is_killed_leaves_nothing():
     with holder("x", shared=True) as child:
         child.end()
-    with shm.lock("x", timeout=30) as lock:
+    with shm.lock("x", timeout=PATIENCE) as lock:
         assert lock.abandoned is None
 
 
@@ -203,7 +203,7 @@ def test_a_child_that_was_forked_under_the_lock_does_not_keep_it_for_a_dead_pare
     with Child(work) as child:
         grandchild = child.hear()
         child.end()
-        with pytest.warns(RuntimeWarning, match="died"), shm.lock("x", timeout=30):
+        with pytest.warns(RuntimeWarning, match="died"), shm.lock("x", timeout=PATIENCE):
             pass
         os.kill(grandchild, signal.SIGKILL)
 
@@ -218,7 +218,7 @@ def test_a_writer_that_waits_is_not_overtaken_by_readers_for_ever():
     with Child(read) as one, Child(read) as other:
         assert (one.hear(), other.hear()) == ("ready", "ready")
         for _ in range(20):
-            with shm.lock("x", timeout=30):
+            with shm.lock("x", timeout=PATIENCE):
                 pass
         one.tell()
         other.tell()
@@ -307,7 +307,7 @@ def test_a_task_times_out_and_another_is_cancelled_without_a_trace():
 def test_a_task_enters_when_the_holder_leaves_or_dies():
     async def main(how):
         once_waited_for("x", how)
-        async with shm.lock("x", timeout=30):
+        async with shm.lock("x", timeout=PATIENCE):
             pass
 
     with holder("x") as child:

@@ -10,7 +10,7 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.sync import inotify, sync_file, versions
-from tests.helpers import Child, leaving_none_open, until
+from tests.helpers import PATIENCE, Child, leaving_none_open, until
 
 
 @pytest.fixture(params=["inotify", "polling"])
@@ -104,7 +104,7 @@ def test_wait_returns_when_it_is(act):
     x = shm.create("x", shape=3)
     shm.create("y", shape=3)
     thread = once_asleep(lambda: in_another_process(act))
-    assert shm.wait(x, timeout=30) == 1
+    assert shm.wait(x, timeout=PATIENCE) == 1
     thread.join()
     shm.unlink("x")
 
@@ -125,7 +125,7 @@ def test_wait_raises_when_the_segment_is_unlinked():
     x = shm.create("x", shape=3)
     thread = once_asleep(lambda: in_another_process(lambda: shm.unlink("x")))
     with pytest.raises(shm.NotFoundError, match="no segment named 'x'"):
-        shm.wait(x, timeout=30)
+        shm.wait(x, timeout=PATIENCE)
     thread.join()
     with pytest.raises(shm.NotFoundError):
         shm.wait("x", since=shm.version("x"))
@@ -142,14 +142,14 @@ def test_wait_raises_when_the_owner_is_killed():
         child.hear()
         thread = once_asleep(lambda: os.kill(child.pid, signal.SIGKILL))
         with pytest.raises(shm.NotFoundError):
-            shm.wait("x", timeout=30)
+            shm.wait("x", timeout=PATIENCE)
         thread.join()
 
 
 @pytest.mark.usefixtures("way")
 def test_a_name_without_a_segment_is_waited_for_until_it_has_one():
     thread = once_asleep(lambda: in_another_process(lambda: shm.create("x", shape=3, lifetime="keep")))
-    assert shm.wait("x", timeout=30) == 1
+    assert shm.wait("x", timeout=PATIENCE) == 1
     thread.join()
     shm.unlink("x")
 
@@ -157,7 +157,7 @@ def test_a_name_without_a_segment_is_waited_for_until_it_has_one():
 @pytest.mark.usefixtures("way")
 def test_a_free_name_serves_as_a_signal():
     thread = once_asleep(lambda: in_another_process(lambda: shm.publish("go")))
-    assert shm.wait("go", timeout=30) == 1
+    assert shm.wait("go", timeout=PATIENCE) == 1
     thread.join()
 
 
@@ -176,7 +176,7 @@ def test_a_change_of_the_time_of_the_file_wakes_and_raises_nothing():
     thread = threading.Thread(target=lambda: [waiter.wait(), looked.set()])
     thread.start()
     os.utime(sync_file.opened("x").path)
-    assert looked.wait(30)
+    assert looked.wait(PATIENCE)
     thread.join()
     assert watch.newer() is None
     waiter.close()
@@ -184,7 +184,9 @@ def test_a_change_of_the_time_of_the_file_wakes_and_raises_nothing():
 
 def test_all_threads_that_wait_are_woken():
     found = []
-    threads = [threading.Thread(target=lambda: found.append(shm.wait("x", since=0, timeout=30))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: found.append(shm.wait("x", since=0, timeout=PATIENCE))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     until(lambda: len(inotify._waiters) == len(threads), "all wait")
@@ -197,22 +199,22 @@ def test_all_threads_that_wait_are_woken():
 
 
 def test_one_waiter_s_end_is_not_the_other_s():
-    threads = [threading.Thread(target=lambda: shm.wait("x", since=0, timeout=30))]
+    threads = [threading.Thread(target=lambda: shm.wait("x", since=0, timeout=PATIENCE))]
     threads[0].start()
     until(lambda: len(inotify._waiters), "it waits")
     with pytest.raises(shm.TimedOutError):
         shm.wait("x", timeout=0.01)
     in_another_process(lambda: shm.publish("x"))
-    threads[0].join(30)
+    threads[0].join(PATIENCE)
     assert not threads[0].is_alive()
 
 
 def test_a_forked_child_waits_for_itself():
     def work(connection):
         connection.send("ready")
-        connection.send(shm.wait("x", since=0, timeout=30))
+        connection.send(shm.wait("x", since=0, timeout=PATIENCE))
 
-    thread = threading.Thread(target=lambda: shm.wait("x", since=0, timeout=30))
+    thread = threading.Thread(target=lambda: shm.wait("x", since=0, timeout=PATIENCE))
     thread.start()
     until(lambda: len(inotify._waiters), "the parent waits")
     with Child(work) as child:
@@ -234,7 +236,7 @@ def test_changes_gives_each_version_or_a_later_one_and_ends_with_the_segment():
         await asleep()
         shm.publish(x)
         with pytest.raises(shm.NotFoundError):
-            await asyncio.wait_for(task, 30)
+            await asyncio.wait_for(task, PATIENCE)
 
     seen = []
     after = [lambda: [shm.publish("x"), shm.publish("x")], lambda: shm.publish("x"), lambda: shm.unlink("x")]
@@ -247,7 +249,7 @@ def test_changes_counts_from_its_call_on():
     async def main():
         stream = shm.changes("x")
         shm.publish("x")
-        return await asyncio.wait_for(anext(stream), 30)
+        return await asyncio.wait_for(anext(stream), PATIENCE)
 
     assert asyncio.run(main()) == 1
 
@@ -257,7 +259,7 @@ def test_many_tasks_wait_in_one_loop():
         tasks = [asyncio.create_task(versions.following("x", 0)) for _ in range(20)]
         await asleep(len(tasks))
         in_another_process(lambda: shm.publish("x"))
-        return await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        return await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
 
     assert asyncio.run(main()) == [1] * 20
     assert (len(inotify._waiters), len(inotify._watches)) == (0, 2)  # one rests
@@ -310,7 +312,7 @@ def test_a_replacement_that_has_the_number_of_the_old_inode_is_a_new_version(mon
 
     monkeypatch.setattr(os, "lstat", same)
     assert shm.version("x") == known + 1
-    assert shm.wait("x", since=known, timeout=30) == known + 1
+    assert shm.wait("x", since=known, timeout=PATIENCE) == known + 1
 
 
 def test_after_the_greatest_count_of_64_bits_comes_another_one():
@@ -339,7 +341,7 @@ def test_a_waiter_that_runs_out_of_descriptors_leaks_none_and_looks_now_and_then
     monkeypatch.setattr(inotify.select, "epoll", none)
     with leaving_none_open(but=1):  # an open file description to lock
         thread = once_asleep(lambda: in_another_process(lambda: shm.publish("x")))
-        assert shm.wait("x", timeout=30) == 1
+        assert shm.wait("x", timeout=PATIENCE) == 1
         thread.join()
 
 
