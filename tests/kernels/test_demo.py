@@ -16,29 +16,42 @@ from tests.helpers import quick_first
 from tests.unit import orphans
 
 DEMO = [sys.executable, "-m", "shmkernel", "demo"]
+STOPPING = """
+import os, signal, sys
+from shmkernel import cli, demo
+
+def say_and_stop(line, say=demo._say):
+    say(line)
+    if sys.argv[1] in line:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+demo._say = say_and_stop
+sys.exit(cli.main(["demo"]))
+"""
 
 
 @pytest.fixture
 def demo(tmp_path, shm_dir):
-    """Run the demo to its end; return its exit status and what it said, and see that nothing stays."""
+    """Run the demo to its end; return its exit status and what it said, and see that nothing stays.
+
+    With `at`, do something when it has said this line: it stops itself there, else it would go on meanwhile.
+    """
 
     def run(command=DEMO, at=None, do=lambda process: process.send_signal(signal.SIGINT), **env):
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", STOPPING, at] if at else command,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "PYTHONUNBUFFERED": ""} | env,
         )  # fmt: skip
-        out = ""
         if at:
-            for line in process.stdout:
-                out += line
-                if at in line:
-                    do(process)
-                    break
-        rest, err = process.communicate()
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            do(process)
+            process.send_signal(signal.SIGCONT)
+        out, err = process.communicate()
         assert not list(tmp_path.iterdir()), "files left"
         assert not [line for line in _command_lines() if str(tmp_path) in line], "kernels left"
         assert {path.name for path in shm_dir.iterdir()} <= {f".shmk-{os.geteuid()}", *kept}, "segments left"
-        return process.returncode, out + rest, err
+        return process.returncode, out, err
 
     kept: set[str] = set()
     run.kept = kept
