@@ -142,7 +142,8 @@ def link_all(drafts: Sequence[tuple[int, Record]], may_replace: Callable[[Record
     TakenError
         As `check_free` says.
     """
-    begin()  # once more: while the segments were filled, another program may have removed the session's file
+    if not sessions.has_file():  # any more: another program has removed it while the segments were filled
+        begin()
     with locked():
         taken = set()
         for _, new in drafts:

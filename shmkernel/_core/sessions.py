@@ -101,7 +101,7 @@ _guard = interrupts.Guard()
 
 def mine() -> Session | None:
     """Return this process's session, None if it has not begun one."""
-    own = _mine.get((paths.folder(), os.geteuid()))  # as `_here`
+    own = _mine.get((paths.folder(), os.geteuid()))
     return own.session if own else None
 
 
@@ -120,6 +120,15 @@ def covers(path: str) -> bool:
     return own is not None
 
 
+def has_file() -> bool:
+    """Return whether this process's session has its file: another program can remove it at any time."""
+    own = _mine.get((paths.folder(), os.geteuid()))
+    try:
+        return own is not None and os.fstat(own.lock.fileno()).st_nlink > 0
+    except (OSError, ValueError):  # the descriptor was closed
+        return False
+
+
 def begin() -> tuple[Session, bool]:
     """Return this process's session, with a watchdog running, and whether it is new.
 
@@ -130,7 +139,8 @@ def begin() -> tuple[Session, bool]:
     """
     launch.prepare()
     with _guard:
-        root, here = folders.prepare(), _here()
+        root = folders.prepare()
+        here = os.path.dirname(root), os.geteuid()
         own = _mine.get(here)
         if own and own.holds(f"{root}/sessions/{own.session.id}"):
             if own.unwatched():  # it was killed: start another
@@ -155,7 +165,7 @@ def begin() -> tuple[Session, bool]:
 def end() -> None:
     """End this process's session as its death would: the watchdog unlinks what it owns."""
     with _guard, closing.no_fork:
-        own = _mine.pop(_here(), None)
+        own = _mine.pop((paths.folder(), os.geteuid()), None)
         for one in [own, *_elsewhere] if own else _elsewhere:
             one.close()
         _elsewhere.clear()
@@ -234,10 +244,6 @@ def is_id(value: object) -> bool:
 def is_time(value: object) -> bool:
     """Return whether this is a number of seconds since 1970 that can be formatted as a date."""
     return type(value) in (int, float) and 0 <= cast("float", value) < _DOOMSDAY
-
-
-def _here() -> _Place:
-    return paths.folder(), os.geteuid()
 
 
 def _describe(pid: int, label: str, parent: str | None) -> Session:

@@ -126,7 +126,7 @@ def test_what_is_no_file_of_a_session_is_nobody():
 def test_a_program_that_closes_all_descriptors_begins_a_new_session_and_loses_no_file(closed, shm_dir, tmp_path):
     """Close all descriptors, as a daemon does: the next files get their numbers."""
     first, _ = sessions.begin()
-    own = sessions._mine[sessions._here()]
+    own = sessions._mine[paths.folder(), os.geteuid()]
     number = getattr(own, closed).fileno()
     (tmp_path / "data").write_text("data")
     theirs = os.open(tmp_path / "data", os.O_RDWR)
