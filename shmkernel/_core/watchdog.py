@@ -28,7 +28,7 @@ import sys
 if __name__ == "__main__":  # -I keeps the package's folder off sys.path
     sys.path.append(os.path.abspath(f"{__file__}/../../.."))
 
-from shmkernel._core import daemon, launch, registry, sessions
+from shmkernel._core import daemon, launch, paths, registry, sessions
 
 _ENDING = 0.5  # seconds
 
@@ -38,13 +38,27 @@ def watch(id_: str, session: int) -> None:
     fcntl.flock(session, fcntl.LOCK_SH)
     os.close(session)
     record = sessions.read(id_)
-    registry.sweep()
-    while waiting := [child.id for child in sessions.everyone() if child.parent == id_]:
+    _sweep()
+    while waiting := [child.id for child in _everyone() if child.parent == id_]:
         for child_id in waiting:
             sessions.wait(child_id)
-            registry.sweep()
+            _sweep()
     if record and _ended(record.pid):
+        _sweep()
+
+
+def _is_gone() -> bool:
+    """Return whether the runtime folder was removed: to look there would make it anew, for good."""
+    return not os.path.lexists(paths.runtime())
+
+
+def _sweep() -> None:
+    if not _is_gone():
         registry.sweep()
+
+
+def _everyone() -> list[sessions.Session]:
+    return [] if _is_gone() else sessions.everyone()
 
 
 def _ended(pid: int) -> bool:

@@ -9,7 +9,7 @@ import sys
 
 import shmkernel as shm
 from shmkernel._core import paths, registry
-from tests.helpers import Child, until, until_left
+from tests.helpers import Child, holding, until, until_left, watchdogs
 
 MANY = 200
 
@@ -53,6 +53,16 @@ def test_a_process_that_dies_leaves_no_sync_file_of_a_free_name(shm_dir):
         child.end()
     until(lambda: not list(shm_dir.glob(".shmk-*/sync/*")), "the watchdog sweeps")
     until_left(shm_dir)
+
+
+def test_a_watchdog_does_not_make_a_runtime_folder_anew_that_was_removed(shm_dir):
+    """Who removes the folder of segments as a whole would find that it is not empty."""
+    with holding(lambda: shm.create("x", 1)) as child:
+        shutil.rmtree(f"{shm_dir}/.shmk-{os.geteuid()}")
+        os.unlink(paths.path_of("x"))
+        child.end()
+    until(lambda: not watchdogs(shm_dir), "the watchdog ends")
+    assert os.listdir(shm_dir) == []
 
 
 def test_what_is_not_of_our_form_stops_no_sweep_and_stays():
