@@ -37,6 +37,7 @@ def test_shutdown_waits_for_nothing_of_ours(kernel, reader, tmp_path):
     kernel(SHARE)
     kernel(f"made = atexit.register(open, {str(tmp_path / 'atexit')!r}, 'w')")
     reader("y = shm.attach('x')")
+    kernel.manager.shutdown_wait_time = 40  # seconds; SIGTERM comes after half: 2.5 are few on a busy machine
     kernel.manager.shutdown_kernel()
     assert (tmp_path / "atexit").exists()
     until(gone, "the name goes")
