@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import functools
 import gc
+import importlib
 import itertools
 import os
 import select
@@ -34,6 +35,14 @@ def lacking(reason):
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason, allow_module_level=True)
+
+
+def needs(module, group="large"):
+    """Return a module of an optional library; where it is not installed, the test lacks it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        return lacking(f"{module} is not installed: uv run --group {group} pytest")
 
 
 def free_descriptors():

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.browser import lab
-from tests.helpers import until
+from tests.helpers import needs, until
 
 pytestmark = pytest.mark.timeout(600)
 PLUS = "import numpy as np, shmkernel as shm\n"
@@ -438,8 +438,8 @@ def test_a_filter_says_how_many_of_all_it_shows(a, b):
 
 
 def test_a_table_shows_rows_by_the_page_under_the_figures_of_its_columns(a, b):
-    pytest.importorskip("pyarrow")
-    pytest.importorskip("pandas")
+    needs("pyarrow")
+    needs("pandas")
     check = expect()
     columns = f"{{'price': np.arange(20_000) / 4, 'symbol': ['oak', 'elm'] * 10_000, {EVIL!r}: True}}"
     a.does(f"import pandas as pd; trades = shm.create('trades', pd.DataFrame({columns}))")

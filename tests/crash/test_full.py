@@ -16,7 +16,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import capacity, paths, registry, sessions
-from tests.helpers import left, mount, run_apart, until, watchdogs
+from tests.helpers import left, mount, needs, run_apart, until, watchdogs
 
 MIB = 1 << 20
 CURE = "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"
@@ -254,7 +254,7 @@ def test_a_quota_is_told_as_a_quota(call, monkeypatch, shm_dir):
 
 
 def test_a_stream_of_unknown_length_that_does_not_fit_leaves_nothing(small):
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/crash")
+    pa = needs("pyarrow")
     read = []
 
     def batches():

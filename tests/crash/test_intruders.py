@@ -13,7 +13,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import folders, paths, sessions
-from tests.helpers import PATIENCE, Child, until
+from tests.helpers import PATIENCE, Child, needs, until
 
 SOMEBODY = 12345  # a uid
 DEVICES = os.makedev(1, 3), os.makedev(1, 5), os.makedev(7, 99)  # /dev/null, /dev/zero, a loop device
@@ -148,7 +148,7 @@ def call_all(connection):
 )
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_it_is_one_clear_error_at_most(place, make):
-    pytest.importorskip("lmdb")  # no wheel for the newest Python
+    needs("lmdb", "dicts")  # no wheel for the newest Python
     shm.create("x", np.arange(3), lifetime="keep")
     shm.create("d", {"a": 1, "b": np.ones(1 << 17)}, lifetime="keep")
     shm.publish("x")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shmkernel._core import protocol
-from tests.helpers import PATIENCE, kill_watchdogs, lacking, until, until_left, watchdogs
+from tests.helpers import PATIENCE, kill_watchdogs, lacking, needs, until, until_left, watchdogs
 
 HERE = Path(__file__).parents[2]
 BEFORE = "5e5c3aa6d7ae5222713030d3daff15a9ce7b29b9"  # the last commit without a protocol number
@@ -97,7 +97,7 @@ def before(trees):
 @pytest.fixture(params=["the older makes", "the newer makes"])
 def maker_and_user(request, before):
     """Start a process of each release."""
-    pytest.importorskip("lmdb")  # no wheel for the newest Python
+    needs("lmdb", "dicts")  # no wheel for the newest Python
     maker, user = (before, HERE) if request.param == "the older makes" else (HERE, before)
     with Agent(maker) as first, Agent(user) as second:
         yield first, second

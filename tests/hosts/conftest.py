@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shmkernel.hosts import certificates
-from tests.helpers import PATIENCE, lacking, until
+from tests.helpers import PATIENCE, lacking, needs, until
 
 AGENT = Path(__file__).with_name("agent.py")
 ADDRESSES = {"hostA": "10.77.0.1", "hostB": "10.77.0.2"}
@@ -182,7 +182,7 @@ def authority(data, hosts, monkeypatch):
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
-    pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed: uv run --group large pytest tests/hosts")
+    needs("zenoh")
     data = tmp_path_factory.mktemp("hosts")
     with pytest.MonkeyPatch.context() as patch:
         authority(data, ADDRESSES, patch)

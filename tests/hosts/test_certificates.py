@@ -9,10 +9,10 @@ import pytest
 
 from shmkernel import errors
 from shmkernel.hosts import certificates
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, needs
 from tests.hosts.conftest import ADDRESSES, LOOK, authority
 
-pytest.importorskip("cryptography", reason="cryptography is not installed: uv run --group large pytest tests/hosts")
+needs("cryptography")
 
 JOIN = "shm.join('tls/10.77.0.1', timeout={})"
 SOON = 2  # seconds; the control shows that a good certificate is enough

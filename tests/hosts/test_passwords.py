@@ -14,7 +14,7 @@ import pytest
 
 from shmkernel import cli, errors
 from shmkernel.hosts import certificates, joining, passwords
-from tests.helpers import PATIENCE, until
+from tests.helpers import PATIENCE, needs, until
 from tests.hosts.conftest import LOOK, authority
 
 PASSWORD = "correct horse"
@@ -91,7 +91,7 @@ def test_one_with_the_wrong_password_or_user_sees_nothing(known, sharing, tmp_pa
 
 @pytest.mark.long
 def test_one_with_a_certificate_alone_sees_nothing(known, sharing, monkeypatch, tmp_path):
-    pytest.importorskip("cryptography", reason="cryptography is not installed: uv run --group large pytest tests/hosts")
+    needs("cryptography")
     authority(tmp_path / "wrong", ["hostB"], monkeypatch)
     right, known[1].data = known[1].data, tmp_path / "wrong/hostB"
     error = known[1].kernel().fails(JOIN.format("", SOON), "ConnectionError")

@@ -23,7 +23,7 @@ import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout, plain
 from shmkernel.testing import attach_hostile, write
-from tests.helpers import Child
+from tests.helpers import Child, needs
 from tests.kinds.objects import ObjectContract
 
 
@@ -143,7 +143,7 @@ def _own(shm_dir):
 @pytest.mark.parametrize("form", ["csr", "csc", "bsr", "coo", "dia"])
 @pytest.mark.parametrize("what", ["matrix", "array"])
 def test_a_sparse_matrix_comes_back_over_the_same_memory(form, what):
-    sparse = pytest.importorskip("scipy.sparse")
+    sparse = needs("scipy.sparse")
     value = getattr(sparse, f"{form}_{what}")(
         sparse.random(100, 70, 0.2, random_state=1) if form != "dia" else np.eye(100)
     )
@@ -156,7 +156,7 @@ def test_a_sparse_matrix_comes_back_over_the_same_memory(form, what):
 
 
 def test_a_sparse_matrix_of_another_program_is_checked_before_c_code_trusts_it():
-    sparse = pytest.importorskip("scipy.sparse")
+    sparse = needs("scipy.sparse")
     value = sparse.random(100, 70, 0.5, "csr", random_state=1)
     value.indices[3] = 10**6
     x = shm.create("x", value)

@@ -19,7 +19,7 @@ import shmkernel as shm
 from shmkernel import kinds
 from shmkernel._core import registry
 from shmkernel.kinds.objects import files
-from tests.helpers import leaving_none_open, left
+from tests.helpers import leaving_none_open, left, needs
 
 module = types.ModuleType("of_a_file")
 sys.modules[module.__name__] = module
@@ -79,7 +79,7 @@ def _own(shm_dir, tmp_path, monkeypatch):
 
 def _need(kind):
     if kind == "dict":
-        pytest.importorskip("lmdb")  # no wheel for the newest Python
+        needs("lmdb", "dicts")  # no wheel for the newest Python
 
 
 def same(got, arrays, *, order="K"):
@@ -112,7 +112,7 @@ def test_an_npz_file_becomes_an_object_without_a_second_copy(save):
 
 
 def test_safetensors_files_are_those_of_the_library():
-    library = pytest.importorskip("safetensors.numpy")
+    library = needs("safetensors.numpy")
     library.save_file({key: np.array(array, order="C") for key, array in ARRAYS.items()}, "theirs.safetensors")
     theirs = shm.load("theirs", "theirs.safetensors")
     assert same(dict(sorted(theirs.items())), ARRAYS, order="C")

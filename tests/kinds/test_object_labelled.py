@@ -14,12 +14,12 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.testing import write
-from tests.helpers import lies_in
+from tests.helpers import lies_in, needs
 from tests.kinds.objects import ObjectContract
 from tests.kinds.test_object import LARGE, same
 
-pd = pytest.importorskip("pandas")
-xr = pytest.importorskip("xarray", reason="xarray is not installed: uv run --group large pytest tests/kinds")
+pd = needs("pandas")
+xr = needs("xarray")
 
 DATASET = xr.Dataset(
     {

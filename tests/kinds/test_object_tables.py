@@ -15,13 +15,13 @@ import shmkernel as shm
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout
 from shmkernel.testing import write
-from tests.helpers import lies_in
+from tests.helpers import lies_in, needs
 from tests.kinds.objects import ObjectContract
 from tests.kinds.test_object import LARGE, same
 
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-pd = pytest.importorskip("pandas")
-pl = pytest.importorskip("polars")
+pa = needs("pyarrow")
+pd = needs("pandas")
+pl = needs("polars")
 
 FRAME = pd.DataFrame(
     {"height": LARGE, "name": [f"row {n}" for n in range(1000)], "sort": pd.Categorical(["a", "b"] * 500)},

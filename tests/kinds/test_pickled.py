@@ -17,7 +17,7 @@ import shmkernel as shm
 from shmkernel import agents
 from shmkernel._core import paths
 from shmkernel.kinds.objects import layout, pickles, signing
-from tests.helpers import Child, left
+from tests.helpers import Child, left, needs
 
 module = types.ModuleType("of_a_pickle")
 sys.modules[module.__name__] = module
@@ -330,8 +330,8 @@ def test_masked_and_record_arrays_and_matrices_are_out_of_the_stream():
 
 def test_frames_are_out_of_the_stream():
     """The texts of pandas are so by its own pickling, the columns of polars by ours."""
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    needs("pyarrow")
+    pd, pl = needs("pandas"), needs("polars")
     texts = [f"row {number} of a table" for number in range(1000)]
     moments = pd.date_range("2026-01-01", periods=1000, freq="s", tz="UTC")
     frames = [pl.DataFrame({"a": texts}), pl.Series("b", texts), pd.DataFrame({"a": texts, "b": moments})]

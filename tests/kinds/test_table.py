@@ -17,11 +17,11 @@ import shmkernel as shm
 from shmkernel._core import paths, progress
 from shmkernel.kinds.tables import blocks, incoming
 from shmkernel.testing import KindContract, write
-from tests.helpers import Child
+from tests.helpers import Child, needs
 
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-pd = pytest.importorskip("pandas")
-pl = pytest.importorskip("polars")
+pa = needs("pyarrow")
+pd = needs("pandas")
+pl = needs("polars")
 
 ROWS = 3
 
@@ -354,7 +354,7 @@ def test_what_a_format_cannot_hold_is_an_error_of_ours(tmp_path):
 
 def promising(path, column):
     """Write a small Parquet file whose end names its rows again and again: it promises half a terabyte and more."""
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = needs("pyarrow.parquet")
     rows = 4_000_000
     parquet.write_table(pa.table({"a": column(rows)}), path, row_group_size=rows)
     facts = parquet.read_metadata(path)

@@ -10,9 +10,9 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import fork
 from shmkernel.kinds.tables import libraries
-from tests.helpers import PATIENCE, Child
+from tests.helpers import PATIENCE, Child, needs
 
-pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
+needs("pyarrow")
 
 
 class BusyError(Exception):
@@ -52,7 +52,7 @@ def forked_beside(call, began, done):
 
 @pytest.mark.parametrize("library", ["pyarrow", "pandas", "polars"])
 def test_a_fork_waits_for_the_first_use_of_a_library(library, monkeypatch):
-    pytest.importorskip(library)
+    needs(library)
     done = []
     use, began = slow(monkeypatch, done)
     monkeypatch.setattr(libraries, "_used", set())

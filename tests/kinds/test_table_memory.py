@@ -9,10 +9,10 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import capacity, paths
-from tests.helpers import Child, lacking, python
+from tests.helpers import Child, lacking, needs, python
 
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-pd = pytest.importorskip("pandas")
+pa = needs("pyarrow")
+pd = needs("pandas")
 
 MB = 1_000_000
 ROWS = 4_000_000  # of eight bytes, four columns: 128 MB
@@ -62,7 +62,7 @@ def test_a_table_is_written_without_a_second_copy(value):
 
 @pytest.mark.long
 def test_a_result_of_duckdb_is_written_batch_by_batch():
-    pytest.importorskip("duckdb")
+    needs("duckdb")
     query = "(__import__('duckdb').sql(f'select range a, range*2 b, range*3 c, range*4 d from range({ROWS + 1})'))"
     peak = python(MEASURED.replace("VALUE", query), ROWS).stdout.strip()
     if peak == "None":

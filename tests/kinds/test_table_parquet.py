@@ -10,9 +10,10 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import capacity
 from shmkernel.kinds.tables import incoming, parquet
+from tests.helpers import needs
 
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-pq = pytest.importorskip("pyarrow.parquet")
+pa = needs("pyarrow")
+pq = needs("pyarrow.parquet")
 
 LONG, MANY = 4096, 20_000  # bytes of the text, rows: 80 MB in a file of a few kilobytes
 BOUND = 1 << 20

@@ -17,11 +17,11 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import paths
 from shmkernel.kinds.preview import Look, Source
-from tests.helpers import python
+from tests.helpers import needs, python
 
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-pd = pytest.importorskip("pandas")
-pl = pytest.importorskip("polars")
+pa = needs("pyarrow")
+pd = needs("pandas")
+pl = needs("polars")
 
 
 class Reads:
@@ -201,7 +201,7 @@ def test_a_card_names_the_types_of_the_columns():
 
 
 def test_a_terminal_shows_the_figures_above_the_rows():
-    console = pytest.importorskip("rich.console").Console
+    console = needs("rich.console").Console
     from shmkernel.monitor.terminal import Screen
 
     shm.create("x", pd.DataFrame({"price": [1.5, 2.5]}))

@@ -16,11 +16,11 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
-from tests.helpers import Child, python
+from tests.helpers import Child, needs, python
 
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-pd = pytest.importorskip("pandas")
-pl = pytest.importorskip("polars")
+pa = needs("pyarrow")
+pd = needs("pandas")
+pl = needs("polars")
 ROWS = 1000
 SYMBOLS = ["oak", "elm", "ash", "fir", "yew"]
 
@@ -86,7 +86,7 @@ def test_a_lazy_query_of_polars_scans_in_place():
 
 
 def test_sql_of_duckdb_reads_in_place():
-    duckdb = pytest.importorskip("duckdb")
+    duckdb = needs("duckdb")
     trades = shm.attach("trades", as_="duckdb")
     table = shm.attach("trades", as_="arrow")
     with duckdb.connect() as connection:
@@ -100,7 +100,7 @@ def test_sql_of_duckdb_reads_in_place():
 
 
 def test_scikit_learn_fits_in_place():
-    naive_bayes = pytest.importorskip("sklearn.naive_bayes")
+    naive_bayes = needs("sklearn.naive_bayes")
     trades = shm.attach("trades", mode="r")
     features, target = trades[["price", "size"]].to_numpy(), trades["code"].to_numpy()
     for values in (features, features[:, 1], target):
@@ -113,7 +113,7 @@ def test_scikit_learn_fits_in_place():
 
 @pytest.mark.parametrize("mode", ["c", "r"])
 def test_numba_runs_over_a_column_in_place(mode):
-    numba = pytest.importorskip("numba")
+    numba = needs("numba")
 
     @numba.njit
     def total(column):

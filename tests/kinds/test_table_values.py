@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 import shmkernel as shm
 from shmkernel.kinds.tables import outgoing, parquet
+from tests.helpers import needs
 
-pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: uv run --group large pytest tests/kinds")
-pd = pytest.importorskip("pandas")
-pl = pytest.importorskip("polars")
-pl_testing = pytest.importorskip("polars.testing")
+pa = needs("pyarrow")
+pd = needs("pandas")
+pl = needs("polars")
+pl_testing = needs("polars.testing")
 
 UNITS = ("s", "ms", "us", "ns")
 ZONES = ("UTC", "Europe/Berlin", dt.timezone(dt.timedelta(hours=5, minutes=30)))

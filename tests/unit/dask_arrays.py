@@ -13,7 +13,7 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import oflock, paths
 from shmkernel.kinds.dask import blocks
-from tests.helpers import Child, lies_in, until_left
+from tests.helpers import Child, lies_in, needs, until_left
 
 X = da.random.default_rng(1).random((100, 70), chunks=(30, 26))
 
@@ -198,7 +198,7 @@ class Device(np.ndarray):
 
 
 def sparse():
-    scipy = pytest.importorskip("scipy.sparse")
+    scipy = needs("scipy.sparse")
     return da.ones((4, 4), chunks=2).map_blocks(scipy.csr_matrix)
 
 

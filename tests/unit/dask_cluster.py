@@ -24,7 +24,7 @@ from shmkernel._core import paths, sessions
 from shmkernel.kinds.dask.blocks import ArrayTarget
 from shmkernel.testing import remove
 from tests import workers
-from tests.helpers import PATIENCE, lacking, until, until_left
+from tests.helpers import PATIENCE, lacking, needs, until, until_left
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,8 +161,8 @@ def test_a_worker_that_dies_in_the_middle_makes_no_difference(mortals, stored, t
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # Dask's, of pandas
 def test_a_frame_is_appended_by_the_workers_though_one_dies(mortals, tmp_path, monkeypatch):
-    pd, dd = pytest.importorskip("pandas"), pytest.importorskip("dask.dataframe")
-    frames = pytest.importorskip("shmkernel.kinds.tables.dask_frames")
+    pd, dd = needs("pandas"), needs("dask.dataframe")
+    frames = needs("shmkernel.kinds.tables.dask_frames")
     sizes, append = [], frames.append
     monkeypatch.setattr(frames, "append", lambda *about, **more: (sizes.append(more), append(*about, **more))[1])
     frame = pd.DataFrame({"a": np.arange(1000.0), "b": [f"t{number}" for number in range(1000)]})

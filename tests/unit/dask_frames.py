@@ -10,6 +10,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths
+from tests.helpers import needs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # Dask's, of pandas
 
@@ -17,10 +18,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture(autouse=True)
 def dd():
     """Dask's frames, on several of Dask's threads; there is no pandas for the newest Python yet."""
-    pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
+    needs("pandas")
+    needs("pyarrow")
     with dask.config.set(scheduler="threads", num_workers=4):
-        yield pytest.importorskip("dask.dataframe")
+        yield needs("dask.dataframe")
 
 
 @pytest.fixture

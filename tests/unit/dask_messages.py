@@ -17,7 +17,7 @@ import shmkernel.dask
 from shmkernel.dask import agreement
 from shmkernel.stdlib import references
 from tests import workers
-from tests.helpers import PATIENCE, Child, lacking
+from tests.helpers import PATIENCE, Child, lacking, needs
 
 AGREED = {"shmkernel": True, "pickle-protocol": 5, "compression": None}
 
@@ -186,7 +186,7 @@ def test_arrays_in_an_object_cross_as_references():
 
 
 def tables():
-    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    pandas, pyarrow = needs("pandas"), needs("pyarrow")
     frame = pandas.DataFrame({"a": np.arange(50_000.0), "b": np.arange(50_000), "c": [f"t{i}" for i in range(50_000)]})
     return frame, pyarrow.Table.from_pandas(frame)
 

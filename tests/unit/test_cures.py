@@ -26,7 +26,7 @@ import shmkernel as shm
 from shmkernel import cli, errors
 from shmkernel._core import paths
 from shmkernel.notebook.magics import ShmMagics
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, needs
 from tests.unit.elsewhere import elsewhere
 
 ROOT = Path(__file__).parent.parent.parent
@@ -475,14 +475,14 @@ def test_to_look_for_a_cure_takes_no_second_copy_of_a_large_value():
 
 @pytest.mark.parametrize("form", ["lil", "dok"])
 def test_a_sparse_matrix_of_lists_or_keys_is_shared_as_another(form):
-    sparse = pytest.importorskip("scipy.sparse")
+    sparse = needs("scipy.sparse")
     value = sparse.random(5, 4, 0.5, format=form)
     proposed_and_works(value, "x.tocsr()")
     proposed_and_works(value, "x.toarray()")
 
 
 def test_a_sparse_matrix_that_would_fill_the_memory_is_not_written_out():
-    sparse = pytest.importorskip("scipy.sparse")
+    sparse = needs("scipy.sparse")
     with pytest.raises(shm.UnsupportedError) as caught:
         shm.create("x", sparse.lil_matrix((10**5, 10**5)))
     assert "toarray" not in str(caught.value)
@@ -508,7 +508,7 @@ def pandas_values_as_arrays(pd):
 
 
 def test_what_pandas_has_is_shared_by_its_values():
-    pd = pytest.importorskip("pandas")
+    pd = needs("pandas")
     for value, expression in pandas_values(pd):
         proposed_and_works(value, expression)
     for value, expression in pandas_values_as_arrays(pd):

@@ -21,6 +21,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import kinds
 from shmkernel._core import paths
+from tests.helpers import needs
 
 TABLES = all(map(importlib.util.find_spec, ("pandas", "pyarrow")))  # they may have no wheels for a new Python
 KINDS = ["array", "list", "raw", "ring", "dict", "object", *(["table"] if TABLES else [])]
@@ -144,7 +145,7 @@ def check(error, value, kind):
 
 
 def test_the_notebook_says_the_same_in_its_words(notebook):
-    pytest.importorskip("pyarrow")
+    needs("pyarrow")
     error = notebook.run("text = 'text'\n%shm_create text --kind table").error
     assert isinstance(error, shm.UnsupportedError)
     assert "a str is no table" in error.message
@@ -165,7 +166,7 @@ def test_a_list_of_a_mapping_or_a_frame_would_hold_its_names_alone(value):
 
 
 def test_what_a_stream_raises_on_the_way_is_told_and_nothing_is_left(shm_dir):
-    arrow = pytest.importorskip("pyarrow")
+    arrow = needs("pyarrow")
 
     def batches():
         yield arrow.record_batch({"a": [1]})

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from tests.helpers import lacking, python
+from tests.helpers import lacking, needs, python
 
 PATCHED = """
 from gevent import monkey
@@ -47,7 +47,7 @@ print(int(x[0]))
 
 
 def test_greenlets_have_a_dict_s_transactions_one_after_the_other():
-    pytest.importorskip("lmdb")  # no wheel for the newest Python
+    needs("lmdb", "dicts")  # no wheel for the newest Python
     script = """
 d = shm.create("d", {"n": 0})
 

@@ -25,6 +25,7 @@ from tests.helpers import (
     lacking,
     leaving_none_open,
     left,
+    needs,
     python,
     repeat,
     until,
@@ -149,7 +150,7 @@ def test_functions_that_others_replace_are_not_used(monkeypatch):
 
 
 def test_it_starts_under_a_debugger():
-    pytest.importorskip("debugpy")  # comes with ipykernel
+    needs("debugpy")  # comes with ipykernel
     text = SHARE.replace("import os, sys", "import os, sys, debugpy; debugpy.listen(0)")
     assert python(text).stdout.splitlines()[-1] == "1"
 

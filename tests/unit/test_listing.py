@@ -10,7 +10,7 @@ import shmkernel as shm
 from shmkernel._core import identity, paths, registry, segment_file, sessions
 from shmkernel.kinds.preview import Look
 from shmkernel.monitor.preview import of as looked
-from tests.helpers import holding, kill_watchdogs
+from tests.helpers import holding, kill_watchdogs, needs
 from tests.unit.elsewhere import answering, elsewhere
 
 
@@ -144,7 +144,7 @@ def test_posix_names_that_were_made_here_are_listed():
 
 def test_a_segment_that_is_replaced_while_it_is_read_is_not_called_damaged(monkeypatch):
     """Its first bytes tell the kind, and then its last ones are read."""
-    table = pytest.importorskip("pyarrow", reason="uv run --group large pytest tests/unit").table
+    table = needs("pyarrow").table
     glance, replaced = segment_file.glance, []
 
     def and_replace(*arguments):
@@ -159,7 +159,7 @@ def test_a_segment_that_is_replaced_while_it_is_read_is_not_called_damaged(monke
 
 
 def test_a_segment_that_is_unlinked_while_it_is_read_is_not_listed(monkeypatch):
-    table = pytest.importorskip("pyarrow", reason="uv run --group large pytest tests/unit").table
+    table = needs("pyarrow").table
     glance = segment_file.glance
 
     def and_unlink(*arguments):

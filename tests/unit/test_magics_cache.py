@@ -9,6 +9,7 @@ import pytest
 
 import shmkernel as shm
 from shmkernel._core import paths, records, sessions
+from tests.helpers import needs
 from tests.unit.elsewhere import answering, elsewhere
 
 CELL = "%%shm_cache x --uses n\nruns += 1\nx = np.arange(n)"
@@ -28,7 +29,7 @@ def cached(notebook):
 def tables(cached):
     """A notebook that has pandas."""
     for package in ("pyarrow", "pandas"):
-        pytest.importorskip(package, reason=f"{package} is not installed: uv run --group large pytest tests/unit")
+        needs(package)
     cached("import pandas as pd")
     return cached
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 import shmkernel as shm
-from tests.helpers import python
+from tests.helpers import needs, python
 
 
 def test_a_list_of_the_notebook_becomes_the_shared_one(notebook):
@@ -124,7 +124,7 @@ def test_lists_and_blocks_are_listed_attached_and_closed(notebook):
 
 
 def test_a_frame_is_shared_and_attached_in_another_form(notebook):
-    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    pd, pl = needs("pandas"), needs("polars")
     notebook("import pandas as pd\ntrades = pd.DataFrame({'price': [9.5, 20.0]})")
     assert "table 2 rows x 1 column" in notebook("%shm_create trades")
     assert isinstance(notebook["trades"], pd.DataFrame)

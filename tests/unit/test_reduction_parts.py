@@ -21,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 import shmkernel as shm
 from shmkernel.stdlib import pages, references
 from tests import workers
-from tests.helpers import leaving_none_open, python
+from tests.helpers import leaving_none_open, needs, python
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 ARRAYS = {"a": np.arange(1000.0), "b": np.arange(6000.0).reshape(60, 100), "c": np.ones(5000)}
@@ -131,8 +131,8 @@ def test_a_result_comes_back_by_reference():
 
 
 def test_the_columns_of_a_table_go_by_reference():
-    pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
+    pd = needs("pandas")
+    needs("pyarrow")
     frame = shm.create("frame", pd.DataFrame({"a": np.arange(5000.0), "b": np.arange(5000.0)}))
     got = over(frame)
     assert len(ForkingPickler.dumps(frame)) < 5000
