@@ -14,8 +14,8 @@ import pytest
 
 import shmkernel as shm
 from shmkernel import cli, render
-from shmkernel._core import sessions
-from tests.helpers import PATIENCE
+from shmkernel._core import registry, sessions
+from tests.helpers import PATIENCE, until
 from tests.unit import orphans
 
 COMMANDS = ["list", "info", "watch", "keep", "unlink", "wait", "gc", "save", "load", "preview", "doctor", "demo",
@@ -270,12 +270,15 @@ def test_a_reader_that_has_gone_is_no_error():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
-def test_ctrl_c_ends_a_command_without_a_word(tmp_path):
-    os.mkfifo(tmp_path / "x.npy")
-    command = subprocess.Popen([*SHMKERNEL, "load", "x", tmp_path / "x.npy"], stderr=subprocess.PIPE)
-    with command, open(tmp_path / "x.npy", "wb"):  # opens as soon as the command reads
+def test_ctrl_c_ends_a_command_without_a_word():
+    def waits():
+        with open("/proc/locks") as file:
+            return any(line.split()[1] == "->" and int(line.split()[5]) == command.pid for line in file)
+
+    with registry.locked(), subprocess.Popen([*SHMKERNEL, "gc"], stderr=subprocess.PIPE) as command:
+        until(waits, "the command waits for the lock of names")
         command.send_signal(signal.SIGINT)
-        _, err = command.communicate()
+        _, err = command.communicate(timeout=PATIENCE)
     assert (command.returncode, err) == (128 + signal.SIGINT, b"")
 
 
