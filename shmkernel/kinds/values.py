@@ -360,6 +360,8 @@ NAMES = {
 def _cure(value: object) -> str:
     if isinstance(value, np.ndarray):
         return "give its plain values: numpy.asarray(...), or .filled(...) of a masked one"
+    if hasattr(value, "tocoo"):  # a sparse matrix of scipy; a dok_matrix is a dict, without its shape
+        return "give its shape, and the arrays row, col and data of its tocoo()"
     if hasattr(value, "to_dict") and isinstance(value, collections.abc.Mapping):
         return "give its to_dict(), which is a copy"
     if hasattr(value, "to_numpy"):

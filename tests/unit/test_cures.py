@@ -481,6 +481,18 @@ def test_a_sparse_matrix_of_lists_or_keys_is_shared_as_another(form):
     proposed_and_works(value, "x.toarray()")
 
 
+@pytest.mark.parametrize("form", ["csr", "dok"])
+def test_a_sparse_matrix_in_a_dict_is_shared_as_its_arrays(form):
+    sparse = needs("scipy.sparse")
+    value = sparse.random(5, 4, 0.5, format=form)
+    with pytest.raises(shm.UnsupportedError, match=r"its shape, and the arrays row, col and data of its tocoo\(\)"):
+        shm.create("x", {"m": value})
+    parts = value.tocoo()
+    (row, column, data), shape = shm.create("x", {"m": [parts.row, parts.col, parts.data], "s": parts.shape}).values()
+    assert (sparse.coo_array((data, (row, column)), shape) != value).nnz == 0
+    shm.unlink("x")
+
+
 def test_a_sparse_matrix_that_would_fill_the_memory_is_not_written_out():
     sparse = needs("scipy.sparse")
     with pytest.raises(shm.UnsupportedError) as caught:
