@@ -256,6 +256,20 @@ def test_an_npz_file_cut_anywhere_or_with_wrong_bytes_is_damaged_or_harmless(tmp
     assert shm.list() == []
 
 
+@pytest.mark.parametrize(
+    ("suffix", "form"), [(".npz", "a .npz file"), (".safetensors", "a .safetensors file"), (".pkl", "a whole pickle")]
+)
+def test_a_foreign_file_is_refused_once_and_told_what_it_has_to_be(tmp_path, suffix, form):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"\x00\xff" * 50)
+    with pytest.raises(shm.DamagedError) as caught:
+        shm.load("x", path, allow_pickle=True)
+    message = str(caught.value)
+    assert message.count("cannot be loaded") == message.count("It has to be") == 1
+    assert f"It has to be {form}" in message
+    assert caught.value.__cause__ is not None or suffix != ".pkl"  # what the pickle raised is beneath
+
+
 def test_a_changed_byte_of_an_array_is_found_by_the_checksum(tmp_path):
     np.savez("x.npz", a=np.arange(2000.0))
     data = bytearray((tmp_path / "x.npz").read_bytes())

@@ -54,10 +54,11 @@ class Object:
 
     def load(self, name: str, path: str, *, allow_pickle: bool = False) -> Plan:
         """Plan the content of a file: what it holds is made first, and shared as any other value."""
+        with open(path, "rb") as file:
+            other = not self.matches(file.read(len(layout.MAGIC))) and path.endswith(self.suffixes)
+        if other:  # outside of the try: its errors say already what is wrong with a file of that format
+            return self._import(name, path, allow_pickle=allow_pickle)
         try:
-            with open(path, "rb") as file:
-                if not self.matches(file.read(len(layout.MAGIC))) and path.endswith(self.suffixes):
-                    return self._import(name, path, allow_pickle=allow_pickle)
             opened = layout.open_(kinds.whole(path))
             if opened.head.content == layout.PICKLE and not allow_pickle:
                 raise _unasked(name, f"{path} holds a pickled {opened.head.type}")
