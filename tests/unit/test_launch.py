@@ -52,7 +52,9 @@ def program(path, text):
 
 def children():
     """Return the pids of this process's children; earlier tests may have left some, as multiprocessing's helpers."""
-    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+    while True:
+        with contextlib.suppress(OSError):  # a thread has ended meanwhile: another one has its children now
+            return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
 
 
 def share(flags=(), before="", env=None, argv=()):
