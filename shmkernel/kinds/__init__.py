@@ -356,7 +356,12 @@ def whole(path: str) -> memoryview:
 
 def for_file(path: str, head: bytes) -> Kind:
     """Return the kind to load a file with: by its name, by its first bytes, or the one whose error says what can be."""
-    return _first(lambda kind: path.endswith(getattr(kind, "suffixes", ()))) or for_bytes(head) or named("array")
+    return for_suffix(path) or for_bytes(head) or named("array")
+
+
+def for_suffix(path: str) -> Kind | None:
+    """Return the kind that loads all files of this suffix, None if there is none."""
+    return _first(lambda kind: path.endswith(getattr(kind, "suffixes", ())))
 
 
 def _first(suits: Callable[[Kind], bool]) -> Kind | None:

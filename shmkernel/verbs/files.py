@@ -41,6 +41,11 @@ def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None =
 
     The file appears, or replaces an older one, only when it is complete. A link stays, and leads to the new file.
 
+    Raises
+    ------
+    ArgumentError
+        A ValueError: `load` would take the suffix for that of another kind, or the path is a device, pipe or folder.
+
     Examples
     --------
     >>> import shmkernel as shm, numpy as np, tempfile
@@ -57,7 +62,7 @@ def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None =
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # random: another thread may save to the same file
     try:
         records.confirm(name, status)
-        _check(name, fd, status)
+        _check(name, fd, status, target)
         with open(part, "xb") as file:
             if write := _writer(name, status, target, allow_pickle):
                 with Progress(name, status.st_size) as progress:
@@ -123,9 +128,14 @@ def load(
     return shared
 
 
-def _check(name: str, fd: int, status: os.stat_result) -> None:
-    """Raise DamagedError for a damaged segment: its file could not be loaded, and might replace a good one."""
+def _check(name: str, fd: int, status: os.stat_result, target: str) -> None:
+    """Raise an error if the file could not be loaded, and might replace a good one: by its suffix, or for damage."""
     if record := records.of(status):
+        kind, loader = kinds.named(record.kind), kinds.for_suffix(target)
+        if loader and loader is not kind and not target.endswith(getattr(kind, "formats", ())):
+            own, other = map(kinds.with_article, (kind.name, loader.name))
+            message = f"{name!r} is {own}, and {target} would be loaded as {other}. Give it another suffix"
+            raise ArgumentError(message, name=name, path=target)
         try:
             head = os.pread(fd, kinds.HEAD, 0)
             kinds.described(record.kind, head, status.st_size, lambda at, size: os.pread(fd, size, at))

@@ -212,6 +212,27 @@ def test_what_is_no_plain_file_is_neither_replaced_nor_read(make, what, verb, tm
     shm.unlink("x")
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "suffix", "said"),
+    [
+        (np.arange(3), "array", ".csv", "'x' is an array, and .*/x.csv would be loaded as a table. Give it"),
+        (np.arange(3), "array", ".npz", "is an array, and .*/x.npz would be loaded as an object"),
+        ([1, 2], "list", ".json", "is a list, and .*/x.json would be loaded as a dict"),
+        ("text", "object", ".parquet", "is an object, and .*/x.parquet would be loaded as a table"),
+        ({"a": 1}, "dict", ".pkl", "is a dict, and .*/x.pkl would be loaded as an object"),
+    ],
+)
+def test_what_would_be_loaded_as_another_kind_is_not_saved(value, kind, suffix, said, tmp_path):
+    shm.create("x", value, kind=kind)
+    with pytest.raises(shm.ArgumentError, match=said):
+        shm.save("x", tmp_path / f"x{suffix}")
+    assert os.listdir(tmp_path) == []
+    shm.save("x", tmp_path / "x.data")
+    shm.load("y", tmp_path / "x.data", kind=kind)
+    shm.unlink("x")
+    shm.unlink("y")
+
+
 def test_a_link_stays_and_leads_to_what_is_saved(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "x.npy").symlink_to("disk/large.npy")
