@@ -72,7 +72,7 @@ class Description(io.FileIO):
         if self.is_ours():
             self.close()
         elif not self.closed:
-            lose(self)
+            vars(self)["close"] = bool  # its finalizer calls this, which does nothing
 
 
 def opened(call: Callable[..., int], *arguments: Any) -> Descriptor:

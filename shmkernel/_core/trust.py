@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import operator
@@ -45,8 +46,10 @@ class Folder(Descriptor):
     def is_current(self) -> bool:
         """Return whether path and descriptor still lead to this folder: a daemon may have closed all descriptors."""
         try:
-            current = _identity(os.stat(self.path)) == self._identity == _identity(os.fstat(self))
-        except OSError:
+            current = _identity(os.fstat(self)) == self._identity == _identity(os.stat(self.path))
+        except OSError as error:
+            if error.errno == errno.EBADF:  # what is opened next may have the number, and this would close it
+                closing.lose(self.owner)
             return False
         self.checked_until = time.monotonic() + _RECHECK if current else 0.0
         return current

@@ -225,8 +225,9 @@ def reading(mapping: mmap.mmap) -> Callable[[int, int], bytes]:
     """Return what reads a mapping by offset and size; ValueError if its file is shorter by now: a read would kill."""
 
     def read(at: int, count: int) -> bytes:
-        if mapping.size() < len(mapping):  # of the file, which other processes may have open without its name
-            raise ValueError("its file became shorter")
+        with contextlib.suppress(OSError):  # a program that becomes a daemon has closed the mapping's descriptor
+            if mapping.size() < len(mapping):  # of the file, which other processes may have open without its name
+                raise ValueError("its file became shorter")
         return mapping[at : at + count]
 
     return read

@@ -10,7 +10,7 @@ import pytest
 import shmkernel as shm
 from shmkernel._core import folders, launch, paths, sessions
 from shmkernel.testing import remove
-from tests.helpers import Child, kill_watchdogs, lacking, left, until, until_left, watchdogs
+from tests.helpers import Child, kill_watchdogs, lacking, left, python, until, until_left, watchdogs
 
 
 def test_a_process_has_one_session_and_one_watchdog_a_folder(shm_dir):
@@ -120,6 +120,20 @@ def test_what_is_no_file_of_a_session_is_nobody():
     os.link(f"{folder}/{sessions.mine().id}", f"{folder}/other")
     assert sessions.everyone() == [sessions.mine()]
     assert [sessions.alive(entry) for entry in ("fifo", "link")] == [False, False]
+
+
+def test_a_program_that_closes_all_descriptors_shares_lists_and_ends_without_a_word():
+    """What it opens next gets the numbers that its folders, locks and mappings had."""
+    script = """
+import os, shmkernel as shm
+x = shm.create("x", shape=3)
+shm.unlink("x")
+os.closerange(3, 256)
+y = shm.create("y", shape=3)
+print(*((row.name, row.type, row.state) for row in shm.list()))
+"""
+    done = python(script, flags=["-X", "dev", "-W", "error"])
+    assert (done.stdout, done.stderr) == ("('y', 'float64 (3,)', '') ('x', 'float64 (3,)', 'unlinked')\n", "")
 
 
 @pytest.mark.parametrize("closed", ["lock", "watchdog"])
