@@ -199,8 +199,9 @@ def _teardown(namespace):
             shell.run_line_magic("unload_ext", "shmkernel.peer")
             InteractiveShell.clear_instance()
         namespace.clear()
-        if loky := sys.modules.get("joblib.externals.loky"):  # its workers wait for more, with sessions of their own
-            loky.get_reusable_executor().shutdown(wait=True)
+        loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+        if loky and loky._executor:  # its workers wait for more, with sessions of their own; its getter would make one
+            loky._executor.shutdown(wait=True)
         sessions.end()
         until(lambda: all("/sync/" in path for path in left(folder)), "an empty folder")  # locks outlive segments
 
