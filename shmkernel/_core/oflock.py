@@ -67,10 +67,11 @@ def holders() -> dict[tuple[int, int], list[int]]:
     readings.
     """
     pids: dict[tuple[int, int], list[int]] = {}
-    same = 0
+    same, before = 0, ""
     for _ in range(_READINGS):
         text = _listed()
-        same = 0 if _add(text, pids) else same + 1
+        same = 0 if text != before and _add(text, pids) else same + 1
+        before = text
         if len(text) <= mmap.PAGESIZE // 2 or same == _SAME:
             break
     return pids
