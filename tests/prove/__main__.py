@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these: {', '.join(SHARES)}")
     parser.add_argument("--minutes", type=float, default=3, help="how long in all (default: 3)")
     parser.add_argument("--seed", type=int, help="replay the random choices of an earlier run")
-    parser.add_argument("--page", type=Path, help="write what was tried as a page in Markdown")
+    parser.add_argument("--page", type=Path, help="write what was tried into a page in Markdown, a section a part")
     asked = parser.parse_args()
     chosen = asked.parts or [*SHARES]
     if unknown := {*chosen} - {*SHARES}:
@@ -44,13 +44,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that the parts end their processes
     seed = random.SystemRandom().randrange(2**32) if asked.seed is None else asked.seed
     print(f"seed {seed}", flush=True)
-    began, reports = time.monotonic(), []
+    reports = []
     with tempfile.TemporaryDirectory(prefix="shmkernel-prove-") as data:
         os.environ["XDG_DATA_HOME"] = data  # of the key that signs objects
         for name in chosen:
             part = importlib.import_module(f"tests.prove.{name}")
             reports.append(report := Report(part.TITLE))
+            began = time.monotonic()
             part.run(asked.minutes * 60 * SHARES[name] / sum(SHARES[one] for one in chosen), seed, report)
+            report.minutes = (time.monotonic() - began) / 60
             for row in report.rows:
                 print(f"{name}: {row.what}: {row.times:,} times, {row.outcome}", flush=True)
     if asked.page:
@@ -58,7 +60,8 @@ def main() -> int:
 
         parts = zip(chosen, reports, strict=True)
         pictures = {report.title: figures.draw(report.figures, asked.page, name) for name, report in parts}
-        asked.page.write_text(page(reports, (time.monotonic() - began) / 60, pictures))
+        old = asked.page.read_text() if asked.page.exists() else ""
+        asked.page.write_text(page(old, reports, pictures))
     return any(report.faults for report in reports)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 _THEMES = {"light": "#333333", "dark": "#d0d0d0"}  # of text and lines; the background is the page's
-_COLOURS = ("#2f7fbf", "#d9782d", "#3f9f5f", "#c0504d", "#8a6fc0")
+_COLOURS = ("#2f7fbf", "#d9782d", "#3f9f5f", "#c0504d", "#8a6fc0", "#a0714f", "#d673b3", "#7f8c3a")  # curves of a panel
 _SIZE, _HEIGHT = 3.4, 2.6  # inches of one panel
 _DPI = 120
 _SHADES = 64  # with them a picture takes 10 KiB
@@ -34,7 +34,7 @@ def draw(figures, page, part):
 def _canvas(figures, colour):
     canvas = Canvas(figsize=(_SIZE * len(figures), _HEIGHT), dpi=_DPI, facecolor="none", layout="constrained")
     for axes, figure in zip(canvas.subplots(1, len(figures), squeeze=False)[0], figures, strict=True):
-        for (name, points), line in zip(figure.curves.items(), _COLOURS, strict=False):
+        for (name, points), line in zip(figure.curves.items(), _COLOURS[: len(figure.curves)], strict=True):
             axes.plot(*zip(*points, strict=True), color=line, linewidth=1.2, label=name)
         axes.set_facecolor("none")
         axes.set_xlabel(figure.x, color=colour)

@@ -33,6 +33,7 @@ from tests.prove.report import Figure
 
 TITLE = "Long life: rounds in one process, sessions that come and go beside it"
 _SAMPLES = 24  # of each kind
+_ROUNDS = 100_000  # of each kind at most; the others have the time that is left
 _FULL = 4  # every fourth round locks and publishes its name too
 _WARM = 80  # rounds before the first sample: caches fill
 _CACHED = 16  # names in each cache, instead of up to 4,096: a cache that is not full yet would look like a leak
@@ -87,7 +88,10 @@ def growth(samples):
 
 
 def rounds(subject, seconds, *, warm=_WARM, each=None):
-    """Run rounds until the time is over, and return the samples; `each` is called with every shared value."""
+    """Run rounds until the time is over, or there were enough; return the samples.
+
+    `each` is called with every shared value.
+    """
     gc.collect()
     gc.freeze()  # what this process had before need not be looked through at each sample
     try:
@@ -95,7 +99,8 @@ def rounds(subject, seconds, *, warm=_WARM, each=None):
         while len(samples) < _SAMPLES:
             done += 1
             _round(subject, f"r{done}", done, each, full=done % _FULL == 0)
-            if done >= warm and time.monotonic() - start >= seconds * (len(samples) + 1) / _SAMPLES:
+            part = (len(samples) + 1) / _SAMPLES
+            if done >= warm and (time.monotonic() - start >= seconds * part or done >= _ROUNDS * part):
                 samples.append(sample(done))
         return samples
     finally:
@@ -140,7 +145,10 @@ def every_kind(seconds):
     attachments._KNOWN = records._KNOWN = _CACHED
     for module, name in ((paths, "_path"), (sync_file, "_recent")):
         setattr(module, name, functools.lru_cache(maxsize=_CACHED)(getattr(module, name).__wrapped__))
-    return {subject.name: rounds(subject, seconds / len(KINDS)) for subject in KINDS}
+    end, samples = time.monotonic() + seconds, {}
+    for left, subject in zip(range(len(KINDS), 0, -1), KINDS, strict=True):
+        samples[subject.name] = rounds(subject, (end - time.monotonic()) / left)
+    return samples
 
 
 class _Guests:

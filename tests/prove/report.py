@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+_HEAD = """# What has been tried
+
+`uv run --group prove python -m tests.prove` tries combinations that nobody has written down, and writes this page:
+each section by the last long run of its part.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -45,6 +51,7 @@ class Report:
     """What one part has tried, and the faults that it found."""
 
     title: str
+    minutes: float = 0
     rows: list[Row] = dataclasses.field(default_factory=list)
     faults: list[Fault] = dataclasses.field(default_factory=list)
     figures: list[Figure] = dataclasses.field(default_factory=list)
@@ -59,18 +66,18 @@ class Report:
         print(f"FAULT {self.title}: {what}\n      again: python -m tests.prove {replay}", file=sys.stderr, flush=True)
 
 
-def page(reports: Iterable[Report], minutes: float, pictures: Mapping[str, Sequence[str]]) -> str:
-    """Return the documentation page of a run, in Markdown; `pictures` has lines that follow the table of a title."""
+def page(old: str, reports: Iterable[Report], pictures: Mapping[str, Sequence[str]]) -> str:
+    """Return the documentation page in Markdown: the old one, with new sections of the parts that have run.
+
+    `pictures` has lines that follow the table of a title.
+    """
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-    lines = [
-        "# What has been tried",
-        "",
-        "This page is written by the last long run of `uv run --group prove python -m tests.prove`, which tries",
-        f"combinations that nobody has written down. That run took {minutes:.0f} minutes on {machine}.",
-    ]
+    sections = dict(part.split("\n", 1) for part in ("\n" + old).split("\n## ")[1:])
     for report in reports:
-        lines += ["", f"## {report.title}", "", "| what | times | what came of it |", "|---|---:|---|"]
+        lines = ["", f"{report.minutes:.0f} minutes on {machine}.", ""]
+        lines += ["| what | times | what came of it |", "|---|---:|---|"]
         lines += [f"| {row.what} | {row.times:,} | {row.outcome} |" for row in report.rows]
         lines += pictures.get(report.title, ())
         lines += [f"\nNot mended: {fault.what.splitlines()[0]} (`{fault.replay}`)" for fault in report.faults]
-    return "\n".join(lines) + "\n"
+        sections[report.title] = "\n".join(lines) + "\n"
+    return _HEAD + "".join(f"\n## {title}\n{text}" for title, text in sections.items())
