@@ -301,6 +301,12 @@ def _demo(_: Namespace) -> int:
     return main()
 
 
+@command("help", Argument("command", "one of the commands", {"metavar": "COMMAND", "nargs": "*"}))
+def _help(args: Namespace) -> None:
+    """Show what a command is for, or list all of them."""
+    argument_parser().parse_args([*args.command, "--help"])
+
+
 class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         """Write without hiding errors, as argparse would."""
@@ -353,8 +359,6 @@ def in_shell(cure: errors.Cure) -> str:
     flags = [f"--{name}" if value is True else f"--{name} {value}" for name, value in options.items()]
     if not cure.verb:
         return " ".join(flags)
-    if cure.verb == "help":
-        return "shmkernel --help"
     _, known = _commands.get(cure.verb, (None, None))
     if known is None or not {f"--{name}" for name in options} <= {one.flag for one in known}:
         return ""

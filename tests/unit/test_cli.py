@@ -19,7 +19,7 @@ from tests.helpers import PATIENCE, until
 from tests.unit import orphans
 
 COMMANDS = ["list", "info", "watch", "keep", "unlink", "wait", "gc", "save", "load", "preview", "doctor", "demo",
-            "hosts", "join", "share", "unshare", "leave"]  # fmt: skip
+            "help", "hosts", "join", "share", "unshare", "leave"]  # fmt: skip
 SHMKERNEL = [sys.executable, "-m", "shmkernel"]
 
 
@@ -53,7 +53,7 @@ def test_the_help_lists_every_command_in_one_line_each(said):
 
 
 @pytest.mark.parametrize(
-    "argv", [["lis"], ["list", "--js"], ["gc", "--dry"], ["keep", "x", "--lifetime", "long"], ["info"]]
+    "argv", [["lis"], ["list", "--js"], ["gc", "--dry"], ["keep", "x", "--lifetime", "long"], ["info"], ["help", "lis"]]
 )
 def test_a_misuse_is_status_2_and_nothing_is_abbreviated(said, argv):
     status, out, err = said(*argv)
@@ -72,7 +72,7 @@ def test_a_missing_name_is_one_line_in_the_words_of_the_command_line(said, argv)
 
 def test_list_says_what_is_shared_and_where_there_is_nothing_what_to_do(said):
     status, out, _ = said("list")
-    hint = "More: shmkernel --help. In a notebook: %shm_create NAME"
+    hint = "More: shmkernel help. In a notebook: %shm_create NAME"
     assert (status, out) == (0, f"Nothing is shared yet. {hint}\n")
     shm.create("elevation", np.zeros((344, 403), "int16"))
     _, out, _ = said("list")
@@ -174,6 +174,11 @@ def test_a_terminal_shows_the_first_segments_and_counts_all(said, monkeypatch, a
 
 def test_without_a_command_there_is_the_help(said):
     assert said() == said("--help")
+
+
+@pytest.mark.parametrize("asked", [[], ["list"], ["hosts", "init"]])
+def test_help_is_a_command_too(said, asked):
+    assert said("help", *asked) == said(*asked, "--help")
 
 
 def test_waiting_for_a_name_that_is_not_there_says_so(said):
