@@ -124,8 +124,18 @@ def load(
         if "why" in error.facts:  # of a segment that never had the name: what has it may be healthy
             message = f"{source} cannot be loaded: {error.facts['why']}"
             raise DamagedError(message, name=name, path=source) from None
-        raise
+        if kind or kinds.for_suffix(source):
+            raise
+        raise error.reworded(error.what, *_unmarked(name, source)) from None
     return shared
+
+
+def _unmarked(name: str, source: str) -> Iterator[Cure]:
+    """Yield how to load a file as the kinds that nothing in the bytes marks, as far as they take it."""
+    for kind, lead in ("list", "If a list was saved to it"), ("raw", "To share its bytes"):
+        with contextlib.suppress(ShmError):
+            kinds.named(kind).load(name, source)
+            yield Cure(lead, "load", name, source, kind=kind)
 
 
 def _check(name: str, fd: int, status: os.stat_result, target: str) -> None:

@@ -276,3 +276,19 @@ def test_saving_keeps_nobody_attached(npy):
     shm.save("x", npy)
     assert shm.info("x").attached == ()
     shm.unlink("x")
+
+
+@pytest.mark.parametrize(("value", "kinds"), [([1, "two"], ["list", "raw"]), (b"bytes", ["raw"])])
+def test_a_file_whose_bytes_do_not_tell_its_kind_is_loaded_as_the_error_says(value, kinds, tmp_path):
+    shm.create("x", value)
+    shm.save("x", tmp_path / "x.data")
+    with pytest.raises(shm.DamagedError, match="its first bytes are not those of") as caught:
+        shm.load("y", tmp_path / "x.data")
+    assert [cure.options["kind"] for cure in caught.value.cures] == kinds
+    for cure in caught.value.cures:
+        shm.load(*cure.arguments, **cure.options)
+        assert shm.info("y").kind == cure.options["kind"]
+        shm.save("y", tmp_path / "again.data")
+        assert (tmp_path / "again.data").read_bytes() == (tmp_path / "x.data").read_bytes()
+        shm.unlink("y")
+    shm.unlink("x")
