@@ -172,8 +172,8 @@ def mode_of(kind: kinds.Kind, name: str, mode: str | None) -> str:
     if mode is None:
         return modes[0]
     if mode not in modes and mode in segment_file.MODES:
-        article = "an" if kind.name[:1] in "aeio" else "a"
-        message = f"{name!r}: {article} {kind.name} does not change once it is shared, so mode {mode} has no use"
+        what = kinds.with_article(kind.name)
+        message = f"{name!r}: {what} does not change once it is shared, so mode {mode} has no use"
         raise ArgumentError(message, Cure("Changes stay private", mode=modes[0]), name=name, mode=mode)
     return mode
 
@@ -184,7 +184,8 @@ def check_use(reader: kinds.Kind, name: str, mode: str | None, as_: str | None) 
         mode_of(reader, name, mode)
     forms: tuple[str, ...] = getattr(reader, "forms", ())
     if as_ is not None and as_ not in forms:
-        takes = f"as_ is one of {', '.join(forms)}" if forms else f"a {reader.name} has one form and takes no as_"
+        what = kinds.with_article(reader.name)
+        takes = f"as_ is one of {', '.join(forms)}" if forms else f"{what} has one form and takes no as_"
         raise ArgumentError(f"{name!r}: as_={as_!r} is unknown: {takes}", name=name, as_=as_)
 
 
