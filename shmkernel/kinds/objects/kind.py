@@ -7,12 +7,13 @@ them stay private.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 from typing import IO, TYPE_CHECKING, Any
 
 from shmkernel import kinds
 from shmkernel._core import capacity, closing, paths
-from shmkernel._core.imports import importing
+from shmkernel._core.imports import importing, loaded
 from shmkernel.errors import Cure, DamagedError, RefusedError, UnsupportedError
 from shmkernel.kinds import Description, Plan, preview
 from shmkernel.kinds.objects import layout, signing, summary
@@ -20,7 +21,6 @@ from shmkernel.kinds.objects import layout, signing, summary
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Mapping
-    from types import ModuleType
 
     from shmkernel.kinds.preview import Look, Preview, Source
 
@@ -42,7 +42,7 @@ class Object:
     def plan(self, name: str, value: object, options: Mapping[str, object]) -> Plan:
         """Plan a value: its stream is made here, its arrays are written from where they are."""
         kinds.only(name, "an object", options, "allow_pickle")
-        plain = _plain()
+        plain = _part("plain")
         try:
             stream, buffers = plain.pack(value)
         except plain.NoValueError as error:
@@ -70,10 +70,10 @@ class Object:
 
     def _import(self, name: str, path: str, *, allow_pickle: bool) -> Plan:
         """Plan the content of a file in another format; arrays are read when they are written to the segment."""
-        files = _files()
+        files = _part("files")
         if not path.endswith(files.PICKLES):
             value, later = files.arrays(name, path)
-            stream, buffers = _plain().pack(value, later)
+            stream, buffers = _part("plain").pack(value, later)
             return Plan(*layout.lay_out(summary.head(value, layout.PLAIN, buffers, len(stream)), buffers, stream))
         if not allow_pickle:
             raise _unasked(name, f"{path} is a pickle")
@@ -81,7 +81,7 @@ class Object:
 
     def write(self, name: str, value: object, path: str, file: IO[bytes], progress: Callable[[int], None]) -> None:
         """Write the object in the format of the path's suffix."""
-        _files().write(name, value, path, file, progress)
+        _part("files").write(name, value, path, file, progress)
 
     def matches(self, head: bytes) -> bool:
         """Return whether these are the first bytes of an object."""
@@ -112,11 +112,11 @@ class Object:
 
     def _value(self, name: str, opened: layout.Opened, *, trusted: bool) -> object:
         if opened.head.content == layout.PICKLE:
-            return _pickles().unpack(name, opened)
+            return _part("pickles").unpack(name, opened)
         if opened.head.content != layout.PLAIN:
             raise ValueError(f"its content is {opened.head.content!r}, which a later version of shmkernel may know")
         try:
-            return _plain().unpack(opened.stream, opened.buffers, trusted=trusted)
+            return _part("plain").unpack(opened.stream, opened.buffers, trusted=trusted)
         except UnsupportedError as error:
             raise UnsupportedError(f"{name!r} cannot be attached: {error.what}", name=name) from None
 
@@ -140,31 +140,18 @@ KIND = Object()
 _KEYS = (int, str, bytes, float, bool, tuple, type(None))  # of a dict; other parts of a path are attributes
 
 
-def _plain() -> ModuleType:
-    """Import what needs numpy and msgspec: a listing does without."""
+def _part(name: str) -> Any:
+    """Return a module of this kind that needs numpy or msgspec: a listing does without, and imports none."""
+    full = f"{__package__}.{name}"
+    if module := loaded(full):
+        return module
     with importing:
-        from shmkernel.kinds.objects import plain  # noqa: PLC0415  see above
-
-        return plain
-
-
-def _pickles() -> ModuleType:
-    with importing:
-        from shmkernel.kinds.objects import pickles  # noqa: PLC0415  as above
-
-        return pickles
-
-
-def _files() -> ModuleType:
-    with importing:
-        from shmkernel.kinds.objects import files  # noqa: PLC0415  as above
-
-        return files
+        return importlib.import_module(full)
 
 
 def _pickled(name: str, value: object) -> Plan:
     """Plan a value as a pickle, signed with the key of this user."""
-    pickles = _pickles()
+    pickles = _part("pickles")
     stream, buffers, modules, shared = pickles.pack(name, value)
     head = summary.head(value, layout.PICKLE, buffers, len(stream), modules)
     head = head._replace(shared=shared, copied=head.copied + head.shared - shared)
@@ -203,6 +190,6 @@ def _refused(name: str, value: object, error: Any) -> UnsupportedError:
     else:
         message = f"{name!r}: {kinds.a_type(value)} cannot be shared as it is{reason}"
     cures = []
-    if _pickles().may_be(value):
+    if _part("pickles").may_be(value):
         cures = [Cure("It can be pickled, but then to attach it runs code", allow_pickle=True)]
     return UnsupportedError(message, *cures, name=name, type=type(value).__name__)
