@@ -53,11 +53,8 @@ def library(name: str) -> Any:
     except ModuleNotFoundError:
         message = f"{name!r}: a table needs pyarrow. Install it, in a terminal: pip install 'shmkernel[tables]'"
         raise UnsupportedError(message, name=name) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # its shared libraries do not fit into memory, for one
-        limits.raise_told(error, name)
-        raise UnsupportedError(f"{name!r}: pyarrow cannot be loaded: {error}", name=name) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{name!r}: {error.what}", name=name) from error.__cause__
 
 
 class Sink:

@@ -12,7 +12,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from shmkernel._core import limits
 from shmkernel._core.imports import importing, loaded
+from shmkernel.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +27,25 @@ _NAP = 0.001
 
 
 def ready(name: str) -> Any:
-    """Return a library that has been used; ModuleNotFoundError if it is not installed."""
+    """Return a library that has been used.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If it is not installed.
+    UnsupportedError
+        If it cannot be loaded: its shared libraries do not fit into memory, for one.
+    """
     if name in _used and (module := loaded(name)):
         return module
     with importing:
-        module = importlib.import_module(name)
+        try:
+            module = importlib.import_module(name)
+        except (ModuleNotFoundError, MemoryError):
+            raise
+        except Exception as error:
+            limits.raise_told(error)
+            raise UnsupportedError(f"{name} cannot be loaded: {error}") from error
         with contextlib.suppress(Exception):  # there may be too little memory: the use that follows says so
             _FIRST.get(name, lambda: None)()
             _used.add(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from shmkernel._core import limits
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames, libraries
@@ -37,11 +36,8 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
             return table
         message = f"as_={form!r} needs {form}, which is not installed. Without it: as_='arrow'"
         raise ArgumentError(message, form=form) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # its shared libraries do not fit into memory, for one
-        limits.raise_told(error)
-        raise UnsupportedError(f"{library} cannot be loaded: {error}. Without it: as_='arrow'") from error
+    except UnsupportedError as error:
+        raise error.reworded(f"{error.what}. Without it: as_='arrow'") from error.__cause__
     if library == "pandas":
         return frames.from_arrow(table, mapping, origin if as_it_was else {}, trusted=trusted)
     if library == "polars":
