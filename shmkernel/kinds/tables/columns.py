@@ -69,7 +69,6 @@ class Columns:
     def __init__(self, mapping: mmap.mmap | NDArray[Any], *, ours: bool) -> None:
         self.bytes = np.frombuffer(mapping, np.uint8)  # slices of pyarrow's own buffers could not be written to
         self._start, self._ours = self.bytes.ctypes.data, ours
-        self._dtypes: dict[str, Any] = {}
         self._places: dict[int, int] = {}  # by the id of an array: numpy takes longer to tell
 
     def place(self, array: Any) -> int | None:
@@ -95,8 +94,9 @@ class Columns:
                 return _category(*self._coded(chunk, form["categories"]), form["ordered"])
             left, right = (self.part(chunk.field(side), form["sides"]) for side in ("left", "right"))
             return pd.arrays.IntervalArray.from_arrays(left, right, form["closed"])
-        made = self._typed(whole(column), self._dtype(form) if isinstance(form, str) else form)
-        if isinstance(form, str) and made.dtype != (dtype := self._dtypes[form]):
+        dtype = self._dtype(form) if isinstance(form, str) else form
+        made = self._typed(whole(column), dtype)
+        if isinstance(form, str) and made.dtype != dtype:
             if made.dtype.kind not in "mM" or dtype.kind != made.dtype.kind:
                 raise ValueError(f"a column of {form} is {made.dtype}")
             made = made.astype(dtype)  # Parquet has no seconds
@@ -109,15 +109,11 @@ class Columns:
         return self.array(pa.chunked_array([chunk]), form)
 
     def _dtype(self, name: str) -> Any:
-        if name not in self._dtypes:
-            import pandas as pd  # noqa: PLC0415  it is loaded
-
-            try:
-                self._dtypes[name] = pd.api.types.pandas_dtype(name)
-            except TypeError:
-                message = f"no dtype {name!r} is known here. Import the library that has it, or attach it as_='arrow'"
-                raise (UnsupportedError(message, dtype=name) if self._ours else ValueError(message)) from None
-        return self._dtypes[name]
+        try:
+            return named(name)
+        except TypeError:
+            message = f"no dtype {name!r} is known here. Import the library that has it, or attach it as_='arrow'"
+            raise (UnsupportedError(message, dtype=name) if self._ours else ValueError(message)) from None
 
     def _typed(self, chunk: pa.Array, dtype: Any) -> Any:
         import pandas as pd  # noqa: PLC0415  it is loaded
@@ -213,6 +209,14 @@ def _python(column: pa.ChunkedArray, missing: str, pd: Any) -> NDArray[Any]:
     if missing != "NoneType":
         values[np.asarray(column.is_null())] = {"float": np.nan, "NAType": pd.NA, "NaTType": pd.NaT}[missing]
     return values
+
+
+@functools.lru_cache(maxsize=256)
+def named(dtype: str) -> Any:
+    """Return the dtype of this name; TypeError if none is known. pandas asks all classes of dtypes in turn: 20 us."""
+    import pandas as pd  # noqa: PLC0415  it is loaded
+
+    return pd.api.types.pandas_dtype(dtype)
 
 
 @functools.lru_cache(maxsize=256)

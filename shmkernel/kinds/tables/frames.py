@@ -88,7 +88,7 @@ def _attrs(name: str, attrs: dict[Any, Any]) -> dict[Any, Any]:
 
 def _are_names(labels: Any, pd: Any) -> bool:
     """Return whether the labels of columns are but the names of a table's columns."""
-    plain = type(labels) is pd.Index and labels.dtype == pd.api.types.pandas_dtype("str")
+    plain = type(labels) is pd.Index and labels.dtype == columns.named("str")
     return plain and labels.is_unique and not labels.hasnans and labels.name is None
 
 
