@@ -316,3 +316,14 @@ def test_a_terminal_does_not_show_what_is_typed(data, again, status):
         child.kill()
         child.wait(PATIENCE)
         os.close(near)
+
+
+def test_a_host_to_which_none_can_connect_sees_those_that_it_names(known):
+    a, x, b = known[0].kernel(), known[0].kernel(), known[1].kernel()
+    x("import os; os.environ['SHMKERNEL_DIR'] = '/dev/shm/hostX'; os.mkdir('/dev/shm/hostX')")
+    a("shm.join(host='hostA')")
+    x(f"shm.join('10.77.0.1', listen='tcp/10.77.0.1:7448', host='hostX', timeout={PATIENCE})")
+    b(f"shm.join('10.77.0.1', '10.77.0.1:7448', listen='tcp/127.0.0.1', host='hostB', timeout={PATIENCE})")
+    until(lambda: b("shm.join()") == ["hostA", "hostB", "hostX"], "it is connected to both")
+    until(lambda: x("shm.join()") == ["hostA", "hostB", "hostX"], "and each of them to it")
+    x("import shutil; shm.leave(); shutil.rmtree('/dev/shm/hostX')")
