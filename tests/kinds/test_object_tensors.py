@@ -10,9 +10,12 @@ import pytest
 
 import shmkernel as shm
 from shmkernel.kinds.objects import tensors
-from tests.helpers import lies_in
+from tests.helpers import lacking, lies_in
 
-torch = pytest.importorskip("torch", reason="torch is not installed: uv run --with torch pytest tests/kinds")
+try:
+    import torch
+except ImportError:
+    lacking("torch is not installed: uv run --with torch pytest tests/kinds/test_object_tensors.py")
 
 
 @pytest.fixture(autouse=True)
