@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 OWN = 32  # the lowest code of a kind's own extensions
 Ext = msgspec.msgpack.Ext
 SCALARS: frozenset[type] = frozenset({str, int, float, bool, bytes, type(None)})  # types that MessagePack has
+NUMBERS: frozenset[type] = frozenset({int, float, bool, type(None)})  # each in 9 bytes at most
 _NATIVE: frozenset[type] = SCALARS - {str, int}  # types of which MessagePack has all values
 (
     _TUPLE, _SET, _FROZENSET, _MAP, _INT, _TEXT, _COMPLEX, _DATETIME, _DATE, _TIME, _SPAN, _DECIMAL, _UUID, _SCALAR,
@@ -92,7 +93,7 @@ def pack(value: object, more: More | None = None) -> bytes:
     """
     try:
         try:
-            return encode(value if type(value) in SCALARS or _is_plain(value) else _lower(value, SCALARS, more))
+            return encode(value if type(value) in SCALARS or is_plain(value) else _lower(value, SCALARS, more))
         except (OverflowError, UnicodeEncodeError):  # large numbers and lone surrogates are rare
             if more:
                 more.restart()
@@ -144,12 +145,26 @@ def reader(more: Mapping[int, Callable[[Any], Any]]) -> Decode:
     return decode
 
 
-encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
+encode_short: Callable[[object], bytes] = _encoder.encode  # of up to 32 bytes, see `encode`; three times as fast
 _skip: Callable[[bytes | memoryview], object] = msgspec.msgpack.Decoder(msgspec.Raw).decode
 decode = reader({})
 
 
-def _is_plain(value: Any, levels: int = _LEVELS) -> bool:
+def encode(value: object) -> bytes:
+    """Encode a value of types that MessagePack has.
+
+    msgspec 0.22 ends the process where `Encoder.encode` finds no memory for more than the 32 bytes with which it
+    begins. A number fits into these; for the others there is a buffer.
+    """
+    if type(value) in NUMBERS:
+        return encode_short(value)
+    buffer = bytearray()
+    _encoder.encode_into(value, buffer)
+    return bytes(buffer)
+
+
+def is_plain(value: Any, levels: int = _LEVELS) -> bool:
     """Return whether a list or dict holds only what needs no conversion, in at most this many levels."""
     if type(value) is dict:
         for key in value:
@@ -161,7 +176,7 @@ def _is_plain(value: Any, levels: int = _LEVELS) -> bool:
     elif len(value) > _FEW and SCALARS.issuperset(map(type, value)):
         return True
     for part in value:  # noqa: SIM110  a generator takes twice as long
-        if type(part) not in SCALARS and not (levels and _is_plain(part, levels - 1)):
+        if type(part) not in SCALARS and not (levels and is_plain(part, levels - 1)):
             return False
     return True
 

@@ -792,3 +792,18 @@ def test_a_limit_of_addresses_is_named_and_the_dict_is_not_called_damaged(act):
 
     with holding(lambda: shm.create("x", {"a": 1})), Child(limited) as child:
         assert child.hear() == (errno.ENOMEM, "ulimit -v", False)
+
+
+@pytest.mark.parametrize("wrap", [lambda text: text, lambda text: [text]], ids=["alone", "nested"])
+def test_a_value_that_cannot_be_encoded_for_a_limit_of_memory_says_so(wrap):
+    def limited(connection):
+        x, value = shm.attach("x"), wrap("a" * (64 << 20))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+        resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), resource.RLIM_INFINITY))
+        try:
+            x["b"] = value
+        except shm.LimitError as error:
+            connection.send((error.name, error.limit))
+
+    with holding(lambda: shm.create("x", {"a": 1})), Child(limited) as child:
+        assert child.hear() == ("x", "memory")

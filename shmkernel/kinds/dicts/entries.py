@@ -68,10 +68,12 @@ def all_of(
     """Return the entries of a new store: sorted keys, and their values."""
     order = list(content)
     places = _places(len(order))
-    if set(map(type, order)) <= {str} and set(map(type, content.values())) <= values.SCALARS:
+    types = set(map(type, content.values()))
+    if set(map(type, order)) <= {str} and types <= values.SCALARS:
+        encode = values.encode_short if types <= values.NUMBERS else values.encode
         with contextlib.suppress(OverflowError, UnicodeEncodeError):
             raws = list(map(str.encode, order))
-            data = list(map(values.encode, enumerate(content.values())))
+            data = list(map(encode, enumerate(content.values())))
             if all(raws) and max(map(len, raws), default=0) <= keys.LONGEST:
                 triples = sorted(zip(order, raws, data, strict=True))  # the order of the bytes, twice as fast
                 return [*(raw for _, raw, _ in triples), *places], [*(value for *_, value in triples), *raws]
