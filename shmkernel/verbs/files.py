@@ -131,8 +131,8 @@ def load(
 
 
 def _unmarked(name: str, source: str) -> Iterator[Cure]:
-    """Yield how to load a file as the kinds that nothing in the bytes marks, as far as they take it."""
-    for kind, lead in ("list", "If a list was saved to it"), ("raw", "To share its bytes"):
+    """Yield how to load a file as the kinds of which no bytes tell, as far as they take it."""
+    for kind, lead in kinds.UNMARKED.items():
         with contextlib.suppress(ShmError):
             kinds.named(kind).load(name, source)
             yield Cure(lead, "load", name, source, kind=kind)
