@@ -169,15 +169,18 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     # Writing
 
     def __setitem__(self, key: object, value: object) -> None:
-        opened = self._store
-        if type(value) in values.SCALARS and type(key) is str and self._mode != "r":
+        opened, scalar, data = self._store, type(value) in values.SCALARS, None
+        if scalar or values.is_plain(value):
+            raw = b""  # which the fast path refuses
             try:
-                raw, data = key.encode(), values.encode(value)
-            except (OverflowError, UnicodeEncodeError):
-                raw = data = b""
-            if len(data) <= SHORT and fast_path.put(opened, raw, data, key, value):
+                data = values.encode(value)
+                if type(key) is str and self._mode != "r" and len(data) <= SHORT:
+                    raw = key.encode()
+            except (OverflowError, UnicodeEncodeError, MemoryError):  # `_ready` converts it, or says what is wrong
+                pass
+            if raw and data and fast_path.put(opened, raw, data, key, value if scalar else Encoded(data)):
                 return
-        ready = self._ready(key, value)
+        ready = self._ready(key, value, data)
         if ready.exact and not ready.file and len(ready.data) <= fast_path.LONGEST:
             cached = Encoded(ready.data) if len(ready.data) <= SHORT and type(key) in KEYS else MISSING
             if fast_path.put(opened, ready.raw, ready.data, key, cached):

@@ -234,14 +234,14 @@ class Access:
         return key_bytes(self._store.name, key)
 
     @limits.explains
-    def _ready(self, key: object, value: object) -> Ready:
-        """Encode a pair, and write a large array, before the change blocks other writers."""
+    def _ready(self, key: object, value: object, data: bytes | None = None) -> Ready:
+        """Encode a pair, and write a large array, before the change blocks other writers; `data`: the encoded value."""
         self._check_writable()
         raw, exact = self._key(key)
         if is_large(value) and (fd := self._put_array(key, value)) is not None:
             file = secrets.token_hex(8)
             return Ready(raw, exact, key, values.pack(values.File(file)), file, fd)
-        return Ready(raw, exact, key, packed(self.name, key, value))
+        return Ready(raw, exact, key, packed(self.name, key, value) if data is None else data)
 
     def _put_array(self, key: object, value: Any) -> Descriptor | None:
         name = self._store.name
