@@ -243,6 +243,8 @@ class Lock(AsyncHolding):
     def _timed_out(self, timeout: float | None) -> TimedOutError:
         who = self._file.holder()
         message = f"{self.name!r} is still locked after {timeout:g} s, by {who or 'readers who share it'}"
+        if any(hold.owner.ended() for hold in [*self._file.holds]):
+            message += f". The thread that took it has ended. To let it go: shm.lock({self.name!r}).release()"
         return TimedOutError(message, name=self.name, timeout=timeout, holder=who)
 
 

@@ -125,6 +125,17 @@ def test_a_timeout_names_the_holder(timeout, monkeypatch):
         assert (error.holder.label, error.holder.kernel) == ("train.ipynb", None)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_timeout_says_that_the_thread_which_holds_has_ended_and_how_to_let_go(shared):
+    thread = threading.Thread(target=lambda: shm.lock("x", shared=shared).acquire())
+    thread.start()
+    thread.join()
+    with pytest.raises(shm.TimedOutError, match="thread that took it has ended") as caught:
+        shm.lock("x", timeout=0).__enter__()
+    eval(str(caught.value).rpartition(": ")[2])
+    assert free("x")
+
+
 def test_a_timeout_under_readers_says_so():
     with holder("x", shared=True), pytest.raises(shm.TimedOutError, match="by readers who share it") as caught:
         shm.lock("x", timeout=0).__enter__()
