@@ -165,7 +165,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         "ring": args.ring,
         "allow_pickle": args.allow_pickle or None,
     }
-    kind_name = args.kind or (args.items and "list") or (args.empty and "dict")
+    kind_name = args.kind or ("list" if args.items else "dict" if args.empty else None)
     kind, plan = kinds.planned(name, value, options, kind_name)
     private = variables.watch(space.get(name))
     return _Request(name, None, kind, plan, earlier(name) if taken else "", private)

@@ -100,7 +100,7 @@ def test_what_is_shared_already_stays_as_it_is(notebook, name):
         ("x --from range(3)", "asarray"),
         ("x --from (n for n in [1])", "list"),
         ("x --from 5 --kind dictt", "Known kinds"),
-        ("x --from [2**64]", "64 of an item"),
+        ("x --list [18446744073709551616]", "64 of an item"),
     ],
     ids=lambda text: text.strip().replace(" ", "_"),
 )
@@ -200,6 +200,24 @@ def test_a_model_is_pickled_by_consent(notebook, tmp_path, monkeypatch):
     error = str(notebook.fails("%shm_attach model"))
     assert error.endswith("If you trust who made it: %shm_attach model --pickle")
     assert notebook("%shm_attach model --pickle").startswith("model: object Model, pickled, ")
+
+
+PLAIN = {
+    "masked array": ("np.ma.array([1, 2], mask=[0, 1])", ""),
+    "large number in a list": ("[1, 2**70, 'x']", ""),
+    "fraction in a list": ("[1, fractions.Fraction(1, 3)]", "--pickle"),
+    "function in a dict": ("{'a': len}", "--pickle"),
+    "array of objects": ("np.array([1, 'x'], object)", "--pickle"),
+}
+
+
+@pytest.mark.parametrize("value", PLAIN)
+def test_what_its_own_kind_refuses_becomes_an_object_as_in_python(value, notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    code, flag = PLAIN[value]
+    notebook(f"import fractions, numpy as np, shmkernel as shm\nvalue = {code}\nbefore = repr(value)")
+    assert notebook(f"%shm_create value {flag}").startswith("value: object ")
+    assert notebook("value = shm.attach('value')\nprint(repr(value) == before)") == "True\n"
 
 
 def test_a_variable_in_the_way_is_proposed_only_if_it_can_be_shared(notebook):
