@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime as dt
 import decimal
@@ -38,6 +39,20 @@ class Frozen:
     x: float
 
 
+class Slots:
+    __slots__ = ("note",)
+
+
+@dataclasses.dataclass
+class Noted(Slots):
+    x: float
+
+
+@dataclasses.dataclass
+class Queue(collections.deque):
+    x: float
+
+
 class Pair(NamedTuple):
     left: Any
     right: Any = 0
@@ -54,7 +69,7 @@ class Rights(enum.Flag):
 
 
 module = types.ModuleType("of_an_object")  # pytest gives test modules no name in sys.modules that holds
-for kind in (Point, Frozen, Pair, Color, Rights):
+for kind in (Point, Frozen, Noted, Queue, Pair, Color, Rights):
     kind.__module__ = module.__name__
     setattr(module, kind.__name__, kind)
 sys.modules[module.__name__] = module
@@ -118,6 +133,9 @@ class TestObject(ObjectContract):
     }
     REFUSED["more than its fields"] = Point(1)
     REFUSED["more than its fields"].z = 3
+    REFUSED["a slot of a base"] = Noted(1)
+    REFUSED["a slot of a base"].note = "lost"
+    REFUSED["the items of a base"] = Queue(1)
 
     def same(self, got, value):
         return same(got, value)
@@ -314,6 +332,12 @@ def test_no_code_of_a_dataclass_runs():
     ran.clear()
     assert shm.create("x", value).x == 1
     assert not ran
+
+
+@pytest.mark.parametrize("value", [np.iinfo("i4"), [np.iinfo("u8")]], ids=["alone", "in a list"])
+def test_what_has_a_dtype_and_no_shape_is_shared_all_the_same(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert repr(shm.create("x", value, allow_pickle=True)) == repr(value)
 
 
 def test_the_memory_lasts_as_long_as_a_part_that_lies_in_it():

@@ -6,6 +6,7 @@ run its code. Nor is code of the class called, such as ``__init__`` or ``__post_
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import sys
@@ -98,10 +99,15 @@ def _name(value: Any) -> list[object]:
 
 def _fields(value: Any) -> tuple[list[str], list[Any]]:
     """Return the names and values of the fields of a dataclass; NoValueError if that is not all of it."""
-    names = [field.name for field in dataclasses.fields(value)]
-    more = sorted(vars(value).keys() - {*names}) if hasattr(value, "__dict__") else ()
-    if more or isinstance(value, (dict, list, tuple, str, bytes, int, float, set, frozenset, BaseException)):
-        raise NoValueError(value, f"it has more than its fields: {', '.join(more) or 'the value of its base'}")
+    kind, names = type(value), [field.name for field in dataclasses.fields(value)]
+    slots = cast("Any", copyreg)._slotnames(kind)  # noqa: SLF001  as pickle has them: of the bases too, and mangled
+    held = {*getattr(value, "__dict__", ()), *(slot for slot in slots if hasattr(value, slot))}
+    if more := sorted(held - {*names}):
+        raise NoValueError(value, f"it has more than its fields: {', '.join(more)}")
+    try:
+        object.__new__(kind)
+    except TypeError:  # a base with memory of its own, as that of a list
+        raise NoValueError(value, "it has more than its fields: the value of its base") from None
     if missing := [name for name in names if not hasattr(value, name)]:
         raise NoValueError(value, f"its field {missing[0]} has no value")
     return names, [getattr(value, name) for name in names]

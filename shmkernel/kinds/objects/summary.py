@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from itertools import islice
@@ -50,10 +51,12 @@ def text(value: Any) -> str:
     if kind in (list, tuple, set, frozenset, dict):
         return f"{kind.__name__} of {len(value)}"
     name = short(kind.__qualname__)
-    if kind.__module__.partition(".")[0] in ("numpy", "scipy", "torch") and hasattr(value, "dtype"):
-        return short(f"{name} {value.dtype} {tuple(value.shape)}")
-    if kind.__module__.partition(".")[0] in ("pandas", "polars", "pyarrow") and hasattr(value, "shape"):
-        return short(f"{name} {tuple(value.shape)}")
+    package = kind.__module__.partition(".")[0]
+    with contextlib.suppress(Exception):  # what has no shape, or none to ask for
+        if package in ("numpy", "scipy", "torch"):
+            return short(f"{name} {value.dtype} {tuple(value.shape)}")
+        if package in ("pandas", "polars", "pyarrow"):
+            return short(f"{name} {tuple(value.shape)}")
     return name
 
 
