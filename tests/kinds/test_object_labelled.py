@@ -166,3 +166,11 @@ def test_a_dataset_whose_sizes_contradict_each_other_is_damaged():
         shm.attach("y")
     shm.unlink("y")
     del x
+
+
+def test_a_dataset_of_categories_can_be_used_as_before():
+    value = xr.Dataset({"v": ("x", pd.Categorical(list("aba")))}, coords={"x": [1, 2, 3]})
+    shm.create("x", value)
+    got = shm.attach("x")
+    assert got.identical(value)
+    assert got.isel(x=[0, 2]).identical(value.isel(x=[0, 2]))

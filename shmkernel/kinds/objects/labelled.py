@@ -80,7 +80,9 @@ def _variable(value: Any) -> list[Any]:
 
 def _new_variable(kind: Any, parts: Any, _trusted: bool) -> Any:
     dims, data, attrs, *encoding = parts
-    return kind(dims, _new_data(data), attrs, _new_encoding(*encoding), fastpath=True)
+    values = _new_data(data)
+    fast = isinstance(values, np.ndarray)  # what else there is, xarray wraps
+    return kind(dims, values, attrs, _new_encoding(*encoding), fastpath=fast)
 
 
 def _data(variable: Any) -> Any:
