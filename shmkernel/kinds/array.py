@@ -204,6 +204,8 @@ def _parse(head: bytes) -> ArrayLayout:
         dtype = npy.descr_to_dtype(descr)
     except Exception as error:  # noqa: BLE001  crafted bytes can raise any
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool
     if not sound or len(fields) != 3 or dtypes.unfit(dtype) or dtype.subdtype:  # noqa: PLR2004  the three read above
         raise ValueError("its header makes no sense")

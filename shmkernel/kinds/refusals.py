@@ -83,7 +83,8 @@ def _cured(
         return plan.size > 0 or plan.grows
 
     cure, expression = cures.propose(name.rpartition(".")[2], value, works)
-    more = [other for other in as_it_is if str(other) not in map(str, error.cures)]
+    known = [{"kind": kind, **cure.options} for cure in error.cures]  # what follows if the call is repeated with them
+    more = [other for other in as_it_is if other.options not in known]
     if not cure and (error.cures or more):
         return error.reworded(error.what, *more)
     end = cure or "Shared are tables, arrays, and what consists of arrays, numbers, texts, lists, dicts and so on"

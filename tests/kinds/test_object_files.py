@@ -288,7 +288,7 @@ def test_members_that_are_no_plain_arrays_are_refused(tmp_path):
         archive.write("objects.npz", "a.npy")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.write("objects.npz", "a.npy")
-    for file, why in (("objects", "header"), ("other", "no .npy file"), ("twice", "cannot be loaded")):
+    for file, why in (("objects", "holds Python objects"), ("other", "no .npy file"), ("twice", "cannot be loaded")):
         with pytest.raises(shm.DamagedError, match=why):
             shm.load("x", f"{file}.npz")
 

@@ -451,6 +451,12 @@ def test_for_what_cannot_be_shared_in_any_form_no_cure_is_made_up(value):
     assert caught.value.expression is None
 
 
+def test_a_cure_is_offered_once_where_the_kind_is_given():
+    with pytest.raises(shm.UnsupportedError) as caught:
+        shm.create("x", [object()], kind="object")
+    assert [cure.options for cure in caught.value.cures] == [{"allow_pickle": True}]
+
+
 def test_without_a_value_the_error_says_what_to_give():
     with pytest.raises(shm.UnsupportedError, match=r"nothing to share\. Give a value, or a shape"):
         shm.create("x")
