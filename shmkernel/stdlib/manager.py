@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from shmkernel._core import counts
+from shmkernel._core import counts, fork
 from shmkernel.errors import NotFoundError, ShmError
 from shmkernel.stdlib import shareable_list, shared_memory
 from shmkernel.sync.locks import Lock
@@ -75,8 +75,8 @@ class SharedMemoryManager:
         del authkey, serializer, shutdown_timeout
         self.address = address
         self._context = ctx or multiprocessing.get_context()
-        self._made: list[str] = []
-        self._pools: list[Pool] = []
+        self._made: list[tuple[str, int]] = []  # names, and the generations of their makers
+        self._pools: list[tuple[Pool, int]] = []
         self._state = "new"
 
     def start(self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> None:
@@ -88,15 +88,21 @@ class SharedMemoryManager:
         self._state = "started"
 
     def shutdown(self) -> None:
-        """Stop the pools and unlink all that was created. Processes that have it attached keep the memory."""
+        """Stop the pools and unlink all that was created. Processes that have it attached keep the memory.
+
+        A forked child leaves alone what its parent has created.
+        """
         self._state = "shut down"
         while self._pools:
-            pool = self._pools.pop()
-            pool.terminate()
-            pool.join()
+            pool, generation = self._pools.pop()
+            if not fork.inherited(generation):
+                pool.terminate()
+                pool.join()
         while self._made:
-            with contextlib.suppress(NotFoundError):
-                segments.unlink(self._made.pop())
+            name, generation = self._made.pop()
+            if not fork.inherited(generation):
+                with contextlib.suppress(NotFoundError):
+                    segments.unlink(name)
 
     def SharedMemory(self, size: int) -> shared_memory.SharedMemory:  # noqa: N802  the stdlib's name
         """Create a block of `size` bytes."""
@@ -133,7 +139,7 @@ class SharedMemoryManager:
         """Start worker processes. Shared arrays, lists and blocks are passed to them by reference."""
         self._check()
         pool: Pool = self._context.Pool(processes, initializer, initargs, maxtasksperchild)
-        self._pools.append(pool)
+        self._pools.append((pool, fork.generation))
         return pool
 
     def __enter__(self) -> Self:
@@ -151,7 +157,7 @@ class SharedMemoryManager:
     def _keep(self, make: Callable[[], _Made], name: Callable[[_Made], str]) -> _Made:
         self._check()
         made = make()
-        self._made.append(name(made))
+        self._made.append((name(made), fork.generation))
         return made
 
     def _name(self) -> str:

@@ -107,3 +107,19 @@ def test_what_it_made_is_gone_when_its_process_is_killed(shm_dir):
         assert child.hear() == 3
         child.end(signal.SIGKILL)
         until_left(shm_dir)
+
+
+def test_a_forked_child_that_leaves_the_block_ends_what_it_made_and_nothing_else():
+    with SharedMemoryManager(ctx=multiprocessing.get_context("fork")) as smm:
+        mine, pool = smm.array((3,)), smm.Pool(1)
+
+        def leave(connection):
+            own = smm.array((4,))
+            smm.__exit__(None, None, None)
+            connection.send({one.shape: one.state for one in shm.list()})
+            del own
+
+        with Child(leave) as child:
+            assert child.hear() == {(3,): "", (4,): "unlinked"}
+        assert pool.apply(np.sum, [mine]) == 0
+        assert [one.shape for one in shm.list()] == [(3,)]
