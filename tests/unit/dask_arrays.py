@@ -180,11 +180,12 @@ def test_a_task_that_fails_leaves_nothing(shm_dir):
     assert not list(paths.names())
 
 
-def test_what_a_task_may_not_do_is_no_limit_of_the_segment():
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/data"), MemoryError("of the task")])
+def test_what_a_task_may_not_do_or_has_no_memory_for_is_no_limit_of_the_segment(error):
     def read(block):
-        raise PermissionError(13, "Permission denied", "/data")
+        raise error
 
-    with pytest.raises(RuntimeError, match=r"'x': a task of Dask failed: .* '/data'"):
+    with pytest.raises(RuntimeError, match=r"'x': a task of Dask failed: .*('/data'|of the task)"):
         shm.create("x", X.map_blocks(read, dtype=float))
 
 

@@ -19,8 +19,8 @@ def of(name: str, tasks: Sequence[Any], progress: Callable[[int], None]) -> Iter
     """Yield what tasks return that store parts of a segment."""
     try:
         yield from _results(tasks, progress)
-    except OSError as error:
-        if isinstance(error, ShmError) or not limits.is_known(error):
+    except (OSError, MemoryError) as error:
+        if isinstance(error, ShmError) or (isinstance(error, OSError) and not limits.is_known(error)):
             raise
         # What a task had no memory or permission for is no limit of the segment.
         raise RuntimeError(f"{name!r}: a task of Dask failed: {error}") from error
