@@ -249,6 +249,9 @@ def _writable(x: Any) -> str:
         if "r+" not in staging.modes_of(kinds.named(found[0].kind)):
             why = f"a {found[0].kind} does not change once it is shared. Replace it by another: that is published too"
             raise RefusedError(f"{name!r}: {why}", name=name)
+        if (record := records.read(found[0].key[1])) and (origin := record.origin):
+            why = f"a snapshot of {origin} does not change. Write to it on {origin.host}: that is published there"
+            raise RefusedError(f"{name!r}: {why}", name=name)
         how = "read only" if "r" in modes else "with private changes"
         message = f"{name!r} is attached {how} here, so this process has changed nothing in it"
         raise RefusedError(message, Cure("To write", "attach", name, mode="r+"), name=name)

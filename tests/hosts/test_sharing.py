@@ -28,6 +28,15 @@ def test_an_array_of_another_host_is_attached_as_a_snapshot_that_all_kernels_sha
     assert "snapshot here is hostA.x" in b.fails("shm.info('hostA:x')", "ValueError").text
 
 
+def test_to_publish_a_snapshot_or_write_to_it_is_refused_with_what_can_be_done(joined):
+    a, b = joined
+    a("x = shm.create('x', np.zeros(3)); shm.share('x')")
+    b("x = shm.attach('hostA:x')")
+    for code in ("shm.publish('hostA.x')", "shm.writing(x).__enter__()"):
+        refused = b.fails(code, "RefusedError").text
+        assert refused.endswith("a snapshot of hostA:x does not change. Write to it on hostA: that is published there")
+
+
 def test_a_snapshot_is_read_only_and_its_copy_is_private(joined):
     a, b = joined
     a("x = shm.create('x', np.array([1, 2, 3])); shm.share('x')")
