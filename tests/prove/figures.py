@@ -11,6 +11,7 @@ from PIL import Image
 _THEMES = {"light": "#333333", "dark": "#d0d0d0"}  # of text and lines; the background is the page's
 _COLOURS = ("#2f7fbf", "#d9782d", "#3f9f5f", "#c0504d", "#8a6fc0", "#a0714f", "#d673b3", "#7f8c3a")  # curves of a panel
 _SIZE, _HEIGHT = 3.4, 2.6  # inches of one panel
+_ROWS = 4  # of a legend
 _DPI = 120
 _SHADES = 64  # with them a picture takes 10 KiB
 
@@ -46,5 +47,5 @@ def _canvas(figures, colour):
         axes.tick_params(colors=colour, which="both")
         axes.spines[:].set_color(colour)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, labelcolor=colour)
+        axes.legend(frameon=False, labelcolor=colour, ncols=-(-len(figure.curves) // _ROWS))
     return canvas
