@@ -27,12 +27,17 @@ _LONGEST = 1 << 16  # bytes; a longer record is damaged
 
 
 class Origin(NamedTuple):
-    """What a segment is a snapshot of: the segment `name` of another host, at this version."""
+    """What a segment is a snapshot of: the segment `name` of another host, at this version.
+
+    After a restart that host counts inodes and versions from the start, so ``created`` belongs to what is compared. It
+    is 0 in the record of a release that did not write it.
+    """
 
     host: str
     name: str
     inode: int
     version: int
+    created: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.host}:{self.name}"
@@ -93,7 +98,7 @@ def parse(content: bytes) -> Record | None:
 
 def _origin(fields: list[object]) -> Origin:
     origin = Origin(*fields)  # type: ignore[arg-type]  # the next line checks them
-    if [*map(type, origin)] != [str, str, int, int]:
+    if [*map(type, origin)] != [str, str, int, int, float]:
         raise TypeError
     return origin
 

@@ -112,7 +112,7 @@ def _list(args: Namespace) -> None:
       created         seconds since 1970
       path            path of the file
       version         how often its content was published
-      origin          of a snapshot: host, name, inode and version of what it was copied from, else null
+      origin          of a snapshot: host, name, inode, version and time (created) of what it was copied from, else null
       state           "", or "damaged" or "unreadable"; then "type" gives the reason
       recipe          fingerprints of the cell and values that %%shm_cache kept it for, or ""
     """

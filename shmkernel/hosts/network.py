@@ -33,6 +33,8 @@ from shmkernel.hosts.passwords import Login
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from shmkernel._core.records import Origin
+
 ROOT = "shmkernel/1"
 _LEASE = 5000  # milliseconds without a sign of life, after which a host counts as dead
 _RETRY = {"period_init_ms": 200, "period_max_ms": 2000, "period_increase_factor": 2}  # in the background, for ever
@@ -223,9 +225,11 @@ class Network:
             raise DamagedError(f"{host}:{name}: its host has sent another offer", name=name)
         return offer, content
 
-    def newer(self, host: str, name: str, inode: int, version: int, patience: float) -> int | None:
-        """Ask a host for the version of a segment once it is another than this one; None after so many seconds."""
-        key = f"{ROOT}/ask/{host}/newer/{name}?inode={inode};version={version};patience={patience}"
+    def newer(self, known: Origin, patience: float) -> int | None:
+        """Ask a host for the version of a segment once it is another than the known one; None after so many seconds."""
+        host, name, inode, version, created = known
+        told = f"inode={inode};version={version};created={created};patience={patience}"
+        key = f"{ROOT}/ask/{host}/newer/{name}?{told}"
         content = self._content(self._replies(key))
         if content is None:
             message = f"{host}:{name}: its host was lost while it was asked for a new version"
@@ -328,7 +332,8 @@ class Network:
             return json.dumps(offer).encode() + b"\n" + content
         if what == "newer":
             inode, version = (int(parameters.get(word)) for word in ("inode", "version"))
-            found = offering.newer(name, inode, version, float(parameters.get("patience")))
+            created, patience = (float(parameters.get(word)) for word in ("created", "patience"))
+            found = offering.newer(name, inode, version, created, patience)
             return json.dumps(found).encode()
         inode, at, size = (int(parameters.get(word)) for word in ("inode", "at", "size"))
         return offering.piece(name, inode, at, size)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from shmkernel import kinds
 from shmkernel._core import paths, records, segment_file
+from shmkernel._core.records import Origin
 from shmkernel.errors import (
     ArgumentError,
     Cure,
@@ -49,6 +50,10 @@ class Offer(NamedTuple):
     def same(self, other: Offer) -> bool:
         """Return whether both offers are of the same content, to which nobody writes."""
         return not self.busy and not other.busy and self[:8] == other[:8]
+
+    def origin(self) -> Origin:
+        """Return what the record of a snapshot says of this offer."""
+        return Origin(self.host, self.name, self.inode, self.version, self.created)
 
 
 _TYPES = (str, str, str, str, int, int, int, float, str, str)
@@ -120,14 +125,15 @@ def whole(host: str, name: str) -> tuple[Offer, bytes]:
     return offer, b""
 
 
-def newer(name: str, inode: int, version: int, patience: float) -> int | None:
-    """Wait until the segment has another version, or inode (0: any); return the version, None after `patience` seconds.
+def newer(name: str, inode: int, version: int, created: float, patience: float) -> int | None:
+    """Wait until the segment has another version; return that, None after `patience` seconds.
 
-    The processes that write to it wake this one, as they wake each other.
+    It returns at once if the segment is another: not of this inode and time. Inode 0 stands for any segment. The
+    processes that write to the segment wake this one, as they wake each other.
     """
     versions.version(name)  # from now on a replacement counts
     now = of("here", name)
-    if inode not in (0, now.inode):
+    if inode and (inode, created) != (now.inode, now.created):
         return now.version
     try:
         return versions.wait(name, version, patience)

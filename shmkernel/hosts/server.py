@@ -22,9 +22,10 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shmkernel._core import daemon, folders, launch, paths, registry, segment_file
+from shmkernel._core.records import Origin
 from shmkernel.errors import Cure, HostError, NotFoundError, TimedOutError
 from shmkernel.hosts import channel, offering
 from shmkernel.hosts.network import WAYS, Network
@@ -181,16 +182,16 @@ class Server:
         message = f"{offer} changed {_TRIES} times while it was copied. Write to it under shm.writing(...), more rarely"
         raise TimedOutError(message, name=str(offer))
 
-    def _do_wait(self, client: Channel, name: str, known: list[int] | None, timeout: float | None) -> None:
-        """Answer once a segment of another host has another inode or version than the known ones."""
+    def _do_wait(self, client: Channel, name: str, known: list[Any] | None, timeout: float | None) -> None:
+        """Answer once a segment of another host has another version than the known one, or is another segment."""
         network, end = self._joined(), math.inf if timeout is None else time.monotonic() + timeout
         place = network.find(name)
         offer = network.offer(*place)  # its errors say more of a host that was never there
-        inode, version = known or (offer.inode, offer.version)
+        origin = Origin(*place, *known) if known else offer.origin()
         newer = None
         while newer is None and not client.gone():
             left = end - time.monotonic()
-            newer = network.newer(*place, inode, version, max(0.0, min(left, _HOLD)))
+            newer = network.newer(origin, max(0.0, min(left, _HOLD)))
             if left <= _HOLD:
                 break
         client.send({"version": newer})

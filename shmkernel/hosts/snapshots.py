@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shmkernel._core import paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
-from shmkernel._core.records import Origin, Record
+from shmkernel._core.records import Record
 from shmkernel.errors import ArgumentError, Cure, HostError, NotFoundError, TimedOutError
 from shmkernel.hosts import certificates, channel, offering
 from shmkernel.verbs import staging
 
 if TYPE_CHECKING:
     from shmkernel._core.closing import Descriptor
+    from shmkernel._core.records import Origin
     from shmkernel.hosts.channel import Channel
     from shmkernel.hosts.offering import Offer
 
@@ -77,7 +78,7 @@ def fetch(name: str, *, refresh: bool = False) -> str:
     with _server(name) as server:
         offer, content = _offer(server, name)
         made, here = paths.local(offer.host, offer.name), _snapshot(offer.host, offer.name)
-        if here and (not refresh or (here.inode, here.version) == (offer.inode, offer.version)):
+        if here and (not refresh or here == offer.origin()):
             return made
         with staging.room_for(made):
             staging.check(made, None, "session", _replaces(offer))
@@ -86,10 +87,10 @@ def fetch(name: str, *, refresh: bool = False) -> str:
             try:
                 offer = _filled(server, offer, content, fd, made)
                 offering.check_copy(offer, fd, made)
-                origin = Origin(offer.host, offer.name, offer.inode, offer.version)
                 record = Record(
-                    os.fstat(fd).st_ino, made, offer.kind, session.id, session.label, "session", time.time(), "", origin
-                )
+                    os.fstat(fd).st_ino, made, offer.kind, session.id, session.label, "session", time.time(),
+                    origin=offer.origin(),
+                )  # fmt: skip
                 registry.link_all([(fd, record)], _replaces(offer))
             finally:
                 fd.close()
@@ -102,7 +103,7 @@ def wait(name: str, since: int | None, timeout: float | None) -> int:
         raise ArgumentError(f"since={since!r}: a version is a whole number", name=name, since=since)
     host, _, plain = name.rpartition(":")
     here = _snapshot(host, plain) if since is None else None
-    known = [here.inode, here.version] if here else None if since is None else [0, int(since)]
+    known = here[2:] if here else None if since is None else (0, int(since))
     with _server(name) as server:
         try:
             answer = _asked(server, {"do": "wait", "name": name, "known": known, "timeout": timeout}, None)

@@ -18,7 +18,8 @@ def test_an_array_of_another_host_is_attached_as_a_snapshot_that_all_kernels_sha
     assert [offer[:3] for offer in b("shm.offers()")] == [["hostA", "x", "array"]]
     total = a("int(x.sum())")
     assert b("x = shm.attach('hostA:x'); [int(x.sum()), x.flags.writeable]") == [total, False]
-    assert b("shm.info('hostA.x').origin") == ["hostA", "x", *a("import os; [os.stat(shm.info('x').path).st_ino, 1]")]
+    facts = "import os; [os.stat(shm.info('x').path).st_ino, 1, shm.info('x').created]"
+    assert b("shm.info('hostA.x').origin") == ["hostA", "x", *a(facts)]
     other = hosts[1].kernel()
     same = "import os; os.stat(shm.info('hostA.x').path).st_ino"
     assert other("y = shm.attach('hostA:x'); int(y.sum())") == total
@@ -148,3 +149,21 @@ def test_a_join_waits_for_a_host_that_joins_later(hosts):
     until(lambda: hosts[1].refusals() > before, "it has tried to connect")
     a("shm.join(listen='tls/10.77.0.1')")
     assert b.answer() == ["hostA", "hostB"]
+
+
+RESTARTED = """
+from shmkernel._core import records, registry
+with registry.locked():
+    record = records.read(registry.inode_at('x'))
+    records.change(record._replace(created=record.created + 1))
+"""
+
+
+def test_a_segment_of_a_host_that_was_restarted_is_another_although_inode_and_version_are_the_same(joined):
+    """A new /dev/shm numbers both from the start, so a snapshot of the old one looked up to date."""
+    a, b = joined
+    a("x = shm.create('x', np.array([1, 2])); shm.share('x')")
+    b("x = shm.attach('hostA:x')")
+    a(f"x[:] = 3{RESTARTED}")
+    assert b("shm.wait('hostA:x', timeout=10)") == 0
+    assert b("shm.attach('hostA:x', refresh=True).tolist()") == [3, 3]

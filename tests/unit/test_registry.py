@@ -41,8 +41,13 @@ def test_a_record_of_a_release_that_knows_no_recipe_is_read():
 
 
 def test_the_record_of_a_snapshot_comes_back_as_it_is():
-    record = RECORD._replace(origin=records.Origin("hostA", "x", 7, 3))
+    record = RECORD._replace(origin=records.Origin("hostA", "x", 7, 3, 0.5))
     assert records.parse(records.encode(record)) == record
+
+
+def test_the_record_of_a_snapshot_that_does_not_say_when_its_segment_was_made_is_read():
+    fields = RECORD._asdict() | {"origin": ["hostA", "x", 7, 3]}
+    assert records.parse(json.dumps(fields).encode()).origin == ("hostA", "x", 7, 3, 0.0)
 
 
 def test_fields_of_a_later_version_are_passed_over():
@@ -62,6 +67,7 @@ def test_anything_else_is_no_record(text):
         ("created", None), ("created", math.nan), ("created", math.inf), ("created", -1), ("created", 10**400),
         ("created", True), ("created", "0"), ("recipe", 1), ("recipe", None),
         ("origin", 1), ("origin", {}), ("origin", "abcd"), ("origin", ["a", "x", 1]), ("origin", ["a", "x", "1", 2]),
+        ("origin", ["a", "x", 1, 2, "0"]),
     ],
 )  # fmt: skip
 def test_a_record_with_a_field_that_cannot_be_is_none(field, value):
