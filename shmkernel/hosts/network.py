@@ -342,5 +342,5 @@ class Network:
         for name in self.shared():
             try:
                 yield offering.of(self.host, name)
-            except (OSError, ValueError):  # it goes just now, or is damaged
+            except (OSError, ValueError, UnsupportedError):  # it goes just now, is damaged, or is a dict by now
                 continue

@@ -75,14 +75,17 @@ def check(name: str) -> None:
     if paths.foreign(name):
         raise ArgumentError(f"{name!r} is a file of another program: only segments are shared with hosts", name=name)
     try:
-        offer = of("here", name)
+        of("here", name)
     except FileNotFoundError:
         raise segment_file.missing(name) from None
-    kind = kinds.named(offer.kind)
-    if offer.kind == _LIVE or kinds.keeps(kind):
+
+
+def _check_kind(name: str, kind: str) -> None:
+    """Raise UnsupportedError if segments of the kind change all the time."""
+    if kind == _LIVE or kinds.keeps(kinds.named(kind)):
         snapshot = f"shm.create('{name}_now', dict(shm.attach({name!r})), kind='object')"
-        cure = "" if offer.kind == _LIVE else f". Share a snapshot of it: {snapshot}"
-        message = f"{name!r}: a {offer.kind} changes all the time, and another host gets a copy that does not{cure}"
+        cure = "" if kind == _LIVE else f". Share a snapshot of it: {snapshot}"
+        message = f"{name!r}: a {kind} changes all the time, and another host gets a copy that does not{cure}"
         raise UnsupportedError(message, name=name)
 
 
@@ -93,6 +96,8 @@ def of(host: str, name: str) -> Offer:
     ------
     NotFoundError, DamagedError
         If the segment is gone, or cannot be read.
+    UnsupportedError
+        If it is a dict or ring, which may have taken the place of what was shared.
     """
     version, holder = sync_file.peek(name)
     path = paths.path_of(name)
@@ -103,6 +108,7 @@ def of(host: str, name: str) -> Offer:
     record = records.of(status)
     if record is None or not status.st_size:
         raise segment_file.damaged(name, "it has no record, so another program has put it there")
+    _check_kind(name, record.kind)
 
     def read(at: int, size: int) -> bytes:
         return piece(name, status.st_ino, at, size)

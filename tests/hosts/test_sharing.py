@@ -167,3 +167,16 @@ def test_a_segment_of_a_host_that_was_restarted_is_another_although_inode_and_ve
     a(f"x[:] = 3{RESTARTED}")
     assert b("shm.wait('hostA:x', timeout=10)") == 0
     assert b("shm.attach('hostA:x', refresh=True).tolist()") == [3, 3]
+
+
+@pytest.mark.parametrize("other", ["{'a': 1}", "ring=4, shape=(2,)"], ids=["dict", "ring"])
+def test_a_dict_or_ring_that_replaces_what_is_shared_is_refused(joined, other):
+    """The kind was checked by `share` alone: who attached got an endless iterator, or an error about 64 GiB."""
+    a, b = joined
+    a("x = shm.create('x', np.array([1, 2])); shm.share('x')")
+    b("x = shm.attach('hostA:x')")
+    a(f"x = shm.create('x', {other}, replace=True)")
+    for attempt in ("attach('hostA:x', refresh=True)", "wait('hostA:x')"):
+        assert "changes all the time" in b.fails(f"shm.{attempt}", "UnsupportedError").text
+    assert b("shm.offers()") == []
+    a("del x; shm.unlink('x')")
