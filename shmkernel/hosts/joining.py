@@ -90,6 +90,8 @@ def share(name: str) -> str:
     ------
     NotFoundError
         There is no segment of this name.
+    DamagedError
+        A ValueError: the segment cannot be read.
     UnsupportedError
         A TypeError: a dict or ring changes all the time, so no copy of it is whole.
     HostError

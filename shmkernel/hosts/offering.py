@@ -20,6 +20,7 @@ from shmkernel.errors import (
     DamagedError,
     HostError,
     NotFoundError,
+    ShmError,
     TimedOutError,
     UnsupportedError,
 )
@@ -113,7 +114,12 @@ def of(host: str, name: str) -> Offer:
     def read(at: int, size: int) -> bytes:
         return piece(name, status.st_ino, at, size)
 
-    what = kinds.described(record.kind, head, status.st_size, read)
+    try:
+        what = kinds.described(record.kind, head, status.st_size, read)
+    except ShmError:
+        raise
+    except ValueError as error:
+        raise segment_file.damaged(name, error) from None
     return Offer(
         host, name, record.kind, what.text, status.st_size, version, status.st_ino, float(record.created),
         record.label, str(holder or ""),

@@ -66,6 +66,14 @@ def test_bytes_of_a_segment_that_was_replaced_meanwhile_do_not(small, meanwhile)
     assert offering.whole("hostA", "x")[1] == b""
 
 
+def test_a_damaged_segment_is_named_by_the_error_that_attach_gives(small):
+    with open(shm.info("x").path, "r+b") as file:
+        file.write(bytes(200))
+    with pytest.raises(shm.DamagedError, match=r"'x' is damaged: .*unlink") as failed:
+        offering.check("x")
+    assert failed.value.name == "x"
+
+
 def test_a_small_segment_is_attached_without_asking_for_its_bytes(joined):
     a, b = joined
     a("x = shm.create('x', np.arange(3)); shm.share('x')")
