@@ -230,7 +230,7 @@ class Network:
         host, name, inode, version, created = known
         told = f"inode={inode};version={version};created={created};patience={patience}"
         key = f"{ROOT}/ask/{host}/newer/{name}?{told}"
-        content = self._content(self._replies(key))
+        content = self._content(host, self._replies(key))
         if content is None:
             message = f"{host}:{name}: its host was lost while it was asked for a new version"
             raise HostError(message, Cure("What can be reached", "offers"), name=f"{host}:{name}", host=host)
@@ -256,7 +256,7 @@ class Network:
                 waiting.append((size, self._get(offer, asked, size)))
                 asked += size
             size, replies = waiting.popleft()
-            content = self._content(replies)
+            content = self._content(offer.host, replies)
             if content is None:
                 raise offering.broken(offer, done, "its host was lost")
             if len(content) != size:
@@ -270,7 +270,7 @@ class Network:
         return self._replies(key, priority=self._zenoh.Priority.DATA_LOW)
 
     def _ask(self, host: str, what: str, name: str) -> bytes:
-        content = self._content(self._replies(f"{ROOT}/ask/{host}/{what}/{name}"))
+        content = self._content(host, self._replies(f"{ROOT}/ask/{host}/{what}/{name}"))
         if content is not None:
             return content
         cure = Cure("What is shared", "offers")
@@ -279,8 +279,8 @@ class Network:
             raise NotFoundError(message, cure, name=f"{host}:{name}", similar=[])
         raise HostError(f"{host} does not answer", cure, host=host)
 
-    def _content(self, replies: Any) -> bytes | None:
-        """Return the content of the only reply, None if there is none; raise the error that it is."""
+    def _content(self, host: str, replies: Any) -> bytes | None:
+        """Return the content of the only reply of a host, None if there is none; raise the error that it is."""
         for reply in replies:
             if reply.ok is not None:
                 content: bytes = reply.ok.payload.to_bytes()
@@ -290,8 +290,8 @@ class Network:
             except ValueError:  # of zenoh itself: the time is over
                 return None
             error = channel.decoded(message)
-            error.cures = ()  # they are for its host
-            raise error
+            error.cures = ()  # they, and what the text proposes, are for that host
+            raise error.reworded(f"{host} says: {error.what}")
         return None
 
     def _replies(self, key: str, **how: Any) -> Any:
@@ -326,7 +326,7 @@ class Network:
         if what == "offers":
             return json.dumps([*self._own()]).encode()
         if name not in self._tokens:
-            raise NotFoundError(f"{self.host} does not share {name!r}", name=name)
+            raise NotFoundError(f"{name!r} is not shared with other hosts", name=name)
         if what == "offer":
             offer, content = offering.whole(self.host, name)
             return json.dumps(offer).encode() + b"\n" + content

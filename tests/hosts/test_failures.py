@@ -157,6 +157,15 @@ def test_a_folder_that_is_full(hosts, joined):
     assert b("int(shm.attach('hostA:y'))") == 1
 
 
+def test_an_error_of_another_host_says_so(joined):
+    """Its cure belongs there: pasted here, it would remove a segment of this host."""
+    a, b = joined
+    a("x = shm.create('x', 1); shm.share('x'); open(shm.info('x').path, 'r+b').write(bytes(99)) and None")
+    text = b.fails("shm.attach('hostA:x')", "DamagedError").text
+    assert text.startswith("hostA says: 'x' is damaged")
+    assert "unlink" not in text
+
+
 def test_nothing_is_taken_through_the_shared_memory_or_multicast_of_zenoh():
     settings = network.settings(Identity("hostA", "", "", ""), "tls/[::]:7447", [])
     assert settings["transport"]["shared_memory"]["enabled"] is False

@@ -69,7 +69,7 @@ def test_an_object_that_was_pickled_elsewhere_needs_consent(joined):
 def test_only_what_is_shared_can_be_seen_and_only_as_long_as_it_is(joined):
     a, b = joined
     a("x = shm.create('x', 1); y = shm.create('y', 2); shm.share('x')")
-    assert "does not share 'y'" in b.fails("shm.attach('hostA:y')", "FileNotFoundError").text
+    assert "hostA says: 'y' is not shared" in b.fails("shm.attach('hostA:y')", "FileNotFoundError").text
     b.fails("shm.attach('y')", "FileNotFoundError")
     a("shm.unshare('x')")
     b.fails("shm.attach('hostA:x')", "FileNotFoundError")
