@@ -118,6 +118,7 @@ class Network:
         self.host, self.listen, self.connect = who.host, listen, [*connect]
         self.way = listen.partition("/")[0]
         self._kept: list[Any] = []
+        self._seen: set[str] = set()  # hosts that have been there since this one joined
         self._tokens: dict[str, Any] = {}
         try:
             config = zenoh.Config.from_json5(json.dumps(settings(who, listen, connect)))
@@ -135,6 +136,8 @@ class Network:
                 self._kept.append(self._session.declare_queryable(key, self._answer))
             key = f"{ROOT}/ask/{self.host}/newer/*"
             self._kept.append(self._session.declare_queryable(key, self._answer_later))
+            watcher = self._session.liveliness().declare_subscriber(f"{ROOT}/host/*", self._see, history=True)
+            self._kept.append(watcher)
             self._kept.append(self._session.liveliness().declare_token(f"{ROOT}/host/{self.host}"))
         except BaseException:
             self.close()
@@ -166,6 +169,9 @@ class Network:
     def hosts(self) -> list[str]:
         """Return the names of the hosts that are there, this one included once it has appeared."""
         return sorted(key[-1] for key in self._alive(f"{ROOT}/host/*"))
+
+    def _see(self, sample: Any) -> None:
+        self._seen.add(str(sample.key_expr).split("/")[-1])
 
     def shared(self) -> list[str]:
         """Return the names of the segments that this host shares."""
@@ -273,11 +279,11 @@ class Network:
         content = self._content(host, self._replies(f"{ROOT}/ask/{host}/{what}/{name}"))
         if content is not None:
             return content
-        cure = Cure("What is shared", "offers")
-        if host not in self.hosts():
-            message = f"{host}:{name}: {host} has not joined, or does not answer"
-            raise NotFoundError(message, cure, name=f"{host}:{name}", similar=[])
-        raise HostError(f"{host} does not answer", cure, host=host)
+        where = f"{host}:{name}"
+        if host in self._seen:
+            message = f"{where}: {host} was lost, or has left"
+            raise HostError(message, Cure("What can be reached", "offers"), name=where, host=host)
+        raise NotFoundError(f"{where}: {host} has not joined", Cure("What is shared", "offers"), name=where, similar=[])
 
     def _content(self, host: str, replies: Any) -> bytes | None:
         """Return the content of the only reply of a host, None if there is none; raise the error that it is."""

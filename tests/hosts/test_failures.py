@@ -72,6 +72,21 @@ def test_the_cable_is_cut(hosts, copying):
         hosts[0].shell("ip link set eth0 up")
 
 
+def test_the_owner_is_killed_before_it_was_asked(hosts, joined):
+    _, b = joined
+    hosts[0].signal_server(signal.SIGKILL)
+    error = b.fails("shm.attach('hostA:x')", "ConnectionError")
+    assert error.facts["host"] == "hostA"
+    assert "has not joined" in b.fails("shm.attach('hostC:x')", "FileNotFoundError").text
+
+
+@pytest.mark.long
+def test_the_owner_is_frozen_when_it_is_asked_first(hosts, joined):
+    _, b = joined
+    hosts[0].signal_server(signal.SIGSTOP)
+    b.fails("shm.attach('hostA:x')", "ConnectionError")
+
+
 @TEN_SECONDS
 def test_the_server_of_this_host_is_killed(hosts, copying):
     hosts[1].signal_server(signal.SIGKILL)
