@@ -86,7 +86,15 @@ class Channel:
 
     def gone(self) -> bool:
         """Return whether the other end has closed the connection; it sends nothing meanwhile."""
-        return bool(select.select([self._socket], [], [], 0)[0])
+        return self.answers(0)
+
+    def answers(self, seconds: float) -> bool:
+        """Return whether the other end sends something, or closes the connection, within so many seconds."""
+        return bool(select.select([self._socket], [], [], seconds)[0])
+
+    def takes(self, seconds: float) -> bool:
+        """Return whether there is room for a short message, at the latest after so many seconds."""
+        return bool(select.select([], [self._socket], [], seconds)[1])
 
     def _exactly(self, size: int) -> bytes:
         parts: list[bytes] = []

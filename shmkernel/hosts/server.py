@@ -42,6 +42,8 @@ _IDLE = 30.0  # seconds until the first request
 _TRIES = 8  # copies of a segment that changes meanwhile
 _PATIENCE = 10.0  # seconds that a writer may take
 _CLIENT = 300.0  # seconds until a client has answered: it reserves memory meanwhile, or is frozen
+_SILENCE = 5.0  # seconds of these in which others wait for its copy, and more for memory that it reserves:
+_RESERVED = 256 << 20  # bytes in a second
 _NAP = 0.05  # seconds
 _HOLD = 10.0  # seconds after which a host that waits for another asks again: each learns that the other is there
 
@@ -158,26 +160,41 @@ class Server:
         self.end()
 
     def _do_fetch(self, client: Channel, name: str) -> None:
-        """Copy a segment of another host to the file whose descriptor the client sends in answer to the offer."""
+        """Copy a segment of another host to the file whose descriptor the client sends in answer to the offer.
+
+        Other clients that want the same segment wait, and find the copy. If this client is silent, because it is
+        stopped for example, they do not: the next one makes its own copy.
+        """
         network = self._joined()
         place = network.find(name)
-        with self._turns.setdefault(place, threading.Lock()):
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(self._turns.setdefault(place, threading.Lock()))
+
+            def answer() -> int | None:
+                if not client.answers(_SILENCE + offer.size / _RESERVED):
+                    turn.close()
+                return client.receive()[1]
+
+            def tell(size: int) -> None:
+                if not client.takes(_SILENCE):
+                    turn.close()
+                client.send({"bytes": size})
+
             for _ in range(_TRIES):
                 offer, content = self._calm(network, *place)
                 client.send({"offer": offer, "content": base64.b64encode(content).decode()})
-                _, fd = client.receive()  # with the content, nothing: until it has named the copy
+                fd = answer()  # with the content, nothing: until it has named the copy
                 if fd is None:
                     return
-                with contextlib.suppress(
-                    NotFoundError
-                ):  # it was replaced: the next offer is of another, or there is none
+                # not found: it was replaced, so the next offer is of another, or there is none
+                with contextlib.suppress(NotFoundError):
                     try:
-                        network.fetch(offer, fd, lambda size: client.send({"bytes": size}))
+                        network.fetch(offer, fd, tell)
                     finally:
                         os.close(fd)
                     if offer.same(network.offer(*place)):
                         client.send({"done": True})
-                        client.receive()  # until it has named the copy: who waits here finds that
+                        answer()  # until it has named the copy: who waits here finds that
                         return
         message = f"{offer} changed {_TRIES} times while it was copied. Write to it under shm.writing(...), more rarely"
         raise TimedOutError(message, name=str(offer))

@@ -162,6 +162,35 @@ def test_the_segment_is_removed(hosts, copying):
     assert hosts[1].segments() == []
 
 
+SMALL, LARGE = 1000, 100_000  # bytes that come with the offer, and bytes that do not
+AT_THE_OFFER = """
+import os, signal
+from shmkernel.hosts import snapshots
+filled = snapshots._filled
+def offered(*arguments):
+    {act}
+    return filled(*arguments)
+snapshots._filled = offered
+y = shm.attach('hostA:x')
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_kernel_that_is_stopped_while_it_attaches_keeps_nobody_else_from_it(hosts, joined, size):
+    a, b = joined
+    other = hosts[1].kernel()
+    a(f"x = shm.create('x', np.ones({size}, 'u1')); shm.share('x')")
+    b.begin(AT_THE_OFFER.format(act="tell('offered'); os.kill(os.getpid(), signal.SIGSTOP)"))
+    assert b.hear() == {"event": "offered"}
+    try:
+        assert other("int(shm.attach('hostA:x').sum())") == size
+    finally:
+        os.kill(b.process.pid, signal.SIGCONT)  # nsenter: it has stopped too, and lets its child go on
+    assert b.hear() == {"value": None}
+    assert b("int(y.sum())") == size
+
+
 def test_a_folder_that_is_full(hosts, joined):
     a, b = joined
     a(f"x = shm.create('x', shape={300 << 20}, dtype='u1'); y = shm.create('y', 1); shm.share('x'); shm.share('y')")
