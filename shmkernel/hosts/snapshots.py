@@ -19,6 +19,7 @@ The memory is the kernel's: if it dies, or anything fails, the file has no name 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -26,11 +27,13 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from shmkernel._core import paths, records, registry, segment_file
 from shmkernel._core.progress import Progress
 from shmkernel._core.records import Record
-from shmkernel.errors import ArgumentError, Cure, HostError, NotFoundError, TimedOutError
+from shmkernel.errors import ArgumentError, Cure, HostError, NotFoundError, TakenError, TimedOutError
 from shmkernel.hosts import certificates, channel, offering
 from shmkernel.verbs import staging
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shmkernel._core.closing import Descriptor
     from shmkernel._core.records import Origin
     from shmkernel.hosts.channel import Channel
@@ -80,7 +83,7 @@ def fetch(name: str, *, refresh: bool = False) -> str:
         made, here = paths.local(offer.host, offer.name), _snapshot(offer.host, offer.name)
         if here and (not refresh or here == offer.origin()):
             return made
-        with staging.room_for(made):
+        with staging.room_for(made), _needing(made, offer):
             staging.check(made, None, "session", _replaces(offer))
             session = registry.begin()
             fd = segment_file.blank(paths.folder())
@@ -176,6 +179,21 @@ def _snapshot(host: str, name: str) -> Origin | None:
     record = records.read(inode) if inode is not None else None
     origin = record.origin if record else None
     return origin if origin and (origin.host, origin.name) == (host, name) else None
+
+
+@contextlib.contextmanager
+def _needing(made: str, offer: Offer) -> Iterator[None]:
+    """Word a TakenError for a snapshot: the cures of `create` would attach another segment, or replace it."""
+    try:
+        yield
+    except TakenError as error:
+        if not error.cures:  # it is of another user
+            raise
+        here = records.read(registry.inode_at(made) or 0)
+        what = f"a snapshot of {here.origin}" if here and here.origin else "another segment"
+        message = f"{offer}: its snapshot needs the name {made!r}, which {what} has"
+        cure = Cure("If nobody needs that any more, unlink it", "unlink", made)
+        raise TakenError(message, cure, name=made, **error.facts) from None
 
 
 def _replaces(offer: Offer) -> staging.MayReplace:

@@ -151,6 +151,20 @@ def test_a_join_waits_for_a_host_that_joins_later(hosts):
     assert b.answer() == ["hostA", "hostB"]
 
 
+def test_a_name_that_a_snapshot_needs_is_taken(joined):
+    """The error proposed to attach the other segment, and an option that `attach` does not take."""
+    a, b = joined
+    a("x = shm.create('x', 1); shm.share('x')")
+    b("mine = shm.create('hostA.x', 2)")
+    error = b.fails("shm.attach('hostA:x')", "TakenError")
+    assert error.text == (
+        "hostA:x: its snapshot needs the name 'hostA.x', which another segment has. "
+        "If nobody needs that any more, unlink it: shm.unlink('hostA.x')"
+    )
+    b("del mine; shm.unlink('hostA.x')")
+    assert b("int(shm.attach('hostA:x'))") == 1
+
+
 RESTARTED = """
 from shmkernel._core import records, registry
 with registry.locked():
