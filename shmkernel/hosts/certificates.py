@@ -68,7 +68,11 @@ def init(hosts: Sequence[str] = ()) -> list[str]:
         If one of the hosts has a file already; then none is made.
     """
     wanted = [_parsed(text) for text in hosts] or [(check_host(socket.gethostname()), [])]
-    for host, _ in wanted:
+    names = [host for host, _ in wanted]
+    for host in names:
+        if names.count(host) > 1:
+            message = f"{host} is named twice: give all of its addresses at once, as in {host}=10.0.0.2,{host}.lan"
+            raise ArgumentError(message, host=host)
         if os.path.lexists(_path(host)):
             message = f"{host} has a certificate already: {_path(host)}. To make a new one, remove it first"
             raise TakenError(message, path=_path(host))

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from shmkernel import errors
-from shmkernel.hosts import certificates
+from shmkernel.hosts import certificates, passwords
 from tests.helpers import PATIENCE, needs
 from tests.hosts.conftest import ADDRESSES, LOOK, authority
 
@@ -85,8 +85,21 @@ def test_keys_are_for_this_user_alone_and_no_certificate_is_overwritten(monkeypa
     assert {stat.S_IMODE(os.stat(path).st_mode) for path in (*made, authority_file)} == {0o600}
     with pytest.raises(errors.TakenError, match="hostB has a certificate already"):
         certificates.init(["hostC", "hostB"])
+    with pytest.raises(errors.ArgumentError, match="hostC is named twice"):
+        certificates.init(["hostC", "hostC=10.0.0.3"])
     assert sorted(os.listdir(certificates.folder())) == ["authority.pem", "hostA.pem", "hostB.pem"]
     assert certificates.identity("hostA").authority == certificates.identity("hostB").authority
+
+
+def test_a_file_in_place_of_the_folder_is_named(monkeypatch, tmp_path):
+    """It was taken for the file that was to be made: "authority.pem exists already"."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (tmp_path / "shmkernel").mkdir()
+    (tmp_path / "shmkernel/hosts").touch()
+    with pytest.raises(NotADirectoryError, match="shmkernel/hosts"):
+        certificates.init(["hostA"])
+    with pytest.raises(NotADirectoryError, match="shmkernel/hosts"):
+        passwords.set_password("long enough", "ada")
 
 
 def test_a_key_that_others_can_read_is_not_used(monkeypatch, tmp_path):
