@@ -65,8 +65,8 @@ def join(*hosts: str, listen: str | None = None, host: str | None = None, timeou
     if host is not None:
         certificates.check_host(host)
     way = _way([*hosts, *([listen] if listen else [])])
-    where = _address(listen or ("[::]" if socket.has_dualstack_ipv6() else _ANY), way)
     connect = [_address(text, way) for text in hosts]
+    where = _address(listen or ("[::]" if socket.has_dualstack_ipv6() else _ANY), way)
     who = certificates.identity(host) if way == "tls" else passwords.login(host)
     answer = None
     for _ in range(_TRIES):
@@ -110,6 +110,7 @@ def unshare(name: str) -> None:
     NotFoundError
         This host does not share the name.
     """
+    paths.path_of(name)  # checks it
     _ask(do="unshare", name=name)
 
 

@@ -219,6 +219,17 @@ def test_what_is_no_address_or_name_of_a_host_is_refused(data, arguments):
         joining.join(*given, **named)
 
 
+def test_the_address_that_was_given_is_refused_and_not_the_one_to_listen_at(data):
+    with pytest.raises(errors.ArgumentError, match=r"'udp/10\.77\.0\.1' is no address"):
+        joining.join("udp/10.77.0.1")
+
+
+@pytest.mark.parametrize("name", [b"x", 5, "two words"])
+def test_what_is_no_name_of_a_segment_is_not_shared_either(data, name):
+    with pytest.raises(errors.ArgumentError, match="name of a segment"):
+        joining.unshare(name)
+
+
 def test_a_python_without_scrypt_says_so_before_a_password_is_typed(data, monkeypatch):
     monkeypatch.delattr("hashlib.scrypt")  # some builds of OpenSSL have none
     with pytest.raises(errors.UnsupportedError, match=r"no scrypt.* shmkernel hosts init"):
