@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[], object]
 
-STAGES = ("stores", "keeper", "sessions", "attachments", "waiters", "sync files", "descriptors", "imports")
+STAGES = (
+    "stores", "keeper", "sessions", "attachments", "waiters", "sync files", "channels", "descriptors", "imports",
+)  # fmt: skip
 _LIMIT = 10.0  # seconds until a fork goes on: an import may itself wait for the thread that forks
 _NAP = 0.001
 generation = 0  # the number of forks between the process that imported this module and this one

@@ -12,10 +12,11 @@ import os
 import select
 import socket
 import struct
+import weakref
 from typing import Any, Self
 
 from shmkernel import errors
-from shmkernel._core import folders, paths
+from shmkernel._core import folders, fork, paths
 from shmkernel.errors import Cure, HostError, RefusedError, ShmError
 
 _LENGTH = struct.Struct("=I")
@@ -23,6 +24,7 @@ _LONGEST = 64 << 20  # bytes of a message
 _TEXT = 2000  # characters of an error
 _CREDENTIALS = struct.Struct("=3i")  # struct ucred: pid, uid, gid
 _FACTS = (str, int, float, bool, type(None))
+_open: weakref.WeakSet[Channel] = weakref.WeakSet()
 
 
 class Channel:
@@ -30,11 +32,16 @@ class Channel:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
+        _open.add(self)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
         self._socket.close()
 
     def send(self, message: dict[str, Any], fd: int | None = None) -> None:
@@ -178,3 +185,12 @@ def decoded(message: Any) -> ShmError:
 
 def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:_TEXT])
+
+
+def _in_child() -> None:
+    """Close the parent's connections: the other end would not see that the parent has ended."""
+    for channel in [*_open]:
+        channel.close()
+
+
+fork.on("channels", in_child=_in_child)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from shmkernel.hosts import network
+from shmkernel.hosts import network, server
 from shmkernel.hosts.certificates import Identity
 from tests.helpers import PATIENCE, until
 from tests.hosts.conftest import bytes_of, children
@@ -189,6 +189,21 @@ def test_a_kernel_that_is_stopped_while_it_attaches_keeps_nobody_else_from_it(ho
         os.kill(b.process.pid, signal.SIGCONT)  # nsenter: it has stopped too, and lets its child go on
     assert b.hear() == {"value": None}
     assert b("int(y.sum())") == size
+
+
+def test_a_forked_child_of_a_kernel_that_is_killed_while_it_attaches_keeps_nobody_else_from_it(hosts, joined):
+    a, b = joined
+    other = hosts[1].kernel()
+    a(f"x = shm.create('x', np.ones({LARGE}, 'u1')); shm.share('x')")
+    b.begin(AT_THE_OFFER.format(act="child = os.fork() or signal.pause(); tell(child); signal.pause()"))
+    child = b.hear()["event"]
+    (agent,) = children(b.process.pid)
+    try:
+        os.kill(agent, signal.SIGKILL)
+        other("import time; start = time.monotonic(); x = shm.attach('hostA:x')")
+        assert other("time.monotonic() - start") < server._SILENCE
+    finally:
+        other(f"import os; os.kill({child}, 9)")
 
 
 def test_a_folder_that_is_full(hosts, joined):
