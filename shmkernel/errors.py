@@ -229,9 +229,10 @@ class UnsupportedError(ShmError, TypeError):
 
 
 class DamagedError(ShmError, ValueError):
-    """The file under this name is not a valid segment.
+    """The file under this name is not a valid segment, or what was to be shared is not whole.
 
-    ``shm.info("x")`` says what is wrong with it, ``shm.unlink("x")`` removes it.
+    ``shm.info("x")`` says what is wrong with a segment, ``shm.unlink("x")`` removes it. A damaged Arrow table or file
+    to load becomes no segment: the message names the column, or the path.
     """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shmkernel import kinds
-from shmkernel.errors import RangeError, UnsupportedError
+from shmkernel.errors import DamagedError, RangeError, UnsupportedError
 from shmkernel.kinds.objects.layout import Buffer
 from shmkernel.kinds.values import NoValueError
 
@@ -26,6 +26,8 @@ def pack(value: object) -> Buffer:
         pieces = [piece for piece in kinds.named("table").plan("", value, {}).pieces() if len(piece)]
     except (UnsupportedError, RangeError) as error:
         raise NoValueError(value, error.what.removeprefix("'': ")) from None
+    except DamagedError as error:  # nothing else may look at it
+        raise error.reworded(error.what.removeprefix("'': ")) from None
     return Buffer(sum(map(len, pieces)), lambda: iter(pieces))
 
 

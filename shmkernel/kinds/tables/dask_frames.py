@@ -139,6 +139,7 @@ def _message(frame: Frame, part: Any) -> tuple[list[memoryview], int]:
     name, arrow = frame.name, arrow_file.library(frame.name)
     libraries.ready("pandas")
     table, facts = frames.to_arrow(name, _with_plain_index(part), arrow)
+    arrow_file.check_columns(name, table)
     forms = [*facts["forms"], *facts["index"]["forms"]]
     if table.schema.types != frame.kinds or forms != frame.forms:
         for column, kind, told in zip(table.column_names, table.schema.types, frame.kinds, strict=False):

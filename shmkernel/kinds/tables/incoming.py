@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".csv", ".feather", ".arrow")
 ORIGIN = b"shmkernel"  # key in the schema's metadata: what was shared
+_SOUND = ("polars", "duckdb")  # libraries that make each column themselves
 _MORE = ("xarray",)  # libraries whose values have the interface, and are more than a table
 
 
@@ -92,12 +93,12 @@ def _table(name: str, value: Any, arrow: Any) -> Incoming:
     if _is(value, "polars", "DataFrame"):
         return _stream(name, _polars(name, value, arrow), "polars", arrow)
     if isinstance(value, arrow.Table):
-        return _whole(name, _unified(name, value, arrow), "arrow", arrow)
+        return _whole(name, value, "arrow", arrow)
     if isinstance(value, arrow.RecordBatch):
         return _whole(name, arrow.Table.from_batches([value]), "arrow", arrow, batch=True)
     if isinstance(value, (arrow.Array, arrow.ChunkedArray)):
         alone = isinstance(value, arrow.Array)
-        return _whole(name, _unified(name, arrow.table({"": value}), arrow), "arrow", arrow, column=True, array=alone)
+        return _whole(name, arrow.table({"": value}), "arrow", arrow, column=True, array=alone)
     if isinstance(value, arrow.RecordBatchReader) or hasattr(value, "__arrow_c_stream__"):
         made_by = type(value).__module__.partition(".")[0].strip("_")
         return _stream(name, value, "duckdb" if made_by == "duckdb" else "arrow", arrow)
@@ -176,6 +177,10 @@ def _is_lost(kind: pa.DataType, arrow: Any) -> bool:
 
 
 def _whole(name: str, made: pa.Table, library: str, arrow: Any, **facts: object) -> Incoming:
+    if library not in _SOUND:
+        arrow_file.check_columns(name, made)
+    if library != "pandas":
+        made = _unified(name, made, arrow)
     schema = _origin(name, made.schema, library, facts, arrow)
     batches = made.replace_schema_metadata(schema.metadata).to_batches()
     return Incoming(schema, batches or [arrow_file.empty(made, schema)], made.nbytes)
@@ -187,8 +192,11 @@ def _stream(name: str, value: Any, library: str, arrow: Any, **facts: object) ->
     except arrow.ArrowInvalid:  # a stream of arrays
         return _whole(name, arrow.table({"": arrow.chunked_array(value)}), library, arrow, column=True)
     if any(_has_dictionary(kind, arrow) for kind in reader.schema.types):  # each batch may have its own
-        return _whole(name, _unified(name, reader.read_all(), arrow), library, arrow, **facts)
-    return Incoming(_origin(name, reader.schema, library, facts, arrow), _rows(name, reader, value))
+        return _whole(name, reader.read_all(), library, arrow, **facts)
+    rows = _rows(name, reader, value)
+    if library not in _SOUND:
+        rows = (arrow_file.check_columns(name, batch) for batch in rows)
+    return Incoming(_origin(name, reader.schema, library, facts, arrow), rows)
 
 
 def _rows(name: str, reader: pa.RecordBatchReader, value: object) -> Iterator[pa.RecordBatch]:

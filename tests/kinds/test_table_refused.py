@@ -1,0 +1,64 @@
+"""What is no whole table, or would not come back as it was: an error at create, which names the column."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import shmkernel as shm
+from tests.helpers import needs
+
+pa = needs("pyarrow")
+
+
+def texts(ends, data, kind=None):
+    """Return an array of texts whose ends and bytes nobody has checked."""
+    buffers = [None, pa.py_buffer(np.array(ends, "i4")), pa.py_buffer(data)]
+    return pa.Array.from_buffers(kind or pa.string(), len(ends) - 1, buffers)
+
+
+class Stream:
+    """A table of a library that nobody knows."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __arrow_c_stream__(self, schema=None):
+        return self.table.__arrow_c_stream__(schema)
+
+
+BEYOND = texts([0, 10**6, 2], b"ab")
+DAMAGED = {
+    "offsets": BEYOND,
+    "offsets of bytes": texts([0, 10**6, 2], b"ab", pa.binary()),
+    "no UTF-8": texts([0, 2, 4], b"\xc3\xa4\xff\xff"),
+    "half a character": texts([0, 1, 2], b"\xc3\xa4"),
+    "a part": pa.StructArray.from_arrays([BEYOND], ["part"]),
+    "a dictionary": pa.DictionaryArray.from_arrays(pa.array([0, 1]), BEYOND),
+    "a code": pa.DictionaryArray.from_arrays(pa.array([0, 9]), pa.array(["a"]), safe=False),
+    "a code beside a null": pa.DictionaryArray.from_arrays(pa.array([None, 9]), pa.array(["a"]), safe=False),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_column_that_would_end_its_reader_is_an_error_at_create(case, shm_dir):
+    """A process that attached it ended with a signal."""
+    table = pa.table({"fine": [1, 2], "odd": DAMAGED[case]})
+    for value in (table, table.to_batches()[0], table.to_reader(), Stream(table), {"a": table}, [table]):
+        with pytest.raises(shm.DamagedError, match=r"column 'odd' .* is damaged"):
+            shm.create("x", value)
+    assert shm.list() == []
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_frame_of_pandas_over_such_a_column_is_an_error_too(case):
+    pd = needs("pandas")
+    column = pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([DAMAGED[case]])))
+    with pytest.raises(shm.DamagedError, match=r"column 'odd' .* is damaged"):
+        shm.create("x", pd.DataFrame({"odd": column}))
+
+
+def test_parts_of_whole_columns_are_whole():
+    table = pa.table({"text": ["a", "é", None, "日本"], "more": pa.array(["a", "b", None, "b"]).dictionary_encode()})
+    for value in (table, table.slice(1, 2), table.slice(4), texts([1, 2], b"\xffa"), texts([0, 0], b"")):
+        assert shm.create("x", value, replace=True).equals(value)
