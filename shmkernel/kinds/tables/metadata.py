@@ -13,6 +13,7 @@ Schema.fbs and File.fbs.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 MAGIC = b"ARROW1"
 TAIL = 4 + len(MAGIC)  # bytes: the size of the footer, the magic
 LONGEST = 64 << 20  # bytes of a footer, or of a batch's metadata: those of 10,000 columns take 3 MiB
-_DEEPEST, _MOST = 8, 5000  # fields in fields, and all of them
+_DEEPEST = 64  # fields in fields: pyarrow neither writes nor reads more
+_MOST = 5000  # fields, of which wrong bytes could promise any number: 60 ms
 _BLOCK, _PAIR = 24, 16  # bytes: the place of a batch; a node or buffer
 _CONTINUES = 0xFFFFFFFF  # in front of the size of a message
 NULL, INT, FLOAT, BINARY, UTF8, BOOL, DECIMAL, DATE, TIME, TIMESTAMP, INTERVAL, LIST, STRUCT = range(1, 14)
@@ -140,7 +142,7 @@ def footer(source: Source) -> tuple[int, int]:
 
 
 def schema(source: Source, most: int, fewer: int) -> Schema:
-    """Read the footer: all fields if they are at most `most`, else the first `fewer`."""
+    """Read the footer: all fields if they are at most `most`, else the first `fewer`, up to one that nests too far."""
     root = _root(source.read(*footer(source)))
     said = root.table(1)
     if said.number(0, "<h"):
@@ -148,7 +150,9 @@ def schema(source: Source, most: int, fewer: int) -> Schema:
     _, columns = said.vector(1, 4)
     budget = iter(range(_MOST))
     wanted = itertools.islice(said.tables(1), columns if columns <= most else fewer)
-    fields = [_field(child, budget) for child in wanted]
+    fields: list[Field] = []
+    with contextlib.suppress(_TooNestedError):
+        fields.extend(_field(child, budget) for child in wanted)
     return Schema(fields, columns, _blocks(root, 2), _blocks(root, 3))
 
 
@@ -259,9 +263,13 @@ def _unpacked(code: str, data: bytes, at: int) -> tuple[int, ...]:
     return struct.unpack_from(code, data, at)
 
 
+class _TooNestedError(Exception):
+    """A column has too many fields in fields."""
+
+
 def _field(table: _Table, budget: Iterator[int], depth: int = 0) -> Field:
     if depth > _DEEPEST or next(budget, None) is None:
-        raise ValueError("it has too many fields in fields")
+        raise _TooNestedError
     children = tuple(_field(child, budget, depth + 1) for child in table.tables(5))
     type_ = table.number(2, "<B")
     found = _typed(Field(table.text(0), type_, _NAMES.get(type_, "?"), children=children), table.table(3))

@@ -73,9 +73,9 @@ def description(source: Source) -> Description:
     table = Table(source)
     rows = f"{table.rows:,} row{'s' * (table.rows != 1)}"
     text = f"{rows if table.whole else 'rows'} x {table.columns:,} column{'s' * (table.columns != 1)}"
-    types = ", ".join(f"{name}: {type_}" for name, type_ in table.titles())
-    more = ", ..." if len(table.shown) < table.schema.columns else ""
-    return Description(text, f"{types}{more}", (table.rows, table.columns) if table.whole else None)
+    types = [f"{name}: {type_}" for name, type_ in table.titles()]
+    more = ["..."] if len(table.shown) < table.schema.columns else []
+    return Description(text, ", ".join(types + more), (table.rows, table.columns) if table.whole else None)
 
 
 class _Dictionaries:
@@ -106,7 +106,7 @@ class _Dictionaries:
         """Return a value as text."""
         key = field.dictionary or 0, code
         if key not in self._known:
-            self._known[key] = self._read(field, code)
+            self._known[key] = preview.short(self._read(field, code))  # others may repeat it, ten times each
         return self._known[key]
 
     def _read(self, field: Field, code: int) -> str:
