@@ -62,3 +62,11 @@ def test_parts_of_whole_columns_are_whole():
     table = pa.table({"text": ["a", "é", None, "日本"], "more": pa.array(["a", "b", None, "b"]).dictionary_encode()})
     for value in (table, table.slice(1, 2), table.slice(4), texts([1, 2], b"\xffa"), texts([0, 0], b"")):
         assert shm.create("x", value, replace=True).equals(value)
+
+
+@pytest.mark.parametrize("said", ["no JSON", "3", "[]", '{"index_columns": 3}', '{"index_columns": [[]]}', b"\xff"])
+def test_metadata_that_make_no_sense_are_kept_and_ignored(said):
+    table = pa.table({"a": [1, 2]}).replace_schema_metadata({"pandas": said})
+    for value in (table, table.to_reader(), Stream(table)):
+        assert shm.create("x", value, replace=True).equals(table, check_metadata=True)
+        assert shm.info("x").type == "2 rows x 1 column"

@@ -121,14 +121,22 @@ def with_summary(end: bytes, schema: pa.Schema, rows: int) -> bytes:
 
 def _summary(schema: pa.Schema, rows: int) -> bytes:
     """Encode what a listing shows and the file's own metadata do not tell."""
-    said: Any = schema.pandas_metadata or {}
-    index = [level for level in said.get("index_columns", []) if isinstance(level, str) and level in schema.names]
+    index = _index(schema)
     facts = {"rows": rows, "columns": len(schema) - len(index), "index": index}
     text = json.dumps(facts).encode()
     if len(text) > _SUMMARY:
         text = json.dumps(facts | {"index": []}).encode()
     text += b" " * (-len(text) % 8)
     return text + len(text).to_bytes(4, "little") + _MARK
+
+
+def _index(schema: pa.Schema) -> list[str]:
+    """Return the columns that are an index, as the schema says: that of another program may say anything."""
+    try:
+        said: Any = schema.pandas_metadata or {}
+        return [level for level in said.get("index_columns", []) if isinstance(level, str) and level in schema.names]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 def empty(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:

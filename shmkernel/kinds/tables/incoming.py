@@ -77,12 +77,6 @@ def _is(value: object, module: str, *names: str) -> bool:
 def table(name: str, value: Any) -> Incoming:
     """Return the value as record batches; UnsupportedError if it has columns that no table has."""
     arrow = arrow_file.library(name)
-    made = _table(name, value, arrow)
-    _check(made.schema)
-    return made
-
-
-def _table(name: str, value: Any, arrow: Any) -> Incoming:
     if _is(value, "pandas", "DataFrame", "Series"):
         made, facts = frames.to_arrow(name, value, arrow)
         return _whole(name, made, "pandas", arrow, **facts)
