@@ -70,3 +70,12 @@ def test_metadata_that_make_no_sense_are_kept_and_ignored(said):
     for value in (table, table.to_reader(), Stream(table)):
         assert shm.create("x", value, replace=True).equals(table, check_metadata=True)
         assert shm.info("x").type == "2 rows x 1 column"
+
+
+def test_a_table_without_columns_keeps_its_rows():
+    table = pa.table({"a": [1, 2, 3]}).select([])
+    pd, pl = needs("pandas"), needs("polars")
+    for value in (table, table.to_batches()[0], Stream(table), pd.DataFrame(index=range(3)), pl.DataFrame(height=3)):
+        assert shm.create("x", value, replace=True).shape == (3, 0)
+        assert shm.info("x").type == "3 rows x 0 columns"
+        assert shm.attach("x", as_="arrow").shape == (3, 0)

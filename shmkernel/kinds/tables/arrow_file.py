@@ -139,6 +139,15 @@ def _index(schema: pa.Schema) -> list[str]:
         return []
 
 
+def with_metadata(table: pa.Table, metadata: Any) -> pa.Table:
+    """Return a table with other metadata; pyarrow's own method takes the rows of a table without columns."""
+    made = table.replace_schema_metadata(metadata)
+    if made.num_columns:
+        return made
+    batches = [batch.replace_schema_metadata(metadata) for batch in table.to_batches()]
+    return library("").Table.from_batches(batches, made.schema)
+
+
 def empty(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     """Return the batch of a table without rows, which holds the dictionaries."""
     arrow = library("")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmkernel.errors import UnsupportedError
 from shmkernel.kinds import a_type
-from shmkernel.kinds.tables import blocks, columns, forms, libraries
+from shmkernel.kinds.tables import arrow_file, blocks, columns, forms, libraries
 from shmkernel.kinds.tables.columns import Columns
 
 if TYPE_CHECKING:
@@ -54,8 +54,10 @@ def to_arrow(name: str, value: Any, arrow: Any) -> tuple[pa.Table, dict[str, Any
         facts["columns"] = _tried(name, what, arrow, lambda: forms.pack(frame.columns, arrow))
     titles = _titles(frame.index.names, names, len(levels))
     table = arrow.Table.from_arrays([*arrays, *levels], [*names, *titles])
+    if not table.num_columns:
+        table = arrow.table([arrow.nulls(len(frame))], [""]).select([])
     others = {"pandas": _for_others(frame, names, titles, [*facts["forms"], *facts["index"]["forms"]], facts["attrs"])}
-    return table.replace_schema_metadata({key: json.dumps(said) for key, said in others.items()}), facts
+    return arrow_file.with_metadata(table, {key: json.dumps(said) for key, said in others.items()}), facts
 
 
 def _alone(label: Any, pd: Any) -> Any:

@@ -176,7 +176,7 @@ def _whole(name: str, made: pa.Table, library: str, arrow: Any, **facts: object)
     if library != "pandas":
         made = _unified(name, made, arrow)
     schema = _origin(name, made.schema, library, facts, arrow)
-    batches = made.replace_schema_metadata(schema.metadata).to_batches()
+    batches = arrow_file.with_metadata(made, schema.metadata).to_batches()
     return Incoming(schema, batches or [arrow_file.empty(made, schema)], made.nbytes)
 
 

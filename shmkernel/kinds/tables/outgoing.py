@@ -68,9 +68,8 @@ def _origin(table: pa.Table) -> dict[str, Any]:
 
 
 def _arrow(table: pa.Table, origin: dict[str, Any]) -> Any:
-    plain = table.replace_schema_metadata(
-        {k: v for k, v in (table.schema.metadata or {}).items() if k != ORIGIN} or None
-    )
+    known = {k: v for k, v in (table.schema.metadata or {}).items() if k != ORIGIN}
+    plain = arrow_file.with_metadata(table, known or None)
     if origin.get("column") and plain.num_columns == 1:
         column = plain.column(0)
         return column.chunk(0) if origin.get("array") and column.num_chunks == 1 else column
