@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,10 @@ def test_a_table_without_columns_keeps_its_rows():
         assert shm.create("x", value, replace=True).shape == (3, 0)
         assert shm.info("x").type == "3 rows x 0 columns"
         assert shm.attach("x", as_="arrow").shape == (3, 0)
+
+
+def test_the_sign_of_a_decimal_zero_is_not_lost():
+    pd = needs("pandas")
+    with pytest.raises(shm.UnsupportedError, match=r"column 'a' .* -0"):
+        shm.create("x", pd.DataFrame({"a": [Decimal("-0.0"), Decimal(1)]}))
+    assert str(shm.create("x", pd.DataFrame({"a": [Decimal(0), Decimal(-1)]}))["a"].to_list()[0]) == "0"

@@ -120,6 +120,8 @@ def _objects(values: NDArray[Any], arrow: Any, pd: Any) -> tuple[pa.Array, Any]:
         raise TypeError("the moments in it have a time zone or a fold")
     if kind is decimal.Decimal and not all(one.is_finite() for one in objects if type(one) is kind):
         raise TypeError("a number in it is not finite")
+    if kind is decimal.Decimal and any(one.is_signed() and not one for one in objects if type(one) is kind):
+        raise TypeError("a number in it is -0, of which Arrow's decimals keep no sign")
     gap = next(iter(gaps), NoneType)
     absent = np.array([type(one) is gap for one in objects], bool)
     made = arrow.array(values, types[kind], mask=absent, from_pandas=False)
