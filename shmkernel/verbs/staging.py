@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from shmkernel import kinds
 from shmkernel._core import capacity, limits, paths, records, registry, segment_file, sessions
 from shmkernel._core.progress import Progress
-from shmkernel.errors import ArgumentError, Cure, FullError, ShmError
+from shmkernel.errors import ArgumentError, Cure, DamagedError, FullError, ShmError, UnsupportedError
 from shmkernel.verbs import attachments, listing
 
 if TYPE_CHECKING:
@@ -49,7 +49,15 @@ def draft(
     paths.path_of(name)
     maker, plan = kinds.planned(name, value, options, kind)
     check(name, mode, lifetime, replace)
-    return make(name, maker, plan, mode, lifetime)
+    try:
+        return make(name, maker, plan, mode, lifetime)
+    except DamagedError as error:
+        if "why" not in error.facts:  # a part of the value is damaged
+            raise
+        what = (
+            f"{name!r}: {kinds.a_type(value)} cannot be shared: as {kinds.with_article(maker.name)} it cannot be read"
+        )
+        raise UnsupportedError(f"{what}: {error.facts['why']}", name=name, type=type(value).__name__) from None
 
 
 def make(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import shmkernel as shm
+from shmkernel.kinds.tables import outgoing
 from tests.helpers import needs
 
 pa = needs("pyarrow")
@@ -88,3 +89,24 @@ def test_the_sign_of_a_decimal_zero_is_not_lost():
     with pytest.raises(shm.UnsupportedError, match=r"column 'a' .* -0"):
         shm.create("x", pd.DataFrame({"a": [Decimal("-0.0"), Decimal(1)]}))
     assert str(shm.create("x", pd.DataFrame({"a": [Decimal(0), Decimal(-1)]}))["a"].to_list()[0]) == "0"
+
+
+@pytest.mark.parametrize("wrap", ["{}", "polars.List({})", "polars.Struct({{'part': {}}})", "polars.Array({}, 2)"])
+def test_arrays_of_no_items_of_polars_are_refused_by_column(wrap):
+    pl = needs("polars")
+    kind = eval(wrap.format("polars.Array(polars.Int8, 0)"), {"polars": pl})
+    with pytest.raises(shm.UnsupportedError, match=r"column 'odd' .* no items"):
+        shm.create("x", pl.DataFrame({"odd": pl.Series([None], dtype=kind)}))
+
+
+def test_what_cannot_be_read_again_is_no_damage_of_a_segment(monkeypatch):
+    """No segment has the name yet, so no cure may speak of one."""
+
+    def value(*_, **__):
+        raise KeyError("odd")
+
+    monkeypatch.setattr(outgoing, "value", value)
+    with pytest.raises(shm.UnsupportedError, match=r"a Table cannot .* as a table it cannot .*odd") as it:
+        shm.create("x", pa.table({"a": [1]}))
+    assert it.value.cures == ()
+    assert shm.list() == []

@@ -125,11 +125,13 @@ def _polars(name: str, frame: Any, arrow: Any) -> Any:
 
 
 def _unfit(name: str, kind: Any) -> str | None:
-    """Return why polars must not be asked for a column: it would give addresses, or end the process."""
+    """Return why polars must not be asked for a column: it would give addresses, nothing, or end the process."""
     if "\0" in name:
         return "there is a NUL in a name"
     if type(kind).__name__ == "Object":
         return "it holds Python objects"
+    if getattr(kind, "size", None) == 0:
+        return "polars cannot read arrays of no items"
     inner = [(name, kind.inner)] if getattr(kind, "inner", None) else []
     fields = [(field.name, field.dtype) for field in getattr(kind, "fields", ())]
     return next(filter(None, (_unfit(*part) for part in (*inner, *fields))), None)
