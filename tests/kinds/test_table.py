@@ -320,7 +320,7 @@ def test_a_file_that_cannot_be_read_to_its_end_is_damaged(tmp_path, name, conten
 
 
 def test_a_file_that_says_wrong_things_of_its_frame_is_damaged_and_no_segment(tmp_path):
-    facts = {b"shmkernel": b'{"library": "pandas", "forms": 1}'}
+    facts = {b"pandas": b'{"index_columns": [{"kind": "range"}], "columns": [], "column_indexes": []}'}
     table = pa.table({"a": [1]}).replace_schema_metadata(facts)
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

@@ -7,6 +7,7 @@ look at the bitmap of nulls. In a file of another program anything may lie there
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +51,13 @@ def index(facts: dict[str, Any], arrays: list[Any]) -> Any:
     names = [label(name) for name in facts["names"]]
     if "range" in facts:
         return pd.RangeIndex(*facts["range"], name=names[0])
-    if "plain" in facts:
-        labels = np.empty(len(facts["plain"]), object)
-        labels[:] = [label(one) for one in facts["plain"]]
-        return pd.Index(labels, dtype=object, name=names[0], tupleize_cols=False)
     if facts["multi"]:
         codes, levels = zip(*arrays, strict=True)
         return pd.MultiIndex(levels, codes, names=names, verify_integrity=False)
-    made = pd.Index(arrays[0], dtype=arrays[0].dtype, name=names[0], copy=False)
+    made = pd.Index(arrays[0], dtype=arrays[0].dtype, name=names[0], copy=False, tupleize_cols=False)
     if facts["freq"]:
-        made.freq = facts["freq"]
+        with contextlib.suppress(ValueError):  # another program has taken rows out of the file
+            made.freq = facts["freq"]
     return made
 
 
@@ -88,6 +86,8 @@ class Columns:
             if "objects" in form:
                 return _python(column, form["objects"], pd)
             chunk = whole(column)
+            if "plain" in form:
+                return np.fromiter(map(label, form["plain"]), object, len(form["plain"]))[np.asarray(chunk)]
             if "level" in form:
                 return self._coded(chunk, form["level"])
             if "categories" in form:
@@ -99,7 +99,7 @@ class Columns:
         if isinstance(form, str) and made.dtype != dtype:
             if made.dtype.kind not in "mM" or dtype.kind != made.dtype.kind:
                 raise ValueError(f"a column of {form} is {made.dtype}")
-            made = made.astype(dtype)  # Parquet has no seconds
+            made = _exactly(made, dtype)
         return made
 
     def part(self, chunk: pa.Array, form: Any) -> Any:
@@ -132,12 +132,12 @@ class Columns:
             kind = np.dtype(f"M8[{dtype.unit}]")
             values = self._numbers(chunk, kind) if may_be_viewed else None
             if values is None:
-                values = np.array(chunk.to_numpy(zero_copy_only=False), kind)
+                values = np.array(_exactly(chunk.to_numpy(zero_copy_only=False), kind))
             return pd.array(values.view("i8"), dtype=dtype, copy=False)
         if is_masked(dtype):
             values = self._numbers(chunk, dtype.numpy_dtype) if may_be_viewed else None
             if values is None:
-                values = np.array(chunk.fill_null(0), dtype.numpy_dtype)
+                values = np.array(chunk.cast(str(dtype.numpy_dtype)).fill_null(0))
             return dtype.construct_array_type()(values, blocks.nulls(chunk))
         return dtype.__from_arrow__(chunk)
 
@@ -194,6 +194,14 @@ def _found(chunk: pa.Array, values: pa.Array) -> NDArray[Any]:
     if codes.null_count != plain.null_count:
         raise ValueError("a value is in no category")
     return np.asarray(codes.fill_null(-1))
+
+
+def _exactly(moments: Any, dtype: Any) -> Any:
+    """Return moments in another unit, since Parquet has no seconds; ValueError if another program put finer ones in."""
+    made = moments.astype(dtype)
+    if not np.array_equal(made.astype(moments.dtype), moments, equal_nan=True):
+        raise ValueError(f"there are moments that {dtype} does not hold")
+    return made
 
 
 def _category(codes: NDArray[Any], categories: Any, ordered: Any) -> Any:

@@ -71,7 +71,7 @@ def plan(name: str, value: Any, origin: Callable[[dict[str, Any], pa.Schema], pa
         known = f"{x}.cat.as_known()" if facts.get("column") else f"{x}.categorize()"
         what = f"{name!r}: Dask does not know the categories of this frame yet. Have Dask find them: {known}"
         raise UnsupportedError(what, name=name, expression=known)
-    if not facts["index"]["forms"]:
+    if "plain" in facts["index"]["forms"][0]:
         raise _differs(name, "its index is of objects")
     facts["index"]["freq"] = None  # as of what pandas.concat returns
     schema = origin(facts, table.schema)

@@ -9,13 +9,13 @@ The form is JSON and says what Arrow's type does not:
     {"categories": {...}}             a category, whose codes are the column
     {"level": {...}}                  likewise, in an index of several levels
     {"closed": "left", "sides": ...}  intervals that Arrow's type of pandas cannot hold
+    {"plain": ["a", 1, ["b", 2]]}     labels of several types, whose positions are the column
 
 An index is a column or several, or is no column but packed into JSON, as the labels of columns and unusual categories
 are:
 
     {"names": [...], "forms": [...], "multi": false, "freq": "D", "table": "an Arrow stream in base64"}
     {"names": [...], "range": [0, 3, 1]}
-    {"names": [...], "plain": ["a", 1, ["b", 2]]}     labels of several types
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def with_levels(index: Any, arrow: Any) -> tuple[dict[str, Any], list[pa.Array]]
     except (arrow.ArrowException, *REFUSALS):
         if index.dtype != object or about["multi"] or len(index) > _MANY:
             raise
-        return {**about, "forms": [], "plain": [plain(label) for label in index]}, []
+        positions = arrow.array(np.arange(len(index), dtype="i4"))  # a column goes with its rows if they are sorted
+        return {**about, "forms": [{"plain": [plain(label) for label in index]}]}, [positions]
     return {**about, "forms": [form for _, form in pairs]}, [array for array, _ in pairs]
 
 

@@ -150,11 +150,25 @@ def _dtype_for_others(dtype: Any, form: Any) -> dict[str, Any]:
 def from_arrow(table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, trusted: bool) -> Any:
     """Return a frame or series over the mapping."""
     pd = libraries.ready("pandas")
+    ours = trusted and origin.get("clean") is True
+    if "forms" in origin:
+        try:
+            return _as_shared(table, Columns(mapping, ours=ours), origin, pd)
+        except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError):
+            if ours:
+                raise  # otherwise another program may have put other values of the same types into the file
+    arrow = Columns(mapping, ours=False)
+    try:
+        return _of_others(table, arrow, pd)
+    except ValueError:  # it has converted a column, and what pandas' metadata say of it does not hold the values
+        return _of_others(table.replace_schema_metadata(None), arrow, pd)
+
+
+def _as_shared(table: pa.Table, arrow: Columns, origin: dict[str, Any], pd: Any) -> Any:
+    """Return a frame or series of the forms, index and labels that it had."""
     import pyarrow as pa  # noqa: PLC0415  it is loaded
 
-    if "forms" not in origin:
-        return _of_others(table, Columns(mapping, ours=False), pd)
-    arrow, made = Columns(mapping, ours=trusted and origin.get("clean") is True), table.columns
+    made = table.columns
     count = len(origin["forms"])
     arrays = [*map(arrow.array, made[:count], origin["forms"])]
     levels = [*map(arrow.array, made[count:], origin["index"]["forms"])]
@@ -183,8 +197,10 @@ def to_file(table: pa.Table, origin: dict[str, Any], arrow: Any) -> dict[str, An
 def _of_others(table: pa.Table, arrow: Columns, pd: Any) -> Any:
     """Return a frame of a table that another library or program made; pyarrow knows the dtypes."""
     skeleton = table.schema.empty_table().to_pandas(use_threads=False)
+    names = table.column_names
     said = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    places = [table.column_names.index(level) for level in said if isinstance(level, str)]
+    said = [level for level in said if not isinstance(level, str) or level in names]  # not all may be chosen
+    places = [names.index(level) for level in said if isinstance(level, str)]
     rest = [place for place in range(table.num_columns) if place not in set(places)]
     if len(rest) != skeleton.shape[1]:
         return table.to_pandas(use_threads=False)

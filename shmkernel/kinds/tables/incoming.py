@@ -16,7 +16,7 @@ from shmkernel._core import capacity, limits
 from shmkernel._core.imports import importing
 from shmkernel.errors import DamagedError, UnsupportedError
 from shmkernel.kinds import a_type, said
-from shmkernel.kinds.tables import arrow_file, frames, parquet
+from shmkernel.kinds.tables import arrow_file, frames, origin, parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".parquet", ".csv", ".feather", ".arrow")
-ORIGIN = b"shmkernel"  # key in the schema's metadata: what was shared
 _SOUND = ("polars", "duckdb")  # libraries that make each column themselves
 _MORE = ("xarray",)  # libraries whose values have the interface, and are more than a table
 
@@ -148,8 +147,7 @@ def _origin(name: str, schema: pa.Schema, library: str, facts: dict[str, object]
     for field in schema:
         if _is_lost(field.type, arrow):
             raise _refused(name, field.name, field.type, "Arrow files hold no such dictionary")
-    text = json.dumps({"library": library} | facts)
-    return schema.with_metadata({**(schema.metadata or {}), ORIGIN: text.encode()})
+    return origin.noted(schema, {"library": library} | facts)
 
 
 def _parts(kind: pa.DataType, arrow: Any) -> list[pa.DataType]:
@@ -272,9 +270,9 @@ def _damaged(name: str, path: str, error: Exception) -> Exception:
 def _plain(name: str, schema: pa.Schema, arrow: Any) -> pa.Schema:
     """Return the schema of a file with its own facts, or as a plain Arrow table: a pandas frame only if it says so."""
     known = schema.metadata or {}
-    if ORIGIN in known:
+    if origin.KEY in known:
         try:
-            facts = dict(json.loads(known[ORIGIN]), clean=False)  # under its nulls may lie anything
+            facts = {"about": None} | json.loads(known[origin.KEY]) | {"clean": False}  # under nulls may lie anything
             return _origin(name, schema, facts.pop("library"), facts, arrow)
         except (ValueError, TypeError, KeyError, RecursionError):
             pass

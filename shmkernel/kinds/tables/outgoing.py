@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, UnsupportedError
-from shmkernel.kinds.tables import arrow_file, frames, libraries
-from shmkernel.kinds.tables.incoming import ORIGIN
+from shmkernel.kinds.tables import arrow_file, frames, libraries, origin, parquet
 
 if TYPE_CHECKING:
     import mmap
@@ -17,18 +15,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS = 1 << 16  # of a batch in a file
-FORMS = ("arrow", "pandas", "polars", "duckdb")
+FORMS = origin.LIBRARIES
 
 
 def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: bool) -> Any:
     """Return the table as what was shared, or as what `form` names; ArgumentError if its library is not installed."""
     if form == "arrow":
         return table
-    origin = _origin(table)
-    as_it_was = form in (None, origin["library"])
-    library = form or origin["library"]
+    facts = origin.of(table)
+    as_it_was = form in (None, facts["library"])
+    library = form or facts["library"]
     if library == "arrow":
-        return _arrow(table, origin)
+        return _arrow(table, facts)
     try:
         libraries.ready(library)
     except ModuleNotFoundError:
@@ -39,10 +37,10 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
     except UnsupportedError as error:
         raise error.reworded(f"{error.what}. Without it: as_='arrow'") from error.__cause__
     if library == "pandas":
-        return frames.from_arrow(table, mapping, origin if as_it_was else {}, trusted=trusted)
+        return frames.from_arrow(table, mapping, facts if as_it_was else {}, trusted=trusted)
     if library == "polars":
         frame = _polars(table, trusted=trusted)
-        return frame.to_series() if origin.get("column") and as_it_was else frame
+        return frame.to_series() if facts.get("column") and as_it_was else frame
     return libraries.to_duckdb(table)
 
 
@@ -56,25 +54,14 @@ def _polars(table: pa.Table, *, trusted: bool) -> Any:
         raise (UnsupportedError(message) if trusted else ValueError(message)) from None
 
 
-def _origin(table: pa.Table) -> dict[str, Any]:
-    """Return what was shared, as the schema says; the metadata of another program may say anything."""
-    try:
-        origin = json.loads((table.schema.metadata or {})[ORIGIN])
-        if origin["library"] in FORMS:
-            return dict(origin)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return {"library": "arrow"}
-
-
-def _arrow(table: pa.Table, origin: dict[str, Any]) -> Any:
-    known = {k: v for k, v in (table.schema.metadata or {}).items() if k != ORIGIN}
+def _arrow(table: pa.Table, facts: dict[str, Any]) -> Any:
+    known = {k: v for k, v in (table.schema.metadata or {}).items() if k != origin.KEY}
     plain = arrow_file.with_metadata(table, known or None)
-    if origin.get("column") and plain.num_columns == 1:
+    if facts.get("column") and plain.num_columns == 1:
         column = plain.column(0)
-        return column.chunk(0) if origin.get("array") and column.num_chunks == 1 else column
+        return column.chunk(0) if facts.get("array") and column.num_chunks == 1 else column
     batches = plain.to_batches() or [arrow_file.empty(plain, plain.schema)]
-    return batches[0] if origin.get("batch") and len(batches) == 1 else plain
+    return batches[0] if facts.get("batch") and len(batches) == 1 else plain
 
 
 class _Copies(arrow_file.Sink):
@@ -95,12 +82,13 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
         with importing:
             import pyarrow.parquet  # noqa: PLC0415  slow
 
-        origin = _origin(given)
-        if "forms" in origin:
-            text = json.dumps(frames.to_file(given, origin, arrow))
-            given = given.replace_schema_metadata({**given.schema.metadata, ORIGIN: text.encode()})
-        schema = _simple(given.schema, arrow, decoded=False)
-        options = {"use_compliant_nested_type": False}
+        schema = _simple(schema, arrow, decoded=False)
+        if origin.KEY in (schema.metadata or {}):
+            facts = origin.of(given)
+            facts = frames.to_file(given, facts, arrow) if "forms" in facts else facts
+            facts.pop("about", None)
+            schema = origin.noted(schema, facts, parquet.as_read(arrow, schema))
+        options = parquet.OPTIONS
         return _written(path, given, schema, sink, lambda: pyarrow.parquet.ParquetWriter(file, schema, **options))
     if path.endswith(".csv"):
         with importing:

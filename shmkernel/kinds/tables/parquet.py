@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROWS = 1 << 16  # of a batch at most
 _WIDEST = 128 << 20  # bytes of a batch if each row had the longest texts
+OPTIONS = {"use_compliant_nested_type": False}  # for writing: the names of items in lists stay as they are
 _BUFFER = 1 << 16  # bytes that are read at once; by default a whole column of a row group
 
 
@@ -32,6 +33,19 @@ def open_(path: str) -> Any:
         import pyarrow.parquet  # noqa: PLC0415  slow
 
     return pyarrow.parquet.ParquetFile(path)
+
+
+def as_read(arrow: Any, schema: pa.Schema) -> pa.Schema | None:
+    """Return the schema that a file of this schema has when it is read; None if there is no such file."""
+    with importing:
+        import pyarrow.parquet  # noqa: PLC0415  slow
+
+    sink = arrow.BufferOutputStream()
+    try:
+        pyarrow.parquet.write_table(schema.remove_metadata().empty_table(), sink, **OPTIONS)
+        return pyarrow.parquet.read_schema(arrow.BufferReader(sink.getvalue()))
+    except arrow.ArrowException:
+        return None
 
 
 def batches(arrow: Any, path: str, file: Any, *, keeps: bool) -> Iterator[pa.RecordBatch]:
