@@ -39,6 +39,7 @@ COLUMNS = {
     "nothing in the first rows": lambda: {
         "a": pa.DictionaryArray.from_arrays(pa.array([None] * 100 + [0] * MANY, "i4"), ["x" * LONG])
     },
+    "texts of JSON": lambda: {"a": pa.array([f'"{"x" * LONG}"'] * MANY, pa.json_())},
     "two columns": lambda: {"a": repeated(rows=MANY // 2), "b": repeated(rows=MANY // 2)},
 }
 
@@ -94,6 +95,21 @@ def test_texts_of_all_lengths_are_loaded_as_they_are(tmp_path):
     assert shm.load("x", tmp_path / "x.parquet").equals(table)
     pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
     assert shm.load("empty", tmp_path / "empty.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("writer", ["pyarrow", "shmkernel"])
+def test_json_and_columns_of_one_name_are_loaded(writer, tmp_path):
+    json = pa.array(['{"a": 1}', None], pa.json_())
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), json)
+    inner = pa.StructArray.from_arrays([pa.array(["1", "2"]), pa.array([3, 4])], ["b", "b"])
+    columns = {"j": json, "n": [1, 2], "l": lists, "t": ["x", "y"], "s": inner, "s.b": ["u", "v"]}
+    table = pa.table([*columns.values(), pa.array(["p", "q"])], [*columns, "n"])
+    if writer == "pyarrow":
+        pq.write_table(table, tmp_path / "x.parquet")
+    else:
+        shm.create("y", table)
+        shm.save("y", tmp_path / "x.parquet")
+    assert shm.load("x", tmp_path / "x.parquet").equals(table)
 
 
 def test_a_thread_that_does_not_start_is_no_damage():

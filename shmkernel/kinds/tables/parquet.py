@@ -9,6 +9,7 @@ so many rows that all of them may have the longest text. Batches that turn out t
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,10 +56,16 @@ def batches(arrow: Any, path: str, file: Any, *, keeps: bool) -> Iterator[pa.Rec
     width = 0
     if texts:
         names = [facts.schema.column(number).path for number in texts]
-        only_texts = type(file)(path, read_dictionary=names, buffer_size=_BUFFER)
+        only_texts = type(file)(path, read_dictionary=texts, buffer_size=_BUFFER, **_as_texts(type(file)))
         width = _width(arrow, path, only_texts, names, keeps=keeps) * max(_per_row(facts, number) for number in texts)
     rows = min(max(_WIDEST // max(width, 1), 1), ROWS)
     yield from file.iter_batches(rows) if rows == ROWS else _joined(arrow, file.iter_batches(rows))
+
+
+def _as_texts(reader: type) -> dict[str, bool]:
+    """Return the options by which texts of an extension, such as JSON, are read as texts."""
+    option = "arrow_extensions_enabled"
+    return {option: False} if option in inspect.signature(reader).parameters else {}
 
 
 def _is_text(column: Any) -> bool:
@@ -92,6 +99,8 @@ def _dictionaries(column: pa.Array, arrow: Any) -> list[pa.Array]:
     kind = column.type
     if arrow.types.is_dictionary(kind):
         return [column.dictionary]
+    if not kind.num_fields:  # numbers in a column of the same name, or JSON before pyarrow 21
+        return []
     parts = [column.values] if hasattr(column, "values") else map(column.field, range(kind.num_fields))
     return [one for part in parts for one in _dictionaries(part, arrow)]
 
