@@ -110,3 +110,32 @@ def test_what_cannot_be_read_again_is_no_damage_of_a_segment(monkeypatch):
         shm.create("x", pa.table({"a": [1]}))
     assert it.value.cures == ()
     assert shm.list() == []
+
+
+CHANGED = {
+    "an offset": "'01:02:03+05'::timetz odd",
+    "bits": "'0101'::bit odd, '1'::bit \"q\"\"uoted\"",
+    "an overflow": "340282366920938463463374607431768211455::uhugeint odd",
+    "in a list": "['0101'::bit] odd",
+    "in an array": "array_value('0101'::bit) odd",
+    "in a struct": "{'a': {'b': '01:02:03+05'::timetz}} odd",
+    "in a map": "map {'a': '1'::bit} odd",
+    "in a union": "union_value(k := '1'::bit) odd",
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_values_of_duckdb_that_arrow_would_change_are_refused_with_a_cast(case):
+    query = f"select 1 fine, {CHANGED[case]}"
+    with needs("duckdb").connect() as connection:
+        x = connection.sql(query)
+        with pytest.raises(
+            shm.UnsupportedError, match=r"column 'odd' .* other values .* As text: x\.project"
+        ) as caught:
+            shm.create("x", x)
+        cured = eval(caught.value.expression)
+        assert shm.create("x", cured).fetchall() == cured.fetchall()
+        connection.sql("set arrow_lossless_conversion = true")
+        shm.create("x", connection.sql(query), replace=True)
+        rows = shm.attach("x", as_="duckdb").fetchall()
+        assert rows == connection.sql(query).fetchall()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".csv", ".feather", ".arrow")
 _SOUND = ("polars", "duckdb")  # libraries that make each column themselves
+_CHANGED = {"time with time zone": "time_tz", "bit": "bit", "uhugeint": "uhugeint"}  # DuckDB's types, by two names
+_NESTED = ("list", "struct", "map", "array", "union")
 _MORE = ("xarray",)  # libraries whose values have the interface, and are more than a table
 
 
@@ -94,7 +96,9 @@ def table(name: str, value: Any) -> Incoming:
         return _whole(name, arrow.table({"": value}), "arrow", arrow, column=True, array=alone)
     if isinstance(value, arrow.RecordBatchReader) or hasattr(value, "__arrow_c_stream__"):
         made_by = type(value).__module__.partition(".")[0].strip("_")
-        return _stream(name, value, "duckdb" if made_by == "duckdb" else "arrow", arrow)
+        if made_by == "duckdb":
+            return _stream(name, _duckdb(name, value, arrow), "duckdb", arrow)
+        return _stream(name, value, "arrow", arrow)
     if not hasattr(value, "__arrow_c_array__"):
         what = f"{a_type(value)} is no table, which pandas, polars and pyarrow make, and others with Arrow's interface"
         raise UnsupportedError(f"{name!r}: {what}", name=name, type=type(value).__name__)
@@ -121,6 +125,36 @@ def _polars(name: str, frame: Any, arrow: Any) -> Any:
                 raise _refused(name, column, kind, "Arrow has no such type") from None
         raise
     return frame
+
+
+def _duckdb(name: str, relation: Any, arrow: Any) -> Any:
+    """Return the relation; UnsupportedError names a column of which DuckDB gives Arrow other values."""
+    pairs = zip(getattr(relation, "columns", ()), getattr(relation, "types", ()), strict=True)
+    changed = {column: kind for column, kind in pairs if any(_changed(kind))}
+    if not changed:
+        return relation
+    given = arrow.RecordBatchReader.from_stream(relation.limit(0)).read_all()  # an open result bars the next one
+    told = dict(zip(relation.columns, map(str, given.schema.types), strict=True))
+    for column, kind in changed.items():
+        if not all(
+            f"type_name={id_}," in told[column] for id_ in _changed(kind)
+        ):  # without `arrow_lossless_conversion`
+            ids = ['"{}"'.format(each.replace('"', '""')) for each in changed]
+            replaced = f"* replace ({', '.join(f'{each}::varchar as {each}' for each in ids)})"
+            cure = f"{name if name.isidentifier() else 'x'}.project({replaced!r})"
+            error = _refused(name, column, kind, f"DuckDB gives other values of it to Arrow. As text: {cure}")
+            raise error.reworded(error.what, expression=cure)
+    return relation
+
+
+def _changed(kind: Any) -> Iterator[str]:
+    """Yield the names of the types in a type of DuckDB whose values Arrow's plain types do not keep."""
+    if kind.id in _CHANGED:
+        yield _CHANGED[kind.id]
+    elif kind.id in _NESTED:
+        for _, part in kind.children:
+            if hasattr(part, "id"):  # the other is the size of an array
+                yield from _changed(part)
 
 
 def _unfit(name: str, kind: Any) -> str | None:
