@@ -160,3 +160,35 @@ def test_a_library_that_is_there_and_finds_no_memory_is_not_called_missing(libra
     assert f"{library} cannot be loaded: " in said or "memory" in said
     assert shm.attach("x")["a"].to_list() == [1.5, 2.5]
     shm.unlink("x")
+
+
+FEW_ADDRESSES = """
+import faulthandler, resource, sys
+import pyarrow.csv
+import shmkernel as shm
+
+shm.attach("x")
+faulthandler.dump_traceback_later(30, exit=True)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (int(sys.argv[2]) << 20), resource.RLIM_INFINITY))
+try:
+    shm.load("y", sys.argv[1]) if sys.argv[1].endswith(".csv") else shm.save("x", sys.argv[1])
+except shm.LimitError:
+    pass
+print("done")
+"""
+
+
+@pytest.mark.parametrize("room", [8, 12, 16, 20])  # MiB: the stack of a thread takes 8
+@pytest.mark.parametrize("suffix", ["csv", "feather"])
+def test_threads_that_do_not_start_are_a_limit_and_neither_hang_nor_crash(suffix, room, tmp_path):
+    """open_csv waits for ever then. A writer with threads ends the process when it is destroyed."""
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "csv":
+        path.write_text("a,b\n1,2\n")
+    columns = {name: np.arange(200_000) for name in "abcd"}
+    shm.create("x", pd.DataFrame(columns), lifetime="keep")
+    run = python(FEW_ADDRESSES, path, room)
+    assert run.stdout == "done\n", run.stderr
+    assert suffix == "csv" or not path.exists() or pd.read_feather(path).equals(pd.DataFrame(columns))
+    shm.unlink("x")

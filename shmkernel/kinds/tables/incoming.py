@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import mmap
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,7 @@ SUFFIXES = (".parquet", ".csv", ".feather", ".arrow")
 _SOUND = ("polars", "duckdb")  # libraries that make each column themselves
 _CHANGED = {"time with time zone": "time_tz", "bit": "bit", "uhugeint": "uhugeint"}  # DuckDB's types, by two names
 _NESTED = ("list", "struct", "map", "array", "union")
+_ADDRESSES = 64 << 20  # bytes of addresses for the stacks of two threads, and what they read ahead
 _MORE = ("xarray",)  # libraries whose values have the interface, and are more than a table
 
 
@@ -323,10 +325,19 @@ def _read(arrow: Any, path: str) -> tuple[Any, Any, int]:
         with importing:
             import pyarrow.csv  # noqa: PLC0415  slow
 
+        _check_addresses()
         reader = pyarrow.csv.open_csv(path)
         return reader.schema, reader, 0
     reader = arrow.ipc.open_file(path)
     return reader.schema, _checked(reader), 0
+
+
+def _check_addresses() -> None:
+    """Raise LimitError if threads of pyarrow may not start, or not get memory: `open_csv` would wait for ever."""
+    try:
+        mmap.mmap(-1, _ADDRESSES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ).close()
+    except OSError:
+        raise limits.too_much(None) from None
 
 
 def _checked(reader: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shmkernel._core import limits
 from shmkernel._core.imports import importing
 from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.kinds.tables import arrow_file, frames, libraries, origin, parquet
@@ -97,7 +98,7 @@ def save(given: Any, path: str) -> Iterator[bytes] | None:
         schema = _simple(schema, arrow, decoded=True)
         return _written(path, given, schema, sink, lambda: pyarrow.csv.CSVWriter(file, schema))
     if path.endswith(".feather"):
-        options = arrow.ipc.IpcWriteOptions(compression="lz4")
+        options = arrow.ipc.IpcWriteOptions(compression="lz4", use_threads=False)  # one that does not start is a crash
         return _written(path, given, schema, sink, lambda: arrow.ipc.new_file(file, schema, options=options))
     return None
 
@@ -140,6 +141,7 @@ def _written(
             yield from map(bytes, sink.take())
         writer.close()
     except arrow.ArrowException as error:
+        limits.raise_told(error)
         kind = path.rpartition(".")[2]
         message = f"{path}: a {kind} file cannot hold this table: {error}. Save it as a file that ends in .arrow"
         raise UnsupportedError(message, path=path) from None
