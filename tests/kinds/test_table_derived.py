@@ -1,4 +1,4 @@
-"""Files that another program derived from ours: it keeps our metadata, and chooses, converts or filters columns."""
+"""Files that another program derived from ours, and values that no file gives back."""
 
 from __future__ import annotations
 
@@ -132,3 +132,19 @@ def test_a_part_of_the_levels_of_pandas_is_an_index(tmp_path):
     FRAMES["levels"].rename_axis(["p", "q"]).to_parquet(path)
     write(read(path).select(["a", "q"]), path)
     assert shm.load("x", path)["a"].to_dict() == {3: 1, 1: 2, 2: 3}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select 1 a, 170141183460469231731687303715884105727::hugeint b",
+        "select 1 a, time '24:00:00' b",
+        "select 'u'::enum('u', 'v') a, time '24:00:00' b",  # a dictionary is read as a whole
+    ],
+)
+def test_a_value_of_duckdb_that_its_type_in_arrow_does_not_hold_is_refused_by_column(query):
+    duckdb = needs("duckdb")
+    with pytest.raises(shm.UnsupportedError, match=r"column 'b' \(.*\) cannot be in a table"):
+        shm.create("x", duckdb.sql(query))
+    assert shm.list() == []
+    assert shm.create("x", duckdb.sql("select 12::hugeint a, time '23:59:59' b")).fetchall()[0][0] == 12

@@ -222,8 +222,9 @@ def _stream(name: str, value: Any, library: str, arrow: Any, **facts: object) ->
     except arrow.ArrowInvalid:  # a stream of arrays
         return _whole(name, arrow.table({"": arrow.chunked_array(value)}), library, arrow, column=True)
     if any(_has_dictionary(kind, arrow) for kind in reader.schema.types):  # each batch may have its own
-        return _whole(name, reader.read_all(), library, arrow, **facts)
-    rows = _rows(name, reader, value)
+        made = _whole(name, reader.read_all(), library, arrow, **facts)
+        return made._replace(batches=[*_valid(name, made.batches, arrow)])
+    rows = _valid(name, _rows(name, reader, value), arrow)
     if library not in _SOUND:
         rows = (arrow_file.check_columns(name, batch) for batch in rows)
     return Incoming(_origin(name, reader.schema, library, facts, arrow), rows)
@@ -239,6 +240,18 @@ def _rows(name: str, reader: pa.RecordBatchReader, value: object) -> Iterator[pa
         limits.raise_told(error)
         what = f"{name!r}: {a_type(value)} has ended in an error: {said(error)}"
         raise UnsupportedError(what, name=name, type=type(value).__name__) from error
+
+
+def _valid(name: str, batches: Iterable[pa.RecordBatch], arrow: Any) -> Iterator[pa.RecordBatch]:
+    """Yield batches; UnsupportedError for a value that its type does not hold: no file with it could be loaded."""
+    for batch in batches:
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            if arrow.types.is_decimal(field.type) or arrow.types.is_time(field.type):  # DuckDB's have a wider range
+                try:
+                    column.validate(full=True)
+                except arrow.ArrowInvalid as error:
+                    raise _refused(name, field.name, field.type, str(error)) from None
+        yield batch
 
 
 def _unified(name: str, made: pa.Table, arrow: Any) -> pa.Table:
