@@ -221,7 +221,8 @@ class Server:
             if not offer.busy:
                 return offer, content
             if time.monotonic() > until:
-                message = f"{offer} is being written by {offer.busy}, or it has died while it wrote"
+                message = f"{offer} is being written by {offer.busy}, or it has died while it wrote. "
+                message += f"If so, write it again on {host} under shm.writing({name!r}), which clears this"
                 raise TimedOutError(message, name=str(offer), holder=offer.busy)
             time.sleep(_NAP)
 

@@ -108,7 +108,9 @@ def test_what_its_owner_has_left_half_written_is_refused(hosts, joined):
     dying = hosts[0].kernel()
     dying.begin("import os; x = shm.attach('x'); shm.writing('x').__enter__(); os.kill(os.getpid(), 9)")
     dying.end()
-    assert "is being written" in b.fails("shm.attach('hostA:x')", "TimeoutError").text
+    refused = b.fails("shm.attach('hostA:x')", "TimeoutError").text
+    assert "is being written" in refused
+    assert refused.endswith("write it again on hostA under shm.writing('x'), which clears this")
     a("with shm.writing('x'): x[:] = 5")
     assert b("shm.attach('hostA:x').tolist()") == [5, 5]
     a("shm.unlink('x')")
