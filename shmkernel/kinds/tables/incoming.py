@@ -138,9 +138,8 @@ def _duckdb(name: str, relation: Any, arrow: Any) -> Any:
     given = arrow.RecordBatchReader.from_stream(relation.limit(0)).read_all()  # an open result bars the next one
     told = dict(zip(relation.columns, map(str, given.schema.types), strict=True))
     for column, kind in changed.items():
-        if not all(
-            f"type_name={id_}," in told[column] for id_ in _changed(kind)
-        ):  # without `arrow_lossless_conversion`
+        kept = all(f"type_name={id_}," in told[column] for id_ in _changed(kind))  # with `arrow_lossless_conversion`
+        if not kept:
             ids = ['"{}"'.format(each.replace('"', '""')) for each in changed]
             replaced = f"* replace ({', '.join(f'{each}::varchar as {each}' for each in ids)})"
             cure = f"{name if name.isidentifier() else 'x'}.project({replaced!r})"
