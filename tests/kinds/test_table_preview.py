@@ -17,6 +17,7 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import paths
 from shmkernel.kinds.preview import Look, Source
+from shmkernel.kinds.tables import metadata, values
 from tests.helpers import needs, python
 
 pa = needs("pyarrow")
@@ -228,3 +229,10 @@ def test_wrong_bytes_are_damaged_or_harmless(value):
             kind.describe_source(source)
         with suppress(ValueError):
             assert len(json.dumps(kind.preview(source, Look(start=int(choose.integers(9)))).facts)) < 64 << 10
+
+
+@pytest.mark.parametrize("scale", [38, -(2**31), 2**31 - 1])
+def test_a_decimal_of_any_scale_that_wrong_bytes_say_is_shown(scale):
+    field = metadata.Field("", metadata.DECIMAL, "", scale=scale)
+    shown = Decimal(values._shown(field, (10**38 - 1).to_bytes(16, "little")))
+    assert (shown.as_tuple().digits, shown.as_tuple().exponent) == ((9,) * 38, -scale)

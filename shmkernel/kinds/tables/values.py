@@ -196,8 +196,7 @@ def _viewed(column: Column, start: int, stop: int, there: NDArray[np.bool_]) -> 
 
 def _shown(field: Field, data: bytes) -> str:
     if field.type == metadata.DECIMAL:
-        with decimal.localcontext(prec=80):
-            return str(decimal.Decimal(int.from_bytes(data, "little", signed=True)).scaleb(-field.scale))
+        return str(decimal.Decimal(f"{int.from_bytes(data, 'little', signed=True)}E{-field.scale}"))  # of any scale
     return data.decode("utf-8", "replace" if field.type in _TEXTS else "backslashreplace")
 
 
