@@ -8,6 +8,7 @@ The bytes of a small segment come with its offer: there the owner's side compare
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def parsed(fields: Any) -> Offer:
         raise ValueError("an offer cannot be read")
     offer = Offer(*fields)
     paths.check(offer.name)
-    if offer.size <= 0 or offer.inode <= 0:
+    if offer.size <= 0 or offer.inode <= 0 or not math.isfinite(offer.created):  # a snapshot would never be the latest
         raise ValueError("an offer cannot be read")
     return offer
 

@@ -81,3 +81,14 @@ def test_a_small_segment_is_attached_without_asking_for_its_bytes(joined):
     b("def only_ask(self, message, fd=None): assert fd is None; send(self, message)")
     b("channel.Channel.send = only_ask")
     assert b("shm.attach('hostA:x').tolist()") == [0, 1, 2]
+
+
+WRONG = [{"size": 0}, {"size": "8"}, {"inode": -1}, {"created": float("nan")}, {"created": float("inf")}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_another_host_sends_as_an_offer_has_to_be_one(small, wrong):
+    offer = offering.of("hostA", "x")
+    assert offering.parsed([*offer]) == offer
+    with pytest.raises(ValueError, match="an offer cannot be read"):
+        offering.parsed([*offer._replace(**wrong)])

@@ -27,9 +27,11 @@ def drafted(*values, replace=False):
 
 
 TEXTS = [st.text()] * 4
+TIMES = st.floats(0, 1e9)
+ORIGINS = st.none() | st.builds(records.Origin, st.text(), st.text(), st.integers(), st.integers(), TIMES)
 
 
-@given(st.builds(records.Record, st.integers(), st.just("x"), *TEXTS, st.floats(0, 1e9), st.text()))
+@given(st.builds(records.Record, st.integers(), st.just("x"), *TEXTS, TIMES, st.text(), ORIGINS))
 def test_records_come_back_as_they_are(record):
     assert records.parse(records.encode(record)) == record
 
