@@ -169,9 +169,9 @@ class SharedDict(Access, MutableMapping[Any, Any]):
     # Writing
 
     def __setitem__(self, key: object, value: object) -> None:
-        opened, scalar, data = self._store, type(value) in values.SCALARS, None
+        opened, scalar = self._store, type(value) in values.SCALARS
+        raw = data = None
         if scalar or values.is_plain(value):
-            raw = b""  # which the fast path refuses
             try:
                 data = values.encode(value)
                 if type(key) is str and self._mode != "r" and len(data) <= SHORT:

@@ -161,7 +161,7 @@ def from_arrow(table: pa.Table, mapping: mmap.mmap, origin: dict[str, Any], *, t
     try:
         return _of_others(table, arrow, pd)
     except ValueError:  # it has converted a column, and what pandas' metadata say of it does not hold the values
-        return _of_others(table.replace_schema_metadata(None), arrow, pd)
+        return _of_others(arrow_file.with_metadata(table, None), arrow, pd)
 
 
 def _as_shared(table: pa.Table, arrow: Columns, origin: dict[str, Any], pd: Any) -> Any:
