@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 STAGES = (
     "stores", "keeper", "sessions", "attachments", "waiters", "sync files", "channels", "descriptors", "imports",
+    "garbage",
 )  # fmt: skip
 _LIMIT = 10.0  # seconds until a fork goes on: an import may itself wait for the thread that forks
 _NAP = 0.001

@@ -12,7 +12,7 @@ import itertools
 from typing import IO, TYPE_CHECKING, Any
 
 from shmkernel import kinds
-from shmkernel._core import capacity, closing, paths
+from shmkernel._core import capacity, closing, garbage, paths
 from shmkernel._core.imports import importing, loaded
 from shmkernel.errors import Cure, DamagedError, RefusedError, UnsupportedError
 from shmkernel.kinds import Description, Plan, preview
@@ -111,6 +111,10 @@ class Object:
         return value
 
     def _value(self, name: str, opened: layout.Opened, *, trusted: bool) -> object:
+        with garbage.postponed if len(opened.stream) > _LARGE else contextlib.nullcontext():
+            return self._made(name, opened, trusted=trusted)
+
+    def _made(self, name: str, opened: layout.Opened, *, trusted: bool) -> object:
         if opened.head.content == layout.PICKLE:
             return _part("pickles").unpack(name, opened)
         if opened.head.content != layout.PLAIN:
@@ -137,6 +141,7 @@ class Object:
 
 
 KIND = Object()
+_LARGE = 1 << 16  # bytes of a stream, which may make many objects
 _KEYS = (int, str, bytes, float, bool, tuple, type(None))  # of a dict; other parts of a path are attributes
 
 
