@@ -138,14 +138,14 @@ class CellCache(locks.Lock):
             self._kept(name)
         for name in self._names:
             self._workspace.bind(space, name, values[name], name)
-            info = listing.of_value(name, values[name])._replace(lifetime="keep")
+            info = listing.of_value(name, values[name])
             keepers = variables.left(space, private.get(name))
-            held = f" Its private copy stays in memory, held by {keepers}." if keepers and name in fresh else ""
-            print(
-                f"{name}: made by the cell in {took:.1f} s ({self._reason}), {render.what(info)}, shared "
-                f"{actions.until(info)}.{remarks.get(name, '')}{held}"
-            )
-        print(invitation(self._names))
+            texts = [f"{name}: {render.what(info)}.", f"Made by the cell in {took:.1f} s ({self._reason})."]
+            texts += remarks.get(name, [])
+            if keepers and name in fresh:
+                texts.append(f"Its private copy stays in memory, held by {keepers}.")
+            print(actions.in_lines(texts))
+        print(invitation(self._names, "keep"))
 
     def _changed(self, cell: str, uses: dict[str, str]) -> str:
         """Return why the cell has to run; an empty text if the names have this recipe."""

@@ -28,9 +28,9 @@ from shmkernel.workspace import actions, variables
 if TYPE_CHECKING:
     import argparse
     import weakref
+    from collections.abc import Sequence
 
     from shmkernel.notebook.magics import ShmMagics
-    from shmkernel.verbs.listing import Info
 
 
 class _Request(NamedTuple):
@@ -40,7 +40,7 @@ class _Request(NamedTuple):
     done: Any = None
     kind: kinds.Kind | None = None
     plan: kinds.Plan | None = None
-    before: str = ""
+    before: Sequence[str] = ()
     private: weakref.ref[Any] | None = None
 
 
@@ -83,7 +83,8 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     if variables.is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
     info = shm.info(name)
-    print(f"{_shared(info, f', from {args.path}')}{args.scope.remark(name)}.{before}")
+    what = f"{name}: {render.what(info)},", f"from {args.path}{args.scope.remark(name)}."
+    print(actions.in_lines([*what, *before]))
     print(invitation([name], terms.lifetime))
     return value
 
@@ -168,7 +169,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
     kind_name = args.kind or ("list" if args.items else "dict" if args.empty else None)
     kind, plan = kinds.planned(name, value, options, kind_name)
     private = variables.watch(space.get(name))
-    return _Request(name, None, kind, plan, earlier(name) if taken else "", private)
+    return _Request(name, None, kind, plan, earlier(name) if taken else (), private)
 
 
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:
@@ -231,14 +232,15 @@ def _is_variable(args: argparse.Namespace) -> bool:
 
 
 def _made(args: argparse.Namespace, request: _Request, value: object) -> str:
-    name, remarks = request.name, request.before
+    name, remarks = request.name, [*request.before]
     keepers = variables.left(args.scope, request.private)
     if keepers and keepers != args.expression:
         which = "The earlier one" if variables.is_shared(request.private) else "Its private copy"
-        remarks += f" {which} stays in memory, held by {keepers}."
+        remarks.append(f"{which} stays in memory, held by {keepers}.")
     if args.expression and args.expression.isidentifier() and args.expression != name:
-        remarks += f" {args.expression} stays as it is, a copy."
-    return f"{_shared(listing.of_value(name, value))}{args.scope.remark(name)}.{remarks}"
+        remarks.append(f"{args.expression} stays as it is, a copy.")
+    what = f"{name}: {render.what(listing.of_value(name, value))}{args.scope.remark(name)}."
+    return actions.in_lines([what, *remarks])
 
 
 def _done(args: argparse.Namespace, name: str) -> str:
@@ -250,15 +252,11 @@ def _done(args: argparse.Namespace, name: str) -> str:
     return f"{name}: shared already{by}, {actions.until(info)}; nothing to do"
 
 
-def _shared(info: Info, source: str = "") -> str:
-    verb = "" if info.copied >= render.MUCH else "shared "  # it says how much is shared
-    return f"{info.name}: {render.what(info)}{source}, {verb}{actions.until(info, hint=False)}"
+def invitation(names: list[str], lifetime: str) -> str:
+    """Return a line that says how long the segments live, and those that attach them in another notebook.
 
-
-def invitation(names: list[str], lifetime: str = "") -> str:
-    """Return the lines that attach the segments in another notebook: one for all names that variables can have.
-
-    Of the lifetime "session" the first line begins with what makes them live longer.
+    One line is for all names that variables can have. Each fits into a notebook of half a screen's width, where
+    JupyterLab breaks words.
     """
     together, others = "", []
     for name in names:
@@ -267,22 +265,26 @@ def invitation(names: list[str], lifetime: str = "") -> str:
         else:
             others.append(f" {name} --as NAME")
     lines = [together, *others] if together else others
-    longer = f"Longer: %shm_keep {' '.join(names)}. " if lifetime == "session" else ""
-    return longer + "In another notebook: %shm_attach" + "\nIn another notebook: %shm_attach".join(lines)
+    end = {
+        "session": f"this kernel ends. Longer: %shm_keep {' '.join(names)}",
+        "attached": "the last process lets go of it",
+        "keep": f"%shm_unlink {' '.join(names)}",
+    }[lifetime]
+    return "\n".join([f"Shared until {end}", *(f"In another notebook: %shm_attach{line}" for line in lines)])
 
 
-def earlier(name: str) -> str:
-    """Return a sentence about the segment that will be replaced, and about the processes that keep it."""
+def earlier(name: str) -> list[str]:
+    """Return sentences about the segment that will be replaced, and about the processes that keep it."""
     inode = registry.inode_at(name)
     if inode is None:
-        return ""
+        return []
     with contextlib.suppress(shm.ShmError), registry.locked():
         record = records.read(inode)
         if record and registry.ended(record):
-            return ""
+            return []
     info = shm.info(name)
     others = render.others(info)
     whose = "the earlier one" if info.mine else f"the one of {render.clean(info.owner)}"
     verb = "has" if len(others) == 1 else "have"
-    held = f" {render.people(others)} still {verb} the old one; there: %shm_attach {name}."
-    return f" It replaces {whose}.{held if others else ''}"
+    held = f"{render.people(others)} still {verb} the old one; there: %shm_attach {name}."
+    return [f"It replaces {whose}.", *[held] * bool(others)]

@@ -15,7 +15,7 @@ from shmkernel.verbs import attachments, listing
 from shmkernel.workspace import variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from shmkernel.verbs.listing import Holder, Info
     from shmkernel.workspace import Workspace
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONSENT = {"signed": None, "never": False, "always": True}  # by the notebook's setting: `allow_pickle` of `shm.attach`
 _ACCESS = {"r+": "writable", "r": "read only", "c": "changes stay private"}
+_WIDTH = 60  # characters
 
 
 def attach(
@@ -117,11 +118,10 @@ def _whereabouts(name: str, keepers: list[str]) -> str:
     return f"It stays shared: %shm_attach {name}. Remove it for all: %shm_unlink {name}"
 
 
-def until(info: Info, *, hint: bool = True) -> str:
-    """Return how long a segment lives, and, as a hint, which magic makes it live longer."""
-    longer = f" (longer: %shm_keep {info.name})" if hint else ""
+def until(info: Info) -> str:
+    """Return how long a segment lives, and which magic makes it live longer."""
     return {
-        "session": f"until {'this kernel' if info.mine else info.owner} ends{longer}",
+        "session": f"until {'this kernel' if info.mine else info.owner} ends (longer: %shm_keep {info.name})",
         "attached": "until the last process lets go of it",
         "keep": f"until %shm_unlink {info.name}",
     }[info.lifetime]
@@ -141,10 +141,29 @@ def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, valu
     access = _ACCESS[mode or usual]
     title = name if variable == name else f"{variable} = {name}"
     source = f"snapshot of {render.origin(info)}" if info.origin else f"from {render.source(info)}"
-    line = f"{title}: {render.what(info)}, {source}, {access}{again}{scope.remark(variable)}"
-    if before is None or before() is variables.foundation(value) or not (keepers := variables.left(scope, before)):
-        return line
-    return f"{line}. The earlier one stays in memory, held by {keepers}"
+    texts = [f"{title}: {render.what(info)},", f"{source}, {access}{again}{scope.remark(variable)}"]
+    if before and before() is not variables.foundation(value) and (keepers := variables.left(scope, before)):
+        texts[-1] += "."
+        texts.append(f"The earlier one stays in memory, held by {keepers}")
+    return in_lines(texts)
+
+
+def in_lines(texts: Iterable[str]) -> str:
+    """Join texts in lines that fit into a notebook of half a screen's width: JupyterLab breaks words of longer ones.
+
+    Examples
+    --------
+    >>> print(in_lines(["x: array int16 (344, 403), 270.9 KiB,", "from a.ipynb,", "writable"]))
+    x: array int16 (344, 403), 270.9 KiB, from a.ipynb,
+        writable
+    """
+    lines: list[str] = []
+    for text in texts:
+        if lines and len(lines[-1]) + len(text) < _WIDTH:
+            lines[-1] += f" {text}"
+        else:
+            lines.append(text)
+    return "\n    ".join(lines)
 
 
 def _named_again(

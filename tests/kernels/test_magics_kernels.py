@@ -36,7 +36,7 @@ def test_two_notebooks_share_an_array_through_all_that_can_happen_to_it(kernel, 
     assert published["error"][0]["evalue"] == line.removeprefix("shmkernel: ")
     assert plot("print('never' in globals())") == "False\n"
 
-    assert plot("%shm_attach elevation") == "elevation: array int16 (2, 3), 140 B, from prepare.ipynb, writable\n"
+    assert plot("%shm_attach elevation") == "elevation: array int16 (2, 3), 140 B,\n    from prepare.ipynb, writable\n"
     plot("elevation[0, 0] = 77")
     assert prepare("print(elevation[0, 0])") == "77\n"
     _, published = plot.run("%shm_list")
@@ -44,7 +44,7 @@ def test_two_notebooks_share_an_array_through_all_that_can_happen_to_it(kernel, 
     assert "2: prepare, here" in bundle["text/plain"] or "2: here, prepare" in bundle["text/plain"]
     assert "<td" in bundle["text/html"]
 
-    assert "replaces the earlier one. plot still has the old one; there: %shm_attach elevation" in prepare(
+    assert "replaces the earlier one.\n    plot still has the old one; there: %shm_attach elevation" in prepare(
         "elevation = np.ones(3)\n%shm_create elevation"
     )
     assert "replaced: %shm_attach elevation" in plot("%shm_list")

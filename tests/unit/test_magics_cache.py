@@ -41,7 +41,9 @@ def plainly(text):
 def test_the_second_time_a_cell_is_not_run_and_both_say_so(cached):
     made = plainly(cached(CELL))
     assert made == (
-        "x: made by the cell in T (there was no x), array int64 (3,), 152 B, shared until %shm_unlink x.\n"
+        "x: array int64 (3,), 152 B.\n"
+        "    Made by the cell in T (there was no x).\n"
+        "Shared until %shm_unlink x\n"
         "In another notebook: %shm_attach x\n"
     )
     first = cached["x"]
@@ -206,7 +208,7 @@ def test_a_cell_that_sets_no_such_variable_is_told_so(cached):
     cached("x = np.ones(3)")
     for cell in ("y = 1", "y = x.sum()"):
         assert str(cached.fails(f"%%shm_cache x\n{cell}")).endswith("It has to say: x = ...")
-    assert "made by the cell" in cached("%%shm_cache x\nx += 1")
+    assert "Made by the cell" in cached("%%shm_cache x\nx += 1")
 
 
 def test_a_name_that_is_taken_is_refused_with_a_cure_that_works(cached):

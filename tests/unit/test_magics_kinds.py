@@ -182,9 +182,9 @@ def test_a_mapping_becomes_a_snapshot_when_asked(notebook):
 def test_an_object_says_how_much_each_process_copies_where_that_is_much(notebook):
     notebook("import numpy as np\nbig = [np.zeros(300_000), 'a' * 3_000_000]\nsmall = [np.zeros(300_000), 'a']")
     sizes = "object list of 2, 2.3 MiB shared, 2.9 MiB copied"
-    assert notebook("%shm_create big").startswith(f"big: {sizes}, until this kernel ends.\nLonger: %shm_keep big. ")
-    assert notebook("%shm_attach big --as other").startswith(f"other = big: {sizes}, from this notebook, changes stay")
-    assert notebook("%shm_create small").startswith("small: object list of 2, 2.3 MiB, shared until this kernel ends")
+    assert notebook("%shm_create big").startswith(f"big: {sizes}.\nShared until this kernel ends. ")
+    assert notebook("%shm_attach big --as other").startswith(f"other = big: {sizes},\n    from this notebook, ")
+    assert notebook("%shm_create small").startswith("small: object list of 2, 2.3 MiB.\n")
 
 
 def test_a_model_is_pickled_by_consent(notebook, tmp_path, monkeypatch):

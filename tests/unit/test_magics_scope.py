@@ -71,7 +71,7 @@ def test_what_a_magic_shares_is_what_the_code_around_it_has(notebook, case):
 
 def test_a_line_in_a_function_says_when_it_makes_a_global_variable(notebook):
     text = notebook("def work():\n    %shm_create data --shape 3\n    data[:] = 7\nwork()")
-    assert text.startswith("data: array float64 (3,), 152 B, shared until this kernel ends")
+    assert text.startswith("data: array float64 (3,), 152 B (the global variable data).\n")
     assert " (the global variable data)." in text
     assert "global" not in notebook("%shm_attach data")
     text = notebook("def look():\n    %shm_attach data\nlook()")
