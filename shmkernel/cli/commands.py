@@ -68,6 +68,7 @@ _SORT = Argument(
     "--sort", "name (the default), size (largest first) or age (newest first)", {"choices": _ORDERS, "default": "name"}
 )
 _FILE = Argument("file", "path of the file", {"metavar": "FILE"})
+_KIND = Argument("--kind", "kind of segment where no bytes tell it: list, or raw for any file", {"metavar": "KIND"})
 _SHOWN = Argument("name", "show the content of this segment first", {"metavar": "NAME", "nargs": "?", "default": ""})
 _EVERY = Argument(
     "--every", "time between updates, by default 0.25", {"metavar": "SECONDS", "type": _interval, "default": 0.25}
@@ -239,7 +240,7 @@ def _save(args: Namespace) -> None:
     print(f"{args.name}: saved to {args.file}, {capacity.human(os.stat(args.file).st_size)}")
 
 
-@command("load", _NAME, _FILE, _REPLACE, _PICKLE)
+@command("load", _NAME, _FILE, _KIND, _REPLACE, _PICKLE)
 def _load(args: Namespace) -> None:
     """Share the content of a file.
 
@@ -250,7 +251,8 @@ def _load(args: Namespace) -> None:
     together with this command. Once a notebook has attached it, "shmkernel keep NAME --lifetime attached" removes it
     after the last use.
     """
-    shm.load(args.name, args.file, mode="r", lifetime="keep", replace=args.replace, allow_pickle=args.pickle)
+    options = {"kind": args.kind, "replace": args.replace, "allow_pickle": args.pickle}
+    shm.load(args.name, args.file, mode="r", lifetime="keep", **options)
     segment = shm.info(args.name)
     print(
         f"{segment.name}: {render.what(segment)}, "

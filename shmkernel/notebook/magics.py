@@ -50,6 +50,10 @@ _UNPICKLE = argument(
     action="store_true",
     help="run the code of an object that is not signed by you",
 )
+_KIND = argument(
+    "--kind", metavar="{array,dict,list,object,raw,table}",
+    help="kind of segment, by default chosen by the type of the value, or by the content of the file",
+)  # fmt: skip
 _OVERWRITE = argument("--overwrite", action="store_true", help="replace a variable of this name that is something else")
 
 _HOMES = {  # where each magic is carried out
@@ -144,11 +148,7 @@ class ShmMagics(Magics):
     @argument("--dict", dest="empty", action="store_true", help="create an empty dict, which every notebook can fill")
     @argument("--size", metavar="64K", help="create a block of this many bytes; K, M, G and T are powers of 1024")
     @argument("--ring", metavar="64", type=int, help="create a stream with this many slots, for frames of --shape")
-    @argument(
-        "--kind",
-        metavar="{array,dict,list,object,raw,table}",
-        help="kind of segment, by default chosen by the type of the value",
-    )
+    @_KIND
     @_PICKLE
     @_LIFETIME
     @_MODE
@@ -246,6 +246,7 @@ class ShmMagics(Magics):
     @_verb
     @_NAME
     @argument("path", metavar="FILE", help="file to read: a .npy file for an array")
+    @_KIND
     @_LIFETIME
     @_MODE
     @_REPLACE
@@ -257,6 +258,7 @@ class ShmMagics(Magics):
         %shm_load x results/x.npy
         %shm_load weights weights.safetensors
         %shm_load model model.pkl --pickle                   it runs code: load only what you trust
+        %shm_load people people.bin --kind list              no bytes tell a list; or --kind raw, for any file
         """
 
     @_cell_verb

@@ -79,7 +79,7 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
     if not args.overwrite:
         variables.check_free(args.scope.target(name), name, name, "Use another NAME, or --overwrite to replace it")
     before = earlier(name)
-    value = shm.load(name, args.path, **terms._asdict(), allow_pickle=args.allow_pickle)
+    value = shm.load(name, args.path, kind=args.kind, **terms._asdict(), allow_pickle=args.allow_pickle)
     if variables.is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
     info = shm.info(name)

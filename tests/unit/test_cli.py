@@ -364,3 +364,15 @@ def test_a_time_or_version_that_is_none_is_refused(said, argv):
     status, _, err = said(*argv)
     assert status == 2
     assert f"argument {argv[-2]}: {argv[-1]} is not a " in err
+
+
+def test_a_file_that_does_not_tell_its_kind_is_loaded_as_the_error_says(said, tmp_path):
+    shm.create("x", [1, 2], kind="list")
+    path = f"{tmp_path}/x.data"
+    shm.save("x", path)
+    status, _, refused = said("load", "y", path)
+    cure = f"shmkernel load y {path} --kind list"
+    assert (status, f"If a list was saved to it: {cure}. " in refused) == (1, True)
+    assert said(*shlex.split(cure)[1:])[0] == 0
+    assert list(shm.attach("y")) == [1, 2]
+    shm.unlink("y")

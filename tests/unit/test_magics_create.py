@@ -244,3 +244,11 @@ def test_a_variable_in_the_way_stays_and_the_proposed_line_works(notebook, value
     notebook(line)
     assert notebook["v_shared"].tolist() == [len(before), 2]
     assert notebook["v"] is before
+
+
+def test_a_file_that_does_not_tell_its_kind_is_loaded_as_the_error_says(notebook, tmp_path):
+    notebook(f"%shm_create x --list [1,2]\n%shm_save x {tmp_path}/x.data")
+    cure = f"%shm_load y {tmp_path}/x.data --kind list"
+    assert f"If a list was saved to it: {cure}. " in notebook.run(f"%shm_load y {tmp_path}/x.data").text
+    assert notebook(cure).startswith("y: list 2 items")
+    assert list(notebook["y"]) == [1, 2]
