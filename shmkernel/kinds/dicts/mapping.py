@@ -181,7 +181,7 @@ class SharedDict(Access, MutableMapping[Any, Any]):
             if raw and data and fast_path.put(opened, raw, data, key, value if scalar else Encoded(data)):
                 return
         ready = self._ready(key, value, data)
-        if ready.exact and not ready.file and len(ready.data) <= fast_path.LONGEST:
+        if not raw and ready.exact and not ready.file and len(ready.data) <= fast_path.LONGEST:  # not tried yet
             cached = Encoded(ready.data) if len(ready.data) <= SHORT and type(key) in KEYS else MISSING
             if fast_path.put(opened, ready.raw, ready.data, key, cached):
                 return
