@@ -433,3 +433,12 @@ def test_what_is_made_of_a_frame_knows_its_number_in_another_process_too():
     assert [two.number for two in forms] == [2] * 6
     assert [two.tolist() for two in forms[4:]] == [one.tolist()] * 2
     assert stream.Frame((2, 2)).number == 0
+
+
+def test_a_number_that_is_computed_from_a_frame_is_a_scalar_as_of_a_plain_array():
+    one = np.arange(4.0).reshape(2, 2).view(stream.Frame)
+    plain = np.asarray(one)
+    for made in (np.mean, np.sum, np.max, np.std, np.median, np.any, np.linalg.norm, lambda x: x[0] @ x[1]):
+        assert type(made(one)) is type(made(plain))
+        assert made(one) == made(plain)
+    assert [type(x) for x in (one.sum(axis=0), one.max(keepdims=True), one + 1)] == [stream.Frame] * 3

@@ -61,6 +61,11 @@ class Frame(np.ndarray[Any, np.dtype[Any]]):
         if isinstance(source, Frame):
             self.number, self.missed = source.number, source.missed
 
+    def __array_wrap__(self, array: NDArray[Any], context: Any = None, return_scalar: bool = False, /) -> Any:
+        """Return a scalar where a plain array gives one: `frame.mean()` can be a key, and go into a column or JSON."""
+        made = super().__array_wrap__(array, context, return_scalar)
+        return made[()] if return_scalar else made
+
     def __reduce__(self) -> tuple[Any, ...]:
         make, arguments, state = cast("tuple[Any, ...]", super().__reduce__())
         return make, arguments, (*state, self.number, self.missed)
