@@ -7,7 +7,7 @@ pastes. It is offered only if its result can be shared, so that no cure leads to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ _OFFERED = 2  # expressions in a message
 _MANY = 100_000  # items; of a longer value only the beginning is tried
 _DENSE = 64 << 20  # bytes: the largest sparse matrix to propose as an array, and the largest sample
 _NUMBERS, _TEXTS, _VALUES, _DICT, _LIST = "Numbers", "Texts", "Its values", "In a dict", "In a list"
+_AS_ARRAY = "numpy.asarray({x})"
 _FIELDS = "{{field: {x}[field]%s for field in {x}.dtype.names}}"
 _COLUMNS = (
     "{{column: {x}[column].to_numpy() if {x}[column].dtype.kind in 'biufcmM' else {x}[column].to_list() "
@@ -66,8 +67,8 @@ def _is_good(cure: Cure, value: object, works: Callable[[object], bool]) -> bool
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = eval(cure.expression.format(x="x"), {"x": value, "numpy": np})  # noqa: S307  a text of ours
-            if cure.what == _NUMBERS and isinstance(value, (list, tuple)):
-                conversions.natural(value)
+            if cure.expression == _AS_ARRAY and isinstance(value, Sequence) and not isinstance(value, memoryview):
+                conversions.natural(list(value))  # not if it makes texts of numbers
             return works(made) and (cure.what != _NUMBERS or made.dtype.kind in "biufcV")
     except Exception:  # noqa: BLE001  what a value's own methods raise
         return False
@@ -111,7 +112,7 @@ def _candidates(value: Any) -> Iterator[Cure]:
         yield Cure("A text, in a list", "[{x}]")
         yield Cure("As bytes", "{x}.encode()")
     elif isinstance(value, (list, tuple)):
-        yield Cure(_NUMBERS, "numpy.asarray({x})")
+        yield Cure(_NUMBERS, _AS_ARRAY)
         yield Cure(_DICT, "{{'x': {x}}}")
         yield Cure("As bytes", "bytes({x})")
     elif isinstance(value, int):
@@ -126,7 +127,7 @@ def _candidates(value: Any) -> Iterator[Cure]:
 def _anything(value: Any) -> Iterator[Cure]:
     """Yield candidates for a value of any type."""
     if not isinstance(value, (list, tuple, str)):
-        yield Cure(_VALUES, "numpy.asarray({x})")
+        yield Cure(_VALUES, _AS_ARRAY)
     if hasattr(value, "to_pydict"):
         yield Cure(_DICT, "{x}.to_pydict()")
     for method in ("to_pylist", "to_list", "tolist"):
@@ -178,7 +179,7 @@ def _array(value: Any) -> Iterator[Cure]:
         yield Cure(_VALUES, "{x}.filled()")
         yield Cure("With its mask, in a dict", "{{'data': {x}.filled(), 'mask': numpy.ma.getmaskarray({x})}}")
         return
-    yield Cure(_VALUES, "numpy.asarray({x})")
+    yield Cure(_VALUES, _AS_ARRAY)
     if value.dtype.names:
         if all(value.dtype[field].metadata for field in value.dtype.names):
             yield Cure(_VALUES, "{x}.astype([(field, {x}.dtype[field].str) for field in {x}.dtype.names])")

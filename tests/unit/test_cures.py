@@ -5,6 +5,7 @@ Each is run in its place: in a notebook with the magics, in Python, in a shell.
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 import decimal
 import os
@@ -392,6 +393,9 @@ VALUES = {
     "a list as raw bytes": ([1, 2], {"kind": "raw"}, "bytes(x)"),
     "a range": (range(3), {}, "numpy.asarray(x)"),
     "a generator": ((n for n in range(3)), {}, "list(x)"),
+    "a deque": (collections.deque([1, 2.5]), {}, "numpy.asarray(x)"),
+    "a deque that numpy would make texts of": (collections.deque([1, "a"]), {}, "list(x)"),
+    "a deque whose texts numpy would cut": (collections.deque(["a\0", "b"]), {}, "list(x)"),
 }  # fmt: skip
 if hasattr(np.dtypes, "StringDType"):
     VALUES["StringDType"] = (np.array([["a"]], np.dtypes.StringDType()), {}, "x.astype(object).astype(str)")
@@ -410,7 +414,8 @@ def proposed_and_works(value, expression, **options):
     assert re.search(rf": {re.escape(expression)}(?=$|\. )", caught.value.message), caught.value.message
     for one in {expression, caught.value.expression}:
         if not one.startswith("list") or not hasattr(value, "__next__"):
-            shm.create("x", eval(one, {"x": value, "numpy": np}), **options)
+            shared = shm.create("x", eval(one, {"x": value, "numpy": np}), **options)
+            assert not isinstance(value, collections.deque) or list(shared) == list(value)
             shm.unlink("x")
 
 
