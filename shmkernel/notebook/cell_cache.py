@@ -44,7 +44,7 @@ _runs: weakref.WeakValueDictionary[int, CellCache] = weakref.WeakValueDictionary
 def shm_cache(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Return what a cell that was compiled into a ``with`` statement enters; run any other cell here."""
     for name in args.names:
-        if not variables.is_variable(name):
+        if not scope.is_variable(name):
             message = f"{name} cannot be a variable, and %%shm_cache shares the variable NAME that the cell sets"
             raise ArgumentError(message, name=name)
         if name in args.uses:

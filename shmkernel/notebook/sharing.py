@@ -24,6 +24,7 @@ from shmkernel.errors import ArgumentError, UnsupportedError
 from shmkernel.notebook.parsing import evaluate, lengths, literal, number, size
 from shmkernel.verbs import attachments, listing, staging
 from shmkernel.workspace import actions, variables
+from shmkernel.workspace.scope import is_variable
 
 if TYPE_CHECKING:
     import argparse
@@ -55,14 +56,14 @@ class _Terms(NamedTuple):
 def shm_create(magics: ShmMagics, args: argparse.Namespace) -> Any:
     """Share variables, the value of an expression, or a new array, list, dict or block."""
     _check_flags(args)
-    terms, read = _terms(magics, args), _is_variable(args)
+    terms, read = _terms(magics, args), _shares_variables(args)
     requests = [_checked(magics, args, name, terms) for name in args.names]
     reports = [request._replace(plan=None) for request in requests]  # a plan holds the private copy
     values_of = _named(requests, terms)
     values = [values_of.pop(request.name) if request.kind else request.done for request in reports]
     for request, value in zip(reports, values, strict=True):
         name = request.name
-        if variables.is_variable(name):
+        if is_variable(name):
             magics.workspace.bind(args.scope, name, value, name, read=read)
         print(_made(args, request, value) if request.kind else _done(args, name))
     if made := [request.name for request in reports if request.kind]:
@@ -80,7 +81,7 @@ def shm_load(magics: ShmMagics, args: argparse.Namespace) -> Any:
         variables.check_free(args.scope.target(name), name, name, "Use another NAME, or --overwrite to replace it")
     before = earlier(name)
     value = shm.load(name, args.path, kind=args.kind, **terms._asdict(), allow_pickle=args.allow_pickle)
-    if variables.is_variable(name):
+    if is_variable(name):
         magics.workspace.bind(args.scope, name, value, name)
     info = shm.info(name)
     what = f"{name}: {render.what(info)},", f"from {args.path}{args.scope.remark(name)}."
@@ -121,7 +122,7 @@ def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         return _request(magics, args, name, terms)
     except UnsupportedError as error:
         expression = getattr(error, "expression", None)
-        if not expression or not _is_variable(args):
+        if not expression or not _shares_variables(args):
             raise
         kind = f" --kind {args.kind}" if args.kind else ""
         message = f"{error.what}. So: %shm_create {name}_shared --from {expression}{kind}"
@@ -148,7 +149,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         if name not in args.scope:
             raise
         raise ArgumentError(f"{error.what}. So: %shm_create NAME --from {name}", name=name) from None
-    read = _is_variable(args)
+    read = _shares_variables(args)
     args.scope.check(name, read=read)
     value = _value(magics, args, name)
     space = args.scope if read else args.scope.target(name)
@@ -226,7 +227,7 @@ def _named(requests: list[_Request], terms: _Terms) -> dict[str, Any]:
     return dict(zip([draft.record.name for draft in drafts], values, strict=True))
 
 
-def _is_variable(args: argparse.Namespace) -> bool:
+def _shares_variables(args: argparse.Namespace) -> bool:
     """Return whether the magic shares variables: no flag gives another value."""
     return args.expression is None and args.items is None and not (args.shape or args.size or args.empty)
 
@@ -237,7 +238,7 @@ def _made(args: argparse.Namespace, request: _Request, value: object) -> str:
     if keepers and keepers != args.expression:
         which = "The earlier one" if variables.is_shared(request.private) else "Its private copy"
         remarks.append(f"{which} stays in memory, held by {keepers}.")
-    if args.expression and args.expression.isidentifier() and args.expression != name:
+    if args.expression and is_variable(args.expression) and args.expression != name:
         remarks.append(f"{args.expression} stays as it is, a copy.")
     what = f"{name}: {render.what(listing.of_value(name, value))}{args.scope.remark(name)}."
     return actions.in_lines([what, *remarks])
@@ -260,7 +261,7 @@ def invitation(names: list[str], lifetime: str) -> str:
     """
     together, others = "", []
     for name in names:
-        if variables.is_variable(name):
+        if is_variable(name):
             together += f" {name}"
         else:
             others.append(f" {name} --as NAME")

@@ -13,6 +13,7 @@ from shmkernel._core import capacity, registry, segment_file
 from shmkernel.errors import ArgumentError
 from shmkernel.verbs import attachments, listing
 from shmkernel.workspace import variables
+from shmkernel.workspace.scope import is_variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ def attach(
 ) -> Iterator[tuple[Any, str]]:
     """Set variables to segments, all or none; `targets` maps names to variables. Yield values and sentences."""
     for name, variable in targets.items():
-        if not variables.is_variable(variable):
+        if not is_variable(variable):
             raise ArgumentError(f"{variable} cannot be a variable: %shm_attach {name} --as NAME", name=name)
         scope.check(variable)
         if not overwrite:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import builtins
 import ctypes
 import inspect
+import keyword
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 _MISSING = object()
 _INTERNAL = ("IPython.", "shmkernel.notebook.", "shmkernel.workspace.", "traitlets.", "decorator.")
+
+
+def is_variable(name: str) -> bool:
+    """Return whether a variable can have this name. Names of segments may contain dots."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name != "__debug__"
 
 
 class Scope(Mapping[str, Any]):
@@ -99,6 +105,8 @@ class Scope(Mapping[str, Any]):
 
     def remark(self, name: str) -> str:
         """Return a remark on a variable that was set: a function's line has set a global, or it hides a builtin."""
+        if not is_variable(name):
+            return ""
         if hasattr(builtins, name):
             return f" (it hides Python's {name}: del {name} brings that back)"
         return "" if self._locals is self._globals or self.is_local(name) else f" (the global variable {name})"

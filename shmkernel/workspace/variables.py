@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import keyword
 import mmap
 import re
 import sys
@@ -26,11 +25,6 @@ if TYPE_CHECKING:
 UNKNOWN = "something else"
 _plain: dict[int, tuple[object, str]] = {}  # by id: values without weak references, and their segments' names
 _HIDDEN = re.compile(r"_+|_\d+|_oh|Out")  # IPython keeps displayed values in these
-
-
-def is_variable(name: str) -> bool:
-    """Return whether a variable can have this name. Names of segments may contain dots."""
-    return name.isidentifier() and not keyword.iskeyword(name)
 
 
 def check_free(space: Mapping[str, Any], variable: str, name: str, cure: str) -> None:
