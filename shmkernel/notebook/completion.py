@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
 _LINE = re.compile(r"(?:^\s*%{0,2}|[\s=]%{1,2})(shm_[a-z]+)\s(.*)$")
-_CALL = re.compile(r"""(?:([^\W\d]\w*)\.)?([a-z]+)[(\[]\s*["']([\w./]*)$""")
+_CALL = re.compile(r"""(?:([^\W\d]\w*)\.)?([a-z]+)[(\[]\s*(?:(?:name|x)\s*=\s*)?["']([\w./]*)$""")
 _TAKE_NAMES = {
-    "attach", "close", "info", "keep", "load", "lock", "publish", "save", "session", "unlink", "version", "wait",
-    "watch",
+    "attach", "changes", "close", "info", "keep", "load", "lock", "publish", "save", "session", "share", "snapshot",
+    "unlink", "unshare", "version", "wait", "watch", "writing",
 }  # fmt: skip
 _DTYPES = ("float64", "float32", "int64", "int32", "int16", "uint8", "bool", "complex128", "datetime64[ns]")
 _SELDOM = (  # types of values that few want to share

@@ -1,5 +1,6 @@
 """The magics beside %shm_create, and what they have in common, as cells of a notebook."""
 
+import inspect
 import pickle
 import re
 
@@ -329,12 +330,22 @@ def completed(notebook, text):
 
 @pytest.mark.parametrize(
     "start",
-    ['shm.attach("', "y = shm.info('", 'shm.session["', 'with shm.lock("', 'attach("', 'shm.save( "', 'f(shm.attach("'],
-)
+    ['shm.attach("', "y = shm.info('", 'shm.session["', 'with shm.lock("', 'attach("', 'shm.save( "', 'f(shm.attach("',
+     'shm.attach(name="', 'shm.wait(x = "'],
+)  # fmt: skip
 def test_names_are_completed_inside_a_call(notebook, start):
     notebook("import shmkernel as shm\nfrom shmkernel import attach\n%shm_create elevation --shape 3")
     assert completed(notebook, f"{start}ele") == [f"{start}elevation"]
     assert completed(notebook, start) == [f"{start}elevation"]
+
+
+def test_names_are_completed_in_each_function_that_takes_one(notebook):
+    notebook("import shmkernel as shm\n%shm_create elevation --shape 3")
+    functions = {name: function for name in shm.__all__ if inspect.isfunction(function := getattr(shm, name))}
+    first = {name: next(iter(inspect.signature(function).parameters), "") for name, function in functions.items()}
+    takers = {name for name, parameter in first.items() if parameter in ("name", "x")} - {"create"}
+    assert takers >= {"attach", "snapshot"}
+    assert {name for name in takers if not completed(notebook, f'shm.{name}("ele')} == set()
 
 
 @pytest.mark.parametrize("start", ['print("', 'other.attach("', 'shm.create("', 'info("', 'shm.attach("q'])
