@@ -57,10 +57,13 @@ def forget_unused(space: Mapping[str, Any]) -> None:
 
 
 def foundation(value: object) -> object:
-    """Return the owner of an array's memory: the array that allocated it, or the mapping."""
+    """Return the owner of an array's memory: the array that allocated it, or the mapping.
+
+    An owner that has no weak references, such as bytes or a capsule, is left out: the array over it is returned.
+    """
     while True:
         below = value.base if isinstance(value, np.ndarray) else value.obj if isinstance(value, memoryview) else None
-        if below is None:
+        if below is None or not type(below).__weakrefoffset__:
             return value
         value = below
 

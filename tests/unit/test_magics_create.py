@@ -39,6 +39,27 @@ def test_what_keeps_the_private_copy_alive_is_named(notebook, before, keeper):
     assert f"\n    Its private copy stays in memory, held by {keeper}.\n" in notebook("%shm_create x")
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "np.frombuffer(bytes(24))",
+        "np.frombuffer(bytearray(24))[:2]",
+        "np.frombuffer(memoryview(bytes(24)))",
+        "pickle.loads(pickle.dumps(np.ones(3), 5))",  # a result of a worker, too
+        "np.ma.copy(pickle.loads(pickle.dumps(np.ma.ones(3), 5)))",
+        "np.from_dlpack(np.ones(3))",
+    ],
+)
+def test_an_array_over_memory_that_cannot_be_watched_is_shared(notebook, made):
+    notebook(f"import pickle\nx = y = z = {made}\nkept = x[:1]")
+    assert " Its private copy stays in memory, held by y, z, kept.\n" in notebook("%shm_create x")
+    assert "held" not in notebook("del z, kept\n%shm_create y")
+    notebook("z = np.frombuffer(bytes(24))")
+    assert notebook("%shm_attach x --as z --overwrite").startswith("z = x: ")
+    assert "made by the cell" in notebook(f"%%shm_cache c\nc = {made}")
+    notebook("%shm_unlink c")
+
+
 def test_a_private_copy_that_only_garbage_holds_is_not_reported(notebook):
     notebook("x = np.ones(3)\nloop = [x]\nloop.append(loop)\ndel loop")
     assert "private copy" not in notebook("%shm_create x")
