@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import shmkernel as shm
-import shmkernel.stdlib  # it sets hooks of the verbs, which are called directly here
 from shmkernel import kinds, render
 from shmkernel._core import paths, records, registry
 from shmkernel.errors import ArgumentError, UnsupportedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
+import shmkernel.stdlib  # it sets hooks of the verbs, which the magics call directly
 from shmkernel import kinds, render
 from shmkernel._core import capacity, registry, segment_file
 from shmkernel.errors import ArgumentError

@@ -101,6 +101,18 @@ def test_refresh_copies_what_has_a_new_version(joined):
     assert "of this host" in b.fails("shm.attach('z', refresh=True)", "ValueError").text
 
 
+def test_refresh_is_heeded_by_the_first_magic_of_a_kernel(hosts, joined):
+    a, b = joined
+    a("x = shm.create('x', np.array([1, 2])); shm.share('x')")
+    b("shm.attach('hostA:x')")
+    a("x[:] = 3; shm.publish('x')")
+    fresh = hosts[1].kernel()
+    fresh("from IPython.core.interactiveshell import InteractiveShell; magic = InteractiveShell().run_line_magic")
+    fresh("import contextlib, io; magic('load_ext', 'shmkernel')")
+    fresh("with contextlib.redirect_stdout(io.StringIO()) as said: x = magic('shm_attach', 'hostA:x --refresh')")
+    assert fresh("[x.tolist(), said.getvalue()[:11]]") == [[3, 3], "x = hostA.x"]
+
+
 @pytest.mark.long
 def test_what_its_owner_has_left_half_written_is_refused(hosts, joined):
     a, b = joined
