@@ -46,7 +46,12 @@ def attach(
         if not overwrite:
             line = f"%shm_attach {name}" if variable == name else f"%shm_attach {name} --as {variable}"
             cure = f"Keep both: %shm_attach {name} --as NAME. Replace it: {line} --overwrite"
-            variables.check_free(scope.target(variable), variable, name, cure)
+            try:
+                variables.check_free(scope.target(variable), variable, name, cure)
+            except ArgumentError:
+                if registry.inode_at(name) is None:  # its cure would not help
+                    raise segment_file.missing(name) from None
+                raise
     if mode is None and workspace.mode != "auto":
         mode = workspace.mode
     allow = True if allow_pickle else CONSENT[workspace.allow_pickle]

@@ -46,6 +46,8 @@ def test_attach_makes_all_variables_or_none(notebook):
         assert isinstance(notebook.fails("%shm_attach b c"), shm.NotFoundError)
         assert str(notebook.fails("%shm_attach b ds.v")) == "ds.v cannot be a variable: %shm_attach ds.v --as NAME"
         assert str(notebook.fails("%shm_attach a b --as c")) == "--as names one variable, so give one NAME"
+        notebook("c = 'precious'")
+        assert str(notebook.fails("%shm_attach c")).startswith("no segment named 'c'")
         assert "b" not in notebook
         notebook("pair = %shm_attach a b --overwrite\nassert pair[0] is a and pair[1] is b")
 
