@@ -70,9 +70,13 @@ def in_python(cure: Cure) -> str:
     --------
     >>> in_python(Cure("To write", "attach", "x", mode="r+")), in_python(Cure("Share it", "create", "x"))
     ("shm.attach('x', mode='r+')", "shm.create('x', x)")
+    >>> in_python(Cure("What is shared", "list", hosts=True))
+    'shm.offers()'
     """
     if cure.verb == "help":
         return "help(shm)"
+    if cure.verb == "list" and cure.options:
+        return "shm.offers()"
     given = [*map(repr, cure.arguments), *(f"{name}={value!r}" for name, value in cure.options.items())]
     if cure.verb == "create" and not cure.options:  # share the variable of that name, as a notebook does
         given += map(str, cure.arguments)

@@ -314,7 +314,7 @@ class Offers(list["Offer"]):
 
     def __str__(self) -> str:
         if not self:
-            return "No host shares anything"
+            return f"No host shares anything. {Cure('If this one has not joined others', 'join')}"
         head = ("name", "kind", "type", "size", "version", "owner")
         rows = [head] + [
             (str(one), one.kind, clean(one.type), capacity.human(one.size), str(one.version), clean(one.owner))

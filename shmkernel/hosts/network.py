@@ -156,9 +156,10 @@ class Network:
                 raise HostError(message, connect=", ".join(self.connect))
             time.sleep(_NAP)
         if self.host in self.hosts():
-            own = "certificate of its own" if self.way == "tls" else 'name of its own: join as host="hostB"'
-            message = f"another host has joined as {self.host}: each needs a {own}"
-            raise HostError(message, host=self.host)
+            what = f"another host has joined as {self.host}: each needs a name of its own"
+            if self.way == "tls":
+                raise HostError(f"{what}, so a certificate of its own", host=self.host)
+            raise HostError(what, Cure("For example", host="hostB"), host=self.host)
 
     def close(self) -> None:
         """Leave: the tokens go, the connections end. The process should end soon after."""
@@ -204,7 +205,7 @@ class Network:
         if colon:  # the host itself knows best: its token may still be on the way
             if host == self.host:
                 what = f"{name}: {host} is this host"
-                raise NotFoundError(what, Cure("What is shared", "offers"), name=name, similar=[])
+                raise NotFoundError(what, offering.SHARED, name=name, similar=[])
             return host, rest
         sharing = sorted(key[-2] for key in self._alive(f"{ROOT}/shared/*/{rest}"))
         sharing = [one for one in sharing if one != self.host]
@@ -213,7 +214,7 @@ class Network:
             more = f" or one of {len(sharing) - _NAMED} more" if len(sharing) > _NAMED else ""
             raise ArgumentError(f"several hosts share {rest!r}: {names}{more}", name=name)
         if not sharing:
-            raise NotFoundError(f"no host shares {name!r}", Cure("What is shared", "offers"), name=name, similar=[])
+            raise NotFoundError(f"no host shares {name!r}", offering.SHARED, name=name, similar=[])
         return sharing[0], rest
 
     def offer(self, host: str, name: str) -> Offer:
@@ -239,7 +240,7 @@ class Network:
         content = self._content(host, self._replies(key))
         if content is None:
             message = f"{host}:{name}: its host was lost while it was asked for a new version"
-            raise HostError(message, Cure("What can be reached", "offers"), name=f"{host}:{name}", host=host)
+            raise HostError(message, offering.REACHED, name=f"{host}:{name}", host=host)
         found = json.loads(content)
         return None if found is None else int(found)
 
@@ -282,8 +283,8 @@ class Network:
         where = f"{host}:{name}"
         if host in self._seen:
             message = f"{where}: {host} was lost, or has left"
-            raise HostError(message, Cure("What can be reached", "offers"), name=where, host=host)
-        raise NotFoundError(f"{where}: {host} has not joined", Cure("What is shared", "offers"), name=where, similar=[])
+            raise HostError(message, offering.REACHED, name=where, host=host)
+        raise NotFoundError(f"{where}: {host} has not joined", offering.SHARED, name=where, similar=[])
 
     def _content(self, host: str, replies: Any) -> bytes | None:
         """Return the content of the only reply of a host, None if there is none; raise the error that it is."""

@@ -28,6 +28,8 @@ from shmkernel.errors import (
 from shmkernel.sync import sync_file, versions
 
 PIECE = 4 << 20  # bytes
+SHARED = Cure("What is shared", "list", hosts=True)
+REACHED = Cure("What can be reached", "list", hosts=True)
 _SMALL = 64 << 10  # bytes of a segment that comes with its offer
 _LIVE = "ring"  # a stream of frames: what is copied of it is never one state
 
@@ -174,6 +176,4 @@ def check_copy(offer: Offer, fd: int, name: str) -> None:
 def broken(offer: Offer, received: int, why: str) -> HostError:
     """Make the error for a copy that ended too early."""
     message = f"{offer}: {why} after {received} of {offer.size} bytes. Nothing was named"
-    return HostError(
-        message, Cure("What can be reached", "offers"), name=str(offer), received=received, size=offer.size
-    )
+    return HostError(message, REACHED, name=str(offer), received=received, size=offer.size)

@@ -149,7 +149,7 @@ class Server:
         with self._turn:
             network = self._joined()
             if not network.unshare(name):
-                raise NotFoundError(f"{name!r} is not shared with other hosts", Cure("What is", "offers"), name=name)
+                raise NotFoundError(f"{name!r} is not shared with other hosts", offering.SHARED, name=name)
         client.send({})
 
     def _do_offers(self, client: Channel) -> None:

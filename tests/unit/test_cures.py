@@ -25,6 +25,7 @@ import pytest
 import shmkernel as shm
 from shmkernel import cli, errors
 from shmkernel._core import paths
+from shmkernel.hosts import offering
 from shmkernel.notebook.magics import ShmMagics
 from tests.helpers import PATIENCE, Child, needs
 from tests.unit.elsewhere import elsewhere
@@ -267,6 +268,17 @@ def test_what_an_error_in_a_terminal_proposes_works_there(line, tmp_path, monkey
         in_a_shell(lines, monkeypatch)
         for one in shm.list():
             shm.unlink(one.name)
+
+
+def test_what_other_hosts_share_is_listed_in_each_place(shell, monkeypatch, capsys):
+    other = errors.NotFoundError("no host shares 'x'", offering.SHARED)
+    (magic,) = proposals(str(other))
+    assert "If this one has not joined others: %shm_join" in shell.run(magic).text
+    python(errors.in_python(other.cures[0]), {"shm": shm})
+    with monkeypatch.context() as patch:
+        patch.setattr(errors, "word", cli.in_shell)
+        (command,) = proposals(str(other))
+    in_a_shell([command], monkeypatch)
 
 
 class Part(np.ndarray):
