@@ -72,7 +72,14 @@ def join(*hosts: str, listen: str | None = None, host: str | None = None, timeou
     for _ in range(_TRIES):
         with channel.connected() or _started() as running:
             answer = _asked(
-                running, do="join", who=who, listen=where, given=bool(listen), connect=connect, patience=patience
+                running,
+                do="join",
+                who=who,
+                host=host,
+                listen=where,
+                given=bool(listen),
+                connect=connect,
+                patience=patience,
             )
         if answer is not None:  # else it was just ending
             break

@@ -120,14 +120,25 @@ class Server:
         return self.network
 
     def _do_join(
-        self, client: Channel, who: list[str], listen: str, given: bool, connect: list[str], patience: float
+        self,
+        client: Channel,
+        who: list[str],
+        host: str | None,
+        listen: str,
+        given: bool,
+        connect: list[str],
+        patience: float,
     ) -> None:
         with self._turn:
             if self.network is None:
                 network = Network(WAYS[listen.partition("/")[0]](*who), listen, connect)
                 network.appear(patience, client.gone)
                 self.network = network
-            elif not {*connect} <= {*self.network.connect} or (given and listen != self.network.listen):
+            elif (
+                not {*connect} <= {*self.network.connect}
+                or (given and listen != self.network.listen)
+                or host not in (None, self.network.host)
+            ):
                 known = ", ".join(self.network.connect) or "none"
                 message = (
                     f"this host has joined already, as {self.network.host}; it listens at {self.network.listen}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -140,6 +141,13 @@ def test_joining_twice_is_joining_once_and_leaving_ends_it(hosts, joined):
     a, b = joined
     assert b("shm.join('tls/10.77.0.1')") == ["hostA", "hostB"]
     assert "joined already" in b.fails("shm.join('tls/10.77.0.9')", "ConnectionError").text
+    assert b("shm.join(host='hostB')") == ["hostA", "hostB"]
+    certificate = f"{hosts[1].data}/shmkernel/hosts/host{{}}.pem"
+    os.link(certificate.format("B"), certificate.format("C"))
+    try:
+        assert "as hostB" in b.fails("shm.join(host='hostC')", "ConnectionError").text
+    finally:
+        os.unlink(certificate.format("C"))
     assert b("shm.leave()")
     assert hosts[1].server() is None
     until(lambda: a("shm.join()") == ["hostA"], "the other host knows")
