@@ -54,6 +54,7 @@ class Server:
     def __init__(self, lock: int) -> None:
         self.network: Network | None = None
         self._lock = lock
+        self._ending = False
         self._turn = threading.Lock()  # held to join, share, unshare and leave
         self._turns: dict[tuple[str, str], threading.Lock] = {}  # held to copy: one copy of a segment at a time
 
@@ -70,7 +71,8 @@ class Server:
             except EOFError:  # the client has gone
                 pass
             except Exception as error:  # noqa: BLE001  the client has to know of any
-                client.send({"error": channel.encoded(error)})
+                if not self._ending:  # else it is of zenoh, which is closed: the client sees that this process ends
+                    client.send({"error": channel.encoded(error)})
         self.end_if_idle()
 
     def end_if_idle(self) -> None:
@@ -81,6 +83,7 @@ class Server:
 
     def end(self) -> None:
         """Leave the other hosts, and end this process."""
+        self._ending = True
         if os.fstat(self._lock).st_nlink:
             for part in ("socket", "lock"):
                 with contextlib.suppress(OSError):

@@ -95,6 +95,12 @@ def test_the_server_of_this_host_is_killed(hosts, copying):
 
 
 @TEN_SECONDS
+def test_this_host_leaves(hosts, copying):
+    hosts[1].kernel()("shm.leave()")
+    assert "has ended after" in refused(copying[1], hosts)["text"]
+
+
+@TEN_SECONDS
 def test_the_kernel_that_asked_is_killed(hosts, copying):
     _, b = copying
     (agent,) = children(b.process.pid)
