@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmkernel._core import paths, private_files
 from shmkernel._core.imports import importing
-from shmkernel.errors import ArgumentError, NotFoundError, RefusedError, TakenError, UnsupportedError
+from shmkernel.errors import (
+    ArgumentError,
+    Cure,
+    HostError,
+    NotFoundError,
+    RefusedError,
+    TakenError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,30 +100,59 @@ def identity(host: str | None = None) -> Identity:
         If there is no such file.
     RefusedError
         If another user can read it.
+    ArgumentError
+        If it is damaged.
+    HostError
+        If it is not valid now.
     """
     known = _known()
     if host is None:
         own = socket.gethostname()
         host = own if own in known or len(known) != 1 else known[0]
     if host not in known:
-        several = f" Those of {', '.join(known)} are there: join with host={known[0]!r}." if known else ""
         message = (
-            f"there is no certificate of this machine ({host}) in {folder()}.{several} "
-            "Make one, in a terminal: shmkernel hosts init; or copy to it the one that was made elsewhere; or set a "
-            "password: shmkernel hosts password"
+            f"there is no certificate of this machine ({host}) in {folder()}. Copy to it the one that was made where "
+            "those of the other hosts were; or, if there are none yet, make it in a terminal: shmkernel hosts init; "
+            "or set a password: shmkernel hosts password"
         )
-        raise NotFoundError(message, path=folder())
+        cures = [Cure(f"Those of {', '.join(known)} are here. To join as {known[0]}", host=known[0])] if known else []
+        raise NotFoundError(message, *cures, path=folder())
     path = _path(host)
-    blocks = [(block[1], block[0]) for block in _BLOCK.finditer(read(path))]
+    made = _parts(host, read(path))
+    valid = _Maker().valid(made) if made else None
+    if made is None or valid is None:
+        message = f"{path} is damaged: it has not one private key, its certificate and the authority's. {_anew(host)}"
+        raise ArgumentError(message, path=path)
+    _check_time(path, host, *valid)
+    return made
+
+
+def _parts(host: str, content: str) -> Identity | None:
+    """Return what is in a host's file, None if anything is missing."""
+    blocks = [(block[1], block[0]) for block in _BLOCK.finditer(content)]
     try:
         (key,) = (text for title, text in blocks if title == "PRIVATE KEY")
         certificate, authority = (text for title, text in blocks if title == "CERTIFICATE")
     except ValueError:
-        message = (
-            f"{path} is damaged: it has not one private key and two certificates. Make it anew: shmkernel hosts init"
-        )
-        raise ArgumentError(message, path=path) from None
+        return None
     return Identity(host, key, certificate, authority)
+
+
+def _check_time(path: str, host: str, begin: dt.datetime, end: dt.datetime) -> None:
+    """Raise HostError unless a certificate is valid now: other hosts would refuse it, and could not say why."""
+    now = dt.datetime.now(dt.UTC)
+    if now < begin:
+        message = f"{path} is valid from {begin:%Y-%m-%d} on, and the clock of this machine says {now:%Y-%m-%d}"
+        raise HostError(message, path=path)
+    if now > end:
+        raise HostError(f"{path} has expired, on {end:%Y-%m-%d}. {_anew(host)}", path=path)
+
+
+def _anew(host: str) -> str:
+    return (
+        "Copy it here once more from where it was made; or there, beside authority.pem, remove it, make it anew, "
+        f"with its addresses (shmkernel hosts init {host}=ADDRESS), and copy that"
+    )
 
 
 def exist() -> bool:
@@ -168,18 +205,19 @@ def _write(path: str, content: str) -> None:
 
 
 class _Maker:
-    """Makes keys and certificates with the library cryptography."""
+    """Makes and checks keys and certificates with the library cryptography."""
 
     def __init__(self) -> None:
         try:
             with importing:
-                from cryptography import x509  # noqa: PLC0415  an extra
+                from cryptography import exceptions, x509  # noqa: PLC0415  an extra
                 from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415  likewise
                 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415  likewise
         except ModuleNotFoundError:
-            message = f"certificates are made with cryptography: {_INSTALL}"
+            message = f"certificates are made and checked with cryptography: {_INSTALL}"
             raise UnsupportedError(message, package="cryptography") from None
         self._x509, self._ec, self._serialization, self._sha256 = x509, ec, serialization, hashes.SHA256()
+        self._exceptions = exceptions
 
     def authority(self) -> tuple[Any, Any]:
         """Make the authority, and write its file."""
@@ -206,6 +244,20 @@ class _Maker:
                 "anew: shmkernel hosts init"
             )
             raise ArgumentError(message, path=_path(name)) from None
+
+    def valid(self, made: Identity) -> tuple[dt.datetime, dt.datetime] | None:
+        """Return from when until when a host's file is valid, None if key and certificates do not belong together."""
+        try:
+            key = self._serialization.load_pem_private_key(made.key.encode(), None)
+            texts = (made.certificate.encode(), made.authority.encode())
+            own, authority = map(self._x509.load_pem_x509_certificate, texts)
+            own.verify_directly_issued_by(authority)
+            if own.public_key() != key.public_key():
+                return None
+        except (ValueError, TypeError, self._exceptions.InvalidSignature, self._exceptions.UnsupportedAlgorithm):
+            return None
+        both = (own, authority)
+        return max(one.not_valid_before_utc for one in both), min(one.not_valid_after_utc for one in both)
 
     def host(self, host: str, addresses: Sequence[str], authority_key: Any, authority: Any) -> str:
         """Return the content of a host's file."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import stat
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -65,7 +68,10 @@ def test_one_that_has_expired_sees_nothing(hosts, sharing, machines, monkeypatch
     os.makedirs(tmp_path / "shmkernel/hosts")
     os.rename(path, tmp_path / "shmkernel/hosts/hostB.pem")
     try:
-        assert "no host has answered" in hosts[1].kernel().fails(JOIN.format(SOON), "ConnectionError").text
+        kernel = hosts[1].kernel()
+        assert "hostB.pem has expired, on " in kernel.fails(JOIN.format(SOON), "ConnectionError").text
+        kernel("from shmkernel.hosts import certificates; certificates._check_time = lambda *_: None")
+        assert "no host has answered" in kernel.fails(JOIN.format(SOON), "ConnectionError").text
     finally:
         hosts[1].data = right
     control(hosts)
@@ -113,7 +119,48 @@ def test_a_key_that_others_can_read_is_not_used(monkeypatch, tmp_path):
 
 def test_a_machine_without_a_certificate_says_how_to_make_one(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    with pytest.raises(errors.NotFoundError, match="shmkernel hosts init"):
+    with pytest.raises(errors.NotFoundError, match=r"Copy to it .* shmkernel hosts init"):
+        certificates.identity()
+    certificates.init(["hostB"])
+    with pytest.raises(errors.NotFoundError, match="To join as hostB: host='hostB'"):
+        certificates.identity("hostC")
+
+
+def blocks(path):
+    """Return the three blocks of a host's file: its key, its certificate, the authority's."""
+    return [f"-----BEGIN{block}" for block in certificates.read(path).split("-----BEGIN")[1:]]
+
+
+DAMAGED = {  # made of the file's blocks, 0 to 2, and those of a host of another authority, 3 to 5
+    "empty": lambda block: block[0][:0],
+    "two blocks": lambda block: block[0] + block[1],
+    "cut": lambda block: block[0] + block[1] + block[2][:200],
+    "a letter lost": lambda block: block[0] + block[1][:100] + block[1][101:] + block[2],
+    "a key cut": lambda block: block[0][:60] + block[0][90:] + block[1] + block[2],
+    "swapped": lambda block: block[0] + block[2] + block[1],
+    "another key": lambda block: block[3] + block[1] + block[2],
+    "another authority": lambda block: block[0] + block[1] + block[5],
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_file_is_named_and_the_cure_keeps_the_authority(how, monkeypatch, tmp_path):
+    """A new authority, by `hosts init` here, would cut this host off from the others."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "other"))
+    other = blocks(*certificates.init(["hostA"]))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (path,) = certificates.init(["hostA"])
+    Path(path).write_text(DAMAGED[how](blocks(path) + other))
+    with pytest.raises(errors.ArgumentError, match=r"hostA\.pem is damaged: .* Copy it here once more"):
+        certificates.identity()
+
+
+def test_a_certificate_that_is_not_valid_yet_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    certificates.init(["hostA"])
+    slow = mock.Mock(wraps=certificates.dt.datetime, **{"now.return_value": dt.datetime(2020, 1, 1, tzinfo=dt.UTC)})
+    monkeypatch.setattr(certificates, "dt", mock.Mock(datetime=slow, UTC=dt.UTC))
+    with pytest.raises(errors.HostError, match="the clock of this machine says 2020-01-01"):
         certificates.identity()
 
 
