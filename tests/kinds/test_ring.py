@@ -1,9 +1,11 @@
 import asyncio
+import copy
 import os
 import pickle
 import threading
 from multiprocessing.reduction import ForkingPickler
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -323,6 +325,11 @@ def test_it_goes_to_another_process_by_name():
     assert pickle.loads(ForkingPickler.dumps(ring)) is ring
     with pytest.raises(TypeError):
         pickle.dumps(ring)
+    for copying in (cloudpickle.dumps, copy.copy, copy.deepcopy):  # one that copied the memory got no new frames
+        with pytest.raises(shm.UnsupportedError, match=r"a ring cannot be pickled .* shm\.attach\('frames'\)"):
+            copying(ring)
+    with pytest.raises(shm.UnsupportedError):
+        cloudpickle.dumps(ring.since(0))
 
 
 def test_the_memory_goes_with_the_last_reference():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, cast
 
 import numpy as np
 
@@ -106,6 +106,11 @@ class Ring:
         self._memory, self._words, self._frames, self._writable = slots, slots.words, slots.frames, writable
         self._newest = self._number = 0
         self._filling: Entry | None = None  # of the slot that is being filled
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: cloudpickle would copy the memory, and whoever gets the copy would wait for frames in vain."""
+        message = f"{self.name!r}: a ring cannot be pickled or copied, since a copy would get no new frames"
+        raise UnsupportedError(message, Cure("Send its name, and there", "attach", self.name), name=self.name)
 
     @property
     def newest(self) -> int:
