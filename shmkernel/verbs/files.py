@@ -44,7 +44,8 @@ def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None =
     Raises
     ------
     ArgumentError
-        A ValueError: `load` would take the suffix for that of another kind, or the path is a device, pipe or folder.
+        A ValueError: `load` would take the suffix for that of another kind, or the path is a device, pipe or folder,
+        or that of a segment.
 
     Examples
     --------
@@ -58,6 +59,7 @@ def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None =
     """
     target = os.path.realpath(_path(name, path))
     _check_plain(name, target)
+    _check_no_segment(name, target)
     fd, status = segment_file.attach(paths.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # random: another thread may save to the same file
     try:
@@ -214,6 +216,13 @@ def _check_plain(name: str, path: str) -> None:
         if not stat.S_ISREG(mode):
             what = _NOT_PLAIN.get(stat.S_IFMT(mode), "a device")
             raise ArgumentError(f"{name!r}: {path} is {what}. Give the path of a file", name=name, path=path)
+
+
+def _check_no_segment(name: str, path: str) -> None:
+    """Raise ArgumentError for the file of a segment: what replaces it has no owner, so it would stay for ever."""
+    folder, file = os.path.split(path)
+    if file.startswith(paths.prefix()) and folder == os.path.realpath(paths.folder()):
+        raise ArgumentError(f"{name!r}: {path} is the file of a segment. Give another path", name=name, path=path)
 
 
 def _failed(name: str, path: str, error: OSError) -> Exception:

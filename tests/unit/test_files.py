@@ -233,6 +233,20 @@ def test_what_would_be_loaded_as_another_kind_is_not_saved(value, kind, suffix, 
     shm.unlink("y")
 
 
+def test_the_file_of_a_segment_is_not_replaced(tmp_path):
+    shm.create("x", np.arange(3))
+    y = shm.create("y", np.zeros(2))
+    place = shm.info("y").path
+    (tmp_path / "y.npy").symlink_to(place)
+    for path in (place, shm.info("x").path, tmp_path / "y.npy", f"{place}_new"):
+        with pytest.raises(shm.ArgumentError, match=r"is the file of a segment\. Give another path"):
+            shm.save("x", path)
+    assert shm.attach("y") is y
+    assert shm.info("y").mine
+    shm.save("x", f"{os.path.dirname(place)}/plain.npy")
+    os.unlink(f"{os.path.dirname(place)}/plain.npy")
+
+
 def test_a_link_stays_and_leads_to_what_is_saved(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "x.npy").symlink_to("disk/large.npy")
