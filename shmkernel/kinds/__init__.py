@@ -242,8 +242,13 @@ def for_value(name: str, value: object, options: Mapping[str, object]) -> Kind:
     return _own(LAST)
 
 
-def planned(name: str, value: object, options: Mapping[str, object], kind: str | None = None) -> tuple[Kind, Plan]:
-    """Lay a value out by the kind of this name, or the one that takes it; an error says what to give instead."""
+def planned(
+    name: str, value: object, options: Mapping[str, object], kind: str | None = None, *, called: str | None = None
+) -> tuple[Kind, Plan]:
+    """Lay a value out by the kind of this name, or the one that takes it; an error says what to give instead.
+
+    `called` is the expression that gives the value, if no variable `name` does.
+    """
     allow_pickle = options.get("allow_pickle")
     options = {option: given for option, given in options.items() if option != "allow_pickle"}
     maker = None
@@ -255,11 +260,11 @@ def planned(name: str, value: object, options: Mapping[str, object], kind: str |
     except (UnsupportedError, RangeError) as error:
         if error.facts.keys() & {"package", "expression"}:  # what is to be installed, or given instead
             raise
-        return _instead()(error, maker, name, value, options, kind, allow_pickle=allow_pickle)
+        return _instead()(error, maker, name, value, options, kind, allow_pickle=allow_pickle, called=called)
     except (ShmError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  a library, and a value's own methods, may raise anything
-        return _instead()(error, maker, name, value, options, kind, allow_pickle=allow_pickle)
+        return _instead()(error, maker, name, value, options, kind, allow_pickle=allow_pickle, called=called)
 
 
 def last() -> Kind:

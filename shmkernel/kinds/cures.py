@@ -36,15 +36,14 @@ class Cure(NamedTuple):
     expression: str
 
 
-def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[str, str | None]:
-    """Return sentences that propose expressions in place of the value, and the first expression.
+def propose(called: str, value: object, works: Callable[[object], bool]) -> tuple[str, str | None]:
+    """Return sentences that propose expressions in place of the value, and the first; `called` gives the value.
 
     Examples
     --------
     >>> propose("x", {1, 2}, lambda value: type(value) is list)
     ('Make it a list: list(x)', 'list(x)')
     """
-    variable = name if name.isidentifier() else "x"
     cures: list[Cure] = []
     try:
         part = sample(value)
@@ -55,7 +54,7 @@ def propose(name: str, value: object, works: Callable[[object], bool]) -> tuple[
                     cures.append(cure)
     except Exception:  # noqa: BLE001, S110  the value's attributes may raise; the caller raises another error
         pass
-    texts = [cure.expression.format(x=variable) for cure in cures]
+    texts = [cure.expression.format(x=called) for cure in cures]
     sentences = [f"{cure.what}: {text}" for cure, text in zip(cures, texts, strict=True)]
     return ". ".join(sentences), texts[0] if texts else None
 

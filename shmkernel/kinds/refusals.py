@@ -23,16 +23,19 @@ def instead(
     kind: str | None,
     *,
     allow_pickle: object,
+    called: str | None,
 ) -> tuple[kinds.Kind, kinds.Plan]:
     """Lay out as an object what its own kind has refused; else raise the error, with what to give instead."""
     refused = error if isinstance(error, (UnsupportedError, RangeError)) else _ours(error, name, value, maker)
     cause = error.__cause__ if refused is error else error
     try:
         if kind is not None or value is None or any(option is not None for option in options.values()):
-            raise _cured(refused, name, value, options, kind) from cause
+            raise _cured(refused, name, value, options, kind, called) from cause
         if maker is not None and getattr(maker, "pickles", False):
-            raise _cured(_explained(refused, name, value), name, value, options, kind) from cause
-        return kinds.last(), _as_object(_explained(refused, name, value), name, value, allow_pickle=allow_pickle)
+            raise _cured(_explained(refused, name, value), name, value, options, kind, called) from cause
+        return kinds.last(), _as_object(
+            _explained(refused, name, value), name, value, called, allow_pickle=allow_pickle
+        )
     finally:
         del error, refused, cause  # an error and the frame that raises it would refer to each other
 
@@ -45,14 +48,16 @@ def _ours(error: Exception, name: str, value: object, maker: kinds.Kind | None) 
     return UnsupportedError(what, name=name, type=type(value).__name__)
 
 
-def _as_object(error: UnsupportedError | RangeError, name: str, value: object, *, allow_pickle: object) -> kinds.Plan:
+def _as_object(
+    error: UnsupportedError | RangeError, name: str, value: object, called: str | None, *, allow_pickle: object
+) -> kinds.Plan:
     """Lay out as an object what its own kind has refused; a mapping only if it is pickled: all are to change it."""
     try:
         plan = kinds.last().plan(name, value, {"allow_pickle": allow_pickle})
     except UnsupportedError as refused:
         if refused.cures != error.cures:
             error = error.reworded(error.what, *refused.cures)
-        raise _cured(error, name, value, {}, None) from refused.__cause__
+        raise _cured(error, name, value, {}, None, called) from refused.__cause__
     if isinstance(value, Mapping) and not allow_pickle:
         cure = Cure("A snapshot of it, which does not change, can be shared", kind=kinds.LAST)
         raise error.reworded(error.what, cure)
@@ -68,7 +73,12 @@ def _explained(error: UnsupportedError | RangeError, name: str, value: object) -
 
 
 def _cured(
-    error: UnsupportedError | RangeError, name: str, value: object, options: Mapping[str, object], kind: str | None
+    error: UnsupportedError | RangeError,
+    name: str,
+    value: object,
+    options: Mapping[str, object],
+    kind: str | None,
+    called: str | None,
 ) -> ShmError:
     """Add to an error what can be shared in the value's place."""
     if any(option is not None for option in options.values()):
@@ -82,7 +92,8 @@ def _cured(
         plan = maker.plan(name, made, {})
         return plan.size > 0 or plan.grows
 
-    cure, expression = cures.propose(name.rpartition(".")[2], value, works)
+    last = name.rpartition(".")[2]
+    cure, expression = cures.propose(called or (last if last.isidentifier() else "x"), value, works)
     known = [{"kind": kind, **cure.options} for cure in error.cures]  # what follows if the call is repeated with them
     more = [other for other in as_it_is if other.options not in known]
     if not cure and (error.cures or more):

@@ -12,6 +12,7 @@ copy was freed.
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shmkernel.notebook.magics import ShmMagics
+
+
+_PRIMARY = re.compile(r"[^\W\d][\w.]*")  # a name, or attributes of one
 
 
 class _Request(NamedTuple):
@@ -120,12 +124,23 @@ def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
     try:
         return _request(magics, args, name, terms)
     except UnsupportedError as error:
-        expression = getattr(error, "expression", None)
-        if not expression or not _shares_variables(args):
+        expression, called = getattr(error, "expression", None), _called(args)
+        if not expression or not (_names(called, expression) if called else _shares_variables(args)):
             raise
         kind = f" --kind {args.kind}" if args.kind else ""
-        message = f"{error.what}. So: %shm_create {name}_shared --from {expression}{kind}"
+        message = f"{error.what}. So: %shm_create {name if called else f'{name}_shared'} --from {expression}{kind}"
         raise error.reworded(message) from None
+
+
+def _called(args: argparse.Namespace) -> str | None:
+    """Return the expression of ``--from`` so that a method may follow it."""
+    expression = args.expression
+    return expression if not expression or _PRIMARY.fullmatch(expression) else f"({expression})"
+
+
+def _names(called: str, expression: str) -> bool:
+    """Return whether a proposed expression is about this one: a kind's own proposals name a variable."""
+    return re.search(rf"(?<![\w.]){re.escape(called)}(?!\w)", expression) is not None
 
 
 def _other_name(args: argparse.Namespace, name: str, value: object) -> str:
@@ -167,7 +182,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         "allow_pickle": args.allow_pickle or None,
     }
     kind_name = args.kind or ("list" if args.items else "dict" if args.empty else None)
-    kind, plan = kinds.planned(name, value, options, kind_name)
+    kind, plan = kinds.planned(name, value, options, kind_name, called=_called(args))
     private = variables.watch(space.get(name))
     return _Request(name, None, kind, plan, earlier(name) if taken else (), private)
 

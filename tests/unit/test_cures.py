@@ -479,6 +479,26 @@ def test_without_a_value_the_error_says_what_to_give():
         shm.create("x")
 
 
+@pytest.mark.parametrize(
+    ("expression", "proposed"),
+    [
+        ("x", "x.tolist()"),
+        ("x[1:]", "(x[1:]).tolist()"),
+        ("d.x", "d.x.tolist()"),
+        ("np.array([1, None]) if d else 0", "(np.array([1, None]) if d else 0).tolist()"),
+        ("range(3)", "numpy.asarray((range(3)))"),
+    ],
+)
+def test_what_cannot_be_shared_from_an_expression_is_proposed_by_that_expression(notebook, expression, proposed):
+    notebook("import types\nx = np.array(['a', None], object)\nd = types.SimpleNamespace(x=x)")
+    message = str(notebook.fails(f"%shm_create people --from {expression}"))
+    line = f"%shm_create people --from {proposed}"
+    assert f": {proposed}. " in message
+    assert f" So: {line}. " in message
+    assert "people." not in message
+    notebook(line)
+
+
 def test_a_variable_of_another_name_is_proposed_by_its_own():
     with pytest.raises(shm.UnsupportedError, match=r"numpy.asarray\(v\)"):
         shm.create("ds.v", range(3))
