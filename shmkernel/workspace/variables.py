@@ -74,8 +74,9 @@ def watch(value: object) -> weakref.ref[Any] | None:
 
 
 def is_shared(ref: weakref.ref[Any] | None) -> bool:
-    """Return whether the memory is a segment's mapping."""
-    return ref is not None and isinstance(ref(), mmap.mmap)
+    """Return whether the memory is a segment's mapping, and not that of another file."""
+    mapping = ref() if ref else None
+    return isinstance(mapping, mmap.mmap) and attachments.of(mapping) is not None
 
 
 def aliases(space: Mapping[str, Any], values: list[Any]) -> list[str]:

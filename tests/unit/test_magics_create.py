@@ -31,6 +31,7 @@ def test_a_variable_becomes_the_shared_array(notebook):
         ("x", "Out[2] (%xdel _2)"),
         ("big = np.zeros((9, 9))\nx = big[::2]", "big"),
         ("inside = [x]", "something else"),
+        ("import mmap\nown = mmap.mmap(-1, 24)\nx = np.frombuffer(own)", "own"),
     ],
 )
 def test_what_keeps_the_private_copy_alive_is_named(notebook, before, keeper):
