@@ -7,7 +7,7 @@ import mmap
 import re
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from IPython.core.interactiveshell import ExecutionResult
@@ -61,11 +61,22 @@ def foundation(value: object) -> object:
 
     An owner that has no weak references, such as bytes or a capsule, is left out: the array over it is returned.
     """
-    while True:
-        below = value.base if isinstance(value, np.ndarray) else value.obj if isinstance(value, memoryview) else None
-        if below is None or not type(below).__weakrefoffset__:
-            return value
+    while (below := _below(value)) is not None and type(below).__weakrefoffset__:
         value = below
+    return value
+
+
+def _below(value: Any) -> object:
+    """Return what lends an array or a memoryview its memory; None for all else, and for a view that was released.
+
+    `isinstance` would ask a lazy object, such as Django's settings, for its class, which may raise.
+    """
+    if issubclass(type(value), np.ndarray):
+        return cast("object", value.base)
+    try:
+        return value.obj if type(value) is memoryview else None
+    except ValueError:
+        return None
 
 
 def watch(value: object) -> weakref.ref[Any] | None:

@@ -61,6 +61,21 @@ def test_an_array_over_memory_that_cannot_be_watched_is_shared(notebook, made):
     notebook("%shm_unlink c")
 
 
+def test_what_keeps_a_copy_alive_is_found_among_variables_that_raise_errors(notebook):
+    notebook(
+        "class Lazy:\n"
+        "    @property\n"
+        "    def __class__(self):\n"
+        "        raise RuntimeError('not configured')\n"
+        "settings = Lazy()\n"
+        "with memoryview(b'abc') as released:\n"
+        "    pass\n"
+        "x = y = np.ones(3)"
+    )
+    assert "held by y." in notebook("%shm_create x")
+    assert "still used by y\n" in notebook("y = x[1:]\n%shm_close x")
+
+
 def test_a_private_copy_that_only_garbage_holds_is_not_reported(notebook):
     notebook("x = np.ones(3)\nloop = [x]\nloop.append(loop)\ndel loop")
     assert "private copy" not in notebook("%shm_create x")
