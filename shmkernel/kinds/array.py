@@ -81,7 +81,7 @@ class Array:
             own = f"dtype {dtype} has a shape of its own. Give dtype={str(dtype.base)!r} and the whole shape"
             raise ArgumentError(f"{name!r}: {own}", name=name, dtype=dtype)
         if value is None:
-            source = _filled(name, shape, dtype or np.dtype(float), fill)
+            source = _filled(name, shape, dtype, fill)
             blank = fill is None or not _once(source).tobytes().strip(b"\0")
             return self._lay_out(name, source, source.dtype, str(order or "C"), blank=blank)
         if not isinstance(value, np.ndarray) and (planned := self._of_dask(name, value, dtype, str(order or "C"))):
@@ -244,12 +244,15 @@ def _dtype(name: str, wanted: object) -> np.dtype[Any]:
     return dtype
 
 
-def _filled(name: str, shape: object, dtype: np.dtype[Any], fill: object) -> NDArray[Any]:
+def _filled(name: str, shape: object, dtype: np.dtype[Any] | None, fill: object) -> NDArray[Any]:
     """Return an array of the shape that takes the memory of one element: it is broadcast."""
     try:
         lengths = counts.lengths(shape)
     except (TypeError, ValueError):
         raise ArgumentError(f"{name!r}: {shape!r} is not a shape. Examples: 10, (3, 4)", name=name) from None
+    if dtype is None and isinstance(fill, (np.datetime64, np.timedelta64)):
+        raise ArgumentError(f"{name!r}: cannot fill float64 with {fill!r}: give dtype={fill.dtype.str!r}", name=name)
+    dtype = dtype or np.dtype(float)
     try:
         element = np.zeros((), dtype) if fill is None else conversions.convert(fill, dtype)
     except (TypeError, ValueError, OverflowError) as error:

@@ -1,10 +1,12 @@
 """Convert values to a dtype without changing them: ValueError names the first that would change.
 
-Floats may be rounded to the precision of their new type. All other values must compare equal after the conversion.
+Floats and decimals may be rounded to the precision of their new type. All other values must compare equal after the
+conversion, integers too.
 """
 
 from __future__ import annotations
 
+import math
 import numbers
 import sys
 from typing import TYPE_CHECKING, Any
@@ -149,6 +151,8 @@ def _same(result: NDArray[Any], given: NDArray[Any]) -> Any:
     if of.kind in _REALS and to.kind in _INTEGERS:
         in_range = given < 2.0 ** (8 * to.itemsize) if of.kind == "f" else True  # the cast may saturate
         return (result == given) & in_range
+    if of.kind in "iu" and to.kind in "fc":
+        return _same_integers(result.real, given)
     if of.kind in _NUMBERS and to.kind in "fc":
         return np.isfinite(result) | ~np.isfinite(given)
     if of.kind == "f" and to.kind in _TIMES:
@@ -157,8 +161,16 @@ def _same(result: NDArray[Any], given: NDArray[Any]) -> Any:
         return False
     back = result.astype(of)
     same = back == given
+    if (of.kind in _TIMES) != (to.kind in _TIMES):  # no number is NaT
+        return same & ~np.isnat(given if of.kind in _TIMES else result)
     missing = np.isnat if of.kind in _TIMES else (lambda values: values != values)  # noqa: PLR0124  NaN of any type
     return same | (missing(back) & missing(given))
+
+
+def _same_integers(result: NDArray[Any], given: NDArray[Any]) -> Any:
+    """Return for each integer whether the float is the same; numpy would round it to a float to compare them."""
+    beyond = 2.0 ** (8 * given.dtype.itemsize - (given.dtype.kind == "i"))  # the cast back may wrap or saturate
+    return (result.astype("g") < beyond) & (result.astype(given.dtype) == given)
 
 
 def _same_fields(result: NDArray[Any], given: NDArray[Any]) -> Any:
@@ -181,14 +193,18 @@ def _same_objects(result: NDArray[Any], given: NDArray[Any]) -> Any:
     if result.dtype.kind in _TIMES:
         return _same(result, np.array(given.tolist(), f"{result.dtype.kind}8"))
     if result.dtype.kind in "fc":
-        numeric = [isinstance(item, numbers.Number) for item in given.ravel().tolist()]
-        finite = [number and _is_finite(item) for number, item in zip(numeric, given.ravel().tolist(), strict=True)]
-        return np.reshape(numeric, given.shape) & (np.isfinite(result) | ~np.reshape(finite, given.shape))
+        pairs = zip(given.ravel().tolist(), result.ravel().tolist(), strict=True)
+        return np.reshape([_is_rounded(before, after) for before, after in pairs], given.shape)
     return _equal(given, result)
 
 
-def _is_finite(number: Any) -> bool:
-    return bool(np.isfinite(complex(number)))
+def _is_rounded(before: Any, after: Any) -> bool:
+    """Return whether a float is this number, rounded if that is no integer."""
+    if isinstance(before, numbers.Integral):
+        return bool(before == after)
+    if not isinstance(before, numbers.Number):
+        return False
+    return bool(np.isfinite(after) or before != before or abs(before) == math.inf)  # type: ignore[arg-type]  # noqa: PLR0124  NaN
 
 
 def _equal(given: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import decimal
+import fractions
 import math
 import subprocess
 import sys
@@ -74,6 +76,16 @@ CHANGED = [
     ([1e300], "f4", "would become inf"),
     (np.array([1e300, 1]), "f4", "would become inf"),
     (np.array([70000]), "f2", "would become inf"),
+    (np.array([2**53 + 1]), float, "9007199254740993 would become 9007199254740992.0"),
+    ([2**53 + 1], float, "9007199254740993 would become 9007199254740992.0"),
+    (np.array([2**53 + 1], object), float, "9007199254740993 would become 9007199254740992.0"),
+    (np.array([2**63 - 1]), complex, "would become"),
+    (np.array([2**64 - 1], "u8"), float, "would become"),
+    (np.array([2**24 + 1]), "f4", "16777217 would become"),
+    ([decimal.Decimal("1e400")], float, "would become inf"),
+    (np.array(["NaT"], "M8[s]"), int, "NaT would become"),
+    (np.array(["NaT"], "m8[s]"), float, "NaT would become"),
+    (np.array([-(2**63)]), "m8[s]", "would become NaT"),
     (np.array([1j]), float, "complex"),
     (["abc"], "U2", "abc would become ab"),
     (np.array(["abc"]), "U2", "abc would become ab"),
@@ -250,6 +262,8 @@ def test_every_version_that_numpy_writes_is_attached_and_loaded(version, order, 
         ({"value": [1.0, 2], "dtype": int}, "[1, 2]"),
         ({"value": [2**53 + 1, 2.0], "dtype": int}, f"[{2**53 + 1}, 2]"),
         ({"value": [0.1], "dtype": "f4"}, "[0.10000000149011612]"),
+        ({"value": np.array([2**53, -(2**62)]), "dtype": float}, f"[{2.0**53}, {-(2.0**62)}]"),
+        ({"value": [fractions.Fraction(1, 4), decimal.Decimal("inf"), True], "dtype": "f4"}, "[0.25, inf, 1.0]"),
         ({"value": ["ab"], "dtype": "U2"}, "['ab']"),
         ({"value": ["12"], "dtype": "u1"}, "[12]"),
         ({"value": [(1, "ab")], "dtype": [("a", "i4"), ("b", "U2")]}, "[(1, 'ab')]"),
@@ -283,6 +297,7 @@ def test_options_make_the_array(options, text):
         ({"shape": 3, "fill": 1e300, "dtype": "f4"}, "it would become inf"),
         ({"shape": 3, "fill": 1j, "dtype": float}, "it is complex"),
         ({"shape": 3, "fill": "hello", "dtype": "U3"}, "it would become hel"),
+        ({"shape": 3, "fill": np.datetime64("2020")}, r"cannot fill float64 with .*: give dtype='<M8\[Y\]'"),
         ({"shape": True}, "not a shape"),
         ({"shape": 2.0}, "not a shape"),
         ({"shape": (2, 2.5)}, "not a shape"),
