@@ -247,7 +247,8 @@ def _writable(x: Any) -> str:
     modes = {attachment.key[2] for attachment in found}
     if modes and "r+" not in modes:
         if "r+" not in staging.modes_of(kinds.named(found[0].kind)):
-            why = f"a {found[0].kind} does not change once it is shared. Replace it by another: that is published too"
+            what = kinds.with_article(found[0].kind)
+            why = f"{what} does not change once it is shared. Replace it by another: that is published too"
             raise RefusedError(f"{name!r}: {why}", name=name)
         if (record := records.read(found[0].key[1])) and (origin := record.origin):
             why = f"a snapshot of {origin} does not change. Write to it on {origin.host}: that is published there"

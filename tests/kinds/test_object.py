@@ -201,6 +201,8 @@ def test_mode_r_is_offered_and_r_plus_is_not():
     shm.create("x", [LARGE])
     with pytest.raises(ValueError, match="read-only"):
         shm.attach("x", "r")[0][0] = 1
+    with pytest.raises(shm.RefusedError, match="'x': an object does not change once it is shared"):
+        shm.publish(shm.create("x", {1, 2}, replace=True))
     with pytest.raises(shm.ArgumentError, match="an object does not change once it is shared"):
         shm.attach("x", "r+")
 

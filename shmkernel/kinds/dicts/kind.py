@@ -77,7 +77,7 @@ class Dict:
         try:
             content = json.loads(text) if text.lstrip()[:1] == b"{" else parts.values.unpack(text)
             if not isinstance(content, dict):
-                raise TypeError(f"it holds a {type(content).__name__}")  # noqa: TRY301  handled below
+                raise TypeError(f"it holds {kinds.a_type(content)}")  # noqa: TRY301  handled below
         except parts.values.ZoneError as error:
             raise parts.errors.wrong(name, error) from None
         except (ValueError, TypeError, RecursionError) as error:
