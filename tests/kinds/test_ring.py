@@ -442,6 +442,25 @@ def test_what_is_made_of_a_frame_knows_its_number_in_another_process_too():
     assert stream.Frame((2, 2)).number == 0
 
 
+def test_an_integer_that_a_float_does_not_hold_is_not_put():
+    ring = shm.create("x", ring=2, shape=1, dtype=float)
+    ring.put([2**53])
+    for value in ([2**53 + 1], np.array([2**64 - 1], "u8")):
+        with pytest.raises(shm.UnsupportedError, match="would become"):
+            ring.put(value)
+    assert ring.latest().tolist() == [2.0**53]
+
+
+def test_records_are_put_as_tuples():
+    ring = shm.create("x", ring=2, shape=2, dtype="i4,U2")
+    ring.put([(1, "ab"), (2, "c")])
+    assert ring.latest().tolist() == [(1, "ab"), (2, "c")]
+    with pytest.raises(shm.UnsupportedError, match=r"1\.5 would become 1"):
+        ring.put([(1.5, "ab"), (2, "c")])
+    with pytest.raises(shm.ArgumentError, match="holds frames of shape"):
+        ring.put([(1, "ab")])
+
+
 def test_a_number_that_is_computed_from_a_frame_is_a_scalar_as_of_a_plain_array():
     one = np.arange(4.0).reshape(2, 2).view(stream.Frame)
     plain = np.asarray(one)

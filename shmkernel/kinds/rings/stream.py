@@ -137,11 +137,12 @@ class Ring:
         if conversions.is_masked(frame):
             message = f"{self.name!r}: the mask of this frame would be lost. Put its filled() values"
             raise UnsupportedError(message, name=self.name, type=type(frame).__name__)
-        source = np.asarray(frame)
+        records = self.dtype.names and isinstance(frame, (list, tuple))  # numpy would make a dimension of the fields
+        source = self._converted(frame, self.dtype) if records else np.asarray(frame)
         if source.shape != self.shape:
             message = f"{self.name!r} holds frames of shape {self.shape}, and this frame has {source.shape}"
             raise ArgumentError(message, name=self.name, shape=source.shape)
-        if source.dtype != self.dtype and not (self.dtype.kind in "iufc" and np.can_cast(source.dtype, self.dtype)):
+        if source.dtype != self.dtype and not _holds_all(self.dtype, source.dtype):
             source = self._converted(frame if isinstance(frame, (list, tuple)) else source, source.dtype)
         self._check_writable()
         with self._slot() as out:
@@ -264,6 +265,12 @@ def _greatest(numbers: NDArray[np.uint64]) -> int:
     places = np.arange(len(numbers), dtype=np.uint64)
     right = ((numbers - np.uint64(1)) % np.uint64(len(numbers)) == places) & (numbers < _BEYOND)
     return int(numbers[right].max(initial=0))
+
+
+def _holds_all(dtype: np.dtype[Any], given: np.dtype[Any]) -> bool:
+    """Return whether a dtype of numbers holds all of another; for numpy, a double holds integers of 64 bits."""
+    whole = given.kind in "iu" and given.itemsize == 8  # noqa: PLR2004  bytes
+    return dtype.kind in "iufc" and np.can_cast(given, dtype) and not (whole and dtype.kind in "fc")
 
 
 def _is_alike(given: str, kind: str) -> bool:
