@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import shmkernel as shm
 from shmkernel._core import registry
 from shmkernel.errors import ArgumentError, Cure, NotFoundError
-from shmkernel.workspace import actions
+from shmkernel.workspace import actions, variables
 from shmkernel.workspace.scope import Scope
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def act(verb: str, name: str, inode: int, workspace: Workspace) -> str:
     scope = Scope(workspace.space)
     match verb:
         case "attach":
-            ((_, text),) = actions.attach(workspace, scope, {name: name})
+            ((_, text),) = actions.attach(workspace, scope, {name: variables.usual(name)})
         case "keep":
             (text,) = actions.keep(workspace, scope, [name])
         case "close":

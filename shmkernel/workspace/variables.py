@@ -13,6 +13,7 @@ import numpy as np
 from IPython.core.interactiveshell import ExecutionResult
 
 from shmkernel import kinds
+from shmkernel._core import records, registry
 from shmkernel.errors import ArgumentError
 from shmkernel.verbs import attachments
 from shmkernel.workspace.scope import Scope
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 UNKNOWN = "something else"
 _plain: dict[int, tuple[object, str]] = {}  # by id: values without weak references, and their segments' names
 _HIDDEN = re.compile(r"_+|_\d+|_oh|Out")  # IPython keeps displayed values in these
+
+
+def usual(name: str) -> str:
+    """Return the name of the variable that attach sets: a segment's, but for a snapshot that of its origin."""
+    inode = registry.inode_at(name)
+    record = records.read(inode) if inode is not None else None
+    return record.origin.name if record and record.origin else name
 
 
 def check_free(space: Mapping[str, Any], variable: str, name: str, cure: str) -> None:

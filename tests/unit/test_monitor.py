@@ -449,6 +449,13 @@ def test_a_button_does_to_variables_what_its_magic_does_and_says_the_same(notebo
     assert "your x is no longer the shared one" in told[0][1]["x"]
 
 
+def test_a_snapshot_sets_the_variable_of_its_origin(notebook):
+    """Its own name has a dot; and a list proposes to attach it by that, if it was replaced for example."""
+    with holding(lambda: [shm.create("hostA.x", shape=3), make_snapshot("hostA.x")]):
+        assert notebook("%shm_attach hostA.x").startswith("x = hostA.x: array float64 (3,)")
+        assert act("attach", "hostA.x", notebook).endswith(" (already attached)")
+
+
 def test_the_attach_button_takes_the_mode_that_is_configured(notebook):
     with holding(lambda: shm.create("x", np.arange(3))):
         assert notebook("%config ShmMagics.mode = 'r'") == ""
