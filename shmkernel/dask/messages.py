@@ -28,7 +28,8 @@ from distributed.protocol.serialize import (
     register_serialization_family,
 )
 
-from shmkernel.dask import agreement, pickling
+from shmkernel.dask import agreement, pickling, tasks
+from shmkernel.errors import ShmError
 from shmkernel.stdlib import delivery
 from shmkernel.verbs import attachments
 
@@ -81,7 +82,12 @@ def _with_references(original: Callable[..., bytes]) -> Callable[..., bytes]:
             made = pickling.dumps(value, buffer_callback, protocol or pickling.PROTOCOL)
             if made is not None:
                 return made
-        return original(value, buffer_callback=buffer_callback, protocol=protocol)
+        try:
+            return original(value, buffer_callback=buffer_callback, protocol=protocol)
+        except ShmError as error:  # a ring has no values to send. An error here would end the stream of all tasks
+            if not tasks.is_one(value):
+                raise
+            return tasks.failing(value, error)
 
     return dumps
 

@@ -1,4 +1,4 @@
-"""Report what a worker cannot read in a task as the error of that task.
+"""Report what cannot be written or read in a task as the error of that task.
 
 The scheduler sends tasks in a stream of messages. An error while one is read would end the stream: the scheduler would
 count the worker as dead, and send the task to the next one. So a task that holds references is wrapped: unpickling the
@@ -31,6 +31,11 @@ class Sent:
 def is_one(value: object) -> bool:
     """Return whether this is a task."""
     return isinstance(value, GraphNode)
+
+
+def failing(task: Any, error: Exception) -> bytes:
+    """Pickle a task that raises the error, in place of one that cannot be pickled."""
+    return pickle.dumps(Task(task.key, delivery.fail, delivery.portable(error)))
 
 
 def deliver(stream: bytes, buffers: Sequence[Any], key: object) -> object:

@@ -139,6 +139,17 @@ def test_a_segment_that_loses_its_name_on_its_way_arrives_if_its_sender_holds_it
         assert got[4] == -1
 
 
+def test_a_task_with_a_ring_is_one_that_raises_where_it_has_no_reference():
+    ring = shm.create("x", ring=4, shape=2)
+    task = Task("key", workers.lies, ring)
+    with agreement.serializing(agreed=False):  # from the scheduler to another host
+        stream = distributed.protocol.pickle.dumps(task)
+    with pytest.raises(shm.UnsupportedError, match="'x': a ring cannot be pickled"):
+        pickle.loads(stream)()
+    with pytest.raises(shm.UnsupportedError):
+        distributed.protocol.pickle.dumps(ring)
+
+
 def test_a_task_that_cannot_be_read_is_one_that_raises():
     task = Task("key", workers.lies, shm.create("x", np.arange(1000.0)))
     with agreement.serializing(agreed=True):

@@ -110,7 +110,9 @@ class Ring:
     def __reduce__(self) -> NoReturn:
         """Refuse: cloudpickle would copy the memory, and whoever gets the copy would wait for frames in vain."""
         message = f"{self.name!r}: a ring cannot be pickled or copied, since a copy would get no new frames"
-        raise UnsupportedError(message, Cure("Send its name, and there", "attach", self.name), name=self.name)
+        raise UnsupportedError(
+            message, Cure("Send its name. In another process of this host", "attach", self.name), name=self.name
+        )
 
     @property
     def newest(self) -> int:
