@@ -57,8 +57,11 @@ def _make_certificates(args: Namespace) -> None:
     own = socket.gethostname()
     for path in certificates.init(args.host):
         host = os.path.splitext(os.path.basename(path))[0]
-        copy = "" if host == own else f"\n  if that is another machine: scp {path} {host}:.local/share/shmkernel/hosts/"
-        print(f"{host}: {path}{copy}")
+        print(f"{host}: {path}")
+        if host != own:
+            there = ".local/share/shmkernel/hosts"
+            copy = f"ssh {host} mkdir -p {there} && scp {shlex.quote(path)} {host}:{there}/"
+            print(f"  if that is another machine: {copy}")
 
 
 def _set_password(args: Namespace) -> None:

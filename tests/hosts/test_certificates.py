@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import os
 import stat
+import subprocess
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from shmkernel import errors
+from shmkernel import cli, errors
 from shmkernel.hosts import certificates, passwords
 from tests.helpers import PATIENCE, needs
 from tests.hosts.conftest import ADDRESSES, LOOK, authority
@@ -169,3 +170,18 @@ def test_a_name_that_no_host_can_have_is_refused(name, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(errors.ArgumentError, match="cannot be the name of a host"):
         certificates.init([name])
+
+
+def test_the_line_that_copies_a_certificate_works_on_a_host_that_has_no_folder_for_it(monkeypatch, tmp_path, capsys):
+    home = tmp_path / "home of hostB"
+    home.mkdir()
+    for program, act in {"ssh": 'shift; cd "$HOME_OF_B"; "$@"', "scp": 'cp "$1" "$HOME_OF_B/${2#hostB:}"'}.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{act}\n")
+        (tmp_path / program).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME_OF_B", str(home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "a folder"))
+    assert cli.main(["hosts", "init", "hostB"]) == 0
+    line = capsys.readouterr().out.partition("machine: ")[2]
+    subprocess.run(["sh", "-c", line], check=True)
+    assert (home / ".local/share/shmkernel/hosts/hostB.pem").is_file()
