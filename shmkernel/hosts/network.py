@@ -125,7 +125,9 @@ class Network:
             self._session = self._zenoh.open(config)
         except zenoh.ZError as error:
             why = re.sub(r" at \S+\.rs:\d+\.?", "", str(error))  # without zenoh's source lines
-            raise HostError(f"this host cannot listen at {listen}, or connect: {why}", listen=listen) from None
+            another = Cure("Choose another port, for example", listen=f"{self.way}/0.0.0.0:7448")
+            cures = [another] if "in use" in why else []
+            raise HostError(f"this host cannot listen at {listen}, or connect: {why}", *cures, listen=listen) from None
 
     def appear(self, patience: float, given_up: Callable[[], bool]) -> None:
         """Wait until one of the given hosts is there, then let others see this one; close if that fails."""

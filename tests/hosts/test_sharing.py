@@ -137,6 +137,14 @@ def test_a_host_that_has_not_joined_says_so(hosts):
     assert a("[shm.offers(), shm.leave()]") == [[], False]
 
 
+def test_a_port_that_is_taken_has_a_cure(hosts):
+    a = hosts[0].kernel()
+    a("import socket; taken = socket.create_server(('', 7447))")
+    text = a.fails("shm.join(listen='tls/0.0.0.0')", "ConnectionError").text
+    option = text.rpartition("Choose another port, for example: ")[2]
+    assert a(f"shm.join({option})") == ["hostA"]
+
+
 def test_joining_twice_is_joining_once_and_leaving_ends_it(hosts, joined):
     a, b = joined
     assert b("shm.join('tls/10.77.0.1')") == ["hostA", "hostB"]
