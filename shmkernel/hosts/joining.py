@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Offer", "join", "leave", "offers", "share", "unshare"]
 
 PORT = 7447
+_LAST_PORT = (1 << 16) - 1
+_PLACE = re.compile(r"(?P<host>\w[\w.-]*|\[[\w:.%]+\])(:(?P<port>\d{1,5}))?", re.ASCII)
 _ANY = "0.0.0.0"  # noqa: S104  others are to connect; zenoh keeps out who is not of this user
 _WORDS = {"tls": "by certificates, encrypted", "tcp": "by user and password, not encrypted"}
 _STARTING = 30.0  # seconds until another process has started the server
@@ -163,10 +166,10 @@ def _way(addresses: Sequence[str]) -> str:
 
 def _address(text: str, way: str) -> str:
     """Return an address in zenoh's form; the protocol and the port may be left out."""
-    place = text.rpartition("/")[2]
-    if way not in _WORDS or not place or text.count("/") > 1:
+    parts = _PLACE.fullmatch(text.rpartition("/")[2])
+    if way not in _WORDS or not parts or text.count("/") > 1 or int(parts["port"] or PORT) > _LAST_PORT:
         raise _no_address(text)
-    return f"{way}/{place}" if place.rpartition(":")[2].isdigit() else f"{way}/{place}:{PORT}"
+    return f"{way}/{parts['host']}:{parts['port'] or PORT}"
 
 
 def _no_address(text: object) -> ArgumentError:

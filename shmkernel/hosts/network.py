@@ -18,6 +18,7 @@ import base64
 import collections
 import json
 import re
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,18 @@ def _password(login: Login) -> dict[str, Any]:
     return {"link": {"protocols": ["tcp"]}, "auth": {"usrpwd": {**own, "dictionary_file": login.dictionary}}}
 
 
+def _host_in(address: str) -> str:
+    return address.partition("/")[2].rpartition(":")[0].strip("[]")
+
+
+def _is_known(host: str) -> bool:
+    """Return whether a host's name leads to an address; zenoh does not say."""
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except (OSError, UnicodeError):  # too long, for example
+        return False
+
+
 def _fitting(done: int, seconds: float) -> int:
     """Return how many bytes to ask for at once: what comes meanwhile, a small attach for example, waits behind them."""
     return max(_LEAST, min(PIECE, int(_SHARE * done / max(seconds, 1e-6))))
@@ -151,11 +164,11 @@ class Network:
             if given_up():
                 raise EOFError
             if time.monotonic() > until:
-                message = (
-                    f"no host has answered at {', '.join(self.connect)} within {patience:g} s. Either none has joined "
-                    f"there, or the way is blocked, or {_DOUBTS[self.way]}"
-                )
-                raise HostError(message, connect=", ".join(self.connect))
+                what = f"no host has answered at {', '.join(self.connect)} within {patience:g} s"
+                why = f"Either none has joined there, or the way is blocked, or {_DOUBTS[self.way]}"
+                if unknown := [host for host in map(_host_in, self.connect) if not _is_known(host)]:
+                    why = f"This machine finds no address for the name {' and '.join(unknown)}"
+                raise HostError(f"{what}. {why}", connect=", ".join(self.connect))
             time.sleep(_NAP)
         if self.host in self.hosts():
             what = f"another host has joined as {self.host}: each needs a name of its own"

@@ -276,7 +276,7 @@ def test_certificates_come_before_a_password_unless_the_address_says_so(data):
         joining._way(["tls/hostA", "tcp/hostB"])
     assert joining._address("hostA", "tcp") == "tcp/hostA:7447"
     assert joining._address("tcp/[::1]:7", "tcp") == "tcp/[::1]:7"
-    for wrong in ("udp/hostA", "tcp/", "tcp//a"):
+    for wrong in ("udp/hostA", "tcp/", "tcp//a", "tcp/a b", "hostA:x", "hostA:99999", "::1", "-x", "hostA:\u0663"):
         with pytest.raises(errors.ArgumentError, match="no address of a host"):
             joining._address(wrong, joining._way([wrong]))
 

@@ -137,6 +137,11 @@ def test_a_host_that_has_not_joined_says_so(hosts):
     assert a("[shm.offers(), shm.leave()]") == [[], False]
 
 
+def test_a_name_that_leads_to_no_address_is_told(hosts):
+    text = hosts[0].kernel().fails("shm.join('tls/no.such.host.invalid', timeout=0.1)", "ConnectionError").text
+    assert text.endswith("This machine finds no address for the name no.such.host.invalid")
+
+
 def test_a_port_that_is_taken_has_a_cure(hosts):
     a = hosts[0].kernel()
     a("import socket; taken = socket.create_server(('', 7447))")
