@@ -169,8 +169,8 @@ def _same(result: NDArray[Any], given: NDArray[Any]) -> Any:
 
 def _same_integers(result: NDArray[Any], given: NDArray[Any]) -> Any:
     """Return for each integer whether the float is the same; numpy would round it to a float to compare them."""
-    beyond = 2.0 ** (8 * given.dtype.itemsize - (given.dtype.kind == "i"))  # the cast back may wrap or saturate
-    return (result.astype("g") < beyond) & (result.astype(given.dtype) == given)
+    beyond = np.float64(2.0 ** (8 * given.dtype.itemsize - (given.dtype.kind == "i")))  # the cast back may saturate
+    return (result < beyond) & (result.astype(given.dtype) == given)
 
 
 def _same_fields(result: NDArray[Any], given: NDArray[Any]) -> Any:

@@ -57,7 +57,7 @@ def test_an_array_over_memory_that_cannot_be_watched_is_shared(notebook, made):
     assert "held" not in notebook("del z, kept\n%shm_create y")
     notebook("z = np.frombuffer(bytes(24))")
     assert notebook("%shm_attach x --as z --overwrite").startswith("z = x: ")
-    assert "made by the cell" in notebook(f"%%shm_cache c\nc = {made}")
+    assert "Made by the cell" in notebook(f"%%shm_cache c\nc = {made}")
     notebook("%shm_unlink c")
 
 
