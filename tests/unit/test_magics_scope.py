@@ -213,6 +213,6 @@ def test_a_variable_that_hides_a_builtin_is_told(notebook):
 @pytest.mark.parametrize("name", ["None", "__debug__", "class", "x.y"])
 def test_of_a_name_that_no_variable_can_have_no_variable_is_told(notebook, name):
     text = notebook(f"def share():\n    %shm_create {name} --shape 3\nshare()")
-    assert text.startswith(f"{name}: array float64 (3,), 152 B, shared until this kernel ends.\n")
+    assert text.startswith(f"{name}: array float64 (3,), 152 B.\nShared until")
     assert f"%shm_attach {name} --as NAME" in text
     assert "stays as it is" not in notebook("%shm_create y --from True")
