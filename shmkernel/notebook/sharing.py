@@ -183,8 +183,10 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
     }
     kind_name = args.kind or ("list" if args.items else "dict" if args.empty else None)
     kind, plan = kinds.planned(name, value, options, kind_name, called=_called(args))
-    private = variables.watch(space.get(name))
-    return _Request(name, None, kind, plan, earlier(name) if taken else (), private)
+    remarks = earlier(name) if taken else []
+    if isinstance(value, np.recarray) and kind.name == "array":
+        remarks.append(f"Its fields are no attributes now. As before: import numpy; {name}.view(numpy.recarray)")
+    return _Request(name, None, kind, plan, remarks, variables.watch(space.get(name)))
 
 
 def _value(magics: ShmMagics, args: argparse.Namespace, name: str) -> Any:

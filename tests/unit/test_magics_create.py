@@ -289,3 +289,14 @@ def test_a_file_that_does_not_tell_its_kind_is_loaded_as_the_error_says(notebook
     assert f"If a list was saved to it: {cure}. " in notebook.run(f"%shm_load y {tmp_path}/x.data").text
     assert notebook(cure).startswith("y: list 2 items")
     assert list(notebook["y"]) == [1, 2]
+
+
+def test_who_shares_a_record_array_learns_how_its_fields_become_attributes_again(notebook):
+    text = notebook("x = np.rec.array([(1, 2.5)], dtype=[('a', 'i4'), ('b', 'f8')])\n%shm_create x")
+    cure = "import numpy; x.view(numpy.recarray)"
+    assert f"Its fields are no attributes now. As before: {cure}\n" in text
+    notebook(cure.replace("x.view", "r = x.view"))
+    assert notebook["r"].b[0] == 2.5
+    notebook("r.a[0] = 7")
+    assert shm.attach("x")["a"][0] == 7
+    assert "fields" not in notebook("y = np.zeros(3)\n%shm_create y")
