@@ -27,7 +27,7 @@ def shm_attach(magics: ShmMagics, args: argparse.Namespace) -> Any:
     for name in args.names:
         local = not args.refresh and (":" not in name or name[0] == "/") and os.path.lexists(paths.path_of(name))
         here = name if local else attachments.copied(name, refresh=args.refresh) or name
-        usual[here] = variables.usual(here)
+        usual[here] = variables.usual(here) if "." in here else here  # a snapshot is called HOST.NAME
     form = args.variable if args.variable and any(_is_form(name, args.variable) for name in usual) else None
     if args.variable and not form and len(usual) > 1:
         raise ArgumentError("--as names one variable, so give one NAME")

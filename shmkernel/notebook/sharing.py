@@ -21,6 +21,7 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import paths, records, registry
 from shmkernel.errors import ArgumentError, UnsupportedError
+from shmkernel.kinds import cures
 from shmkernel.notebook.parsing import evaluate, lengths, literal, number, size
 from shmkernel.verbs import attachments, listing, staging
 from shmkernel.workspace import actions, variables
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shmkernel.notebook.magics import ShmMagics
-
-
-_PRIMARY = re.compile(r"[^\W\d][\w.]*")  # a name, or attributes of one
 
 
 class _Request(NamedTuple):
@@ -124,18 +122,12 @@ def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
     try:
         return _request(magics, args, name, terms)
     except UnsupportedError as error:
-        expression, called = getattr(error, "expression", None), _called(args)
+        expression, called = getattr(error, "expression", None), args.expression and cures.operand(args.expression)
         if not expression or not (_names(called, expression) if called else _shares_variables(args)):
             raise
         kind = f" --kind {args.kind}" if args.kind else ""
         message = f"{error.what}. So: %shm_create {name if called else f'{name}_shared'} --from {expression}{kind}"
         raise error.reworded(message) from None
-
-
-def _called(args: argparse.Namespace) -> str | None:
-    """Return the expression of ``--from`` so that a method may follow it."""
-    expression = args.expression
-    return expression if not expression or _PRIMARY.fullmatch(expression) else f"({expression})"
 
 
 def _names(called: str, expression: str) -> bool:
@@ -182,7 +174,7 @@ def _request(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
         "allow_pickle": args.allow_pickle or None,
     }
     kind_name = args.kind or ("list" if args.items else "dict" if args.empty else None)
-    kind, plan = kinds.planned(name, value, options, kind_name, called=_called(args))
+    kind, plan = kinds.planned(name, value, options, kind_name, called=args.expression)
     remarks = earlier(name) if taken else []
     if isinstance(value, np.recarray) and kind.name == "array":
         remarks.append(f"Its fields are no attributes now. As before: import numpy; {name}.view(numpy.recarray)")

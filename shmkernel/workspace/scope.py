@@ -76,7 +76,8 @@ class Scope(Mapping[str, Any]):
 
     def target(self, name: str) -> Mapping[str, Any]:
         """Return the namespace that a new variable of this name would belong to."""
-        space: Mapping[str, Any] = self._locals if self.is_local(name) else self._beyond
+        beyond = self._locals is self._globals or not self._knows(name)
+        space: Mapping[str, Any] = self._beyond if beyond else self._locals
         return space
 
     def check(self, name: str, *, read: bool = False) -> None:
@@ -105,11 +106,13 @@ class Scope(Mapping[str, Any]):
 
     def remark(self, name: str) -> str:
         """Return a remark on a variable that was set: a function's line has set a global, or it hides a builtin."""
-        if not is_variable(name):
-            return ""
         if hasattr(builtins, name):
-            return f" (it hides Python's {name}: del {name} brings that back)"
-        return "" if self._locals is self._globals or self.is_local(name) else f" (the global variable {name})"
+            text = f" (it hides Python's {name}: del {name} brings that back)"
+        elif self._locals is self._globals or self.is_local(name):
+            return ""
+        else:
+            text = f" (the global variable {name})"
+        return text if is_variable(name) else ""
 
     def callers(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the callers of the calling function, each with its local variables."""
