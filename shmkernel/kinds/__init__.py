@@ -306,6 +306,17 @@ def with_article(kind: str) -> str:
     return f"{'an' if kind[:1].lower() in 'aeio' or kind[:2] == 'nd' else 'a'} {kind}"
 
 
+def operand(expression: str) -> str:
+    """Return an expression so that a method may follow it.
+
+    Examples
+    --------
+    >>> operand("a.b"), operand("a + b")
+    ('a.b', '(a + b)')
+    """
+    return expression if expression.replace(".", "").isidentifier() else f"({expression})"
+
+
 def said(error: Exception) -> str:
     r"""Return what another library's error says, in one line.
 

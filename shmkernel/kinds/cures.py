@@ -6,7 +6,6 @@ pastes. It is offered only if its result can be shared, so that no cure leads to
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +21,6 @@ _OFFERED = 2  # expressions in a message
 _MANY = 100_000  # items; of a longer value only the beginning is tried
 _DENSE = 64 << 20  # bytes: the largest sparse matrix to propose as an array, and the largest sample
 _NUMBERS, _TEXTS, _VALUES, _DICT, _LIST = "Numbers", "Texts", "Its values", "In a dict", "In a list"
-_PRIMARY = re.compile(r"[^\W\d][\w.]*")  # a name, or attributes of one
 _AS_ARRAY = "numpy.asarray({x})"
 _FIELDS = "{{field: {x}[field]%s for field in {x}.dtype.names}}"
 _COLUMNS = (
@@ -36,17 +34,6 @@ class Cure(NamedTuple):
 
     what: str
     expression: str
-
-
-def operand(expression: str) -> str:
-    """Return an expression so that a method may follow it.
-
-    Examples
-    --------
-    >>> operand("a.b"), operand("a + b")
-    ('a.b', '(a + b)')
-    """
-    return expression if _PRIMARY.fullmatch(expression) else f"({expression})"
 
 
 def propose(called: str, value: object, works: Callable[[object], bool]) -> tuple[str, str | None]:

@@ -93,7 +93,7 @@ def _cured(
         return plan.size > 0 or plan.grows
 
     last = name.rpartition(".")[2]
-    operand = cures.operand(called) if called else last if last.isidentifier() else "x"
+    operand = kinds.operand(called) if called else last if last.isidentifier() else "x"
     cure, expression = cures.propose(operand, value, works)
     known = [{"kind": kind, **cure.options} for cure in error.cures]  # what follows if the call is repeated with them
     more = [other for other in as_it_is if other.options not in known]

@@ -21,7 +21,6 @@ import shmkernel as shm
 from shmkernel import kinds, render
 from shmkernel._core import paths, records, registry
 from shmkernel.errors import ArgumentError, UnsupportedError
-from shmkernel.kinds import cures
 from shmkernel.notebook.parsing import evaluate, lengths, literal, number, size
 from shmkernel.verbs import attachments, listing, staging
 from shmkernel.workspace import actions, variables
@@ -122,7 +121,7 @@ def _checked(magics: ShmMagics, args: argparse.Namespace, name: str, terms: _Ter
     try:
         return _request(magics, args, name, terms)
     except UnsupportedError as error:
-        expression, called = getattr(error, "expression", None), args.expression and cures.operand(args.expression)
+        expression, called = getattr(error, "expression", None), args.expression and kinds.operand(args.expression)
         if not expression or not (_names(called, expression) if called else _shares_variables(args)):
             raise
         kind = f" --kind {args.kind}" if args.kind else ""
