@@ -142,15 +142,21 @@ def at(name: str, status: os.stat_result) -> Record | None:
     return record if record and _is_of(record, name) else None
 
 
-def confirm(name: str, status: os.stat_result) -> None:
+def confirm(name: str, status: os.stat_result) -> bool:
     """Raise RefusedError if the file has several names (hard links), and its record does not give this one.
 
-    With sysctl fs.protected_hardlinks=0 other users can link any file of ours under a segment's name.
+    With sysctl fs.protected_hardlinks=0 other users can link any file of ours under a segment's name. A store has two
+    names as well. Return False if it has lost this one since it was opened: its record goes then too.
     """
     if status.st_nlink < 2:  # noqa: PLR2004  the usual
-        return
+        return True
     record = of(status)
     if not (record and _is_of(record, name)):
+        try:
+            if folders.lstat(paths.path_of(name)).st_ino != status.st_ino:
+                return False
+        except FileNotFoundError:
+            return False
         what = (
             f"is a second name (hard link) of {record.name!r}"
             if record
@@ -159,6 +165,7 @@ def confirm(name: str, status: os.stat_result) -> None:
         message = f"the file of {name!r} {what}, so it is not trusted: {paths.path_of(name)}"
         cure = Cure("Remove this name (the file stays)", "unlink", name)
         raise RefusedError(message, cure, name=name, owner=status.st_uid)
+    return True
 
 
 def _is_of(record: Record, name: str) -> bool:

@@ -140,7 +140,9 @@ class SharedMemory:
                 registry.begin()
         fd, found = segment_file.attach(path, "r+", name)
         try:
-            records.confirm(name, found)
+            if not records.confirm(name, found):
+                self._attach(posix, kind, view)
+                return
             mapping = segment_file.map_(fd, found.st_size, "r+", name)
             self._name = posix
             value = view(mapping, path, "r+")

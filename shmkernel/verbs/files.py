@@ -63,7 +63,8 @@ def save(name: str, path: str | os.PathLike[str], *, allow_pickle: bool | None =
     fd, status = segment_file.attach(paths.path_of(name), "r", name)
     part = f"{target}.{uuid.uuid4().hex[:8]}.part"  # random: another thread may save to the same file
     try:
-        records.confirm(name, status)
+        if not records.confirm(name, status):
+            raise _ReplacedError  # noqa: TRY301  handled below
         _check(name, fd, status, target)
         with open(part, "xb") as file:
             if write := _writer(name, status, target, allow_pickle):

@@ -176,8 +176,8 @@ def attach(
             raise
         return attach(copy, mode, kind, as_=as_, allow_pickle=allow_pickle)
     try:
-        if status.st_nlink > 1:
-            records.confirm(name, status)
+        if status.st_nlink > 1 and not records.confirm(name, status):
+            return attach(name, mode, kind, as_=as_, allow_pickle=allow_pickle)
         given = attachments.get(status, opening, as_)
         if given is not None:
             return given

@@ -9,6 +9,8 @@ import pickle
 import re
 import resource
 import signal
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -366,3 +368,42 @@ def test_a_store_through_a_bare_address_ends_the_process_in_mode_r_and_is_privat
     with Child(store) as child:
         assert child.join() == status
     assert x.tolist() == [0] * 4
+
+
+def _saved(name):
+    with tempfile.TemporaryDirectory() as folder:
+        shm.save(name, f"{folder}/x")
+        return Path(folder, "x").read_bytes()
+
+
+OPENERS = {
+    "attach": lambda name: bytes(shm.attach(name).buf),
+    "save": _saved,
+    "SharedMemory": lambda name: bytes(shm.SharedMemory(f"/{os.path.basename(paths.path_of(name))}").buf),
+}
+
+
+@pytest.mark.parametrize("opened", OPENERS.values(), ids=OPENERS)
+@pytest.mark.parametrize("goes", ["replaced", "unlinked"])
+def test_a_dict_that_loses_its_name_while_it_is_opened_is_no_hard_link(opened, goes, monkeypatch):
+    """Its file has a second name, for LMDB, when its record is gone; the error advised to unlink what has the name."""
+    kept = shm.create("x", {"a": 1})
+    attach, times = segment_file.attach, []
+
+    def lose(*arguments):
+        found = attach(*arguments)
+        times.append(1)
+        if len(times) == 1:
+            shm.unlink("x")
+            if goes == "replaced":
+                shm.create("x", b"new", lifetime="keep")
+        return found
+
+    monkeypatch.setattr(segment_file, "attach", lose)
+    if goes == "replaced":
+        assert opened("x") == b"new"
+        shm.unlink("x")
+    else:
+        with pytest.raises(shm.NotFoundError):
+            opened("x")
+    assert kept["a"] == 1
