@@ -182,6 +182,8 @@ def attach(
         if given is not None:
             return given
         record = records.of(status)
+        if record is None and registry.inode_at(name) != status.st_ino:  # it has lost its name, and its record with it
+            return attach(name, mode, kind, as_=as_, allow_pickle=allow_pickle)
         wanted = kind or (record.kind if record else None)
         reader = kinds.named(wanted) if wanted is not None else _reader(name, fd)
         origin = record.origin if record else None

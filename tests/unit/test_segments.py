@@ -383,11 +383,15 @@ OPENERS = {
 }
 
 
-@pytest.mark.parametrize("opened", OPENERS.values(), ids=OPENERS)
+@pytest.mark.parametrize(
+    ("value", "opened"),
+    [([1, 2], OPENERS["attach"]), *(({"a": 1}, opened) for opened in OPENERS.values())],
+    ids=["attach a list", *(f"{name} of a dict" for name in OPENERS)],
+)
 @pytest.mark.parametrize("goes", ["replaced", "unlinked"])
-def test_a_dict_that_loses_its_name_while_it_is_opened_is_no_hard_link(opened, goes, monkeypatch):
-    """Its file has a second name, for LMDB, when its record is gone; the error advised to unlink what has the name."""
-    kept = shm.create("x", {"a": 1})
+def test_what_loses_its_name_while_it_is_opened_is_not_called_damaged(value, opened, goes, monkeypatch):
+    """A list without its record is of no kind, and a dict has a second name: the error advised to unlink the new x."""
+    shm.create("x", value, lifetime="keep")
     attach, times = segment_file.attach, []
 
     def lose(*arguments):
@@ -406,4 +410,3 @@ def test_a_dict_that_loses_its_name_while_it_is_opened_is_no_hard_link(opened, g
     else:
         with pytest.raises(shm.NotFoundError):
             opened("x")
-    assert kept["a"] == 1
