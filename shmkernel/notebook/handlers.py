@@ -1,4 +1,4 @@
-"""Carry out the magics but those of `sharing` and `cell_lock`. Each prints one line that says what happened."""
+"""Carry out the magics but those of `sharing` and `cell_lock`. Each prints what happened."""
 
 from __future__ import annotations
 

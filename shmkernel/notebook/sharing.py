@@ -273,12 +273,9 @@ def invitation(names: list[str], lifetime: str) -> str:
         else:
             others.append(f" {name} --as NAME")
     lines = [together, *others] if together else others
-    end = {
-        "session": f"this kernel ends. Longer: %shm_keep {' '.join(names)}",
-        "attached": "the last process lets go of it",
-        "keep": f"%shm_unlink {' '.join(names)}",
-    }[lifetime]
-    return "\n".join([f"Shared until {end}", *(f"In another notebook: %shm_attach{line}" for line in lines)])
+    longer = f". Longer: %shm_keep {' '.join(names)}" if lifetime == "session" else ""
+    first = f"Shared until {actions.end(lifetime, names)}{longer}"
+    return "\n".join([first, *(f"In another notebook: %shm_attach{line}" for line in lines)])
 
 
 def earlier(name: str) -> list[str]:

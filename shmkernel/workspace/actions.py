@@ -127,11 +127,17 @@ def _whereabouts(name: str, keepers: list[str]) -> str:
 
 def until(info: Info) -> str:
     """Return how long a segment lives, and which magic makes it live longer."""
+    longer = f" (longer: %shm_keep {info.name})" if info.lifetime == "session" else ""
+    return f"until {end(info.lifetime, [info.name], 'this kernel' if info.mine else info.owner)}{longer}"
+
+
+def end(lifetime: str, names: Sequence[str], owner: str = "this kernel") -> str:
+    """Return what ends the life of segments."""
     return {
-        "session": f"until {'this kernel' if info.mine else info.owner} ends (longer: %shm_keep {info.name})",
-        "attached": "until the last process lets go of it",
-        "keep": f"until %shm_unlink {info.name}",
-    }[info.lifetime]
+        "session": f"{owner} ends",
+        "attached": "the last process lets go of it",
+        "keep": f"%shm_unlink {' '.join(names)}",
+    }[lifetime]
 
 
 def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, value: object, mode: str | None) -> str:

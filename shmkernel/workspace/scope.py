@@ -76,7 +76,7 @@ class Scope(Mapping[str, Any]):
 
     def target(self, name: str) -> Mapping[str, Any]:
         """Return the namespace that a new variable of this name would belong to."""
-        beyond = self._locals is self._globals or not self._knows(name)
+        beyond = self._locals is self._globals or not self._knows(name)  # as `is_local`: most lines take no call
         space: Mapping[str, Any] = self._beyond if beyond else self._locals
         return space
 
