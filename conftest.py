@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,13 +110,18 @@ def _imports_are_not_collected() -> None:
 
 @pytest.fixture(autouse=True)
 def shm_dir() -> Iterator[Path]:
-    """The folder of segments for this test and the processes that it starts. The test's garbage goes with it.
+    """The folder of segments for this test and the processes that it starts. Its garbage and monitors end with it.
 
-    Collected during a later test, it would be there, and at any line of it, that a finalizer fails.
+    Collected during a later test, garbage would fail there, at any line of it. A monitor's thread would call what that
+    test replaces.
     """
     with _private_folder() as folder:
         yield folder
         gc.collect()
+        for thread in threading.enumerate():
+            if thread.name.startswith("shmkernel-"):
+                thread.join(_PATIENCE)
+                assert not thread.is_alive(), f"{thread.name} lives on"
 
 
 @pytest.fixture

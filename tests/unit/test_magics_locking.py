@@ -66,7 +66,8 @@ def test_a_name_that_may_be_misspelt_is_used_and_told(notebook):
     hint = "no segment named 'elevatoin'. Did you mean elevation?"
     assert notebook("%%shm_lock elevatoin\npass") == f"{hint} This locks the bare name\n"
     assert notebook("%shm_publish elevatoin") == f"{hint} This publishes the bare name\nelevatoin: version 2\n"
-    assert notebook("%shm_watch elevatoin").startswith(f"{hint}\n")
+    assert notebook("monitor = %shm_watch elevatoin") == f"{hint}\n"
+    notebook["monitor"].close()
     assert notebook("%%shm_lock elevation\npass") == notebook("%%shm_lock turns\npass") == ""
 
 

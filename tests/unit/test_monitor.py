@@ -25,12 +25,6 @@ from shmkernel.monitor.widget import watch
 from tests.helpers import PATIENCE, holding, make_snapshot, until
 
 
-@pytest.fixture(autouse=True)
-def earlier():
-    """Note the threads of monitors that earlier tests, of any file, have told to end, and that may not have yet."""
-    _earlier[:] = threads()
-
-
 @pytest.fixture
 def sent():
     return []
@@ -45,16 +39,8 @@ def watching(sent):
     return found
 
 
-_earlier = []
-
-
 def threads():
     return [one for one in threading.enumerate() if one.name == "shmkernel-monitor"]
-
-
-def monitors():
-    """Return the threads of this test's monitors."""
-    return [one for one in threads() if one not in _earlier]
 
 
 def rows(sent):
@@ -332,7 +318,7 @@ def test_the_thread_samples_while_it_is_seen_and_ends_when_closed():
     told = threading.Event()
     found = Sampler(lambda *_: told.set(), 0.25)
     found.start()
-    (thread,) = monitors()
+    (thread,) = threads()
     assert told.wait(PATIENCE)
     found.close()
     thread.join(PATIENCE)
@@ -575,24 +561,24 @@ def test_the_thread_ends_when_nobody_looks_and_begins_anew_with_the_next_view():
         found.start()
         found.start()
         assert told.wait(PATIENCE)
-        (thread,) = monitors()
+        (thread,) = threads()
         found.set_visible(view, on=False)
         thread.join(PATIENCE)
         assert not thread.is_alive()
         told.clear()
     found.close()
     found.start()
-    assert not monitors()
+    assert not threads()
 
 
 def test_a_monitor_that_is_made_again_and_again_leaves_no_threads(monitor):
     for view in range(5):
         monitor.hear({"do": "hello"})
         monitor.hear({"do": "see", "view": str(view), "on": True})
-        (thread,) = monitors()
+        (thread,) = threads()
         monitor.hear({"do": "see", "view": str(view), "on": False})
         thread.join(PATIENCE)
-    assert not monitors()
+    assert not threads()
 
 
 def test_without_descriptors_watch_is_an_error_that_names_the_limit():
@@ -607,13 +593,14 @@ def test_without_descriptors_watch_is_an_error_that_names_the_limit():
         for fd in taken:
             os.close(fd)
     assert caught.value.limit == "ulimit -n"
-    assert not monitors()
+    assert not threads()
 
 
 def test_in_a_terminal_the_table_fits_and_says_where_it_is_live(monkeypatch):
     kept = shm.create("temperature_of_monday_evening", shape=3)
     monkeypatch.setattr(render, "terminal_width", lambda: 50)
-    text = watch()._repr_mimebundle_()[0]["text/plain"]
+    with contextlib.closing(watch()) as monitor:
+        text = monitor._repr_mimebundle_()[0]["text/plain"]
     assert max(map(len, text.splitlines())) <= 60
     assert text.endswith("\nLive: in JupyterLab, or in a terminal: shmkernel watch")
     del kept

@@ -2,6 +2,7 @@
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from shmkernel.notebook import peer
 
@@ -10,7 +11,7 @@ ODD = [None, 3, "x", [], [3], {}, {"source": "set_next_input"}, {"source": ["a"]
 
 @pytest.fixture
 def magics():
-    yield peer.PeerMagics(InteractiveShell.instance())
+    yield peer.PeerMagics(InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}})))
     InteractiveShell.clear_instance()
 
 
