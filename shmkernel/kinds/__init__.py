@@ -177,7 +177,11 @@ LAST = "object"  # of a value that neither our own kinds nor those of other pack
 _LONG = 200  # characters of another library's error
 _PIECE = 16 << 20  # bytes between two updates of the progress bar, where Ctrl-C can interrupt
 ANY_BYTES = "raw"  # the kind that can read any file
-UNMARKED = {"list": "If a list was saved to it", ANY_BYTES: "To share its bytes"}  # kinds of which no bytes tell
+UNMARKED = {  # kinds of whose files no bytes tell
+    "list": "If a list was saved to it",
+    "dict": "If a dict was saved to it",
+    ANY_BYTES: "To share its bytes",
+}
 HEAD = 16384  # bytes of a segment that are enough for `describe` and `matches`
 
 

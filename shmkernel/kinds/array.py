@@ -53,6 +53,7 @@ class Array:
     """The array kind; see `shmkernel.kinds.Kind`."""
 
     name = "array"
+    suffixes = (".npy",)
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
         """Take arrays, numbers, and any value with a shape, dtype, fill or order; but no stream of arrays."""

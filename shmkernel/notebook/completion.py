@@ -109,7 +109,7 @@ def _files(name: str, fragment: str) -> list[str]:
     with importing:
         from shmkernel import kinds  # noqa: PLC0415  only now: loading the extension has to be quick
     kind: Any = kinds.named(record.kind)
-    first = {"array": (".npy",), "object": (".shm",)}.get(record.kind, ())
+    first = (".shm",) if record.kind == "object" else ()
     suffixes = dict.fromkeys((*first, *getattr(kind, "suffixes", ()), *getattr(kind, "formats", ())))
     return [f"{os.path.join(os.path.dirname(fragment), name)}{suffix}" for suffix in suffixes]
 

@@ -145,7 +145,8 @@ def _check(name: str, fd: int, status: os.stat_result, target: str) -> None:
     """Raise an error if the file could not be loaded, and might replace a good one: by its suffix, or for damage."""
     if record := records.of(status):
         kind, loader = kinds.named(record.kind), kinds.for_suffix(target)
-        if loader and loader is not kind and not target.endswith(getattr(kind, "formats", ())):
+        fit = (*getattr(kind, "suffixes", ()), *getattr(kind, "formats", ()))
+        if loader and not target.endswith(fit):
             own, other = map(kinds.with_article, (kind.name, loader.name))
             message = f"{name!r} is {own}, and {target} would be loaded as {other}. Give it another suffix"
             raise ArgumentError(message, name=name, path=target)

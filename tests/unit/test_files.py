@@ -220,6 +220,7 @@ def test_what_is_no_plain_file_is_neither_replaced_nor_read(make, what, verb, tm
         ([1, 2], "list", ".json", "is a list, and .*/x.json would be loaded as a dict"),
         ("text", "object", ".parquet", "is an object, and .*/x.parquet would be loaded as a table"),
         ({"a": 1}, "dict", ".pkl", "is a dict, and .*/x.pkl would be loaded as an object"),
+        ([1, 2], "list", ".npy", "is a list, and .*/x.npy would be loaded as an array"),
     ],
 )
 def test_what_would_be_loaded_as_another_kind_is_not_saved(value, kind, suffix, said, tmp_path):

@@ -283,12 +283,16 @@ def test_a_variable_in_the_way_stays_and_the_proposed_line_works(notebook, value
     assert notebook["v"] is before
 
 
-def test_a_file_that_does_not_tell_its_kind_is_loaded_as_the_error_says(notebook, tmp_path):
-    notebook(f"%shm_create x --list [1,2]\n%shm_save x {tmp_path}/x.data")
-    cure = f"%shm_load y {tmp_path}/x.data --kind list"
-    assert f"If a list was saved to it: {cure}. " in notebook.run(f"%shm_load y {tmp_path}/x.data").text
-    assert notebook(cure).startswith("y: list 2 items")
-    assert list(notebook["y"]) == [1, 2]
+@pytest.mark.parametrize(
+    ("kind", "made", "loaded", "held"),
+    [("list", "--list [1,2]", "list 2 items", [1, 2]), ("dict", "--from {'a':1}", "dict 1 key", ["a"])],
+)
+def test_a_file_that_does_not_tell_its_kind_is_loaded_as_the_error_says(notebook, tmp_path, kind, made, loaded, held):
+    notebook(f"%shm_create x {made}\n%shm_save x {tmp_path}/x.data")
+    cure = f"%shm_load y {tmp_path}/x.data --kind {kind}"
+    assert f"If a {kind} was saved to it: {cure}. " in notebook.run(f"%shm_load y {tmp_path}/x.data").text
+    assert notebook(cure).startswith(f"y: {loaded}")
+    assert list(notebook["y"]) == held
 
 
 def test_who_shares_a_record_array_learns_how_its_fields_become_attributes_again(notebook):

@@ -48,6 +48,7 @@ class RingKind:
     """The ring kind; see `shmkernel.kinds.Kind`."""
 
     name = "ring"
+    suffixes = (".npy",)  # which holds the slots, and is loaded as an array
     by_name = True  # a stream has no values that could be sent in place of a reference
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
