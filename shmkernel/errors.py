@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -286,3 +288,14 @@ class AbandonedError(ShmError, RuntimeError):
 
     Write the values again under ``shm.writing(x)``, which clears this.
     """
+
+
+_BETWEEN = {"shmkernel", "IPython", "contextlib"}  # packages whose frames lie between a user's line and a warning
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's code that led here, whichever functions lie between."""
+    frame, level = sys._getframe(1), 2  # noqa: SLF001  inspect would read the sources of all frames
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level)

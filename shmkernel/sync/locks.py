@@ -15,13 +15,12 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from shmkernel._core import counts, limits, oflock
 from shmkernel._core.interrupts import AsyncHolding, Entry, entry_of
 from shmkernel._core.owners import Owner, greenlets
-from shmkernel.errors import TimedOutError
+from shmkernel.errors import TimedOutError, warn
 from shmkernel.sync import holds, inotify, sync_file
 from shmkernel.sync.holds import Hold, Inside
 from shmkernel.sync.sync_file import HOLDER, WAITING, WATCHED
@@ -158,7 +157,7 @@ class Lock(AsyncHolding):
                 file.queued.append(inside.hold)
                 hold = await self._queue_async(inside.hold)
                 if hold is None:
-                    self._entered(inside, level=3)
+                    self._entered(inside)
                     file.queued.remove(inside.hold)
                     return self
                 self._abort(entry)
@@ -176,8 +175,8 @@ class Lock(AsyncHolding):
         hold.fd = hold.description[0].fileno()
         return inside
 
-    def _entered(self, inside: Inside, level: int = 4) -> None:
-        """Note the new holder, and warn at the caller's line if the one before died holding the lock."""
+    def _entered(self, inside: Inside) -> None:
+        """Note the new holder, and warn if the one before died holding the lock."""
         file = self._file
         if time.monotonic() > file.checked_until:
             file.check(inside.hold.fd)
@@ -185,7 +184,7 @@ class Lock(AsyncHolding):
         holds.began(inside)
         if self.abandoned is not None and self.warns:
             message = f"{self.abandoned} died while it held {self.name!r}: what the lock protects may be half written"
-            warnings.warn(message, RuntimeWarning, stacklevel=level)
+            warn(message)
 
     def _queue(self, hold: Hold, timeout: float | None, *, busy: bool) -> None:
         attempt = _Attempt(hold)

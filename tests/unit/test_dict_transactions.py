@@ -290,8 +290,9 @@ class TestLeftElsewhere:
         suspended = writes(x)
         next(suspended)
         x["mine"] = 1
-        with pytest.warns(RuntimeWarning, match="everything that this thread wrote"):
+        with pytest.warns(RuntimeWarning, match="everything that this thread wrote") as warned:
             suspended.close()
+        assert warned[0].filename == __file__
         assert x == {}
 
     def test_one_left_before_what_joined_it_stores_nothing_and_says_so(self):

@@ -40,6 +40,14 @@ def test_a_cell_waits_for_the_lock_no_longer_than_it_says(notebook):
     assert "never" not in notebook
 
 
+def test_a_holder_that_died_is_told_at_the_line_of_the_cell(notebook):
+    with elsewhere(lambda: shm.lock("x").acquire()):
+        pass
+    with pytest.warns(RuntimeWarning, match="died while it held 'x'") as warned:
+        notebook("%%shm_lock x\npass")
+    assert "ipython-input" in warned[0].filename
+
+
 def test_readers_share_the_lock_of_a_cell(notebook):
     with elsewhere(lambda: shm.lock("x", shared=True).acquire()):
         notebook("%%shm_lock x --shared --timeout 120\nread = 1")

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import pickle
 import signal
@@ -166,6 +167,41 @@ def test_who_waits_enters_when_the_holder_is_killed_and_is_told(timeout, shared)
             pass
     with shm.lock("x", shared=True) as lock:
         assert lock.abandoned is None
+
+
+def enter_by_acquire():
+    lock = shm.lock("x")
+    lock.acquire()
+    lock.release()
+
+
+def enter_by_stack():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(shm.lock("x"))
+
+
+def enter_in_a_task():
+    async def main():
+        async with shm.lock("x"):
+            pass
+
+    asyncio.run(main())
+
+
+def enter_to_write():
+    with shm.writing("x"):
+        pass
+
+
+@pytest.mark.parametrize("enter", [enter_by_acquire, enter_by_stack, enter_in_a_task, enter_to_write])
+def test_the_warning_shows_the_line_that_entered(enter):
+    shm.create("x", 1)
+    with holder("x") as child:
+        child.end()
+    with pytest.warns(RuntimeWarning, match="died while it held") as warned:
+        enter()
+    assert [one.filename for one in warned] == [__file__]
+    shm.unlink("x")
 
 
 def test_a_warning_that_is_an_error_leaves_the_lock_free_and_told():

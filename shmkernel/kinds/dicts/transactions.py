@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 from shmkernel._core import interrupts
-from shmkernel.errors import ArgumentError, LockError
+from shmkernel.errors import ArgumentError, LockError, warn
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -154,7 +153,7 @@ class Transaction(interrupts.Holding):
                 f"{self._dict.name!r}: a generator was closed inside a transaction, so everything that this thread "
                 "wrote since the transaction began is undone, also what the generator did not write"
             )
-            warnings.warn(message, RuntimeWarning, stacklevel=5)
+            warn(message)
 
 
 async def _nothing() -> None:
