@@ -7,6 +7,7 @@ segment. Arrays that numpy.load would refuse, or read back with another dtype, a
 from __future__ import annotations
 
 import ast
+import enum
 import functools
 import io
 import itertools
@@ -56,10 +57,13 @@ class Array:
     suffixes = (".npy",)
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Take arrays, numbers, and any value with a shape, dtype, fill or order; but no stream of arrays."""
+        """Take arrays, numbers, and any value with a shape, dtype, fill or order; but no stream of arrays.
+
+        A member of an enumeration that is a number becomes an object, to stay a member.
+        """
         if options.get("ring") is not None:
             return False
-        if isinstance(value, (np.ndarray, np.generic, int, float, complex)):
+        if isinstance(value, (np.ndarray, np.generic, int, float, complex)) and not isinstance(value, enum.Enum):
             return True
         if any(options.get(key) is not None for key in ("shape", "dtype", "fill", "order")):
             return True

@@ -111,6 +111,8 @@ def _candidates(value: Any) -> Iterator[Cure]:
         yield Cure("A text, in a list", "[{x}]")
         yield Cure("As bytes", "{x}.encode()")
     elif isinstance(value, (list, tuple)):
+        if kind not in (list, tuple):  # what is more than its items was refused
+            yield Cure("Make it a list", "list({x})")
         yield Cure(_NUMBERS, _AS_ARRAY)
         yield Cure(_DICT, "{{'x': {x}}}")
         yield Cure("As bytes", "bytes({x})")

@@ -53,6 +53,11 @@ class Queue(collections.deque):
     x: float
 
 
+@dataclasses.dataclass
+class Row(list):
+    x: float
+
+
 class Pair(NamedTuple):
     left: Any
     right: Any = 0
@@ -69,7 +74,7 @@ class Rights(enum.Flag):
 
 
 module = types.ModuleType("of_an_object")  # pytest gives test modules no name in sys.modules that holds
-for kind in (Point, Frozen, Noted, Queue, Pair, Color, Rights):
+for kind in (Point, Frozen, Noted, Queue, Row, Pair, Color, Rights):
     kind.__module__ = module.__name__
     setattr(module, kind.__name__, kind)
 sys.modules[module.__name__] = module
@@ -118,6 +123,7 @@ class TestObject(ObjectContract):
         ],
         "a dataclass": Point(1, [Frozen(2.0), Point(LARGE)]),
         "a named tuple": Pair(LARGE, [Pair("a", Pair(1))]),
+        "a flat named tuple": Pair(1, "a"),
         "members": [Color.RED, {Color.BLUE: Rights.READ}, Pair(Color.BLUE)],
         "masked": np.ma.masked_array(LARGE, LARGE > 5, fill_value=-1.0, hard_mask=True),
         "subclasses": [np.ma.masked_array([1, 2]), RECORDS, np.eye(20).view(np.matrix), np.ma.masked_array("a", True)],
@@ -136,6 +142,7 @@ class TestObject(ObjectContract):
     REFUSED["a slot of a base"] = Noted(1)
     REFUSED["a slot of a base"].note = "lost"
     REFUSED["the items of a base"] = Queue(1)
+    REFUSED["the fields of a list"] = Row(1)
 
     def same(self, got, value):
         return same(got, value)
@@ -234,6 +241,7 @@ def test_members_of_enumerations_that_are_numbers_or_texts_come_back_as_members(
         assert x == value
         (found,) = {one for part in x for one in (part if isinstance(part, list) else [part])} - {1} or {member}
         assert found is member
+    assert shm.create("alone", member) is member
 
 
 def test_a_combination_of_flags_is_refused_with_its_number_as_the_cure():

@@ -10,12 +10,14 @@ import datetime as dt
 import decimal
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import threading
 import tomllib
+import typing
 from pathlib import Path
 
 import ml_dtypes
@@ -405,6 +407,8 @@ VALUES = {
     "a list as raw bytes": ([1, 2], {"kind": "raw"}, "bytes(x)"),
     "a range": (range(3), {}, "numpy.asarray(x)"),
     "a generator": ((n for n in range(3)), {}, "list(x)"),
+    "a row whose class cannot be found": (typing.NamedTuple("Row", [("a", int), ("b", str)])(1, "b"), {}, "list(x)"),
+    "a tuple that says it has other items": (platform.uname(), {}, "list(x)"),
     "a deque": (collections.deque([1, 2.5]), {}, "numpy.asarray(x)"),
     "a deque that numpy would make texts of": (collections.deque([1, "a"]), {}, "list(x)"),
     "a deque whose texts numpy would cut": (collections.deque(["a\0", "b"]), {}, "list(x)"),

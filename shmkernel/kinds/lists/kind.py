@@ -41,8 +41,13 @@ class List:
     name = "list"
 
     def recognises(self, value: object, options: Mapping[str, object]) -> bool:
-        """Take flat lists and tuples of values that can be items, and shared lists; members of enumerations stay so."""
+        """Take flat lists and tuples of values that can be items, and shared lists.
+
+        A list would hold no names of fields, and numbers in place of members: such values become objects.
+        """
         if isinstance(value, (list, tuple)):
+            if hasattr(value, "_fields") or hasattr(value, "__dataclass_fields__"):
+                return False
             return all(layout.may_be(kind) and not issubclass(kind, enum.Enum) for kind in set(map(type, value)))
         return isinstance(value, View)
 
