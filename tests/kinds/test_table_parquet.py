@@ -116,3 +116,29 @@ def test_a_thread_that_does_not_start_is_no_damage():
     error = pa.lib.ArrowException("Unknown error: Failed to launch worker thread: Resource temporarily unavailable")
     with pytest.raises(shm.LimitError, match="starts no more threads"):
         incoming._damaged("x", "x.parquet", error)
+
+
+def test_a_frame_with_maps_keeps_its_index(tmp_path):
+    """Parquet gives the fields of a map other names, and so the type another text."""
+    pd = needs("pandas")
+    for kind in (pa.map_(pa.string(), pa.int8()), pa.list_(pa.map_(pa.string(), pa.int8()))):
+        frame = pd.DataFrame({"m": pd.Series([None, None], dtype=pd.ArrowDtype(kind), index=["x", "y"])})
+        shm.create("m", frame, replace=True)
+        shm.save("m", tmp_path / "m.parquet")
+        pd.testing.assert_frame_equal(shm.load("n", tmp_path / "m.parquet", replace=True), frame)
+
+
+def test_tensors_are_saved(tmp_path):
+    table = pa.table({"t": pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(8).reshape(2, 2, 2))})
+    shm.create("t", table)
+    shm.save("t", tmp_path / "t.parquet")
+    assert shm.load("u", tmp_path / "t.parquet").equals(table)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_rows_without_columns_are_not_lost_in_a_file(kind, tmp_path):
+    shm.create("rows", pa.table({"a": [1, 2]}).select([]))
+    with pytest.raises(shm.UnsupportedError, match=rf"a {kind} file cannot hold rows without columns.*\.arrow"):
+        shm.save("rows", tmp_path / f"rows.{kind}")
+    shm.save("rows", tmp_path / "rows.arrow")
+    assert shm.load("again", tmp_path / "rows.arrow").num_rows == 2

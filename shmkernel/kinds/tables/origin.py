@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 KEY = b"shmkernel"  # in the schema's metadata
+_MAP_FIELD = re.compile(r" \('[^']*'\)")  # in the text of a type
 LIBRARIES = ("arrow", "pandas", "polars", "duckdb")
 
 
@@ -41,6 +43,10 @@ def _fits(table: pa.Table, facts: dict[str, Any]) -> bool:
 
 
 def _digest(schema: pa.Schema) -> str:
-    """Return a digest of the names and types; of an extension that may not be loaded, that of its values."""
+    """Return a digest of the names and types; of an extension that may not be loaded, that of its values.
+
+    The names of the fields in a map are left out: Parquet changes them, and an Arrow file restores them.
+    """
     told = [*schema.names, *(str(getattr(kind, "storage_type", kind)) for kind in schema.types)]
+    told = [_MAP_FIELD.sub("", text) if "map<" in text else text for text in told]
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()

@@ -132,7 +132,11 @@ def _cast(column: Any, type_: Any, arrow: Any) -> Any:
 def _written(
     path: str, given: pa.Table, schema: pa.Schema, sink: arrow_file.Sink, open_: Callable[[], Any]
 ) -> Iterator[bytes]:
-    arrow = arrow_file.library(path)
+    arrow, kind = arrow_file.library(path), path.rpartition(".")[2]
+    keeps = kind == "feather" or (kind == "parquet" and "range" in origin.of(given).get("index", {}))
+    if given.num_rows and not given.num_columns and not keeps:  # it would have no rows afterwards
+        message = f"{path}: a {kind} file cannot hold rows without columns. Save it as a file that ends in .arrow"
+        raise UnsupportedError(message, path=path)
     try:
         writer = open_()
         for batch in given.to_batches(max_chunksize=_ROWS) or [arrow_file.empty(given, given.schema)]:
@@ -142,7 +146,6 @@ def _written(
         writer.close()
     except arrow.ArrowException as error:
         limits.raise_told(error)
-        kind = path.rpartition(".")[2]
         message = f"{path}: a {kind} file cannot hold this table: {error}. Save it as a file that ends in .arrow"
         raise UnsupportedError(message, path=path) from None
     yield from map(bytes, sink.take())

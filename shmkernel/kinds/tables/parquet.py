@@ -43,7 +43,7 @@ def as_read(arrow: Any, schema: pa.Schema) -> pa.Schema | None:
 
     sink = arrow.BufferOutputStream()
     try:
-        pyarrow.parquet.write_table(schema.remove_metadata().empty_table(), sink, **OPTIONS)
+        pyarrow.parquet.write_table(arrow.Table.from_batches([], schema.remove_metadata()), sink, **OPTIONS)
         return pyarrow.parquet.read_schema(arrow.BufferReader(sink.getvalue()))
     except arrow.ArrowException:
         return None
