@@ -239,13 +239,17 @@ def _part(name: str, path: str, file: Descriptor, offset: int, size: int) -> Cal
 
 
 def _write_tensors(arrays: Mapping[str, NDArray[Any]], file: IO[bytes], progress: Callable[[int], None]) -> None:
-    """Write arrays as the library does: those of the largest elements first, so that all are aligned."""
+    """Write arrays as the library does: those of the largest elements first, so that all are aligned.
+
+    The head names them in their own order, which a reader can restore.
+    """
     head, end = {}, 0
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     for key, array in ordered:
         name = _NAMES[array.dtype.newbyteorder("<")]
         head[key] = {"dtype": name, "shape": [*array.shape], "data_offsets": [end, end + array.nbytes]}
         end += array.nbytes
+    head = {key: head[key] for key in arrays}
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)

@@ -130,6 +130,12 @@ def test_a_mapping_of_arrays_comes_back_from_a_safetensors_file(kind):
     assert same(dict(sorted(y.items())), dict(sorted(expected.items())), order="C")
 
 
+def test_the_arrays_of_a_safetensors_file_keep_their_order():
+    shm.create("x", {"b": np.ones(3, "f4"), "c": np.ones(3), "a": np.ones(3)}, kind="object")
+    shm.save("x", "x.safetensors")
+    assert list(shm.load("y", "x.safetensors")) == ["b", "c", "a"]
+
+
 @pytest.mark.parametrize(
     ("value", "file", "why"),
     [
