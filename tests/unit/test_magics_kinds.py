@@ -159,6 +159,12 @@ def test_a_variable_that_was_set_to_something_else_is_not_overwritten(notebook):
     assert "no longer the shared one" in notebook("%shm_list")
 
 
+def test_none_is_not_attached_already(notebook):
+    notebook("%shm_create x --from None --kind object\ndel x")
+    assert "already" not in notebook("%shm_attach x")
+    assert notebook["x"] is None
+
+
 def test_a_text_is_closed_like_anything_else(notebook):
     notebook('%shm_create t --from "a text" --lifetime attached')
     assert shm.info("t").attached
