@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import decimal
 import io
 import os
 import signal
@@ -195,6 +196,34 @@ def test_a_table_that_a_library_cannot_hold_has_other_forms():
     with pytest.raises(shm.ArgumentError, match=r"polars cannot hold this table: .* As it is: as_='arrow'"):
         shm.attach("x", as_="polars")
     assert shm.attach("x", as_="arrow").num_columns == 2
+
+
+@pytest.mark.skipif(not hasattr(pa, "decimal32"), reason="this pyarrow has no decimals of 32 bits")
+@pytest.mark.parametrize("bits", [32, 64])
+def test_polars_gets_short_decimals_with_their_values(bits):
+    """From a stream of Arrow it reads them as if they had 128 bits, and so beyond their memory."""
+    numbers = pa.array([decimal.Decimal("1.5"), decimal.Decimal("-2.5"), None], getattr(pa, f"decimal{bits}")(5, 1))
+    coded = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), numbers.slice(0, 2))
+    ends = pa.array([0, 1, 2, 3], pa.int32())
+    columns = {
+        "alone": numbers, "coded": coded, "struct": pa.StructArray.from_arrays([numbers], ["x"]),
+        "list": pa.ListArray.from_arrays(ends, numbers),
+        "large": pa.LargeListArray.from_arrays(ends.cast("i8"), numbers),
+        "fixed": pa.FixedSizeListArray.from_arrays(numbers, 1), "map": pa.MapArray.from_arrays(ends, ends[:3], numbers),
+    }  # fmt: skip
+    table = pa.table(columns)
+    shm.create("x", table)
+    got = shm.attach("x", as_="polars").to_dict(as_series=False)
+    assert got == {**table.to_pydict(), "map": [dict(pairs) for pairs in table["map"].to_pylist()]}
+
+
+@pytest.mark.parametrize("text", ["a", b"b"])
+def test_pandas_gets_the_texts_in_lists_of_polars(text):
+    frame = pl.DataFrame({"t": [[text, None], None], "u": [[[text]], []], "s": [{"x": [text]}, None]})
+    shm.create("x", frame.with_columns(a=pl.Series([[text], [text]], dtype=pl.Array(frame["t"].dtype.inner, 1))))
+    got = shm.attach("x", as_="pandas")
+    assert [[*row] if row is not None else row for row in got["t"]] == [[text, None], None]
+    assert (got["u"][0][0][0], got["s"][0]["x"][0], got["a"][1][0]) == (text, text, text)
 
 
 def test_a_forked_child_attaches_tables_of_each_library(shm_dir):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS = 1 << 16  # of a batch in a file
+_DECIMAL = 128  # bits of a decimal that all libraries read
+_VIEWS = {"string_view": lambda arrow: arrow.large_string(), "binary_view": lambda arrow: arrow.large_binary()}
 FORMS = origin.LIBRARIES
 
 
@@ -38,11 +40,56 @@ def value(table: pa.Table, mapping: mmap.mmap, form: str | None, *, trusted: boo
     except UnsupportedError as error:
         raise error.reworded(f"{error.what}. Without it: as_='arrow'") from error.__cause__
     if library == "pandas":
+        table = table if as_it_was else _retyped(table, _without_views)
         return frames.from_arrow(table, mapping, facts if as_it_was else {}, trusted=trusted)
     if library == "polars":
-        frame = _polars(table, trusted=trusted)
+        frame = _polars(_retyped(table, _wide), trusted=trusted)
         return frame.to_series() if facts.get("column") and as_it_was else frame
     return libraries.to_duckdb(table)
+
+
+def _retyped(table: pa.Table, change: Callable[[Any, Any], Any]) -> pa.Table:
+    """Return a table with other types for those that a library cannot read; such columns are copied."""
+    arrow = arrow_file.library("")
+    for number, field in enumerate(table.schema):
+        kind = change(field.type, arrow)
+        if kind != field.type:
+            table = table.set_column(number, field.with_type(kind), table.column(number).cast(kind))
+    return table
+
+
+def _wide(kind: Any, arrow: Any) -> Any:
+    """Return a type without decimals of 32 and 64 bits: polars reads them as if they had 128, without a word."""
+    if arrow.types.is_decimal(kind) and kind.bit_width < _DECIMAL:
+        return arrow.decimal128(kind.precision, kind.scale)
+    if arrow.types.is_dictionary(kind):
+        return arrow.dictionary(kind.index_type, _wide(kind.value_type, arrow), kind.ordered)
+    return _of_parts(kind, _wide, arrow)
+
+
+def _without_views(kind: Any, arrow: Any) -> Any:
+    """Return a type without texts of polars' sort in lists and structs, which pyarrow does not convert for pandas."""
+
+    def simple(part: Any, arrow: Any) -> Any:
+        return _VIEWS[str(part)](arrow) if str(part) in _VIEWS else _of_parts(part, simple, arrow)
+
+    return _of_parts(kind, simple, arrow)
+
+
+def _of_parts(kind: Any, change: Callable[[Any, Any], Any], arrow: Any) -> Any:
+    """Return a list, struct or map with other types in it, and any other type as it is."""
+    types = arrow.types
+    if types.is_struct(kind):
+        fields = map(kind.field, range(kind.num_fields))
+        return arrow.struct([field.with_type(change(field.type, arrow)) for field in fields])
+    if types.is_map(kind):
+        return arrow.map_(change(kind.key_type, arrow), change(kind.item_type, arrow), kind.keys_sorted)
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return kind
+    item = kind.value_field.with_type(change(kind.value_type, arrow))
+    if types.is_fixed_size_list(kind):
+        return arrow.list_(item, kind.list_size)
+    return arrow.large_list(item) if types.is_large_list(kind) else arrow.list_(item)
 
 
 def _polars(table: pa.Table, *, trusted: bool) -> Any:
