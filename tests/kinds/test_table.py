@@ -226,6 +226,13 @@ def test_pandas_gets_the_texts_in_lists_of_polars(text):
     assert (got["u"][0][0][0], got["s"][0]["x"][0], got["a"][1][0]) == (text, text, text)
 
 
+def test_pandas_gets_tensors_of_arrow():
+    """Their schema alone makes no empty table in pyarrow."""
+    table = pa.table({"t": pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(8).reshape(2, 2, 2))})
+    shm.create("x", table)
+    assert [[*row] for row in shm.attach("x", as_="pandas")["t"]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 def test_a_forked_child_attaches_tables_of_each_library(shm_dir):
     def look(connection):
         for form in (None, "polars", "pandas", "arrow"):

@@ -196,7 +196,7 @@ def to_file(table: pa.Table, origin: dict[str, Any], arrow: Any) -> dict[str, An
 
 def _of_others(table: pa.Table, arrow: Columns, pd: Any) -> Any:
     """Return a frame of a table that another library or program made; pyarrow knows the dtypes."""
-    skeleton = table.schema.empty_table().to_pandas(use_threads=False)
+    skeleton = type(table).from_batches([], table.schema).to_pandas(use_threads=False)
     names = table.column_names
     said = (table.schema.pandas_metadata or {}).get("index_columns", [])
     said = [level for level in said if not isinstance(level, str) or level in names]  # not all may be chosen
