@@ -211,6 +211,7 @@ def test_a_model_is_pickled_by_consent(notebook, tmp_path, monkeypatch):
 PLAIN = {
     "masked array": ("np.ma.array([1, 2], mask=[0, 1])", ""),
     "large number in a list": ("[1, 2**70, 'x']", ""),
+    "text in a list that is no UTF-8": ("['\\udcff', 1]", ""),
     "fraction in a list": ("[1, fractions.Fraction(1, 3)]", "--pickle"),
     "function in a dict": ("{'a': len}", "--pickle"),
     "array of objects": ("np.array([1, 'x'], object)", "--pickle"),

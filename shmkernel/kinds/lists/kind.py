@@ -61,7 +61,8 @@ class List:
         try:
             pieces = layout.encode(cast("Iterable[object]", value))
         except (ArgumentError, UnsupportedError) as error:
-            raise type(error)(f"{name!r}: {error.what}", name=name) from None
+            made = UnsupportedError if "encoding" in error.facts else type(error)  # an object can hold such a text
+            raise made(f"{name!r}: {error.what}", name=name) from None
         return Plan(sum(map(len, pieces)), lambda: iter(pieces))
 
     def load(self, name: str, path: str) -> Plan:

@@ -158,8 +158,8 @@ def _lay_str(value: str, room: int | None) -> Item:
     try:
         return _lay_text(len(value), value.encode(), TEXT, room)
     except UnicodeEncodeError as error:
-        message = f"{value[:20]!r} cannot be encoded as UTF-8 ({error.reason}). Share bytes: .encode(...)"
-        raise ArgumentError(message) from None
+        message = f"{value[:20]!r} cannot be encoded as UTF-8 ({error.reason})"
+        raise ArgumentError(message, encoding=error.encoding) from None
 
 
 def _lay_text(letters: int, data: bytes, code: int, room: int | None) -> Item:
