@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from shmkernel._core import oflock
 from shmkernel.kinds.dicts.blocks import Block
 from shmkernel.sync import locks, seqlock, versions
 from tests.helpers import PATIENCE, Child, quick_first, until
-from tests.prove.storm import QUIET, shrink, write
+from tests.prove.storm import QUIET, actor, acts, shrink, write
 from tests.prove.storm.program import Process, Program, Step, Strand
 from tests.prove.storm.stage import Stage
 
@@ -26,7 +27,7 @@ def hold(act, name, *body, way_out="normally"):
 
 
 def create(name, kind):
-    return Step("create", name, (("kind", kind), ("mode", "r+"), ("lifetime", "session"), ("replace", True)))
+    return Step("create", name, (("kind", kind), ("mode", None), ("lifetime", "session"), ("replace", True)))
 
 
 def programmed(*steps):
@@ -138,3 +139,10 @@ def test_a_run_that_is_terminated_ends_its_processes():
         run.terminate()
         assert run.wait(PATIENCE) == 128 + signal.SIGTERM
     assert not os.path.exists(f"/proc/{host}")
+
+
+def test_every_option_that_an_act_draws_is_read_by_it():
+    assert actor  # it registers the acts
+    drawn = [(name, option) for name, leaf in acts.LEAVES.items() for option, _ in leaf.options]
+    assert ("create", "mode") in drawn
+    assert [pair for pair in drawn if f'"{pair[1]}"' not in inspect.getsource(acts.ACTS[pair[0]].run)] == []
