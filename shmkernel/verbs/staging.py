@@ -180,8 +180,11 @@ def mode_of(kind: kinds.Kind, name: str, mode: str | None) -> str:
     if mode is None:
         return modes[0]
     if mode not in modes and mode in segment_file.MODES:
-        what = kinds.with_article(kind.name)
-        message = f"{name!r}: {what} does not change once it is shared, so mode {mode} has no use"
+        message = f"{name!r}: {kinds.with_article(kind.name)}"
+        if mode == "c":
+            cure = Cure("Changes that all see", mode="r+")
+            raise ArgumentError(f"{message} has no private changes (mode c)", cure, name=name, mode=mode)
+        message += f" does not change once it is shared, so mode {mode} has no use"
         raise ArgumentError(message, Cure("Changes stay private", mode=modes[0]), name=name, mode=mode)
     return mode
 

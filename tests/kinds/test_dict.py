@@ -93,7 +93,7 @@ class TestDict(KindContract):
 
     def test_private_changes_stay_private(self):
         shm.create("x", {"a": 1})
-        with pytest.raises(shm.ArgumentError, match="to_dict"):
+        with pytest.raises(shm.ArgumentError, match="a dict has no private changes"):
             shm.attach("x", mode="c")
 
     def test_what_would_not_come_back_is_refused(self, refused, shm_dir):

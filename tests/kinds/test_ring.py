@@ -262,7 +262,7 @@ def test_frames_of_any_shape_and_dtype(shape, dtype):
         ({"dtype": "nonsense"}, shm.ArgumentError, "cannot be made"),
         ({"dtype": object}, shm.UnsupportedError, "would not come back"),
         ({"fill": 3}, shm.ArgumentError, "takes no fill"),
-        ({"mode": "c"}, shm.UnsupportedError, "no private changes"),
+        ({"mode": "c"}, shm.ArgumentError, "no private changes"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, error, message):

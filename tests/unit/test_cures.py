@@ -37,7 +37,7 @@ PROPOSAL = re.compile(
     r"(?:: |\bunder )((?:%%?shm_|shmkernel |import shmkernel|shm\.|rmdir |rm ).*)", re.DOTALL
 )  # it ends its sentence
 SENTENCE = re.compile(r"\. (?=[A-Z])|, (?=which )")
-FLAG = re.compile(r"--[a-z]+(?![a-z-])(?: (?:\d+(?:[.,]\d+)*[A-Z]?|\"[^\"]*\"|\[[^]]*\]))?")  # with an example
+FLAG = re.compile(r"--[a-z]+(?![a-z-])(?: (?:r\+|\d+(?:[.,]\d+)*[A-Z]?|\"[^\"]*\"|\[[^]]*\]))?")  # with an example
 
 X = "%shm_create x --shape 3"
 CASES = {  # cells that succeed, and one that fails
@@ -66,8 +66,10 @@ CASES = {  # cells that succeed, and one that fails
         ["shm.create('x', ring=4, shape=2).name", "r = shm.attach('x', mode='r')"], "r.put(np.ones(2))"
     ),
     "a stream without private changes": (["%shm_create x --ring 4 --shape 2"], "%shm_attach x --as y --mode c"),
+    "a new stream without private changes": ([], "%shm_create x --ring 4 --shape 2 --mode c"),
     "a dict that is read only": (["%shm_create x --dict", "d = shm.attach('x', mode='r')"], "d['a'] = 1"),
     "a dict without private changes": (["%shm_create x --dict"], "%shm_attach x --as y --mode c"),
+    "a new dict without private changes": ([], "%shm_create x --dict --mode c"),
     "no snapshot": (["x = shm.create('x', [1, 'a'])"], "shm.snapshot('x')"),
     "a damaged sync file": (
         [X, "pathlib.Path(paths.runtime('sync', f'shmk-{os.geteuid()}-x')).write_bytes(b'Dear lock')"], "%shm_publish x"
@@ -160,7 +162,10 @@ def test_what_an_error_proposes_works_when_pasted(case, shell, shm_dir, monkeypa
         known = getattr(ShmMagics, magic.lstrip("%")).parser.flags()
         flags = [flag for flag in FLAG.findall(error.message) if flag not in cell]
         assert {flag.partition(" ")[0] for flag in flags} <= {*known}
-        lines += [f"{magic} zz {flag}" for flag in flags if " " in flag]
+        for flag, _, value in (flag.partition(" ") for flag in flags):
+            if value:
+                other = re.sub(rf"{flag} \S+", f"{flag} {value}", cell)
+                lines.append(other if other != cell else f"{magic} zz {flag} {value}")
     assert lines, error.message
     for line in lines:
         if line.startswith("r"):
@@ -185,7 +190,10 @@ def test_what_an_error_in_a_script_proposes_works_there(case, shm_dir, monkeypat
     message = str(caught.value)
     assert "%" not in message
     assert "--" not in message
-    lines = proposals(message) + [f"{failing[:-1]}, {options})" for options in OPTIONS.findall(message)]
+    lines = proposals(message)
+    for options in OPTIONS.findall(message):
+        other = re.sub(rf", {options.partition('=')[0]}=[^,)]+", "", failing)
+        lines.append(f"{other[:-1]}, {options})")
     assert lines, message
     for line in lines:
         if line.startswith("r"):

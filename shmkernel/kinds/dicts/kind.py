@@ -35,6 +35,7 @@ class Dict:
     """The dict kind; see `shmkernel.kinds.Keeper`."""
 
     name = "dict"
+    modes = ("r+", "r")  # LMDB has no private changes
     file = "data.mdb"
     suffixes = (".json", ".msgpack")
     formats = (".npz", ".safetensors")
@@ -113,9 +114,6 @@ class Dict:
 
     def connect(self, mapping: mmap.mmap, home: str, name: str, mode: str) -> SharedDict:
         """Return the mapping over the store in the folder `home`."""
-        if mode == "c":
-            message = f"{name!r}: a dict has no private changes (mode c). A copy of it: shm.attach({name!r}).to_dict()"
-            raise ArgumentError(message, name=name, mode=mode)
         if lmdb_pages.count_in(mapping[:]) is None:
             raise ValueError("its first bytes are not those of an LMDB file")
         opened = parts.store.connect(home, mapping, name)

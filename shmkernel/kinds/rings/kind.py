@@ -48,6 +48,7 @@ class RingKind:
     """The ring kind; see `shmkernel.kinds.Kind`."""
 
     name = "ring"
+    modes = ("r+", "r")  # a private copy would get no new frames
     suffixes = (".npy",)  # which holds the slots, and is loaded as an array
     by_name = True  # a stream has no values that could be sent in place of a reference
 
@@ -91,11 +92,7 @@ class RingKind:
         return False
 
     def open(self, mapping: mmap.mmap, path: str, mode: str) -> Ring:
-        """Return the ring; mode c is refused, since a private copy gets no new frames."""
-        if mode == "c":
-            name = paths.called(path)
-            message = f"{name!r} is a stream, and a stream has no private changes (mode c)"
-            raise UnsupportedError(message, Cure("To read it", "attach", name, mode="r"), name=name)
+        """Return the ring."""
         layout = decode(mapping[: kinds.HEAD], len(mapping))
         records = np.ndarray((layout.slots,), _record(layout.dtype, layout.shape), mapping, layout.offset)
         words = memoryview(mapping)[: len(mapping) // 8 * 8].cast("Q")
