@@ -56,6 +56,7 @@ SOUND = programmed(
     Step("publish", "c"),
     Step("count", "count"),
     Step("tally", "tally"),
+    hold("transaction", "tally", hold("manager", "tally"), Step("tally", "tally"), way_out="an exception"),
 )
 
 

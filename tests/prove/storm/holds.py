@@ -263,7 +263,7 @@ class _Body:
     def _end(self) -> None:
         shared = LOCKS.get(self._step.act)
         runner, name = self._runner, self._name
-        if shared is None and name in runner.transactions:
+        if shared is None and self._step.act != "manager" and name in runner.transactions:
             runner.transactions.remove(name)
         if shared is None or (name, shared) not in runner.inside:
             return
