@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from tests.prove.storm.program import Program
     from tests.prove.storm.stage import Outcome
 
+_CUT = {  # what Python says of asyncio's event loop, and of the storm's coroutine, that a Ctrl-C cut off: none is ours
+    "warning": ("unclosed <socket", "follow' was never awaited"),
+    "unraisable": ("BaseEventLoop.__del__",),
+}
+
 
 def judge(
     outcome: Outcome, program: Program, statuses: dict[int, int], pids: dict[int, int], killed: set[int], stacks: str
@@ -28,10 +33,8 @@ def judge(
         elif event == "not alone":
             if not any(f"pid {other}" in rest for other in interrupted) and pid not in interrupted:
                 outcome.faults.append(f"two are inside at once: {rest}")
-        elif event == "warning" and "was closed inside a transaction" in rest:
+        elif _is_no_fault(event, rest, interrupted=pid in interrupted):
             pass
-        elif event == "warning" and pid in interrupted and ("unclosed <socket" in rest or "follow' was never" in rest):
-            pass  # of asyncio: nothing of ours that runs there has a socket, and `follow` is the storm's
         elif event in ("abandoned", "warning") and not died:
             outcome.faults.append(f"{event}, and nobody died: {rest}")
         elif event == "unraisable":
@@ -40,6 +43,11 @@ def judge(
                 outcome.faults.append(f"an error that nobody could catch: {rest}")
         _count(outcome, event, rest)
     _statuses(outcome, lines, statuses, pids, killed, stacks)
+
+
+def _is_no_fault(event: str, rest: str, *, interrupted: bool) -> bool:
+    told = event == "warning" and "was closed inside a transaction" in rest
+    return told or (interrupted and any(text in rest for text in _CUT.get(event, ())))
 
 
 def _parsed(line: str) -> tuple[int, str, str]:

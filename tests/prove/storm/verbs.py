@@ -20,8 +20,8 @@ def _refusing(mode):
     """Pass over the refusal of a mode: a dict and a ring are never private, a table and an object never r+."""
     try:
         yield
-    except (shm.ArgumentError, shm.UnsupportedError) as error:
-        if mode != "c" and (mode is None or error.facts.get("mode") != mode):
+    except shm.ArgumentError as error:
+        if mode is None or error.facts.get("mode") != mode:
             raise
 
 
