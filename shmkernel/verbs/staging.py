@@ -180,12 +180,14 @@ def mode_of(kind: kinds.Kind, name: str, mode: str | None) -> str:
     if mode is None:
         return modes[0]
     if mode not in modes and mode in segment_file.MODES:
-        message = f"{name!r}: {kinds.with_article(kind.name)}"
-        if mode == "c":
-            cure = Cure("Changes that all see", mode="r+")
-            raise ArgumentError(f"{message} has no private changes (mode c)", cure, name=name, mode=mode)
-        message += f" does not change once it is shared, so mode {mode} has no use"
-        raise ArgumentError(message, Cure("Changes stay private", mode=modes[0]), name=name, mode=mode)
+        why = {
+            "r+": "does not change once it is shared",
+            "r": "is not kept from changes",
+            "c": "has no private changes",
+        }[mode]
+        lead = {"r+": "Changes that all see", "r": "To read it", "c": "Changes stay private"}[modes[0]]
+        message = f"{name!r}: {kinds.with_article(kind.name)} {why}, so mode {mode} has no use"
+        raise ArgumentError(message, Cure(lead, mode=modes[0]), name=name, mode=mode)
     return mode
 
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import shmkernel as shm
 from shmkernel import kinds
+from shmkernel.verbs import staging
 from tests.helpers import PATIENCE
 
 PACKAGE = Path(shm.__file__).parent
@@ -93,6 +95,15 @@ def test_a_kind_of_another_package_explains_why_it_refuses_a_value(monkeypatch):
         shm.create("x", Proud())
     with pytest.raises(shm.UnsupportedError, match="'x': an object cannot be shared as it is"):
         shm.create("x", object())
+
+
+@pytest.mark.parametrize("modes", [("r",), ("c",), ("c", "r"), ("r+",), ("r+", "r"), ("r+", "c")])
+def test_the_mode_that_a_refusal_proposes_is_one_of_the_kind(modes):
+    film = SimpleNamespace(name="film", modes=modes)
+    for mode in {"r+", "r", "c"} - {*modes}:
+        with pytest.raises(shm.ArgumentError, match=f"a film .*mode {re.escape(mode)} has no use") as caught:
+            staging.mode_of(film, "x", mode)
+        assert str(caught.value).endswith(f"mode={modes[0]!r}")
 
 
 def test_the_import_contract_lists_every_kind():
