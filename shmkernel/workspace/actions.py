@@ -5,7 +5,6 @@ Each function checks all names first, then yields a sentence about each that say
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import shmkernel as shm
@@ -145,7 +144,7 @@ def _attached(workspace: Workspace, scope: Scope, name: str, variable: str, valu
     """Set the variable, and return a sentence about it."""
     again, before = "", None
     if (now := scope.target(variable).get(variable)) is value:
-        again = " (already attached)" if weakref.getweakrefcount(value) else ""  # there is one None for all
+        again = " (already attached)" if attachments.given(value) else ""  # not of None: there is one for all
     elif now is not None and attachments.given(now):
         before = variables.watch(now)
     del now

@@ -41,7 +41,8 @@ def encode(value: Any, parts: Parts) -> bytes | None:
     if isinstance(value, tuple) and _is_named_tuple(kind):
         if getattr(value, "__dict__", None):
             raise NoValueError(value, "its class has more than the fields of a named tuple")
-        return _named_parts(parts, _name(value), kind._fields, (*tuple.__iter__(value),))
+        own = (*tuple.__iter__(value),)  # the class may iterate over more, as that of platform.uname() does
+        return _named_parts(parts, _name(value), kind._fields, own)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _named_parts(parts, _name(value), *_fields(value))
     return None
